@@ -1,0 +1,108 @@
+"""Processor modes
+===============
+
+Puts a vCPU straight into real mode, or into 64-bit mode with paging, descriptor tables and an IDT
+made of the image's exception stubs. The layout is that of guests/layout.h.
+"""
+
+import struct
+from typing import Any
+
+from kvmtest._native import lib
+from kvmtest.kvm import Memory, Vcpu
+
+from .image import Image
+
+__all__ = ["enter_long_mode", "enter_real_mode"]
+
+# RFLAGS: bit 1 is always set, IF is on: a guest that spins can then always be interrupted.
+RFLAGS = 0x202
+# Control register bits, Intel SDM volume 3, 2.5.
+CR0_PE, CR0_MP, CR0_ET, CR0_NE, CR0_PG = 1 << 0, 1 << 1, 1 << 4, 1 << 5, 1 << 31
+CR4_PAE = 1 << 5
+EFER_LME, EFER_LMA = 1 << 8, 1 << 10
+PAGE_PRESENT, PAGE_WRITABLE, PAGE_LARGE = 1 << 0, 1 << 1, 1 << 7
+GATE_INTERRUPT = 0x8E
+TSS_BUSY = 11
+STUBS = 32
+LONG_STUB_SIZE, REAL_STUB_SIZE = 16, 8
+
+
+def enter_long_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
+    """Point the vCPU at the image's ``start`` in 64-bit mode; the first GiB is identity-mapped."""
+    _write_page_tables(memory)
+    _write_idt(memory, image)
+    sregs = vcpu.get_sregs()
+    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG
+    sregs.cr3 = lib.GUEST_PML4
+    sregs.cr4 = CR4_PAE
+    sregs.efer = EFER_LME | EFER_LMA
+    _segment(sregs.cs, lib.GUEST_CODE_SELECTOR, 11)
+    sregs.cs.l = 1
+    for data in (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):
+        _segment(data, lib.GUEST_DATA_SELECTOR, 3)
+        data.db = 1
+    _task_state(sregs.tr, image)
+    sregs.ldt.unusable = 1
+    sregs.gdt.base = image.symbols["gdt"]
+    sregs.gdt.limit = image.symbols["gdt_end"] - image.symbols["gdt"] - 1
+    sregs.idt.base = lib.GUEST_IDT
+    sregs.idt.limit = 256 * 16 - 1
+    vcpu.set_sregs(sregs)
+    _start(vcpu, image)
+
+
+def enter_real_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
+    """Point the vCPU at the image's ``start`` in real mode, all segments at 0."""
+    for vector in range(256):
+        target = image.symbols["interrupt"]
+        if vector < STUBS:
+            target = image.symbols["exception_stubs"] + vector * REAL_STUB_SIZE
+        memory.write(lib.GUEST_IVT + 4 * vector, struct.pack("<HH", target, 0))
+    sregs = vcpu.get_sregs()
+    for segment in (sregs.cs, sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):
+        segment.base = segment.selector = 0
+    vcpu.set_sregs(sregs)
+    _start(vcpu, image)
+
+
+def _start(vcpu: Vcpu, image: Image) -> None:
+    regs = vcpu.get_regs()
+    regs.rip = image.symbols["start"]
+    regs.rsp = lib.GUEST_STACK
+    regs.rflags = RFLAGS
+    vcpu.set_regs(regs)
+
+
+def _segment(segment: Any, selector: int, kind: int) -> None:
+    segment.base, segment.limit, segment.selector = 0, 0xFFFFFFFF, selector
+    segment.type, segment.present, segment.dpl, segment.s, segment.g = kind, 1, 0, 1, 1
+    segment.db = segment.l = segment.unusable = 0
+
+
+def _task_state(tr: Any, image: Image) -> None:
+    tr.base = image.symbols["tss"]
+    tr.limit = image.symbols["tss_end"] - image.symbols["tss"] - 1
+    tr.selector, tr.type, tr.present = lib.GUEST_TSS_SELECTOR, TSS_BUSY, 1
+    tr.s = tr.dpl = tr.db = tr.l = tr.g = tr.unusable = 0
+
+
+def _write_page_tables(memory: Memory) -> None:
+    table = PAGE_PRESENT | PAGE_WRITABLE
+    memory.write(lib.GUEST_PML4, struct.pack("<Q", lib.GUEST_PDPT | table))
+    memory.write(lib.GUEST_PDPT, struct.pack("<Q", lib.GUEST_PAGE_DIRECTORY | table))
+    pages = (at << 21 | table | PAGE_LARGE for at in range(512))
+    memory.write(lib.GUEST_PAGE_DIRECTORY, struct.pack("<512Q", *pages))
+
+
+def _write_idt(memory: Memory, image: Image) -> None:
+    stubs, interrupt = image.symbols["exception_stubs"], image.symbols["interrupt"]
+    idt = bytearray()
+    for vector in range(256):
+        target = stubs + vector * LONG_STUB_SIZE if vector < STUBS else interrupt
+        # Exceptions run on IST 1, a stack of their own.
+        stack = 1 if vector < STUBS else 0
+        low = struct.pack("<HHBBH", target & 0xFFFF, lib.GUEST_CODE_SELECTOR, stack,
+                          GATE_INTERRUPT, target >> 16 & 0xFFFF)  # fmt: skip
+        idt += low + struct.pack("<II", target >> 32, 0)
+    memory.write(lib.GUEST_IDT, bytes(idt))

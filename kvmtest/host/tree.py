@@ -1,0 +1,49 @@
+"""The host's file tree
+====================
+
+Every file of the machine under test (/proc, /sys, /dev, /boot) is reached through a :class:`Tree`,
+so that the same code reads the live machine or a stand-in tree given by ``--root``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Tree"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The files of one machine, below ``root``."""
+
+    root: Path = Path("/")
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether this is the machine itself, and not a stand-in."""
+        return self.root == Path("/")
+
+    def path(self, name: str) -> Path:
+        """Return where the host's absolute path ``name`` is, e.g. ``/proc/cpuinfo``."""
+        return self.root / name.lstrip("/")
+
+    def exists(self, name: str) -> bool:
+        """Tell whether ``name`` is there (following links)."""
+        return self.path(name).exists()
+
+    def read(self, name: str) -> str | None:
+        """Return the stripped text of ``name``, or None where it is absent or unreadable."""
+        try:
+            return self.path(name).read_text(errors="replace").strip()
+        except OSError:
+            return None
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """Return the bytes of ``name``, or None where it is absent or unreadable."""
+        try:
+            return self.path(name).read_bytes()
+        except OSError:
+            return None
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Return the paths that match the host's absolute ``pattern``, sorted."""
+        return sorted(self.root.glob(pattern.lstrip("/")))

@@ -1,0 +1,72 @@
+"""KVM errors
+==========
+
+What /dev/kvm refuses, as exceptions that name the ioctl, the errno and what the user can do.
+"""
+
+import errno
+import os
+
+from kvmtest.errors import KvmtestError
+
+__all__ = ["CapabilityMissing", "KvmError", "KvmUnavailable", "MsrRefused"]
+
+# What to do, by ioctl and errno; "" stands for any ioctl.
+HINTS = {
+    ("", errno.EINTR): "a signal came in between: run it again",
+    (
+        "",
+        errno.ENOTTY,
+    ): "this kernel does not know it: use a newer one, or check the capability first",
+    ("", errno.ENOMEM): "free some memory, or give the guest less",
+    ("", errno.EMFILE): "raise the limit of open files (ulimit -n)",
+    ("KVM_CREATE_VM", errno.EINVAL): "this KVM has no such VM type (KVM_CAP_VM_TYPES)",
+    ("KVM_CREATE_VM", errno.EBUSY): "another hypervisor holds VT-x or AMD-V: stop it",
+    ("KVM_CREATE_VM", errno.EOPNOTSUPP): "virtualisation is off in the firmware: switch it on",
+    ("KVM_CREATE_VCPU", errno.EEXIST): "this vCPU id is taken: use another",
+    ("KVM_SET_USER_MEMORY_REGION", errno.EEXIST): "the slot overlaps another: move it",
+    (
+        "KVM_RUN",
+        errno.EFAULT,
+    ): "the guest touched memory that no slot backs, or host memory is gone",
+    ("KVM_RUN", errno.ENOEXEC): "the vCPU is not initialised (TDX: KVM_TDX_INIT_VCPU first)",
+    ("KVM_RUN", errno.EIO): "KVM found the vCPU or the VM broken: look at the kernel log",
+}
+
+
+class KvmError(KvmtestError):
+    """An ioctl failed; ``ioctl`` is its name, ``errno`` the error number."""
+
+    def __init__(self, ioctl: str, number: int, on: str = "") -> None:
+        self.ioctl = ioctl
+        self.errno = number
+        name = errno.errorcode.get(number, str(number))
+        hint = HINTS.get((ioctl, number)) or HINTS.get(("", number))
+        where = f" on {on}" if on else ""
+        advice = f"; {hint}" if hint else ""
+        super().__init__(f"{ioctl}{where}: {os.strerror(number)} ({name}){advice}")
+
+
+class KvmUnavailable(KvmtestError):
+    """There is no usable /dev/kvm."""
+
+
+class CapabilityMissing(KvmtestError):
+    """This KVM lacks a capability; ``capability`` is its name, such as KVM_CAP_X86_SMM."""
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        super().__init__(
+            f"{capability}: not offered by this KVM; use a kernel or module that has it"
+        )
+
+
+class MsrRefused(KvmtestError):
+    """KVM_GET_MSRS or KVM_SET_MSRS stopped at an MSR; ``index`` says which."""
+
+    def __init__(self, ioctl: str, index: int, value: int | None = None) -> None:
+        self.ioctl = ioctl
+        self.index = index
+        self.value = value
+        what = f"MSR {index:#x}" if value is None else f"MSR {index:#x} = {value:#x}"
+        super().__init__(f"{ioctl}: {what} was refused by this KVM, or by the guest's CPUID")

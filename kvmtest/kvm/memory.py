@@ -1,0 +1,53 @@
+"""Guest memory
+============
+
+Anonymous host memory behind a KVM memory slot.
+"""
+
+import mmap
+from typing import Any
+
+from kvmtest._native import ffi
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """``size`` bytes of guest-physical memory from ``guest_address`` on, zero at first."""
+
+    def __init__(self, size: int, guest_address: int) -> None:
+        self.size = size
+        self.guest_address = guest_address
+        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._view = ffi.from_buffer("char[]", self._map, require_writable=True)
+        self.host_address = int(ffi.cast("uintptr_t", self._view))
+
+    def _offset(self, address: int, length: int) -> int:
+        offset = address - self.guest_address
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise IndexError(f"guest memory has no {length} bytes at {address:#x}")
+        return offset
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes from a guest-physical address; IndexError outside the slot."""
+        offset = self._offset(address, length)
+        return self._map[offset : offset + length]
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write bytes at a guest-physical address; IndexError outside the slot."""
+        offset = self._offset(address, len(data))
+        self._map[offset : offset + len(data)] = data
+
+    def struct(self, ctype: str, address: int) -> Any:
+        """Return a pointer such as ``struct mailbox *`` to a guest-physical address.
+
+        It is good until the memory is closed.
+        """
+        pointer = ffi.cast(ctype, self._view + self._offset(address, 0))
+        self._offset(address, ffi.sizeof(ffi.typeof(pointer).item))
+        return pointer
+
+    def close(self) -> None:
+        """Give the memory back; only after the VM is closed."""
+        ffi.release(self._view)
+        self._map.close()

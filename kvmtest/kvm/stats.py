@@ -1,0 +1,76 @@
+"""Binary statistics
+=================
+
+The counters that KVM keeps of a VM or a vCPU (exits and all), read from the descriptor that
+KVM_GET_STATS_FD returns (Documentation/virt/kvm/api.rst, 4.133).
+"""
+
+import os
+import struct
+from typing import NamedTuple
+
+from kvmtest._native import ffi, lib
+
+__all__ = ["Statistic", "Stats"]
+
+DESCRIPTOR = struct.Struct("=IhHII")
+
+
+class Statistic(NamedTuple):
+    """What one counter is: ``type`` and ``unit`` are KVM_STATS_TYPE_* and KVM_STATS_UNIT_*."""
+
+    name: str
+    type: int
+    unit: int
+    exponent: int
+    size: int
+    offset: int
+
+
+class Stats:
+    """The counters of one VM or vCPU; :meth:`read` gives them all at one time."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        size = ffi.sizeof("struct kvm_stats_header")
+        header = ffi.from_buffer("struct kvm_stats_header *", os.pread(fd, size, 0))
+        self.id = os.pread(fd, header.name_size, header.id_offset).split(b"\0")[0].decode()
+        self.descriptors = self._read_descriptors(
+            header.num_desc, header.name_size, header.desc_offset
+        )
+        self._data_offset = header.data_offset
+        self._data_size = max((d.offset + 8 * d.size for d in self.descriptors), default=0)
+
+    def _read_descriptors(self, count: int, name_size: int, offset: int) -> tuple[Statistic, ...]:
+        step = ffi.sizeof("struct kvm_stats_desc") + name_size
+        block = os.pread(self._fd, count * step, offset)
+        found = []
+        for at in range(0, count * step, step):
+            flags, exponent, size, where, _bucket = DESCRIPTOR.unpack_from(block, at)
+            name = block[at + step - name_size : at + step].split(b"\0")[0].decode()
+            unit = flags & lib.KVM_STATS_UNIT_MASK
+            found.append(
+                Statistic(name, flags & lib.KVM_STATS_TYPE_MASK, unit, exponent, size, where)
+            )
+        return tuple(found)
+
+    def read(self) -> dict[str, int | tuple[int, ...]]:
+        """Return every counter by name; histograms are tuples."""
+        data = os.pread(self._fd, self._data_size, self._data_offset)
+        values: dict[str, int | tuple[int, ...]] = {}
+        for d in self.descriptors:
+            numbers = struct.unpack_from(f"={d.size}Q", data, d.offset)
+            values[d.name] = numbers[0] if d.size == 1 else numbers
+        return values
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> "Stats":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
