@@ -1,0 +1,352 @@
+"""The running kernel
+==================
+
+What the kernel says of itself: release, version string, configuration, and what its BTF shows of
+KVM's host-owned DEBUGCTL code. Observations only; what they mean is decided in ``kvmtest.judge``.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kvmtest.host.btf import Btf, BtfError
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = [
+    "Config",
+    "FixPresence",
+    "FoundBtf",
+    "Kernel",
+    "fix_presence",
+    "module_btf",
+    "observe_fix",
+    "parse_config",
+    "read_config",
+    "vmlinux_btf",
+]
+
+_CONFIG_FILES = (
+    "/proc/config.gz",
+    "/boot/config-{release}",
+    "/lib/modules/{release}/config",
+    "/lib/modules/{release}/build/.config",
+)
+_GZIP = 16 + zlib.MAX_WBITS
+
+_VMLINUX = "/sys/kernel/btf/vmlinux"
+_NEEDS_BTF = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+
+# One of these is in struct kvm_x86_ops of every kernel, by age: BTF of KVM must show it.
+_CONTROL_MEMBERS = ("vcpu_run", "run")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The kernel's build configuration: options by name without ``CONFIG_``, and its file."""
+
+    values: Mapping[str, str] = field(repr=False)
+    source: str
+
+    def get(self, option: str) -> str | None:
+        """Return ``y``, ``m``, a number or a string without its quotes; None where not set."""
+        return self.values.get(option.removeprefix("CONFIG_"))
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Names, dates and options of the running kernel."""
+
+    release: str
+    """As ``uname -r`` gives it."""
+
+    version_string: str
+    """The line of /proc/version."""
+
+    version: tuple[int, int, int] | None
+    """The upstream version it was built from, where Debian or Ubuntu give it apart from the
+    release (6.1.0-37-amd64 is built from 6.1.140); else the release's numbers. A release
+    candidate has the numbers of its release. None where the release begins with no number."""
+
+    compiler: str | None
+    """None where the version string has none."""
+
+    build_date: str | None
+    """As the version string has it; None where the build left it out."""
+
+    configuration: Config | Missing
+
+    @classmethod
+    def of(cls, tree: Tree) -> "Kernel | Missing":
+        """Read the facts of the kernel that runs the machine."""
+        version_string = tree.read("/proc/version") or ""
+        release = tree.read("/proc/sys/kernel/osrelease") or _release_in(version_string)
+        if not release:
+            return Missing(
+                "the kernel's release can't be read (/proc/sys/kernel/osrelease, /proc/version)",
+                "mount procfs on /proc",
+            )
+        return cls(
+            release,
+            version_string,
+            _upstream_version(release, version_string, tree.read("/proc/version_signature") or ""),
+            _compiler_in(version_string),
+            _build_date_in(version_string),
+            read_config(tree, release),
+        )
+
+    def config(self, option: str) -> str | Missing | None:
+        """Return the option's value, e.g. of ``KVM_INTEL``; None where it is not set."""
+        if isinstance(self.configuration, Missing):
+            return self.configuration
+        return self.configuration.get(option)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBtf:
+    """BTF that describes one module, built in or loaded, and the files it comes from."""
+
+    btf: Btf = field(repr=False, compare=False)
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class FixPresence:
+    """What one kernel's BTF shows of the host-owned DEBUGCTL code, each observation by itself."""
+
+    where: str
+    """The files that were looked at."""
+
+    ops_copies: int
+    """Definitions of struct kvm_x86_ops."""
+
+    ops_copies_with_host_owned_debugctl: int
+    """Those that have the member HOST_OWNED_DEBUGCTL."""
+
+    ops_copies_with_control: int
+    """Those that have a member every kernel has: ``vcpu_run``, or ``run`` in old ones."""
+
+    control_members: tuple[str, ...]
+    """The control members found."""
+
+    has_run_flags_enum: bool
+    """enum kvm_x86_run_flags is defined."""
+
+    run_flags: Mapping[str, int]
+    """Its enumerators."""
+
+    host_debugctl_offsets: tuple[int, ...]
+    """Distinct byte offsets of ``arch.host_debugctl`` in struct kvm_vcpu; empty where absent."""
+
+    @property
+    def has_host_owned_debugctl(self) -> bool:
+        """Tell whether some struct kvm_x86_ops has the member HOST_OWNED_DEBUGCTL."""
+        return self.ops_copies_with_host_owned_debugctl > 0
+
+    @property
+    def has_control(self) -> bool:
+        """Tell whether this BTF describes KVM, so that what it does not show is not there."""
+        return 0 < self.ops_copies == self.ops_copies_with_control
+
+    @property
+    def load_debugctl(self) -> int | None:
+        """Return the mask KVM_RUN_LOAD_DEBUGCTL, or None where there is no such flag."""
+        return self.run_flags.get("KVM_RUN_LOAD_DEBUGCTL")
+
+    @property
+    def host_debugctl_offset(self) -> int | None:
+        """Return the byte offset of ``arch.host_debugctl``, or None where absent or ambiguous."""
+        return self.host_debugctl_offsets[0] if len(self.host_debugctl_offsets) == 1 else None
+
+
+def read_config(tree: Tree, release: str) -> Config | Missing:
+    """Read the kernel's configuration from the first place that has it."""
+    places = [place.format(release=release) for place in _CONFIG_FILES]
+    for place in places:
+        text = _config_text(tree.read_bytes(place), packed=place.endswith(".gz"))
+        values = parse_config(text)
+        if values:
+            return Config(values, place)
+    unreadable = [place for place in places if tree.exists(place)]
+    if unreadable:
+        return Missing(
+            f"the kernel's configuration can't be read from {', '.join(unreadable)}",
+            f"make {unreadable[0]} a readable, intact file",
+        )
+    return Missing(
+        f"the configuration of kernel {release} is in none of {', '.join(places)}",
+        f"copy the kernel's .config to {places[1]}",
+    )
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """Parse a .config file; options that are "not set" are left out."""
+    return {
+        name: value.strip('"')
+        for name, value in re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE | re.ASCII)
+    }
+
+
+def vmlinux_btf(tree: Tree) -> Btf | Missing:
+    """Return the BTF of the kernel image."""
+    data = tree.read_bytes(_VMLINUX)
+    if data is None:
+        return _no_vmlinux_btf(tree)
+    try:
+        return Btf(data)
+    except BtfError as error:
+        return _corrupt(_VMLINUX, error)
+
+
+def module_btf(tree: Tree, module: str) -> FoundBtf | Missing:
+    """Return the BTF that describes ``module``, whether it is loaded or built in.
+
+    A module's own types are split BTF over vmlinux (CONFIG_DEBUG_INFO_BTF_MODULES); those of a
+    built-in one are in vmlinux.
+    """
+    split = f"/sys/kernel/btf/{module}"
+    is_split = tree.exists(split)
+    absent = None if is_split else _no_module(tree, module)
+    base = absent or vmlinux_btf(tree)
+    if isinstance(base, Missing):
+        return base
+    if not is_split:
+        return FoundBtf(base, _VMLINUX)
+    data = tree.read_bytes(split)
+    if data is None:
+        return Missing(f"{split} can't be read", "run as root")
+    try:
+        return FoundBtf(Btf(data, base), f"{split} over {_VMLINUX}")
+    except BtfError as error:
+        return _corrupt(split, error)
+
+
+def fix_presence(tree: Tree) -> FixPresence | Missing:
+    """Observe in the running kernel's BTF whether KVM has the host-owned DEBUGCTL code."""
+    found = module_btf(tree, "kvm")
+    if isinstance(found, Missing):
+        return found
+    try:
+        return observe_fix(found.btf, found.where)
+    except BtfError as error:
+        return _corrupt(found.where, error)
+
+
+def observe_fix(btf: Btf, where: str) -> FixPresence:
+    """Observe in ``btf``, read from ``where``, what the fix added to KVM's types.
+
+    Raises :class:`BtfError` on corrupt data.
+    """
+    ops = btf.structs("kvm_x86_ops")
+    # Before Linux kernel commit 6b1dd26544d0 ("KVM: VMX: Preserve host's DEBUGCTLMSR_FREEZE_IN_SMM
+    # while running the guest") (in v6.17), struct kvm_x86_ops has no member HOST_OWNED_DEBUGCTL.
+    fixed = [copy for copy in ops if copy.has("HOST_OWNED_DEBUGCTL")]
+    # Before Linux kernel commit 2478b1b220c4 ("KVM: x86: Convert vcpu_run()'s immediate exit param
+    # into a generic bitmap") (in v6.17), there is no enum kvm_x86_run_flags.
+    flags = btf.enums("kvm_x86_run_flags")
+    offsets = btf.offsets("kvm_vcpu", "arch.host_debugctl")
+    return FixPresence(
+        where,
+        ops_copies=len(ops),
+        ops_copies_with_host_owned_debugctl=len(fixed),
+        ops_copies_with_control=sum(any(map(copy.has, _CONTROL_MEMBERS)) for copy in ops),
+        control_members=tuple(
+            name for name in _CONTROL_MEMBERS if any(copy.has(name) for copy in ops)
+        ),
+        has_run_flags_enum=bool(flags),
+        run_flags={name: value for copy in flags for name, value in copy.values.items()},
+        host_debugctl_offsets=tuple(offset.in_bytes for offset in offsets),
+    )
+
+
+def _config_text(data: bytes | None, *, packed: bool) -> str:
+    if not data:
+        return ""
+    try:
+        return (zlib.decompress(data, _GZIP) if packed else data).decode(errors="replace")
+    except zlib.error:
+        return ""
+
+
+def _no_vmlinux_btf(tree: Tree) -> Missing:
+    if tree.exists(_VMLINUX):
+        return Missing(f"{_VMLINUX} can't be read", "run as root")
+    kernel = Kernel.of(tree)
+    built_with = kernel if isinstance(kernel, Missing) else kernel.config("DEBUG_INFO_BTF")
+    if built_with is None:
+        return Missing("this kernel is built without CONFIG_DEBUG_INFO_BTF", _NEEDS_BTF)
+    if built_with == "y":
+        return Missing(
+            f"{_VMLINUX} is absent although the kernel is built with CONFIG_DEBUG_INFO_BTF",
+            "mount sysfs on /sys, outside any container that hides it",
+        )
+    return Missing(f"this kernel shows no BTF ({_VMLINUX} is absent)", _NEEDS_BTF)
+
+
+def _no_module(tree: Tree, module: str) -> Missing | None:
+    """Say why vmlinux does not describe ``module``, or return None where it is built in."""
+    # Only a loaded module has this file; a built-in one has its parameters alone.
+    if tree.exists(f"/sys/module/{module}/initstate"):
+        return Missing(
+            f"module {module} is loaded and has no BTF (/sys/kernel/btf/{module} is absent)",
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y and load its own modules",
+        )
+    if tree.exists(f"/sys/module/{module}"):
+        return None
+    option = module.upper()
+    kernel = Kernel.of(tree)
+    linkage = kernel if isinstance(kernel, Missing) else kernel.config(option)
+    if linkage == "y":
+        return None
+    if linkage is None:
+        return Missing(
+            f"this kernel is built without CONFIG_{option}",
+            f"boot a kernel built with CONFIG_{option}",
+        )
+    return Missing(f"module {module} is not loaded", f"load it: modprobe {module}")
+
+
+def _corrupt(where: str, error: BtfError) -> Missing:
+    return Missing(
+        f"the BTF in {where} can't be understood ({error})",
+        f"compare with: bpftool btf dump file {where.split()[0]}",
+    )
+
+
+def _release_in(version_string: str) -> str:
+    match = re.match(r"Linux version (\S+)", version_string)
+    return match[1] if match else ""
+
+
+def _build_of(version_string: str) -> str:
+    """Return the part after the compiler, e.g. ``#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (…)``."""
+    match = re.search(r"\) #\d.*", version_string)
+    return match[0][2:] if match else ""
+
+
+def _upstream_version(
+    release: str, version_string: str, signature: str
+) -> tuple[int, int, int] | None:
+    """Return the version in Debian's build, Ubuntu's signature, or the release, in that order."""
+    debian = re.search(r"\bDebian (\d\S*)", _build_of(version_string))
+    candidates = (debian[1] if debian else "", signature.split(" ")[-1], release)
+    for candidate in candidates:
+        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", candidate, re.ASCII)
+        if match:
+            return int(match[1]), int(match[2]), int(match[3] or 0)
+    return None
+
+
+def _compiler_in(version_string: str) -> str | None:
+    """Return the second parenthesised group, which may hold parentheses itself."""
+    match = re.match(r"Linux version \S+ \([^()]*\) \((.+?)\) #\d", version_string)
+    return match[1] if match else None
+
+
+def _build_date_in(version_string: str) -> str | None:
+    match = re.search(
+        r"\d{4}-\d\d-\d\d|\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d (?:\S+ )?\d{4}",
+        _build_of(version_string),
+    )
+    return match[0] if match else None
