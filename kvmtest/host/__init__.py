@@ -1,0 +1,5 @@
+"""The host
+========
+
+The machine under test: its facts, and the journal of every change to it.
+"""

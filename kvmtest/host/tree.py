@@ -27,8 +27,11 @@ class Tree:
         return self.root / name.lstrip("/")
 
     def exists(self, name: str) -> bool:
-        """Tell whether ``name`` is there (following links)."""
-        return self.path(name).exists()
+        """Tell whether ``name`` is there, as far as we may look (following links)."""
+        try:
+            return self.path(name).exists()
+        except PermissionError:
+            return False
 
     def read(self, name: str) -> str | None:
         """Return the stripped text of ``name``, or None where it is absent or unreadable."""

@@ -1,0 +1,160 @@
+"""Census of KVM users
+===================
+
+The processes that hold /dev/kvm, a VM or a vCPU open, found before anything on the host is changed.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = ["Census", "KvmUser"]
+
+# The inode of the machine's first PID namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
+_INITIAL_PID_NAMESPACE = "pid:[4026531836]"
+
+
+@dataclass(frozen=True, slots=True)
+class KvmUser:
+    """One process and how many descriptors of VMs, vCPUs and /dev/kvm itself it holds.
+
+    A VM or vCPU that was duplicated counts once for each descriptor. ``command`` is the command
+    line, empty where the process has ended or hides it.
+    """
+
+    pid: int
+    name: str
+    command: tuple[str, ...]
+    vms: int
+    vcpus: int
+    devices: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}, {self.vms} VMs, {self.vcpus} vCPUs)"
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The other processes that use KVM, and what the look at them could not see.
+
+    ``unreadable`` are the processes whose descriptors this one may not list.
+    """
+
+    users: tuple[KvmUser, ...]
+    unreadable: tuple[int, ...]
+    blind_spots: tuple[Missing, ...]
+
+    @classmethod
+    def of(cls, tree: Tree) -> "Census":
+        """Look through the descriptors of every process but this one."""
+        users = []
+        unreadable = []
+        for pid in _pids(tree):
+            try:
+                held = _held(tree, pid)
+            except PermissionError:
+                unreadable.append(pid)
+            else:
+                if held:
+                    users.append(_user(tree, pid, held))
+        return cls(tuple(users), tuple(unreadable), tuple(_blind_spots(tree, unreadable)))
+
+
+def _pids(tree: Tree) -> list[int]:
+    """Return the process ids of ``tree``, ascending, without this process."""
+    own = os.getpid() if tree.is_live else None
+    try:
+        with os.scandir(tree.path("/proc")) as entries:
+            pids = [int(entry.name) for entry in entries if entry.name.isdecimal()]
+    except OSError:
+        return []
+    return sorted(pid for pid in pids if pid != own)
+
+
+def _held(tree: Tree, pid: int) -> Counter[str]:
+    """Count what ``pid`` holds of KVM by kind: "device", "vm", "vcpu". Raises PermissionError."""
+    kinds = map(_kind, _open_files(tree.path(f"/proc/{pid}/fd")))
+    return Counter(kind for kind in kinds if kind is not None)
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    """Give the link of each descriptor in ``folder``; nothing where it has gone meanwhile."""
+    try:
+        with os.scandir(folder) as descriptors:
+            paths = [descriptor.path for descriptor in descriptors]
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    for path in paths:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield os.readlink(path)  # noqa: PTH115 (there are tens of thousands of them)
+
+
+def _kind(target: str) -> str | None:
+    """Return what a descriptor's link ``target`` is of KVM (virt/kvm/kvm_main.c), None if nothing.
+
+    A vCPU's name carries its id: "anon_inode:kvm-vcpu:0".
+    """
+    if target == "anon_inode:kvm-vm":
+        return "vm"
+    if target.startswith("anon_inode:kvm-vcpu"):
+        return "vcpu"
+    return "device" if target == "/dev/kvm" else None
+
+
+def _user(tree: Tree, pid: int, held: Counter[str]) -> KvmUser:
+    command = (tree.read_bytes(f"/proc/{pid}/cmdline") or b"").decode(errors="replace")
+    return KvmUser(
+        pid=pid,
+        name=tree.read(f"/proc/{pid}/comm") or "?",
+        command=tuple(command.rstrip("\0").split("\0")) if command else (),
+        vms=held["vm"],
+        vcpus=held["vcpu"],
+        devices=held["device"],
+    )
+
+
+def _blind_spots(tree: Tree, unreadable: list[int]) -> Iterator[Missing]:
+    """Give each reason for which KVM users may have gone unseen."""
+    if not tree.exists("/proc/mounts"):
+        yield Missing("processes can't be seen: /proc is not mounted", "mount /proc")
+        return
+    if unreadable:
+        pids = ", ".join(map(str, unreadable[:5])) + (", …" if unreadable[5:] else "")
+        yield Missing(
+            f"the open files of some processes can't be listed ({len(unreadable)}: pid {pids})",
+            "run as root with CAP_SYS_PTRACE",
+        )
+    if os.geteuid() != 0 and _hides_processes(tree.read("/proc/mounts") or ""):
+        yield Missing(
+            "/proc is mounted with hidepid: other users' processes are hidden", "run as root"
+        )
+    namespace = _link(tree, "/proc/self/ns/pid")
+    if namespace not in (None, _INITIAL_PID_NAMESPACE):
+        yield Missing(
+            "this process is in a PID namespace of its own: the host's other processes are hidden",
+            "run outside the container",
+        )
+
+
+def _hides_processes(mounts: str) -> bool:
+    """Tell whether /proc hides other users' processes (Documentation/filesystems/proc.rst)."""
+    options: set[str] = set()
+    for _, point, kind, text, *_ in (line.split() for line in mounts.splitlines()):
+        if (point, kind) == ("/proc", "proc"):
+            options = set(text.split(","))
+    hiding = {option for option in options if option.startswith("hidepid=")}
+    return bool(hiding - {"hidepid=0", "hidepid=off"})
+
+
+def _link(tree: Tree, name: str) -> str | None:
+    """Return where the link ``name`` points, None where it can't be read."""
+    try:
+        return str(tree.path(name).readlink())
+    except OSError:
+        return None

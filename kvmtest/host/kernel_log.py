@@ -1,0 +1,409 @@
+"""The kernel log
+==============
+
+Follows /dev/kmsg from a mark on and recognises the reports of trouble in it.
+See Documentation/ABI/testing/dev-kmsg.
+"""
+
+import errno
+import os
+import re
+import select
+import stat
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from kvmtest.errors import KvmtestError
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = [
+    "TROUBLES",
+    "KernelLog",
+    "LogError",
+    "LogSlice",
+    "Mark",
+    "Record",
+    "Trouble",
+    "parse_record",
+    "split_records",
+    "troubles",
+]
+
+_KMSG = "/dev/kmsg"
+
+# More than a record can have (CONSOLE_EXT_LOG_MAX in kernel/printk): too small a one gives EINVAL.
+_RECORD_SIZE = 32768
+
+# A marker is in the log when its write returns; a record that another CPU has begun can hold it up.
+_MARKER_PATIENCE_S = 1.0
+
+_KERNEL_FACILITY = 0
+_INFO = 6
+
+_ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
+_PREFIX = re.compile(rb"(\d{1,19}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,[^;]*)?", re.ASCII)
+
+# Kind of trouble, and what the first line that shows it looks like. Several can fit one line: the
+# first in the table counts. All but the few that have a prefix of their own are at the line's
+# start: in the middle the same words stand in mitigations' advice and in reports about user
+# programs ("traps: a.out[1] general protection fault").
+TROUBLES: Mapping[str, re.Pattern[str]] = {
+    kind: re.compile(pattern)
+    for kind, pattern in {
+        "soft-lockup": r"(?:NMI )?(?:watchdog: )?BUG: soft lockup",
+        "hard-lockup": r"(?:NMI )?watchdog: .*hard LOCKUP",
+        "rcu-stall": r"(?:rcu: )?INFO: rcu_\w+ .*\bstall|rcu: rcu_\w+ kthread (?:starved|timer)",
+        "hung-task": r"INFO: task .+ blocked .*for more than \d+ seconds",
+        "kasan": r"(?:BUG: )?KASAN: ",
+        "ubsan": r"UBSAN: ",
+        "refcount": r"refcount_t: ",
+        "unchecked-msr": r"unchecked MSR access error: ",
+        "kernel-bug": r"kernel BUG at ",
+        "panic": r"Kernel panic\b|(?:traps: )?PANIC: ",
+        "protection-fault": r"(?:Oops: )?general protection fault\b",
+        # The kernel numbers its oopses: "invalid opcode: 0000 [#1] PREEMPT SMP".
+        "oops": r"Oops: |.*: [0-9a-f]{4} \[#\d+\]",
+        "bug": r"BUG: ",
+        "warning": r"WARNING: ",
+        "irq": r"irq \d+: nobody cared",
+        "cut-here": r"-+\[ cut here \]-+",
+    }.items()
+}
+
+# Kinds of line that may continue a report: an oops comes after its cause, a WARN's own line after
+# the message of its caller. Every other line with a kind begins a report of its own.
+_CONTINUES: Mapping[str, frozenset[str]] = {
+    "oops": frozenset({"bug", "kernel-bug", "kasan", "protection-fault"}),
+    "kasan": frozenset({"oops", "protection-fault"}),
+    "warning": frozenset({"cut-here"}),
+}
+
+_END = re.compile(r"---\[ end (?:trace|Kernel panic)")
+
+# A register dump with a long call trace and the list of modules has about a hundred lines.
+_LONGEST_REPORT = 200
+
+
+class LogError(KvmtestError):
+    """The kernel log holds what is no record, or can't be read on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of the kernel log; ``time_us`` counts from boot, as printk's clock does.
+
+    ``flags`` is "c" for the fragment of a line, mostly "-". ``dictionary`` holds the continuation
+    lines, such as SUBSYSTEM and DEVICE.
+    """
+
+    level: int
+    facility: int
+    sequence: int
+    time_us: int
+    flags: str
+    message: str
+    dictionary: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_from_kernel(self) -> bool:
+        """Tell whether the kernel wrote it: it never lets userspace use facility 0."""
+        return self.facility == _KERNEL_FACILITY
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A position in the log.
+
+    ``token`` was written to the log and came back, which proves that new records are seen; it is
+    None, and ``unproven`` says why, where the mark is only the end of the log at that time.
+    """
+
+    token: str | None
+    unproven: Missing | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """The records since a mark; ``lost`` counts those that the kernel overwrote unread."""
+
+    records: tuple[Record, ...]
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One report of trouble: its kind (a key of TROUBLES), first telling line, and all its lines.
+
+    ``headline`` is the line that gave the kind; ``lines`` go up to the report's end marker or, for
+    reports without one, as far as the next trouble or a bound.
+    """
+
+    kind: str
+    headline: str
+    sequence: int
+    time_us: int
+    lines: tuple[str, ...]
+
+
+class KernelLog:
+    """A reader of the kernel log that remembers a position in it.
+
+    What was logged before it was opened is never read. Use it as a context manager, or close it.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        self._since = _Since()
+
+    @classmethod
+    def open(cls, tree: Tree) -> "KernelLog | Missing":
+        """Open the log at its end, or say why it can't be read.
+
+        In a stand-in tree /dev/kmsg may be a plain file of records.
+        """
+        path = tree.path(_KMSG)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            return _why_unreadable(tree, error)
+        try:
+            os.lseek(descriptor, 0, os.SEEK_END)
+        except OSError:
+            os.close(descriptor)
+            return Missing(f"{_KMSG} is not the kernel log", "run on the host itself")
+        return cls(path, descriptor)
+
+    def close(self) -> None:
+        """Close the log; closing it again does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def mark(self) -> Mark:
+        """Remember the end of the log as it is now, for :meth:`since_mark`. Raises LogError.
+
+        Writes "kvmtest: begin TOKEN" to the log at level info and reads until it comes back. Where
+        that can't be done the end of the log is the mark, and the answer says why.
+        """
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._since = _Since()
+        token = os.urandom(16).hex()
+        unproven = self._write(f"kvmtest: begin {token}") or self._read_up_to(token)
+        return Mark(None if unproven else token, unproven)
+
+    def since_mark(self) -> LogSlice:
+        """Return all records from the mark (else from opening) until now. Raises LogError.
+
+        Never waits. Call it now and then in a long run, so that the kernel overwrites nothing
+        unread; each call returns everything since the mark again.
+        """
+        self._drain()
+        return self._since.slice()
+
+    def _drain(self) -> None:
+        while data := self._next():
+            for part in (data,) if self._is_device else split_records(data):
+                self._since.take(parse_record(part))
+
+    def _next(self) -> bytes:
+        """Return the next record (of a plain file: all that is left), empty at the end."""
+        while True:
+            try:
+                # A plain file has no record that could be too long for the buffer.
+                return os.read(self._descriptor, _RECORD_SIZE if self._is_device else 1 << 24)
+            except BlockingIOError:
+                return b""
+            except BrokenPipeError:
+                self._since.overrun()
+            except OSError as error:
+                raise LogError(f"{self._path} can't be read on: {error.strerror}") from error
+
+    def _write(self, line: str) -> Missing | None:
+        """Write ``line`` to the log, or return why it can't be.
+
+        Through a descriptor of its own, since the rate limit of printk_devkmsg goes by descriptor.
+        """
+        if not self._is_device:
+            return Missing(f"{self._path} is a plain file, so that no marker was written")
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, f"<{_INFO}>{line}\n".encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return Missing(
+                f"no marker can be written to {self._path}: {error.strerror}",
+                "run as root, with kernel.printk_devkmsg not off",
+            )
+        return None
+
+    def _read_up_to(self, token: str) -> Missing | None:
+        """Read until the marker with ``token`` comes back and drop all up to it."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        deadline = time.monotonic() + _MARKER_PATIENCE_S
+        while (left := deadline - time.monotonic()) > 0:
+            data = self._next()
+            if not data:
+                poll.poll(left * 1000)
+                continue
+            record = parse_record(data)
+            self._since.take(record)
+            if token in record.message:
+                self._since = _Since(record.sequence)
+                return None
+        return Missing(
+            f"a marker written to {self._path} did not come back within {_MARKER_PATIENCE_S:g} s",
+            "set kernel.printk_devkmsg to ratelimit and look for a flood of messages",
+        )
+
+
+class _Since:
+    """What came after a mark; knows by the sequence numbers what was missed."""
+
+    def __init__(self, sequence: int | None = None) -> None:
+        self._last = sequence
+        self._records: list[Record] = []
+        self._lost = 0
+        self._overruns = 0
+
+    def overrun(self) -> None:
+        """Note that the kernel overwrote records that come next."""
+        self._overruns = 1
+
+    def take(self, record: Record) -> None:
+        gap = 0 if self._last is None else record.sequence - self._last - 1
+        self._lost += max(gap, self._overruns)
+        self._overruns = 0
+        self._last = record.sequence
+        self._records.append(record)
+
+    def slice(self) -> LogSlice:
+        return LogSlice(tuple(self._records), self._lost + self._overruns)
+
+
+def parse_record(data: bytes) -> Record:
+    """Parse one record as /dev/kmsg gives it. Raises LogError."""
+    head, semicolon, body = data.partition(b";")
+    prefix = _PREFIX.fullmatch(head)
+    if not (semicolon and prefix):
+        raise LogError(f"{data[:80]!r} is no record of the kernel log; read {_KMSG} itself")
+    message, *continuation = body.rstrip(b"\n").split(b"\n")
+    priority = int(prefix[1])
+    return Record(
+        level=priority & 7,
+        facility=priority >> 3,
+        sequence=int(prefix[2]),
+        time_us=int(prefix[3]),
+        flags=prefix[4].decode(errors="replace"),
+        message=_unescape(message),
+        dictionary=dict(_pair(line) for line in continuation if line.startswith(b" ")),
+    )
+
+
+def split_records(data: bytes) -> list[bytes]:
+    """Split a file of records; lines that begin with a space continue the record before."""
+    return [part for part in re.split(rb"\n(?! )", data) if part.strip()]
+
+
+def troubles(records: Iterable[Record]) -> list[Trouble]:
+    """Recognise the reports of trouble that the kernel wrote, one for each report.
+
+    What userspace wrote into the log never counts.
+    """
+    reports: list[_Report] = []
+    report: _Report | None = None
+    for record in records:
+        if not record.is_from_kernel:
+            continue
+        for line in record.message.split("\n"):
+            kind = _kind(line)
+            if report is not None and not report.takes(kind):
+                report = None
+            if report is not None:
+                report.add(kind, line)
+            elif kind is not None:
+                report = _Report(record, kind, line)
+                reports.append(report)
+            if _END.match(line):
+                report = None
+    return [report.trouble() for report in reports]
+
+
+class _Report:
+    """A report that is still being read."""
+
+    def __init__(self, record: Record, kind: str, line: str) -> None:
+        self._record = record
+        self._kind = kind
+        self._headline = line
+        self._lines = [line]
+        self._kinds = {kind}
+
+    def takes(self, kind: str | None) -> bool:
+        """Tell whether the next line, of ``kind``, still belongs to this report."""
+        if len(self._lines) >= _LONGEST_REPORT:
+            return False
+        if kind is None:
+            return True
+        if self._kinds == {"cut-here"}:
+            return kind != "cut-here"
+        return kind not in self._kinds and not self._kinds.isdisjoint(_CONTINUES.get(kind, ()))
+
+    def add(self, kind: str | None, line: str) -> None:
+        """Append ``line``; after the line "cut here" the first that has a kind gives it."""
+        self._lines.append(line)
+        if kind is not None:
+            self._kinds.add(kind)
+            if self._kind == "cut-here":
+                self._kind, self._headline = kind, line
+
+    def trouble(self) -> Trouble:
+        return Trouble(
+            self._kind,
+            self._headline,
+            self._record.sequence,
+            self._record.time_us,
+            tuple(self._lines),
+        )
+
+
+def _kind(line: str) -> str | None:
+    """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
+    return next((kind for kind, pattern in TROUBLES.items() if pattern.match(line)), None)
+
+
+def _pair(line: bytes) -> tuple[str, str]:
+    """Return name and value of a continuation line such as `` SUBSYSTEM=pci``."""
+    name, _, value = line[1:].partition(b"=")
+    return _unescape(name), _unescape(value)
+
+
+def _unescape(text: bytes) -> str:
+    r"""Decode ``text``, whose bytes outside printable ASCII the kernel writes as ``\xNN``."""
+    return _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), text).decode(errors="replace")
+
+
+def _why_unreadable(tree: Tree, error: OSError) -> Missing:
+    """Return in words why the log could not be opened."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Missing(f"{_KMSG} is absent", "run on the host, outside any container")
+    if error.errno == errno.EPERM and tree.read("/proc/sys/kernel/dmesg_restrict") == "1":
+        return Missing(
+            "the kernel log may not be read: kernel.dmesg_restrict is 1 and CAP_SYSLOG is missing",
+            "run as root",
+        )
+    return Missing(f"{_KMSG} can't be opened: {error.strerror}", "run as root")

@@ -1,0 +1,181 @@
+"""The KVM module in use
+=====================
+
+Which vendor module (kvm_intel, kvm_amd, kvm_pvm, …) runs KVM here and with which parameters, or why
+there is none.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmtest.host.cpu import Cpu, cpuid
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = ["KvmModule"]
+
+# The CPU flag that each vendor module needs; kvm_pvm and others need none.
+_NEEDS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
+_MODULE_OF_VENDOR = {
+    "intel": "kvm_intel",
+    "CentaurHauls": "kvm_intel",
+    "Shanghai": "kvm_intel",
+    "amd": "kvm_amd",
+    "HygonGenuine": "kvm_amd",
+}
+
+# Where CPUID still shows a feature that the kernel dropped: leaf and bit of ECX.
+_CPUID_BIT = {"vmx": (1, 5), "svm": (0x80000001, 2)}
+
+_FIRMWARE_NAME = {"vmx": "Intel VT-x", "svm": "AMD SVM"}
+
+
+@dataclass(frozen=True, slots=True)
+class KvmModule:
+    """The vendor module that runs KVM here.
+
+    ``parameters`` are its own and ``kvm_parameters`` those of module kvm, as text; None marks one
+    that this process may not read. ``users`` is the module's reference count, about one per VM;
+    None where the kernel keeps none (module built in, or no CONFIG_MODULE_UNLOAD).
+    """
+
+    name: str
+    built_in: bool
+    parameters: Mapping[str, str | None]
+    kvm_parameters: Mapping[str, str | None]
+    users: int | None
+
+    @classmethod
+    def of(cls, tree: Tree, cpu: Cpu | Missing | None = None) -> "KvmModule | Missing":
+        """Find the vendor module in use; pass ``cpu`` where it is already known."""
+        if cpu is None:
+            cpu = Cpu.of(tree)
+        flags = frozenset() if isinstance(cpu, Missing) else cpu.features
+        name = _in_use(tree, flags)
+        if name is None:
+            return cpu if isinstance(cpu, Missing) else _why_none(tree, cpu)
+        built_in = not _is_loaded(tree, name)
+        # Only a module that set the CPU up stays loaded; a built-in one is shown even if it failed.
+        if built_in and not tree.exists("/dev/kvm"):
+            return Missing(
+                f"{name} is built into the kernel but made no /dev/kvm: it refused this machine",
+                f"read what the kernel log says of {name} (often: disabled in the firmware setup)",
+            )
+        users = tree.read(f"/sys/module/{name}/refcnt") or ""
+        return cls(
+            name=name,
+            built_in=built_in,
+            parameters=_parameters(tree, name),
+            kvm_parameters=_parameters(tree, "kvm"),
+            users=int(users) if users.isascii() and users.isdigit() else None,
+        )
+
+    def enabled(self, parameter: str) -> bool | Missing:
+        """Tell whether the on/off ``parameter`` (nested, ept, unrestricted_guest, …) is on.
+
+        The vendor module's own parameters come before those of module kvm.
+        """
+        for module, parameters in ((self.name, self.parameters), ("kvm", self.kvm_parameters)):
+            if parameter not in parameters:
+                continue
+            value = parameters[parameter]
+            if value is None:
+                return Missing(f"parameter {parameter} of {module} can't be read", "run as root")
+            if value not in {"Y", "N", "1", "0"}:
+                return Missing(f"parameter {parameter} of {module} is {value!r}, not on or off")
+            return value in {"Y", "1"}
+        return Missing(f"{self.name} has no parameter {parameter}")
+
+
+def _in_use(tree: Tree, flags: frozenset[str]) -> str | None:
+    """Return the vendor module that runs KVM, or None.
+
+    Module kvm accepts one vendor module at a time, so that a loaded one is the one. Those that are
+    built in are all in /sys/module: there the CPU's flags tell which of them can have started.
+    """
+    names = [path.name for path in tree.glob("/sys/module/kvm_*") if path.is_dir()]
+    for name in names:
+        if _is_loaded(tree, name):
+            return name
+    for name in names:
+        if _NEEDS.get(name) in flags:
+            return name
+    return next((name for name in names if name not in _NEEDS), None)
+
+
+def _is_loaded(tree: Tree, name: str) -> bool:
+    """Tell whether ``name`` is a module that was loaded: only such a one has an initstate."""
+    return tree.exists(f"/sys/module/{name}/initstate")
+
+
+def _parameters(tree: Tree, module: str) -> dict[str, str | None]:
+    """Return the parameters of ``module``, None for each that can't be read."""
+    folder = tree.path(f"/sys/module/{module}/parameters")
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError:
+        return {}
+    return {name: tree.read(f"/sys/module/{module}/parameters/{name}") for name in names}
+
+
+def _why_none(tree: Tree, cpu: Cpu) -> Missing:
+    """Return why no vendor module is in use on ``cpu``."""
+    module = _MODULE_OF_VENDOR.get(cpu.vendor)
+    if module is None:
+        return Missing(f"KVM has no vendor module for CPUs of {cpu.vendor}")
+    flag = _NEEDS[module]
+    if flag not in cpu.features:
+        return _why_no_flag(tree, cpu, flag)
+    if not _is_installed(tree, module):
+        release = tree.read("/proc/sys/kernel/osrelease")
+        return Missing(
+            f"this kernel ({release}) has no KVM for this CPU: no {module} built in or installed",
+            f"boot a kernel with CONFIG_{module.upper()} or install its modules",
+        )
+    if not tree.exists("/sys/module/kvm"):
+        return Missing(
+            f"KVM is not loaded (neither kvm nor {module}), though the CPU has {flag}",
+            f"modprobe {module}",
+        )
+    return Missing(
+        f"{module} is not loaded, though kvm is and the CPU has {flag}", f"modprobe {module}"
+    )
+
+
+def _why_no_flag(tree: Tree, cpu: Cpu, flag: str) -> Missing:
+    """Return why the kernel shows no virtualisation ``flag`` for ``cpu``."""
+    if _cpuid_has(tree, flag):
+        return Missing(
+            f"the CPU has {flag}, but the firmware or the kernel's command line disables it",
+            f"turn on {_FIRMWARE_NAME[flag]} in the firmware setup",
+        )
+    if cpu.under_hypervisor:
+        return Missing(
+            f"the hypervisor above gives this virtual machine no {flag}",
+            "turn on nested virtualisation for it, or run on bare metal",
+        )
+    return Missing(
+        f"the CPU shows no {flag}: it has none, or the firmware disables it",
+        f"turn on {_FIRMWARE_NAME[flag]} in the firmware setup",
+    )
+
+
+def _cpuid_has(tree: Tree, flag: str) -> bool:
+    """Tell whether CPUID itself shows ``flag``; False also where it can't be asked.
+
+    The kernel drops the flag of a feature that the firmware locked away; CPUID keeps it.
+    """
+    leaf, bit = _CPUID_BIT[flag]
+    registers = cpuid(tree, leaf)
+    return not isinstance(registers, Missing) and bool(registers.ecx >> bit & 1)
+
+
+def _is_installed(tree: Tree, module: str) -> bool:
+    """Tell whether ``module`` may be loaded: false only where the module list is without it."""
+    listing = tree.read(f"/lib/modules/{tree.read('/proc/sys/kernel/osrelease')}/modules.dep")
+    file_name = f"{module.replace('_', '-')}.ko"
+    return listing is None or any(
+        Path(line.partition(":")[0]).name.startswith(file_name) for line in listing.splitlines()
+    )

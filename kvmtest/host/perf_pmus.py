@@ -1,0 +1,158 @@
+"""Perf PMUs
+=========
+
+The PMUs that the kernel offers under /sys/bus/event_source/devices, as text: nothing is opened.
+See Documentation/ABI/testing/sysfs-bus-event_source-devices-format and its neighbours.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvmtest.host.cpu import Cpu, CpuListError, parse_cpu_list
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = [
+    "HARDWARE_PMUS",
+    "Pmu",
+    "hardware_pmu",
+    "nmi_watchdog",
+    "perf_event_paranoid",
+    "pmu_names",
+    "smi_event",
+]
+
+DEVICES = "/sys/bus/event_source/devices"
+
+# The PMUs of the cores themselves: one, or one per kind of core on a hybrid part.
+HARDWARE_PMUS = ("cpu", "cpu_core", "cpu_atom")
+
+# Files beside an event that qualify it and are no event of their own.
+_EVENT_QUALIFIERS = (".unit", ".scale", ".snapshot", ".per-pkg")
+
+
+@dataclass(frozen=True, slots=True)
+class Pmu:
+    """One PMU as sysfs describes it.
+
+    ``type`` goes into ``perf_event_attr.type``. ``format`` maps a term to its bits, such as "event"
+    to "config:0-7"; ``events`` maps a name to its terms, such as "smi" to "event=0x04". ``cpus``
+    are the CPUs it counts on, or opens on if uncore; None where it names none, which means all.
+    """
+
+    name: str
+    type: int
+    format: Mapping[str, str]
+    events: Mapping[str, str]
+    cpus: tuple[int, ...] | None
+
+    @property
+    def is_hardware(self) -> bool:
+        """Tell whether it is a PMU of the CPU cores."""
+        return self.name in HARDWARE_PMUS
+
+    @classmethod
+    def of(cls, tree: Tree, name: str) -> "Pmu | Missing":
+        """Read the PMU ``name``, such as "cpu" or "msr"."""
+        number = tree.read(f"{DEVICES}/{name}/type")
+        if number is None:
+            return Missing(f"the kernel has no perf PMU {name}")
+        if not (number.isascii() and number.isdigit()):
+            return Missing(f"perf PMU {name} has no number: its type is {number!r}")
+        return cls(
+            name=name,
+            type=int(number),
+            format=_texts(tree, f"{DEVICES}/{name}/format"),
+            events=_texts(tree, f"{DEVICES}/{name}/events", _EVENT_QUALIFIERS),
+            cpus=_cpus(tree, name),
+        )
+
+
+def pmu_names(tree: Tree) -> tuple[str, ...]:
+    """Return the names of all PMUs; a big machine has hundreds, so read only those you need."""
+    try:
+        return tuple(sorted(entry.name for entry in os.scandir(tree.path(DEVICES))))
+    except OSError:
+        return ()
+
+
+def hardware_pmu(tree: Tree, cpu: Cpu | Missing | None = None) -> tuple[Pmu, ...] | Missing:
+    """Return the PMU of the CPU cores, one for each kind of core; pass ``cpu`` where known."""
+    found = (Pmu.of(tree, name) for name in HARDWARE_PMUS if tree.exists(f"{DEVICES}/{name}"))
+    pmus = tuple(pmu for pmu in found if isinstance(pmu, Pmu))
+    return pmus or _why_no_hardware_pmu(tree, Cpu.of(tree) if cpu is None else cpu)
+
+
+def smi_event(tree: Tree) -> str | Missing:
+    """Return the terms of the event ``msr/smi/``, which counts SMIs on Intel CPUs."""
+    msr = Pmu.of(tree, "msr")
+    if isinstance(msr, Missing):
+        return Missing(msr.what, "boot a kernel with CONFIG_PERF_EVENTS")
+    if "smi" not in msr.events:
+        return Missing(
+            "perf PMU msr has no smi event (the kernel knows no SMI count for this CPU model)",
+            "count SMIs with MSR 0x34 (modprobe msr) on an Intel CPU",
+        )
+    return msr.events["smi"]
+
+
+def perf_event_paranoid(tree: Tree) -> int | Missing:
+    """Return kernel.perf_event_paranoid (Documentation/admin-guide/sysctl/kernel.rst)."""
+    text = tree.read("/proc/sys/kernel/perf_event_paranoid")
+    try:
+        return int(text or "")
+    except ValueError:
+        return _perf_is_off()
+
+
+def nmi_watchdog(tree: Tree) -> bool | Missing:
+    """Tell whether the NMI watchdog is on: it takes one hardware counter of every CPU."""
+    text = tree.read("/proc/sys/kernel/nmi_watchdog")
+    if text not in {"0", "1"}:
+        return Missing("/proc/sys/kernel/nmi_watchdog is absent: this kernel has no NMI watchdog")
+    return text == "1"
+
+
+def _why_no_hardware_pmu(tree: Tree, cpu: Cpu | Missing) -> Missing:
+    """Return why no PMU of the CPU cores is registered."""
+    if isinstance(cpu, Missing):
+        return cpu
+    if not tree.exists(DEVICES):
+        return _perf_is_off()
+    if cpu.under_hypervisor:
+        return Missing(
+            "this virtual machine has no PMU (no cpu PMU in sysfs)",
+            "give it one (QEMU: -cpu host,pmu=on), or run on bare metal",
+        )
+    return Missing(
+        "the kernel drives no PMU of this CPU (no cpu PMU in sysfs)",
+        "read the line 'Performance Events:' of the kernel log",
+    )
+
+
+def _perf_is_off() -> Missing:
+    """Return the reason that holds where perf itself is not there."""
+    return Missing(
+        "perf is not in this kernel, or /proc and /sys are not mounted",
+        "boot a kernel with CONFIG_PERF_EVENTS",
+    )
+
+
+def _texts(tree: Tree, folder: str, leave_out: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the text of each readable file in ``folder``, but for endings in ``leave_out``."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(tree.path(folder)))
+    except OSError:
+        return {}
+    texts = ((n, tree.read(f"{folder}/{n}")) for n in names if not n.endswith(leave_out))
+    return {name: text for name, text in texts if text is not None}
+
+
+def _cpus(tree: Tree, name: str) -> tuple[int, ...] | None:
+    """Return the CPUs of PMU ``name``: file cpus for a kind of core, cpumask for an uncore."""
+    text = tree.read(f"{DEVICES}/{name}/cpus") or tree.read(f"{DEVICES}/{name}/cpumask")
+    try:
+        return parse_cpu_list(text) if text else None
+    except CpuListError:
+        return None

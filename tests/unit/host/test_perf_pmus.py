@@ -1,0 +1,142 @@
+"""The PMUs are read from sysfs, and a machine without a hardware PMU says why."""
+
+from pathlib import Path
+
+import pytest
+
+from kvmtest.host.perf_pmus import (
+    Pmu,
+    hardware_pmu,
+    nmi_watchdog,
+    perf_event_paranoid,
+    pmu_names,
+    smi_event,
+)
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+DEVICES = "/sys/bus/event_source/devices"
+CPU = {
+    f"{DEVICES}/cpu/type": "4\n",
+    f"{DEVICES}/cpu/format/event": "config:0-7\n",
+    f"{DEVICES}/cpu/format/umask": "config:8-15\n",
+    f"{DEVICES}/cpu/events/instructions": "event=0xc0\n",
+}
+MSR = {
+    f"{DEVICES}/msr/type": "9\n",
+    f"{DEVICES}/msr/format/event": "config:0-63\n",
+    f"{DEVICES}/msr/events/tsc": "event=0x00\n",
+}
+UNCORE = {
+    f"{DEVICES}/power/type": "11\n",
+    f"{DEVICES}/power/cpumask": "0,28\n",
+    f"{DEVICES}/power/events/energy-pkg": "event=0x02\n",
+    f"{DEVICES}/power/events/energy-pkg.unit": "Joules\n",
+    f"{DEVICES}/power/events/energy-pkg.scale": "2.3283064365386962890625e-10\n",
+}
+
+
+def stand_in(root: Path, files: dict[str, str]) -> Tree:
+    for name, text in files.items():
+        path = root / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return Tree(root)
+
+
+def test_a_cpu_pmu_is_read_whole(tmp_path: Path) -> None:
+    tree = stand_in(tmp_path, CPU | MSR)
+    pmus = hardware_pmu(tree)
+    assert not isinstance(pmus, Missing)
+    (pmu,) = pmus
+    assert (pmu.name, pmu.type, pmu.cpus) == ("cpu", 4, None)
+    assert pmu.format == {"event": "config:0-7", "umask": "config:8-15"}
+    assert pmu.events == {"instructions": "event=0xc0"}
+    assert pmu.is_hardware
+    assert pmu_names(tree) == ("cpu", "msr")
+
+
+def test_a_hybrid_part_has_a_pmu_for_each_kind_of_core(tmp_path: Path) -> None:
+    files = {
+        f"{DEVICES}/cpu_core/type": "4\n",
+        f"{DEVICES}/cpu_core/cpus": "0-15\n",
+        f"{DEVICES}/cpu_atom/type": "10\n",
+        f"{DEVICES}/cpu_atom/cpus": "16-23\n",
+    }
+    pmus = hardware_pmu(stand_in(tmp_path, files))
+    assert not isinstance(pmus, Missing)
+    assert [(pmu.name, pmu.type) for pmu in pmus] == [("cpu_core", 4), ("cpu_atom", 10)]
+    assert pmus[1].cpus == tuple(range(16, 24))
+
+
+def test_an_uncore_pmu_has_its_cpumask_and_only_real_events(tmp_path: Path) -> None:
+    power = Pmu.of(stand_in(tmp_path, UNCORE), "power")
+    assert isinstance(power, Pmu)
+    assert power.cpus == (0, 28)
+    assert list(power.events) == ["energy-pkg"]
+    assert not power.is_hardware
+
+
+def test_a_damaged_type_is_missing(tmp_path: Path) -> None:
+    tree = stand_in(tmp_path, {f"{DEVICES}/cpu/type": "four\n"})
+    assert isinstance(Pmu.of(tree, "cpu"), Missing)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [("hypervisor", "virtual machine has no PMU"), ("vmx", "drives no PMU of this CPU")],
+)
+def test_no_hardware_pmu_says_why(tmp_path: Path, flags: str, words: str) -> None:
+    cpuinfo = f"processor: 0\nvendor_id: GenuineIntel\nflags: {flags}\n"
+    missing = hardware_pmu(stand_in(tmp_path, MSR | {"/proc/cpuinfo": cpuinfo}))
+    assert isinstance(missing, Missing)
+    assert words in missing.what
+    assert missing.remedy
+
+
+def test_no_event_sources_at_all_means_no_perf(tmp_path: Path) -> None:
+    cpuinfo = "processor: 0\nvendor_id: GenuineIntel\nflags: hypervisor\n"
+    tree = stand_in(tmp_path, {"/proc/cpuinfo": cpuinfo})
+    missing = hardware_pmu(tree)
+    assert isinstance(missing, Missing)
+    assert "perf is not in this kernel" in missing.what
+    assert pmu_names(tree) == ()
+
+
+def test_the_smi_event_is_found_where_there_is_one(tmp_path: Path) -> None:
+    files = MSR | {f"{DEVICES}/msr/events/smi": "event=0x04\n"}
+    assert smi_event(stand_in(tmp_path, files)) == "event=0x04"
+
+
+def test_no_smi_event_is_told_from_no_msr_pmu(tmp_path: Path) -> None:
+    no_event = smi_event(stand_in(tmp_path, MSR))
+    no_pmu = smi_event(Tree(tmp_path / "empty"))
+    assert isinstance(no_event, Missing)
+    assert isinstance(no_pmu, Missing)
+    assert "no smi event" in no_event.what
+    assert no_pmu.what == "the kernel has no perf PMU msr"
+
+
+@pytest.mark.parametrize("level", [-1, 0, 2, 3, 4])
+def test_perf_event_paranoid_is_a_number(tmp_path: Path, level: int) -> None:
+    tree = stand_in(tmp_path, {"/proc/sys/kernel/perf_event_paranoid": f"{level}\n"})
+    assert perf_event_paranoid(tree) == level
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_nmi_watchdog_is_on_or_off(tmp_path: Path, on: bool) -> None:
+    tree = stand_in(tmp_path, {"/proc/sys/kernel/nmi_watchdog": f"{on:d}\n"})
+    assert nmi_watchdog(tree) is on
+
+
+def test_absent_sysctls_are_missing(tmp_path: Path) -> None:
+    assert isinstance(perf_event_paranoid(Tree(tmp_path)), Missing)
+    assert isinstance(nmi_watchdog(Tree(tmp_path)), Missing)
+
+
+def test_this_machine_has_the_software_pmu() -> None:
+    if not Path(DEVICES).is_dir():
+        pytest.skip(f"{DEVICES} is absent")
+    software = Pmu.of(Tree(), "software")
+    assert isinstance(software, Pmu)
+    assert software.type == 1
