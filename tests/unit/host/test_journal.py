@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmtest.host import journal as journal_module
 from kvmtest.host.journal import (
     RECORD,
     UNDO_KINDS,
@@ -25,6 +24,7 @@ from kvmtest.host.journal import (
     JournalError,
     Record,
     encode,
+    kinds,
     parse,
     restore,
 )
@@ -525,7 +525,7 @@ def test_an_interrupted_close_is_done_by_the_next(
     journal = Journal.open(tree)
     journal.write(KNOB, "0")
     journal.make_directory(INSTANCE)
-    monkeypatch.setattr(journal_module, "_put", interrupted)
+    monkeypatch.setattr(kinds, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         journal.close()
     monkeypatch.undo()

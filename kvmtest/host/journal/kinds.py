@@ -1,0 +1,170 @@
+"""Ways to undo
+============
+
+What an entry of the record can ask for, as a table of functions, each with the arguments it takes.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from kvmtest.host.lock import process_start
+from kvmtest.host.tree import Tree
+
+__all__ = [
+    "GONE",
+    "UNDO_KINDS",
+    "CommandError",
+    "Kind",
+    "Site",
+    "one_line",
+    "program",
+    "put",
+    "run_command",
+    "text_of",
+]
+
+# An undo whose target has one of these is undone: the file, probe, module or task is gone.
+GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
+
+# Where commands are found besides $PATH, which lacks the sbin directories under plain `su`.
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
+_COMMAND_SECONDS = 60.0
+
+
+class Site(NamedTuple):
+    """Where to undo; commands inherit ``hold``, so that what waits for us waits for them."""
+
+    tree: Tree
+    hold: tuple[int, ...] = ()
+
+
+class Kind(NamedTuple):
+    """A way to undo, and what it takes: each argument's name and its check."""
+
+    undo: Callable[..., None]
+    arguments: Mapping[str, Callable[[Any], bool]]
+
+
+def _undo_write(site: Site, path: str, text: str) -> None:
+    """Write ``text`` to the file, unless it can't be written and says ``text`` already."""
+    target = site.tree.path(path)
+    try:
+        put(target, text, os.O_TRUNC)
+    except OSError as error:
+        if error.errno in GONE or text_of(target) != text:
+            raise
+
+
+def _undo_append(site: Site, path: str, text: str) -> None:
+    """Append ``text``, e.g. "-:kvmtest/probe" to kprobe_events, where truncation clears all."""
+    put(site.tree.path(path), text, os.O_APPEND)
+
+
+def _undo_rmdir(site: Site, path: str) -> None:
+    """Remove a directory of ours, e.g. a tracing instance."""
+    site.tree.path(path).rmdir()
+
+
+def _undo_affinity(_: Site, pid: int, start: int | None, cpus: list[int]) -> None:
+    """Set the CPUs of the task ``pid`` back, unless its pid is another task's by now."""
+    if process_start(pid) == start:
+        os.sched_setaffinity(pid, cpus)
+
+
+def _undo_run(site: Site, argv: list[str]) -> None:
+    """Run the command that takes a command back, e.g. modprobe."""
+    run_command(site, argv)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int)
+
+
+def _is_start(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_cpus(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_number(cpu) for cpu in value)
+
+
+def _is_argv(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_text(word) for word in value)
+
+
+UNDO_KINDS: Mapping[str, Kind] = {
+    "write": Kind(_undo_write, {"path": _is_text, "text": _is_text}),
+    "append": Kind(_undo_append, {"path": _is_text, "text": _is_text}),
+    "rmdir": Kind(_undo_rmdir, {"path": _is_text}),
+    "affinity": Kind(_undo_affinity, {"pid": _is_number, "start": _is_start, "cpus": _is_cpus}),
+    "run": Kind(_undo_run, {"argv": _is_argv}),
+}
+
+
+class CommandError(Exception):
+    """A command could not be run, or failed."""
+
+
+def one_line(error: Exception) -> str:
+    """Return what ``error`` says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def text_of(path: Path) -> str | None:
+    """Return the stripped text of ``path``, every byte kept, or None where it can't be read."""
+    try:
+        return path.read_bytes().decode(errors="surrogateescape").strip()
+    except OSError:
+        return None
+
+
+def put(path: Path, text: str, flags: int) -> None:
+    """Write ``text`` and a newline to a file that is there. Raises OSError."""
+    data = f"{text}\n".encode(errors="surrogateescape")
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
+def run_command(site: Site, argv: Sequence[str]) -> None:
+    """Run ``argv``, its program and working directory in the tree. Raises CommandError."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            argv,
+            executable=program(site.tree, argv[0]),
+            cwd=site.tree.root,
+            pass_fds=site.hold,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_COMMAND_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"it did not end in {error.timeout:g} s") from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise CommandError(f"exit status {done.returncode}: {said[-1] if said else 'no word'}")
+
+
+def program(tree: Tree, name: str) -> Path:
+    """Return where the program ``name`` is in the tree. Raises CommandError where nowhere."""
+    places = [""] if "/" in name else [*_SBIN, *os.get_exec_path()]
+    for place in places:
+        path = tree.path(f"{place}/{name}").absolute()
+        if os.access(path, os.X_OK) and not path.is_dir():
+            return path
+    raise CommandError(f"there is no program {name} in {tree.root}")

@@ -1,0 +1,89 @@
+"""Restoring
+=========
+
+Undoes what a record says: for ``kvmtest restore``, for the guardian, for the next run, and for a
+run's own end.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kvmtest.host.lock import Lock
+from kvmtest.host.tree import Tree
+
+from .kinds import GONE, UNDO_KINDS, Site, one_line
+from .record import BOOT_ID, Entry, Record, load, settle
+
+__all__ = ["Restored", "failure", "restore", "undo_left", "undo_record"]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What became of a record: sentences of the changes undone, and a line per failure."""
+
+    undone: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    from_pid: int | None = None
+    rebooted: bool = False
+
+
+def restore(tree: Tree) -> Restored:
+    """Undo what a dead run left on ``tree``'s machine.
+
+    Raises LockHeld where a run still lives, JournalError where the record can't be read.
+    """
+    lock = Lock.take(tree)
+    try:
+        return undo_left(tree, hold=(lock.fd,))
+    finally:
+        lock.release()
+
+
+def undo_left(tree: Tree, *, hold: tuple[int, ...] = ()) -> Restored:
+    """Undo the record's changes in reverse and remove it; the caller holds the lock.
+
+    Changes whose undo fails stay in the record. Commands inherit the descriptors ``hold``. Raises
+    JournalError where the record can't be read or removed.
+    """
+    record, errors, rebooted = undo_record(Site(tree, hold))
+    backwards = record.entries[::-1]
+    undone = [entry.sentence for entry in backwards if entry.sequence not in errors]
+    return Restored(
+        undone=[] if rebooted else undone,
+        failed=[line for entry in backwards if (line := failure(entry, errors))],
+        from_pid=record.header.pid if record.header else None,
+        rebooted=rebooted,
+    )
+
+
+def failure(entry: Entry, errors: Mapping[int, str]) -> str:
+    """Return the line that says why ``entry`` is not undone, or nothing where it is."""
+    why = errors.get(entry.sequence)
+    return f"{entry.sentence}: not undone: {why}" if why else ""
+
+
+def undo_record(site: Site) -> tuple[Record, dict[int, str], bool]:
+    """Undo the record; return it, why some undos failed, and whether a reboot left none to do."""
+    record = load(site.tree)
+    header = record.header
+    boot_id = site.tree.read(BOOT_ID)
+    rebooted = bool(header and header.boot_id and boot_id and header.boot_id != boot_id)
+    # Every kind of undo is about state of the kernel, which a reboot made anew.
+    errors = {} if rebooted else _undo_all(site, record.entries)
+    remaining = [entry for entry in record.entries if entry.sequence in errors]
+    settle(site.tree, header, remaining)
+    return record, errors, rebooted
+
+
+def _undo_all(site: Site, entries: Iterable[Entry]) -> dict[int, str]:
+    """Undo ``entries`` in reverse; return why some failed, by sequence number."""
+    errors = {}
+    for entry in reversed(tuple(entries)):
+        try:
+            UNDO_KINDS[entry.kind].undo(site, **entry.arguments)
+        except OSError as error:
+            if error.errno not in GONE:
+                errors[entry.sequence] = error.strerror or str(error)
+        except Exception as error:  # The others must still be undone.
+            errors[entry.sequence] = one_line(error)
+    return errors
