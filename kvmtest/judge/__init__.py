@@ -1,0 +1,23 @@
+"""The judge
+=========
+
+Pure functions from readings to verdicts; nothing here touches the machine.
+"""
+
+from .readings import Absence, Reading, Role, Scalar, Verdict, claim, control, measure
+from .rules import Judgement, exit_status, judge, skip
+
+__all__ = [
+    "Absence",
+    "Judgement",
+    "Reading",
+    "Role",
+    "Scalar",
+    "Verdict",
+    "claim",
+    "control",
+    "exit_status",
+    "judge",
+    "measure",
+    "skip",
+]

@@ -1,0 +1,102 @@
+"""Verdict rules
+=============
+
+From readings to a verdict, and from verdicts to an exit status. Pure: no I/O, no clock.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .readings import Absence, Reading, Role, Verdict
+
+__all__ = ["Judgement", "exit_status", "judge", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and its reason in words."""
+
+    verdict: Verdict
+    reason: str
+
+
+def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judgement:
+    """Return what the readings say.
+
+    * FAIL: a witness speaks against the claim, and its control held.
+    * PASS: at least one witness speaks for it, none against, and the control of each one held.
+    * MEASURED: there are figures, and no claim.
+    * SKIP: nobody could look.
+    * INCONCLUSIVE: anything else; the reason says what would decide it.
+    """
+    claims = [r for r in readings if r.role is Role.CLAIM]
+    speakers = list(dict.fromkeys(r.witness for r in claims))
+    against = [r for r in claims if not r.agrees]
+    doubts = {witness: doubt for witness in speakers if (doubt := _doubt(witness, readings))}
+    proven = [r for r in against if r.witness not in doubts]
+    if proven:
+        return Judgement(Verdict.FAIL, _failed(proven))
+    if not claims:
+        return _without_claims(readings, absences)
+    if doubts:
+        return Judgement(Verdict.INCONCLUSIVE, "; ".join(doubts.values()))
+    figures = [r for r in readings if r.role is Role.MEASURE]
+    return Judgement(Verdict.PASS, _passed(claims, figures, absences))
+
+
+def skip(reasons: Iterable[str]) -> Judgement:
+    """Return the verdict on a property that does not apply, or whose preconditions are missing."""
+    return Judgement(Verdict.SKIP, "; ".join(dict.fromkeys(reasons)))
+
+
+def exit_status(verdicts: Iterable[Verdict]) -> int:
+    """Return 1 for some FAIL, else 3 for some ERROR, else 4 where nothing was decided, else 0.
+
+    INCONCLUSIVE, SKIP and MEASURED decide nothing.
+    """
+    seen = set(verdicts)
+    if Verdict.FAIL in seen:
+        return 1
+    if Verdict.ERROR in seen:
+        return 3
+    return 0 if Verdict.PASS in seen else 4
+
+
+def _doubt(witness: str, readings: Sequence[Reading]) -> str:
+    """Return why a witness proves nothing, or "" where all its controls held."""
+    controls = [r for r in readings if r.witness == witness and r.role is Role.CONTROL]
+    if not controls:
+        return f"{witness}: no control was run"
+    broken = [r for r in controls if not r.agrees]
+    if not broken:
+        return ""
+    remedies = dict.fromkeys(r.remedy for r in broken if r.remedy)
+    return f"{witness}: control did not hold: {'; '.join([str(broken[0]), *remedies])}"
+
+
+def _failed(against: Sequence[Reading]) -> str:
+    first, more = against[0], len(against) - 1
+    also = f" (and {more} more against)" if more else ""
+    return f"{first.witness}: {first}{also}"
+
+
+def _passed(
+    claims: Sequence[Reading], figures: Sequence[Reading], absences: Sequence[Absence]
+) -> str:
+    parts = []
+    for witness in dict.fromkeys(r.witness for r in claims):
+        mine = [r for r in claims if r.witness == witness]
+        more = f" (and {len(mine) - 1} more)" if len(mine) > 1 else ""
+        parts.append(f"{witness}: {mine[0]}{more}")
+    parts += [str(r) for r in figures]
+    parts += [f"not asked: {a.witness} ({a.missing.what})" for a in absences]
+    return "; ".join(parts)
+
+
+def _without_claims(readings: Sequence[Reading], absences: Sequence[Absence]) -> Judgement:
+    figures = [r for r in readings if r.role is Role.MEASURE]
+    if figures:
+        return Judgement(Verdict.MEASURED, "; ".join(str(r) for r in figures))
+    if absences and not readings:
+        return skip(f"{a.witness}: {a.missing}" for a in absences)
+    return Judgement(Verdict.INCONCLUSIVE, "no witness spoke of the claim; run it again with -o")

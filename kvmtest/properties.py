@@ -1,0 +1,364 @@
+"""The properties
+==============
+
+The only list of what kvmtest can claim about a kernel. Documentation, ``kvmtest list``, test ids,
+KTAP names and reports are made from it.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from kvmtest.errors import UsageError
+
+__all__ = ["MARKERS", "PROPERTIES", "WITNESSES", "Property", "Witness", "find", "select"]
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """An independent way to observe a property; ``needs`` name rows of checks.preconditions."""
+
+    name: str
+    observes: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One claim about the kernel under test.
+
+    ``markers`` are the pytest markers it is selected by, ``needs`` what the machine must have
+    whichever witness looks, ``witnesses`` who can look, ``source`` where the claim comes from, and
+    ``check`` the function that observes it, as "module:function" below kvmtest.checks; "" where
+    this version has none.
+    """
+
+    id: str
+    claim: str
+    markers: tuple[str, ...]
+    needs: tuple[str, ...]
+    witnesses: tuple[str, ...]
+    source: str
+    check: str = ""
+
+
+#: pytest markers, and what they select.
+MARKERS = {
+    "intel": "Intel VMX hosts",
+    "amd": "AMD SVM hosts",
+    "nested": "nested virtualisation",
+    "tdx": "Intel TDX hosts",
+    "smi": "what needs System Management Interrupts",
+    "lab": "what an emulated machine can decide",
+}
+
+WITNESSES = {
+    witness.name: witness
+    for witness in [
+        Witness("leak", "events counted during SMM, by PMU counters", ("pmu", "smi-source")),
+        Witness(
+            "vmcs", "the VMCS that KVM dumps after a refused VM-entry", ("vmcs-dump", "kernel-log")
+        ),
+        Witness("runflags", "the run flags that KVM hands to the vendor module", ("kprobes",)),
+        Witness("btf", "the types that the running kernel was built from", ("btf",)),
+        Witness("guest", "what a guest, and userspace for it, reads and writes", ("kvm",)),
+        Witness("hostmsr", "the host's MSR on every online CPU", ("msr",)),
+        Witness("klog", "the kernel log", ("kernel-log",)),
+    ]
+}
+
+# Where the claims come from.
+FIX = "commit 6b1dd26544d0 (in v6.17)"
+RUN_FLAGS = "commit 2478b1b220c4 (in v6.17)"
+RTM_DEBUG = "commit 17ec2f965344 (in v6.17)"
+VMCS12 = "commit 095686e6fcb4 (in v6.17)"
+TDX = "commit 7d390a9da823 (in v6.17)"
+SDM_FREEZE = "Intel SDM volume 3, 18.4.1 (IA32_DEBUGCTL, FREEZE_WHILE_SMM)"
+QUIRK = "commit e2ffe85b6d2b (KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM)"
+KNOB = "arch/x86/events/intel/core.c, freeze_on_smi"
+APM = "AMD APM volume 2, 13.1.1 (DebugCtl) and 15.13 (intercepts)"
+
+INTEL = ("intel",)
+LAB = ("intel", "lab")
+VMX = ("kvm-intel", "knob")
+NESTED = ("kvm-intel", "nested", "knob")
+ENTRY = ("vmcs", "runflags")
+
+PROPERTIES: tuple[Property, ...] = (
+    Property(
+        "kernel.fix-present",
+        "this kernel has the host-owned DEBUGCTL code",
+        (),
+        (),
+        ("btf",),
+        FIX,
+        "kernel:fix_present",
+    ),
+    Property(
+        "host.knob-effective",
+        "writing the knob changes MSR 0x1d9 bit 14 on every online CPU",
+        LAB,
+        ("knob",),
+        ("hostmsr",),
+        KNOB,
+        "host:knob_effective",
+    ),
+    Property(
+        "host.msr-survives",
+        "after guests ran, every CPU's bit 14 is still what the knob says",
+        LAB,
+        ("knob", "kvm"),
+        ("hostmsr",),
+        FIX,
+    ),
+    Property(
+        "host.hotplug",
+        "a CPU taken offline and online gets the knob's value back",
+        INTEL,
+        ("knob", "cpu-hotplug"),
+        ("hostmsr",),
+        KNOB,
+    ),
+    Property(
+        "vmx.entry.fresh",
+        "a new vCPU's first entry carries the host's bit, 0 or 1",
+        LAB,
+        VMX,
+        ENTRY,
+        FIX,
+    ),
+    Property(
+        "vmx.entry.toggled",
+        "a toggle between two KVM_RUNs is in the VMCS at the next entry, both ways, repeatedly",
+        LAB,
+        VMX,
+        ENTRY,
+        FIX,
+    ),
+    Property(
+        "vmx.entry.toggled-running",
+        "a toggle by another thread while the vCPU runs in guest mode is in force at re-entry",
+        LAB,
+        (*VMX, "second-cpu"),
+        ENTRY,
+        FIX,
+    ),
+    Property(
+        "vmx.entry.toggled-back",
+        "on, off, on between two entries leaves the right value",
+        LAB,
+        VMX,
+        ("vmcs",),
+        FIX,
+    ),
+    Property(
+        "vmx.entry.migrated",
+        "the value is right after the vCPU moved to another CPU, toggled before and after",
+        LAB,
+        (*VMX, "second-cpu"),
+        ("vmcs",),
+        FIX,
+    ),
+    Property(
+        "vmx.entry.after-emulation",
+        "a toggle seen while KVM emulates (no unrestricted guest) is not lost",
+        LAB,
+        (*VMX, "no-unrestricted-guest"),
+        ENTRY,
+        FIX,
+    ),
+    Property(
+        "vmx.entry.flag-economy",
+        "KVM_RUN_LOAD_DEBUGCTL is raised once per change, not on every entry",
+        LAB,
+        VMX,
+        ("runflags",),
+        RUN_FLAGS,
+    ),
+    Property(
+        "guest.rdmsr-hides",
+        "guest RDMSR 0x1d9 and KVM_GET_MSRS never show a host-owned bit",
+        ("intel", "amd", "lab"),
+        (),
+        ("guest",),
+        FIX,
+        "guest_view:rdmsr_hides",
+    ),
+    Property(
+        "vmx.guest.wrmsr-refused",
+        "guest WRMSR of bit 14 gives #GP, KVM_SET_MSRS refuses it, the VMCS is untouched",
+        LAB,
+        VMX,
+        ("guest", "vmcs"),
+        FIX,
+    ),
+    Property(
+        "vmx.guest.write-keeps-host-bit",
+        "a guest or userspace write of allowed bits leaves the host's bit in the VMCS",
+        LAB,
+        VMX,
+        ("guest", "vmcs"),
+        FIX,
+    ),
+    Property(
+        "vmx.guest.rtm-debug",
+        "bit 15 is writable exactly where the host and the guest's CPUID have RTM",
+        LAB,
+        ("kvm-intel",),
+        ("guest",),
+        RTM_DEBUG,
+    ),
+    Property(
+        "vmx.leak.host-events",
+        "host events that count guest mode do not count SMM",
+        ("intel", "smi", "lab"),
+        VMX,
+        ("leak",),
+        SDM_FREEZE,
+    ),
+    Property(
+        "vmx.leak.guest-pmu",
+        "the guest's own counters do not count SMM",
+        ("intel", "smi", "lab"),
+        VMX,
+        ("leak",),
+        SDM_FREEZE,
+    ),
+    Property(
+        "nvmx.entry.l2",
+        "an entry to L2 carries the host's bit",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ENTRY,
+        FIX,
+    ),
+    Property(
+        "nvmx.entry.vmfail-reload",
+        "after a VM-Fail that only hardware catches, L1 runs on with the host's bit",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ENTRY,
+        FIX,
+    ),
+    Property(
+        "nvmx.vmcs12.freeze-bit",
+        "bit 14 in vmcs12 is accepted exactly where this kernel's quirk allows it",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ("guest", "vmcs"),
+        QUIRK,
+    ),
+    Property(
+        "nvmx.vmcs12.quirk-disabled",
+        "with the quirk disabled, bit 14 in vmcs12 fails the VM-entry",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ("guest",),
+        QUIRK,
+    ),
+    Property(
+        "nvmx.vmcs12.validity",
+        "a DEBUGCTL in vmcs12 that L1 may not set fails the VM-entry",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ("guest",),
+        VMCS12,
+    ),
+    Property(
+        "nvmx.leak.l2",
+        "host events that count guest mode do not count SMM while L2 runs",
+        ("intel", "nested", "smi", "lab"),
+        NESTED,
+        ("leak",),
+        SDM_FREEZE,
+    ),
+    Property(
+        "svm.flag-never",
+        "svm_vcpu_run never sees KVM_RUN_LOAD_DEBUGCTL",
+        ("amd", "lab"),
+        ("kvm-amd",),
+        ("runflags",),
+        RUN_FLAGS,
+    ),
+    Property(
+        "svm.guest.debugctl",
+        "what an SVM guest may read and write in DEBUGCTL matches its kernel and CPUID",
+        ("amd", "lab"),
+        ("kvm-amd",),
+        ("guest",),
+        APM,
+    ),
+    Property(
+        "svm.leak.guest-only",
+        "how many SMM events guest-only counters count (a figure, no claim)",
+        ("amd", "smi"),
+        ("kvm-amd",),
+        ("leak",),
+        APM,
+    ),
+    Property(
+        "tdx.runs-under-toggling",
+        "a TD runs while the knob is toggled",
+        ("intel", "tdx"),
+        ("kvm-intel", "tdx", "knob"),
+        ("klog",),
+        TDX,
+    ),
+    Property(
+        "tdx.host-msr-intact",
+        "after a TD ran, every CPU's bit 14 is still what the knob says",
+        ("intel", "tdx"),
+        ("kvm-intel", "tdx", "knob"),
+        ("hostmsr",),
+        TDX,
+    ),
+    Property(
+        "tdx.flag-never",
+        "no run flag reaches tdx_vcpu_run",
+        ("intel", "tdx"),
+        ("kvm-intel", "tdx", "knob"),
+        ("runflags", "klog"),
+        RUN_FLAGS,
+    ),
+    Property(
+        "tdx.attributes-refused",
+        "the TD attributes DEBUG and PERFMON are refused",
+        ("intel", "tdx"),
+        ("kvm-intel", "tdx"),
+        ("guest",),
+        "Documentation/virt/kvm/x86/intel-tdx.rst, KVM_TDX_INIT_VM",
+    ),
+    Property(
+        "any.soak",
+        "after random toggles over vCPUs and CPUs, at rest, every vCPU's value equals the host's",
+        LAB,
+        VMX,
+        ENTRY,
+        FIX,
+    ),
+    # Last: it looks back on what all the others did.
+    Property(
+        "any.no-warnings",
+        "the kernel log gained no WARN, BUG, Oops, refused MSR access or stall during the run",
+        ("intel", "amd", "lab"),
+        ("kvm",),
+        ("klog",),
+        "Documentation/admin-guide/bug-hunting.rst",
+        "kernel:no_warnings",
+    ),
+)
+
+
+def find(property_id: str) -> Property:
+    """Return a property by its id; UsageError with the nearest id where there is none."""
+    known = {p.id: p for p in PROPERTIES}
+    if property_id in known:
+        return known[property_id]
+    near = difflib.get_close_matches(property_id, known, n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]}?" if near else "see kvmtest list"
+    raise UsageError(f"no property {property_id}; {advice}")
+
+
+def select(only: list[str]) -> tuple[Property, ...]:
+    """Return the named properties in the table's order, or all; raises UsageError."""
+    wanted = {find(property_id) for property_id in only}
+    return tuple(p for p in PROPERTIES if not only or p in wanted)
