@@ -1,0 +1,86 @@
+"""Evidence files
+==============
+
+Evidence is written whole or not at all, and checked against its schema both ways.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kvmtest.errors import EnvironmentUnfit
+
+from .model import SCHEMA, Evidence
+
+__all__ = ["EvidenceUnreadable", "load", "save", "write_whole"]
+
+
+class EvidenceUnreadable(EnvironmentUnfit):
+    """A file is no evidence that this version can read."""
+
+
+def save(evidence: Evidence, path: Path) -> None:
+    """Write evidence.json; raises EnvironmentUnfit where it can't be written."""
+    data = evidence.to_dict()
+    _validate(data, path)
+    write_whole(path, json.dumps(data, indent=1) + "\n")
+
+
+def load(path: Path) -> Evidence:
+    """Read evidence.json, or that in a run's folder.
+
+    Raises :class:`EvidenceUnreadable` with what is wrong and what to do.
+    """
+    try:
+        if path.is_dir():
+            path = path / "evidence.json"
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise EvidenceUnreadable(f"{path}: {error.strerror}; name an evidence.json") from None
+    except UnicodeDecodeError:
+        raise EvidenceUnreadable(f"{path}: this is no text; name an evidence.json") from None
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        problem = f"not JSON, or cut short ({error})"
+        raise EvidenceUnreadable(f"{path}: {problem}; copy it again, or run again") from None
+    except RecursionError:
+        raise EvidenceUnreadable(f"{path}: nested too deeply; name an evidence.json") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        what = f"its schema is {schema}" if schema else "it has no schema"
+        advice = f"this kvmtest reads {SCHEMA}: use the version that wrote it"
+        raise EvidenceUnreadable(f"{path}: {what}; {advice}")
+    _validate(data, path)
+    return Evidence.from_dict(data)
+
+
+def _validate(data: Any, path: Path) -> None:
+    # jsonschema is slow to import, and only evidence needs it.
+    import jsonschema
+
+    schema = json.loads(Path(__file__).with_name("schema-1.json").read_text())
+    error = jsonschema.exceptions.best_match(
+        jsonschema.Draft202012Validator(schema).iter_errors(data)
+    )
+    if error is not None:
+        message = error.message if len(error.message) < 200 else error.message[:200] + "..."
+        raise EvidenceUnreadable(f"{path}: {error.json_path}: {message}; it does not fit {SCHEMA}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or the one before; raises EnvironmentUnfit."""
+    draft = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        advice = "free some space or choose another -o DIR"
+        raise EnvironmentUnfit(f"can't write {path}: {error.strerror}; {advice}") from None

@@ -1,0 +1,79 @@
+"""The evidence of a run
+=====================
+
+Everything a reader needs to believe or doubt the verdicts: values that become JSON and come back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kvmtest.judge import Absence, Reading, Role, Verdict
+from kvmtest.missing import Missing
+
+__all__ = ["SCHEMA", "Evidence", "Result"]
+
+#: Name and version of the format; a change that old readers would misread raises the number.
+SCHEMA = "kvmtest-evidence/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The verdict on one property, and the readings it rests on.
+
+    ``seconds`` is how long its check took; ``missing`` are the preconditions behind a SKIP;
+    ``detail`` is the traceback behind an ERROR.
+    """
+
+    id: str
+    verdict: Verdict
+    reason: str
+    seconds: float = 0.0
+    readings: list[Reading] = field(default_factory=list)
+    absences: list[Absence] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    detail: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Result":
+        """Return the result that :func:`dataclasses.asdict` made ``data`` of."""
+        readings = [Reading(**{**r, "role": Role(r["role"])}) for r in data["readings"]]
+        absences = [Absence(a["witness"], Missing(**a["missing"])) for a in data["absences"]]
+        parts = {
+            "verdict": Verdict(data["verdict"]),
+            "readings": readings,
+            "absences": absences,
+            "missing": [Missing(**m) for m in data["missing"]],
+        }
+        return cls(**{**data, **parts})
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One run. ``kvmtest``, ``machine``, ``host`` and ``kernel`` are facts as JSON has them."""
+
+    kvmtest: dict[str, Any]
+    machine: dict[str, Any]
+    host: dict[str, Any]
+    kernel: dict[str, Any]
+    journal: dict[str, Any]
+    kernel_log: dict[str, Any]
+    results: list[Result]
+    exit_status: int
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many results there are of each verdict."""
+        return {v.value: sum(r.verdict is v for r in self.results) for v in Verdict}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the evidence as JSON has it, by the schema beside this module."""
+        data = asdict(self)
+        return {"schema": SCHEMA, **data, "summary": self.summary}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Evidence":
+        """Return the evidence that :meth:`to_dict` made ``data`` of."""
+        fields = {k: v for k, v in data.items() if k not in ("schema", "summary")}
+        results = [Result.from_dict(r) for r in data["results"]]
+        return cls(**{**fields, "results": results})
