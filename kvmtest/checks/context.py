@@ -1,0 +1,37 @@
+"""The context of a check
+======================
+
+What a check may use: the machine's facts, the journal for what it changes, the run's kernel log.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from kvmtest.host.journal import Journal
+from kvmtest.host.kernel_log import KernelLog, Mark
+from kvmtest.host.machine import Machine
+from kvmtest.judge import Absence, Reading
+from kvmtest.missing import Missing
+
+__all__ = ["Check", "Context", "RunLog"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """The kernel log from the run's beginning on."""
+
+    log: KernelLog
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Made once a run and handed to every check."""
+
+    machine: Machine
+    journal: Journal
+    kernel_log: RunLog | Missing
+
+
+#: A check yields readings as it takes them, so that those before a failure are kept.
+Check = Callable[[Context], Iterator[Reading | Absence]]

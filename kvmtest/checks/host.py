@@ -1,0 +1,52 @@
+"""The host's own MSRs
+===================
+
+host.knob-effective.
+"""
+
+from collections.abc import Iterator
+
+from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
+from kvmtest.judge import Absence, Reading, claim, control
+from kvmtest.missing import Missing
+
+from .context import Context
+
+__all__ = ["knob_effective"]
+
+IA32_TSC = 0x10
+
+
+def knob_effective(context: Context) -> Iterator[Reading | Absence]:
+    """Write the knob both ways, twice, and read bit 14 of MSR 0x1d9 on every online CPU.
+
+    The control reads the TSC, which no machine can hold still: it shows that MSR reads are live.
+    """
+    machine, journal = context.machine, context.journal
+    if isinstance(machine.knob, Missing):
+        yield Absence("hostmsr", machine.knob)
+        return
+    if isinstance(machine.msr, Missing):
+        yield Absence("hostmsr", machine.msr)
+        return
+    for cpu in machine.msr.cpus:
+        yield _tsc_moves(machine.msr, cpu)
+    for value in (0, 1, 0, 1):
+        machine.knob.set(journal, value)
+        for cpu, debugctl in machine.msr.read_all(IA32_DEBUGCTL).items():
+            bit = int(bool(debugctl & IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+            what = f"MSR 0x1d9 bit 14 of CPU {cpu} with the knob at {value}"
+            yield claim("hostmsr", what, bit, value, debugctl=debugctl)
+
+
+def _tsc_moves(msr: MsrAccess, cpu: int) -> Reading:
+    first, second = msr.read(IA32_TSC, cpu), msr.read(IA32_TSC, cpu)
+    return control(
+        "hostmsr",
+        f"the TSC of CPU {cpu}, read twice as an MSR, moved",
+        second > first,
+        True,
+        "read /dev/cpu/*/msr of the machine itself",
+        first=first,
+        second=second,
+    )

@@ -1,0 +1,96 @@
+"""The kernel as a whole
+=====================
+
+kernel.fix-present and any.no-warnings.
+"""
+
+from collections.abc import Iterator
+
+from kvmtest.guests import long_guest, mailbox, real_guest
+from kvmtest.host.kernel_log import troubles
+from kvmtest.host.msr import IA32_DEBUGCTL
+from kvmtest.judge import Absence, Reading, claim, control, measure
+from kvmtest.kvm import System
+from kvmtest.missing import Missing
+
+from .context import Context
+from .guest_view import NO_SUCH_MSR
+
+__all__ = ["fix_present", "no_warnings"]
+
+
+def fix_present(context: Context) -> Iterator[Reading | Absence]:
+    """Ask the BTF of the running kernel for what only the fix has in its types."""
+    fix = context.machine.fix
+    if isinstance(fix, Missing):
+        yield Absence("btf", fix)
+        return
+    yield control(
+        "btf",
+        "struct kvm_x86_ops with its old member " + (" ".join(fix.control_members) or "vcpu_run"),
+        fix.has_control,
+        True,
+        "use a kernel whose BTF describes KVM (CONFIG_DEBUG_INFO_BTF)",
+        where=fix.where,
+        copies=fix.ops_copies,
+    )
+    yield claim(
+        "btf",
+        "struct kvm_x86_ops with HOST_OWNED_DEBUGCTL",
+        fix.has_host_owned_debugctl,
+        True,
+        copies=fix.ops_copies_with_host_owned_debugctl,
+    )
+    yield claim(
+        "btf",
+        "enum kvm_x86_run_flags with KVM_RUN_LOAD_DEBUGCTL",
+        fix.load_debugctl is not None,
+        True,
+        mask=fix.load_debugctl,
+    )
+
+
+def no_warnings(context: Context) -> Iterator[Reading | Absence]:
+    """Run guests through what easily upsets KVM, then read what the log gained since the start.
+
+    The control is the run's own mark: a log that does not show it, or lost lines, shows nothing.
+    """
+    run = context.kernel_log
+    if isinstance(run, Missing):
+        yield Absence("klog", run)
+        return
+    entries = _exercise()
+    gained = run.log.since_mark()
+    found = troubles(gained.records)
+    proof = "yes" if run.mark.unproven is None else str(run.mark.unproven)
+    remedy = "run as root, so that a mark can be written to /dev/kmsg"
+    yield control("klog", "the run's mark, seen in the log", proof, "yes", remedy)
+    remedy = "boot with a larger log_buf_len"
+    yield control("klog", "lines lost since the mark", gained.lost, 0, remedy)
+    yield measure("klog", "entries into guests that this check made", entries)
+    headlines = "; ".join(t.headline for t in found[:3])
+    yield claim("klog", "warnings since the run began", len(found), 0, headlines=headlines)
+
+
+def _exercise() -> int:
+    """Boot a real-mode and a 64-bit guest, have them exit and fault; return the entries."""
+    with System() as system:
+        with system.create_vm() as vm:
+            real = real_guest(vm)
+            real.boot()
+            real.ring(1000)
+            entries = real.vcpu.entries
+        with system.create_vm() as vm:
+            vcpu = vm.create_vcpu()
+            vcpu.set_cpuid(system.get_supported_cpuid())
+            guest = long_guest(vm, vcpu)
+            guest.boot()
+            guest.ring(1000)
+            guest.execute(
+                mailbox.rdmsr(IA32_DEBUGCTL),
+                mailbox.wrmsr(IA32_DEBUGCTL, 1),
+                mailbox.wrmsr(IA32_DEBUGCTL, 0),
+                mailbox.rdmsr(NO_SUCH_MSR),
+                mailbox.rdpmc(0),
+            )
+            return entries + vcpu.entries

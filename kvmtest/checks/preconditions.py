@@ -1,0 +1,204 @@
+"""Preconditions
+=============
+
+What a property or a witness needs of the machine, as a table of questions; the answer to each is
+what is missing, or None. ``kvmtest doctor``, SKIP reasons and ``--require feature:NAME`` share it.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+
+from kvmtest import __version__
+from kvmtest.host.kernel import Kernel
+from kvmtest.host.machine import Machine
+from kvmtest.missing import Missing
+from kvmtest.properties import WITNESSES, Property
+
+__all__ = ["PRECONDITIONS", "lacking", "witness_lacks"]
+
+NO_CHECK = Missing(f"kvmtest {__version__} has no check for it yet", "use a later version")
+
+
+def kvm(machine: Machine) -> Missing | None:
+    """/dev/kvm opens for this process."""
+    path = machine.tree.path("/dev/kvm")
+    if not machine.tree.is_live:
+        return Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
+    if not path.exists():
+        module = machine.kvm_module
+        why = module if isinstance(module, Missing) else Missing("load the module")
+        return Missing("there is no /dev/kvm", str(why))
+    if not os.access(path, os.R_OK | os.W_OK):
+        return Missing("no permission for /dev/kvm", "run as root, or join the group that owns it")
+    return None
+
+
+def _vendor_module(wanted: str, hosts: str) -> Callable[[Machine], Missing | None]:
+    def precondition(machine: Machine) -> Missing | None:
+        module = machine.kvm_module
+        if isinstance(module, Missing):
+            return module
+        if module.name == wanted:
+            return None
+        return Missing(f"KVM here is {module.name}, not {wanted}", f"run on {hosts}")
+
+    precondition.__doc__ = f"KVM here is {wanted}."
+    return precondition
+
+
+def _enabled(machine: Machine, parameter: str) -> bool | Missing:
+    module = machine.kvm_module
+    return module if isinstance(module, Missing) else module.enabled(parameter)
+
+
+def nested(machine: Machine) -> Missing | None:
+    """Nested virtualisation is on."""
+    on = _enabled(machine, "nested")
+    if isinstance(on, Missing):
+        return on
+    return None if on else Missing("nested virtualisation is off", "load kvm_intel with nested=1")
+
+
+def no_unrestricted_guest(machine: Machine) -> Missing | None:
+    """KVM emulates real mode."""
+    on = _enabled(machine, "unrestricted_guest")
+    if isinstance(on, Missing):
+        return on
+    remedy = "load kvm_intel with unrestricted_guest=0"
+    return Missing("unrestricted guest is on, so KVM does not emulate", remedy) if on else None
+
+
+def tdx(machine: Machine) -> Missing | None:
+    """KVM runs trust domains."""
+    on = _enabled(machine, "tdx")
+    if isinstance(on, Missing):
+        return Missing(
+            "this KVM has no TDX (no parameter kvm_intel.tdx)",
+            "boot Linux 6.16 or later with CONFIG_KVM_INTEL_TDX on a TDX machine",
+        )
+    return None if on else Missing("TDX is off", "load kvm_intel with tdx=1 on a TDX machine")
+
+
+def knob(machine: Machine) -> Missing | None:
+    """There is a freeze_on_smi knob."""
+    return machine.knob if isinstance(machine.knob, Missing) else None
+
+
+def msr(machine: Machine) -> Missing | None:
+    """The host's MSRs can be read."""
+    return machine.msr if isinstance(machine.msr, Missing) else None
+
+
+def pmu(machine: Machine) -> Missing | None:
+    """There is a hardware PMU."""
+    return machine.pmus if isinstance(machine.pmus, Missing) else None
+
+
+def second_cpu(machine: Machine) -> Missing | None:
+    """Two CPUs are online."""
+    cpu = machine.cpu
+    if isinstance(cpu, Missing):
+        return cpu
+    if len(cpu.online) > 1:
+        return None
+    return Missing("only one CPU is online", "use a machine with two")
+
+
+def cpu_hotplug(machine: Machine) -> Missing | None:
+    """A CPU can be taken offline."""
+    if machine.tree.glob("/sys/devices/system/cpu/cpu[0-9]*/online"):
+        return None
+    return Missing("no CPU can be taken offline", "use a kernel with CONFIG_HOTPLUG_CPU")
+
+
+def smi_source(machine: Machine) -> Missing | None:
+    """Something here may trigger an SMI."""
+    obstacles = [c.obstacle for c in machine.smi_candidates]
+    if not all(obstacles):
+        return None
+    reasons = "; ".join(o.what for o in obstacles if o)
+    remedy = "use a machine whose firmware has an SMI handler"
+    return Missing(f"no SMI source ({reasons})", remedy)
+
+
+def vmcs_dump(machine: Machine) -> Missing | None:
+    """KVM can be made to dump a VMCS."""
+    module = machine.kvm_module
+    if isinstance(module, Missing):
+        return module
+    if "dump_invalid_vmcs" in module.parameters:
+        return None
+    return Missing(
+        f"{module.name} has no parameter dump_invalid_vmcs", "run on Intel with Linux 5.2 or later"
+    )
+
+
+def kernel_log(machine: Machine) -> Missing | None:
+    """The kernel log can be read."""
+    if not machine.tree.exists("/dev/kmsg"):
+        return Missing("there is no /dev/kmsg", "run outside a container, on a kernel with printk")
+    if not os.access(machine.tree.path("/dev/kmsg"), os.R_OK):
+        return Missing("no permission for /dev/kmsg", "run as root")
+    return None
+
+
+def kprobes(machine: Machine) -> Missing | None:
+    """Kernel probes can be placed."""
+    events = "/sys/kernel/tracing/kprobe_events"
+    kernel = machine.kernel
+    if isinstance(kernel, Kernel) and kernel.config("KPROBE_EVENTS") is None:
+        return Missing("this kernel has no kprobes", "build it with CONFIG_KPROBE_EVENTS")
+    if not machine.tree.exists("/sys/kernel/tracing"):
+        return Missing("this kernel has no tracefs", "build it with CONFIG_KPROBE_EVENTS")
+    if not machine.tree.exists(events):
+        remedy = "run as root after: mount -t tracefs nodev /sys/kernel/tracing"
+        return Missing(f"{events} is not to be seen", remedy)
+    return None
+
+
+def btf(machine: Machine) -> Missing | None:
+    """The kernel's BTF describes KVM."""
+    return machine.fix if isinstance(machine.fix, Missing) else None
+
+
+PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
+    "kvm": kvm,
+    "kvm-intel": _vendor_module("kvm_intel", "an Intel host"),
+    "kvm-amd": _vendor_module("kvm_amd", "an AMD host"),
+    "nested": nested,
+    "no-unrestricted-guest": no_unrestricted_guest,
+    "tdx": tdx,
+    "knob": knob,
+    "msr": msr,
+    "pmu": pmu,
+    "second-cpu": second_cpu,
+    "cpu-hotplug": cpu_hotplug,
+    "smi-source": smi_source,
+    "vmcs-dump": vmcs_dump,
+    "kernel-log": kernel_log,
+    "kprobes": kprobes,
+    "btf": btf,
+}
+
+
+def _missing(machine: Machine, needs: Iterable[str]) -> list[Missing]:
+    answers = (PRECONDITIONS[need](machine) for need in needs)
+    return [answer for answer in answers if answer is not None]
+
+
+def witness_lacks(machine: Machine, witness: str) -> list[Missing]:
+    """Return what keeps a witness from looking here; empty where it can."""
+    return _missing(machine, WITNESSES[witness].needs)
+
+
+def lacking(machine: Machine, prop: Property) -> list[Missing]:
+    """Return everything that keeps a property from being decided here; empty where it can.
+
+    What a witness lacks counts only where no witness can look.
+    """
+    missing = _missing(machine, prop.needs)
+    by_witness = [witness_lacks(machine, witness) for witness in prop.witnesses]
+    if all(by_witness):
+        missing += [answer for answers in by_witness for answer in answers]
+    # A missing module answers several questions in the same words.
+    return list(dict.fromkeys(missing)) or ([] if prop.check else [NO_CHECK])

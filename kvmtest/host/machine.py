@@ -1,0 +1,90 @@
+"""The machine under test
+======================
+
+Every fact about the host in one place, each looked up once and only when asked for.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from kvmtest.missing import Missing
+
+from . import census, freeze_knob, kernel, msr, perf_pmus, security, smi_candidates
+from .cpu import Cpu
+from .kernel import FixPresence, Kernel
+from .kvm_module import KvmModule
+from .tree import Tree
+
+__all__ = ["Machine"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The host whose files are below ``tree``."""
+
+    tree: Tree
+
+    @cached_property
+    def cpu(self) -> Cpu | Missing:
+        """The CPU."""
+        return Cpu.of(self.tree)
+
+    @cached_property
+    def kernel(self) -> Kernel | Missing:
+        """The running kernel."""
+        return Kernel.of(self.tree)
+
+    @cached_property
+    def fix(self) -> FixPresence | Missing:
+        """What the running kernel's BTF shows of the fix."""
+        return kernel.fix_presence(self.tree)
+
+    @cached_property
+    def kvm_module(self) -> KvmModule | Missing:
+        """The KVM vendor module in use."""
+        return KvmModule.of(self.tree, self.cpu)
+
+    @cached_property
+    def knob(self) -> freeze_knob.Knob | Missing:
+        """The freeze_on_smi knob."""
+        return freeze_knob.find(self.tree, self.cpu)
+
+    @cached_property
+    def msr(self) -> msr.MsrAccess | Missing:
+        """Access to the host's MSRs."""
+        return msr.access(self.tree)
+
+    @cached_property
+    def lockdown(self) -> str | Missing:
+        """The lockdown state."""
+        return security.lockdown(self.tree)
+
+    @cached_property
+    def secure_boot(self) -> bool | Missing:
+        """Whether Secure Boot is on."""
+        return security.secure_boot(self.tree)
+
+    @cached_property
+    def virtualisation(self) -> security.Virtualisation:
+        """Whether the host is itself a virtual machine."""
+        return security.virtualisation(self.tree, self.cpu)
+
+    @cached_property
+    def pmus(self) -> tuple[perf_pmus.Pmu, ...] | Missing:
+        """The hardware PMUs of the CPU cores."""
+        return perf_pmus.hardware_pmu(self.tree, self.cpu)
+
+    @cached_property
+    def pmu_names(self) -> tuple[str, ...]:
+        """The names of all perf PMUs."""
+        return perf_pmus.pmu_names(self.tree)
+
+    @cached_property
+    def smi_candidates(self) -> list[smi_candidates.Candidate]:
+        """What might trigger an SMI here; nothing was fired."""
+        return smi_candidates.candidates(self.tree)
+
+    @cached_property
+    def census(self) -> census.Census:
+        """The other processes that use KVM."""
+        return census.Census.of(self.tree)

@@ -1,0 +1,145 @@
+"""pytest plugin
+=============
+
+Runs the suite's properties in a :class:`~kvmtest.session.Session` and turns verdicts into pytest's
+outcomes: FAIL and ERROR fail; SKIP, INCONCLUSIVE and MEASURED skip with their reason.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvmtest.errors import KvmtestError
+from kvmtest.properties import MARKERS, Property, select
+
+if TYPE_CHECKING:
+    from kvmtest.session import Session
+
+__all__ = ["Decide", "Driver"]
+
+Decide = Callable[[Property], None]
+
+
+class Driver:
+    """What ``kvmtest run`` hands to pytest: the session, and who wants to know of progress."""
+
+    def __init__(self, session: "Session", progress: Callable[[Property, int, int], None]) -> None:
+        self.session = session
+        self.progress = progress
+        self.count = 0
+        self.problems: list[str] = []
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Tell which property is next."""
+        prop = _property_of(item)
+        if prop is not None:
+            self.count += 1
+            self.progress(prop, self.count, item.session.testscollected)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a failure that is not a verdict."""
+        if report.failed and report.when != "call":
+            self.problems.append(f"{report.nodeid}: {report.when} failed: {_last_line(report)}")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep a failure to collect the suite."""
+        if report.failed:
+            self.problems.append(f"{report.nodeid}: not collected: {_last_line(report)}")
+
+
+def _last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
+    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+SESSION = pytest.StashKey["Session"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what plain pytest shares with ``kvmtest run``."""
+    group = parser.getgroup("kvmtest")
+    group.addoption("--only", action="append", default=[], metavar="ID",
+                    help="decide this property alone (may be given again)")  # fmt: skip
+    group.addoption("--require", action="append", default=[], metavar="X",
+                    help="FAIL what is not decided: ID, witness:NAME or feature:NAME")  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and check the options."""
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    try:
+        select(config.getoption("--only"))
+    except KvmtestError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _property_of(item: pytest.Item) -> Property | None:
+    callspec = getattr(item, "callspec", None)
+    prop = callspec.params.get("prop") if callspec else None
+    return prop if isinstance(prop, Property) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what ``--only`` does not name."""
+    only = config.getoption("--only")
+    if not only:
+        return
+    kept = [i for i in items if (prop := _property_of(i)) is None or prop.id in only]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
+    """One run: that of ``kvmtest run``, or an own one under plain pytest."""
+    driver = request.config.pluginmanager.get_plugin("kvmtest-driver")
+    if isinstance(driver, Driver):
+        request.config.stash[SESSION] = driver.session
+        yield driver.session  # which begins and ends it
+        return
+    from kvmtest.host.machine import Machine
+    from kvmtest.host.tree import Tree
+    from kvmtest.session import Session, requirement
+
+    try:
+        requirements = [requirement(text) for text in request.config.getoption("--require")]
+        session = Session(Machine(Tree()), requirements)
+        request.config.stash[SESSION] = session
+        session.begin()
+    except KvmtestError as error:
+        pytest.exit(str(error), returncode=error.exit_status)
+    yield session
+    session.end()
+
+
+@pytest.fixture
+def decide(kvmtest_session: "Session", record_property: Callable[[str, object], None]) -> Decide:
+    """Decide a property; the test's outcome follows the verdict."""
+    from kvmtest.judge import Verdict
+
+    def decide(prop: Property) -> None:
+        result = kvmtest_session.decide(prop)
+        record_property("verdict", result.verdict.value)
+        record_property("reason", result.reason)
+        if result.verdict is Verdict.PASS:
+            return
+        message = f"{result.verdict}: {result.reason}"
+        if result.verdict in (Verdict.FAIL, Verdict.ERROR):
+            pytest.fail("\n".join([message, result.detail]).strip(), pytrace=False)
+        pytest.skip(message)
+
+    return decide
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the verdicts under pytest's own report."""
+    session = terminalreporter.config.stash.get(SESSION, None)
+    if session is None or not session.results:
+        return
+    terminalreporter.section("verdicts")
+    for result in session.results:
+        terminalreporter.write_line(f"{result.verdict:<12} {result.id}: {result.reason}")
+    for failure in session.undo_failures:
+        terminalreporter.write_line(f"not undone: {failure}", red=True)

@@ -1,0 +1,164 @@
+"""One run
+=======
+
+Decides properties one after the other on one machine: opens the journal and the kernel log, runs
+each property's check, has the readings judged, and keeps the results. It knows nothing of pytest.
+"""
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kvmtest.checks import check_of
+from kvmtest.checks.context import Context, RunLog
+from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
+from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.evidence.model import Result
+from kvmtest.host.journal import Change, Journal
+from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
+from kvmtest.host.machine import Machine
+from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
+from kvmtest.judge.requirements import Requirement, enforce
+from kvmtest.missing import Missing
+from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
+
+__all__ = ["Session", "requirement"]
+
+
+def requirement(text: str) -> Requirement:
+    """Return what ID, witness:NAME or feature:NAME makes compulsory; raises UsageError."""
+    kind, colon, name = text.partition(":")
+    if not colon:
+        return Requirement(text, frozenset({find(text).id}))
+    tables = {"witness": list(WITNESSES), "feature": list(PRECONDITIONS)}
+    known = tables.get(kind)
+    if known is None or name not in known:
+        names = ", ".join(known or ("witness:NAME", "feature:NAME", "a property's id"))
+        raise UsageError(f"--require {text}: it takes {names}")
+    return Requirement(text, frozenset(p.id for p in PROPERTIES if name in _asks_for(p, kind)))
+
+
+def _asks_for(prop: Property, kind: str) -> set[str]:
+    if kind == "witness":
+        return set(prop.witnesses)
+    return {*prop.needs, *(need for w in prop.witnesses for need in WITNESSES[w].needs)}
+
+
+@dataclass
+class Session:
+    """One run on ``machine``; with ``dry_run`` its journal lists changes and makes none."""
+
+    machine: Machine
+    requirements: Sequence[Requirement] = ()
+    dry_run: bool = False
+    results: list[Result] = field(default_factory=list)
+    started: float = 0.0
+    changes: list[Change] = field(default_factory=list)
+    undo_failures: list[str] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
+    log: LogSlice = field(default_factory=lambda: LogSlice((), 0))
+    log_missing: Missing | None = None
+    _context: Context | None = None
+
+    def begin(self) -> Context:
+        """Take the machine's lock, undo what a dead run left, and mark the kernel log.
+
+        Raises :class:`~kvmtest.errors.EnvironmentUnfit` where another run holds the machine.
+        """
+        if self._context is None:
+            self.started = time.time()
+            journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
+            self.recovered = list(journal.recovered)
+            try:
+                self._context = Context(self.machine, journal, self._mark())
+            except BaseException:
+                journal.close()
+                raise
+        return self._context
+
+    def _mark(self) -> RunLog | Missing:
+        if self.dry_run:
+            return Missing("a dry run does not mark the kernel log")
+        log = KernelLog.open(self.machine.tree)
+        if isinstance(log, Missing):
+            return log
+        try:
+            return RunLog(log, log.mark())
+        except BaseException:
+            log.close()
+            raise
+
+    def decide(self, prop: Property) -> Result:
+        """Run the property's check, judge it, and keep and return the result."""
+        context = self.begin()
+        start = time.monotonic()
+        readings: list[Reading] = []
+        absences: list[Absence] = []
+        missing: list[Missing] = []
+        judgement, detail = Judgement(Verdict.ERROR, "interrupted"), ""
+        try:
+            missing = lacking(self.machine, prop)
+            judgement = (
+                skip(map(str, missing))
+                if missing
+                else self._observe(prop, context, readings, absences)
+            )
+        except KvmtestError as error:
+            judgement, detail = Judgement(Verdict.ERROR, str(error)), traceback.format_exc()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            judgement, detail = Judgement(Verdict.ERROR, reason), traceback.format_exc()
+        finally:
+            judgement = enforce(prop.id, judgement, self.requirements)
+            result = Result(
+                prop.id,
+                judgement.verdict,
+                judgement.reason,
+                time.monotonic() - start,
+                readings,
+                absences,
+                missing,
+                detail,
+            )
+            self.results.append(result)
+        return result
+
+    def _observe(
+        self,
+        prop: Property,
+        context: Context,
+        readings: list[Reading],
+        absences: list[Absence],
+    ) -> Judgement:
+        for witness in prop.witnesses:
+            absences += [Absence(witness, m) for m in witness_lacks(self.machine, witness)]
+        for observation in check_of(prop)(context):
+            if isinstance(observation, Reading):
+                readings.append(observation)
+            elif observation not in absences:
+                absences.append(observation)
+        return judge(readings, absences)
+
+    def end(self) -> None:
+        """Read the rest of the kernel log and undo every host change; again is harmless."""
+        if self._context is None:
+            return
+        context, self._context = self._context, None
+        try:
+            self._read_log(context.kernel_log)
+        finally:
+            self.undo_failures = context.journal.close()
+            self.changes = list(context.journal.changes)
+
+    def _read_log(self, run: RunLog | Missing) -> None:
+        if isinstance(run, Missing):
+            self.log_missing = run
+            return
+        try:
+            self.log = run.log.since_mark()
+        except LogError as error:
+            # Not worth the verdicts, which are known by now.
+            self.log_missing = Missing(str(error))
+        finally:
+            run.log.close()
