@@ -1,0 +1,284 @@
+"""The command line
+================
+
+``kvmtest doctor | list | run | restore | report | kernel inspect``. Each command is a function that
+returns an exit status; imports that take time are made by the command that needs them.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kvmtest import __version__
+from kvmtest.errors import KvmtestError, UsageError
+
+__all__ = ["main"]
+
+EXIT = """\
+exit status of run: 0 all decided properties PASS and at least one was decided, 1 some FAIL,
+2 usage, 3 some ERROR, 4 nothing decided, 130 interrupted"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status is the process's."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    status = _main(words)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _forget_stdout()
+        if not isinstance(error, BrokenPipeError):
+            print(f"kvmtest: can't write the output: {error.strerror}", file=sys.stderr)  # noqa: T201
+            status = status or 3
+    return status
+
+
+def _main(words: list[str]) -> int:
+    arguments, extra = _split(words)
+    # To git bisect run, 1 to 124 would say that the kernel is bad.
+    unfit = 125 if arguments[:1] == ["run"] and "--bisect" in arguments else 0
+    try:
+        options = _parser().parse_args(arguments)
+        options.pytest_args = extra
+        options.command_line = ["kvmtest", *arguments, *(["--", *extra] if extra else [])]
+        if extra and options.command != "run":
+            raise UsageError("only run takes arguments after --")
+        command: Callable[[argparse.Namespace], int] = options.function
+        return command(options)
+    except KvmtestError as error:
+        print(f"kvmtest: {error}", file=sys.stderr)  # noqa: T201
+        return unfit or error.exit_status
+    except KeyboardInterrupt:
+        print("kvmtest: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        print(f"kvmtest: {error}", file=sys.stderr)  # noqa: T201
+        return unfit or 3
+    except SystemExit as end:
+        # argparse, which has said why.
+        if end.code and unfit:
+            return unfit
+        raise
+    except Exception:
+        # Python's own status for it is 1, which would say that a property FAILs.
+        traceback.print_exc()
+        print("kvmtest: this is a bug of kvmtest: please report it", file=sys.stderr)  # noqa: T201
+        return unfit or 3
+
+
+def _forget_stdout() -> None:
+    """Drop what nobody reads, so that it is not tried again at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split off what comes after ``--``."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kvmtest",
+        description="Prove whether KVM keeps the host's FREEZE_IN_SMM in force while guests run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"kvmtest {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str,
+        function: Callable[[argparse.Namespace], int],
+        words: str,
+        to: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands,
+        epilog: str = "",
+    ) -> argparse.ArgumentParser:
+        made = to.add_parser(
+            name,
+            help=words,
+            description=words,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(function=function)
+        return made
+
+    doctor = add(
+        "doctor", _doctor, "what this machine can prove, what it can't, why, and what to do"
+    )
+    doctor.add_argument("--json", action="store_true", help="facts and answers as JSON")
+    _add_root(doctor)
+
+    listing = add("list", _list, "the properties")
+    listing.add_argument("--json", action="store_true", help="the table as JSON")
+
+    run = add("run", _run, "decide the properties on this machine", epilog=EXIT)
+    run.add_argument(
+        "-o",
+        metavar="DIR",
+        type=Path,
+        dest="output",
+        help="write evidence.json, junit.xml, ktap.txt and kernel.log to a new folder",
+    )
+    run.add_argument(
+        "--only",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="decide this property alone (may be given again)",
+    )
+    run.add_argument(
+        "--require",
+        metavar="X",
+        action="append",
+        default=[],
+        help="FAIL what is not decided: ID, witness:NAME or feature:NAME",
+    )
+    run.add_argument(
+        "--bisect",
+        action="store_true",
+        help="exit 0 good, 1 bad, 125 otherwise, for git bisect run",
+    )
+    run.add_argument("--dry-run", action="store_true", help="list every host change, make none")
+    run.add_argument("--allow-other-vms", action="store_true", help="run beside other VMs")
+    _add_root(run)
+    run.usage = "kvmtest run [options] [-- PYTEST ARGS]"
+
+    restore = add("restore", _restore, "undo what a dead run left")
+    _add_root(restore)
+
+    report = add("report", _report, "show the evidence of a run")
+    report.add_argument(
+        "evidence", metavar="EVIDENCE", type=Path, help="evidence.json, or its folder"
+    )
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--ktap", action="store_true", help="print KTAP")
+    form.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML")
+
+    kernel = commands.add_parser("kernel", help="facts about kernels", allow_abbrev=False)
+    about = kernel.add_subparsers(dest="kernel_command", required=True, metavar="COMMAND")
+    inspect = add(
+        "inspect", _inspect, "is the fix in the running kernel? (0 yes, 1 no, 4 unknown)", to=about
+    )
+    _add_root(inspect)
+    return parser
+
+
+def _add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        type=_root,
+        default=Path("/"),
+        help="read and change the host's files below DIR: a stand-in tree",
+    )
+
+
+def _root(text: str) -> Path:
+    try:
+        path = Path(text).resolve(strict=True)
+        if path.is_dir():
+            return path
+        problem = "it is no folder"
+    except (OSError, RuntimeError) as error:
+        problem = getattr(error, "strerror", None) or "its links go round in a circle"
+    raise argparse.ArgumentTypeError(f"{text}: {problem}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from kvmtest.report.doctor import as_dict, show
+
+    if options.json:
+        print(json.dumps(as_dict(options.root), indent=1))  # noqa: T201
+    else:
+        show(options.root)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    if options.json:
+        from dataclasses import asdict
+
+        from kvmtest.properties import PROPERTIES
+
+        print(json.dumps([asdict(p) for p in PROPERTIES], indent=1))  # noqa: T201
+        return 0
+    from kvmtest.report.terminal import console, properties_table
+
+    console().print(properties_table())
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from kvmtest.run import Options, run
+
+    return run(
+        Options(
+            command=options.command_line,
+            root=options.root,
+            output=options.output,
+            only=options.only,
+            require=options.require,
+            bisect=options.bisect,
+            dry_run=options.dry_run,
+            allow_other_vms=options.allow_other_vms,
+            pytest_args=options.pytest_args,
+        )
+    )
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from kvmtest.host.journal import restore
+    from kvmtest.host.tree import Tree
+
+    restored = restore(Tree(options.root))
+    for line in restored.undone:
+        print(f"undone: {line}")  # noqa: T201
+    for line in restored.failed:
+        print(f"kvmtest: not undone: {line}", file=sys.stderr)  # noqa: T201
+    if restored.failed:
+        return 3
+    if restored.rebooted:
+        print("the machine was rebooted since that run: nothing of it is left")  # noqa: T201
+    elif not restored.undone:
+        print("nothing to restore: no dead run left anything")  # noqa: T201
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from kvmtest.evidence import load
+
+    evidence = load(options.evidence)
+    if options.ktap:
+        from kvmtest.report.ktap import ktap
+
+        sys.stdout.write(ktap(evidence.results))
+    elif options.junit:
+        from kvmtest.evidence.file import write_whole
+        from kvmtest.report.junit import junit
+
+        write_whole(options.junit, junit(evidence.results))
+    else:
+        from kvmtest.report.terminal import show_evidence
+
+        show_evidence(evidence)
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from kvmtest.report.kernel import show
+
+    return show(options.root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Facts for the record
+====================
+
+What is known of a machine, as JSON has it: for evidence and ``kvmtest doctor --json``.
+"""
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from kvmtest.missing import Missing
+
+from .machine import Machine
+
+__all__ = ["host_facts", "kernel_facts", "machine_facts", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """Return a fact as JSON has it; what is missing says so, with its remedy."""
+    if isinstance(value, Missing):
+        return {"missing": value.what, "remedy": value.remedy}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(item) for name, item in asdict(value).items() if name != "tree"}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(map(plain, value))
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """Return what the machine is."""
+    return {
+        "kind": "host" if machine.tree.is_live else "stand-in",
+        "root": str(machine.tree.root),
+        "virtualisation": str(machine.virtualisation),
+        "cpu": plain(machine.cpu),
+    }
+
+
+def kernel_facts(machine: Machine) -> dict[str, Any]:
+    """Return which kernel runs, without its whole configuration."""
+    kernel = plain(machine.kernel)
+    if not isinstance(machine.kernel, Missing):
+        config = machine.kernel.configuration
+        kernel["configuration"] = plain(config) if isinstance(config, Missing) else config.source
+    return {**kernel, "fix": plain(machine.fix)}
+
+
+def host_facts(machine: Machine) -> dict[str, Any]:
+    """Return what decides which properties can be decided."""
+    knob, msr = machine.knob, machine.msr
+    return {
+        "kvm_module": plain(machine.kvm_module),
+        "knob": plain(knob if isinstance(knob, Missing) else knob.values()),
+        "msr": plain(msr),
+        "lockdown": plain(machine.lockdown),
+        "secure_boot": plain(machine.secure_boot),
+        "pmus": plain(machine.pmus),
+        "pmu_names": plain(machine.pmu_names),
+        "smi_candidates": plain(machine.smi_candidates),
+        "kvm_users": plain(machine.census),
+    }

@@ -1,0 +1,5 @@
+"""Reports
+=======
+
+The same evidence for a terminal, for KTAP readers and for CI systems.
+"""

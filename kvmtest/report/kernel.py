@@ -1,0 +1,60 @@
+"""Kernel inspection
+=================
+
+Whether the fix is in a kernel, and what says so.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.text import Text
+
+from kvmtest.host.kernel import FixPresence, Kernel
+from kvmtest.host.machine import Machine
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+from .terminal import console, facts_table
+
+__all__ = ["show"]
+
+PRESENT, ABSENT, UNKNOWN = 0, 1, 4
+
+
+def show(root: Path) -> int:
+    """Print what the running kernel's BTF says; return 0 present, 1 absent, 4 unknown."""
+    machine = Machine(Tree(root))
+    screen = console()
+    kernel, fix = machine.kernel, machine.fix
+    if isinstance(kernel, Kernel):
+        screen.print(facts_table([("kernel", kernel.version_string)]))
+    if isinstance(fix, Missing):
+        screen.print(Text(f"unknown: {fix}"))
+        return UNKNOWN
+    screen.print(facts_table(_observations(fix)))
+    if not fix.has_control:
+        screen.print("unknown: this BTF does not describe KVM, so that nothing follows from it")
+        return UNKNOWN
+    if fix.has_host_owned_debugctl and fix.load_debugctl is not None:
+        screen.print(
+            "present: this kernel has the host-owned DEBUGCTL code (its types, not its effect)"
+        )
+        return PRESENT
+    screen.print("absent: this kernel's KVM has no host-owned DEBUGCTL code")
+    return ABSENT
+
+
+def _observations(fix: FixPresence) -> Iterator[tuple[str, str]]:
+    yield "looked in", fix.where
+    yield (
+        "struct kvm_x86_ops",
+        f"{fix.ops_copies} in all, known by {', '.join(fix.control_members)}",
+    )
+    yield "  HOST_OWNED_DEBUGCTL", f"in {fix.ops_copies_with_host_owned_debugctl} of them"
+    flags = ", ".join(f"{name}={value}" for name, value in fix.run_flags.items())
+    yield "enum kvm_x86_run_flags", flags or ("empty" if fix.has_run_flags_enum else "not there")
+    offset = fix.host_debugctl_offset
+    yield (
+        "arch.host_debugctl",
+        "not there" if offset is None else f"byte {offset} of struct kvm_vcpu",
+    )

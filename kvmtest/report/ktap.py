@@ -1,0 +1,34 @@
+"""KTAP
+====
+
+The kernel's test format (Documentation/dev-tools/ktap.rst). What decides nothing is SKIP.
+"""
+
+from collections.abc import Sequence
+
+from kvmtest.evidence import Result
+from kvmtest.judge import Verdict
+
+__all__ = ["ktap"]
+
+
+def ktap(results: Sequence[Result]) -> str:
+    """Return the results as KTAP, one test each."""
+    lines = ["KTAP version 1", f"1..{len(results)}"]
+    lines += [_line(number, result) for number, result in enumerate(results, 1)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(number: int, result: Result) -> str:
+    reason = " ".join(result.reason.split())
+    match result.verdict:
+        case Verdict.PASS:
+            return f"ok {number} {result.id}"
+        case Verdict.FAIL:
+            return f"# {reason}\nnot ok {number} {result.id}"
+        case Verdict.ERROR:
+            return f"not ok {number} {result.id} # ERROR {reason}"
+        case Verdict.SKIP:
+            return f"ok {number} {result.id} # SKIP {reason}"
+        case _:
+            return f"ok {number} {result.id} # SKIP {result.verdict}: {reason}"

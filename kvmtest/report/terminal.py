@@ -1,0 +1,173 @@
+"""Terminal
+========
+
+What a person sees: tables, one line for an error, progress. Colour only on a terminal.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TextIO, TypeVar
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kvmtest.evidence import Evidence, Result
+from kvmtest.judge import Verdict
+from kvmtest.missing import Missing
+from kvmtest.properties import PROPERTIES, Property
+
+__all__ = [
+    "Progress",
+    "console",
+    "facts_table",
+    "grouped",
+    "missing_table",
+    "properties_table",
+    "show_evidence",
+    "show_results",
+    "summary",
+]
+
+STYLES = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.ERROR: "bold magenta",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.MEASURED: "bold cyan",
+    Verdict.SKIP: "dim",
+}
+# Decided first, then what needs attention, then what does not apply.
+ORDER = [Verdict.FAIL, Verdict.ERROR, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.MEASURED]
+PIPE_WIDTH = 100
+T = TypeVar("T", bound=Hashable)
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Return where to print; a pipe gets no colour and a fixed width."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return _Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command line know; rich would exit with the status that says FAIL."""
+        raise  # What rich has caught as it calls this.
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """Return verdict, property and reason; equal verdicts for equal reasons share a row."""
+    table = _table("verdict", "property", "reason")
+    rank = {verdict: at for at, verdict in enumerate([*ORDER, Verdict.SKIP])}
+    ordered = sorted(results, key=lambda r: rank[r.verdict])
+    rows = grouped({r.id: (r.verdict, _short_reason(r)) for r in ordered})
+    for (verdict, reason), ids in rows.items():
+        mark = Text(verdict.value, STYLES[verdict])
+        table.add_row(mark, Text("\n".join(ids)), Text(reason))
+    return table
+
+
+def _short_reason(result: Result) -> str:
+    """Return the reason, of several missing things only the first: missing_table has them all."""
+    several = result.verdict is Verdict.SKIP and len(result.missing) > 1
+    return result.missing[0].what if several else result.reason
+
+
+def missing_table(missing: Iterable[Missing]) -> Table:
+    """Return each missing thing once, how to get it, and how many properties want it."""
+    table = _table("missing here", "how to get it", "wanted by")
+    for thing, count in Counter(missing).most_common():
+        table.add_row(Text(thing.what), Text(thing.remedy), str(count))
+    return table
+
+
+def grouped(answers: Mapping[str, T]) -> dict[T, list[str]]:
+    """Return the names that share an answer, by answer, both in their order."""
+    groups: dict[T, list[str]] = {}
+    for name, answer in answers.items():
+        groups.setdefault(answer, []).append(name)
+    return groups
+
+
+def show_results(screen: Console, results: Sequence[Result]) -> None:
+    """Print the verdicts, and what is missing for those that nobody could decide."""
+    screen.print(results_table(results))
+    screen.print()
+    missing = [thing for result in results for thing in result.missing]
+    if missing:
+        screen.print(missing_table(missing))
+        screen.print()
+
+
+def show_evidence(evidence: Evidence) -> None:
+    """Print what a run found, as it printed it itself."""
+    screen = console()
+    cpu = evidence.machine["cpu"] or {}
+    rows = [
+        ("run", f"{evidence.kvmtest['started']}, kvmtest {evidence.kvmtest['version']}"),
+        ("machine", f"{evidence.machine['kind']}: {cpu.get('model_name', 'unknown CPU')}"),
+        ("kernel", str(evidence.kernel.get("release", evidence.kernel.get("missing")))),
+    ]
+    screen.print(facts_table(rows))
+    screen.print()
+    show_results(screen, evidence.results)
+    cut = " (the run was interrupted)" if evidence.kvmtest["interrupted"] else ""
+    screen.print(f"{summary(evidence.results)}{cut}")
+
+
+def summary(results: Iterable[Result]) -> str:
+    """Return how many there are of each verdict, e.g. "3 PASS, 29 SKIP"."""
+    verdicts = [r.verdict for r in results]
+    counts = [f"{verdicts.count(v)} {v}" for v in [*ORDER, Verdict.SKIP] if v in verdicts]
+    return ", ".join(counts) or "nothing was decided"
+
+
+def properties_table() -> Table:
+    """Return the properties with their claims and witnesses."""
+    table = _table("property", "claim", "witnesses", "markers")
+    for p in PROPERTIES:
+        table.add_row(p.id, p.claim, ", ".join(p.witnesses), ", ".join(p.markers))
+    return table
+
+
+def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return two columns of facts."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in rows:
+        table.add_row(name, Text(fact))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("verdict", "property"))
+    return table
+
+
+class Progress:
+    """One line on a terminal's stderr that says what is going on; nothing elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._console = console(stream or sys.stderr)
+        self._status = self._console.status("starting")
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._status.stop()
+
+    def property(self, prop: Property, number: int, count: int) -> None:
+        """Say which property is being decided."""
+        self._status.update(Text(f"[{number}/{count}] {prop.id}"))
+
+    def say(self, what: RenderableType) -> None:
+        """Say anything else."""
+        self._status.update(what)
