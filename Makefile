@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# make run and make test work from a fresh clone; everything is made below .venv and build.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*.py guests/*)
+STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
+
+.PHONY: run test lint bench sanitize wheel clean
+
+run: $(INSTALLED)
+	@$(BIN)/kvmtest run $(ARGS)
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	for source in c_helpers/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
+
+bench: $(INSTALLED)
+	@$(BIN)/python bench/run.py
+
+sanitize: $(INSTALLED)
+	@PATH=$(CURDIR)/$(BIN):$$PATH sh tests/sanitize.sh
+
+wheel: $(INSTALLED)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info kvmtest/_native*.so kvmtest/_native.c kvmtest/guests/images
+
+# The native module and the guests are built by the install.
+$(INSTALLED): $(SOURCES) tools/prerequisites.sh
+	@PYTHON=$(PYTHON) CC=$(CC) sh tools/prerequisites.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "kvmtest: building and installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

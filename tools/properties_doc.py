@@ -1,0 +1,33 @@
+"""Writes docs/properties.md from the table in kvmtest.properties."""
+
+from pathlib import Path
+
+from kvmtest.properties import MARKERS, PROPERTIES, WITNESSES
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "properties.md"
+
+
+def document() -> str:
+    """Return the page."""
+    lines = [
+        "# Properties",
+        "",
+        "Made by `python tools/properties_doc.py` from `kvmtest/properties.py`, the only list.",
+        "",
+        "| property | claim | witnesses | needs | markers | source | decided by this version |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {p.id} | {p.claim} | {', '.join(p.witnesses)} | {', '.join(p.needs)} "
+        f"| {', '.join(p.markers)} | {p.source} | {'yes' if p.check else 'not yet'} |"
+        for p in PROPERTIES
+    ]
+    lines += ["", "| witness | observes | needs |", "|---|---|---|"]
+    lines += [f"| {w.name} | {w.observes} | {', '.join(w.needs)} |" for w in WITNESSES.values()]
+    lines += ["", "| marker | selects |", "|---|---|"]
+    lines += [f"| {name} | {meaning} |" for name, meaning in MARKERS.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(document())
