@@ -1,3 +1,3 @@
-"""Plain ``pytest tests/suite`` works from a checkout: the plugin that decides properties is loaded."""
+"""Plain ``pytest tests/suite`` works from a checkout: the plugin that decides is loaded."""
 
 pytest_plugins = ["kvmtest.plugin"]

@@ -3,8 +3,8 @@
 
 Builds ``kvmtest._native`` with cffi in API mode. Every constant, structure and function comes from
 ``native.h`` as the compiler sees it on the building machine, kernel headers included: nothing is
-typed in a second time. The compiler has the last word on layouts: what differs from it by a byte
-fails the build.
+typed in a second time. The compiler has the last word on layouts: a structure that differs from it
+by a byte is refused at its first use.
 """
 
 import os
@@ -27,7 +27,9 @@ CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_")
 EXTRA = """
 uint64_t clock_tsc(void);
 int64_t clock_now(void);
-int ioctl(int fd, unsigned long request, ...);
+int kvm_ioctl(int fd, unsigned long request, void *argument);
+void *kvm_mmap(int fd, size_t size);
+int kvm_munmap(void *address, size_t size);
 """
 
 
@@ -72,17 +74,21 @@ def struct(statement: str) -> str:
     """Return a structure in the words that cffi knows.
 
     Flexible arrays inside a union (struct kvm_nested_state) are only an address, and dropped: the
-    structure is then left open, and the compiler says where its members are. cffi lays the members
-    of a nameless union out one after the other where the structure around it has no name either
-    (struct kvm_run's system_event): only the last and largest is kept.
+    structure is then left open, and the compiler says where its members are. So is struct kvm_run,
+    to which every kernel adds. cffi lays the members of a nameless union out one after the other
+    where the structure around it has no name either: only the last and largest is kept
+    (kvm_run.system_event, kvm_run.hypercall), or nothing where they are structures (kvm_run.tdx).
     """
-    if statement.startswith("struct kvm_run "):
-        statement = re.sub(r"union \{ [^{}]*?(\w+ \w+\[\d+\];) \};", r"\1", statement)
+    is_open = statement.startswith("struct kvm_run ")
+    if is_open:
+        unions = r"struct \{ [^{}]*union \{ (?:struct \{ [^{}]*\} \w+; )+\}; \} \w+; "
+        statement = re.sub(unions, "", statement)
+        statement = re.sub(r"union \{ [^{}]*?(\w+ \w+(?:\[\d+\])?;) \};", r"\1", statement)
     flexible = r"union \{ (?:struct \{ struct \{ \} __empty_\w+; [^}]*\}; |[^{}]*\[0\]; )+\} \w+; "
     statement, dropped = re.subn(flexible, "", statement)
     statement = re.sub(r"struct \{ struct \{ \} __empty_\w+; (.*?)\};", r"\1", statement)
     statement = re.sub(r"\[([^]]+)\]", lambda size: f"[{array_size(size[1])}]", statement)
-    return statement.removesuffix("};") + "...; };" if dropped else statement
+    return statement.removesuffix("};") + "...; };" if dropped or is_open else statement
 
 
 def array_size(expression: str) -> int:

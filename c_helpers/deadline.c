@@ -18,10 +18,11 @@
 #endif
 
 struct guard {
+	pid_t thread;
 	timer_t timer;
 	int64_t deadline;
-	volatile int64_t armed_until;          /* 0: not armed */
-	volatile sig_atomic_t fired;
+	volatile int64_t armed_until;          /* 0: not armed, or fired since */
+	volatile sig_atomic_t kicked;
 	struct kvm_run *volatile run;          /* NULL: no run is guarded */
 };
 
@@ -35,18 +36,26 @@ int deadline_signal(void)
 	return SIGRTMIN + 8;
 }
 
-/* Both the timer's signal and a kick by another thread end here; a kick carries no guard. */
+int deadline_thread(void)
+{
+	return mine->thread;
+}
+
+/* Both the timer's signal and a kick by another thread end here; only the timer's names a guard. */
 static void on_signal(int number, siginfo_t *info, void *context)
 {
-	struct guard *guard = info->si_code == SI_TIMER ? info->si_value.sival_ptr : NULL;
+	struct guard *guard = mine;
 	struct kvm_run *run;
 
 	(void)number;
 	(void)context;
-	if (!guard)
+	if (info->si_code != SI_TIMER) {
+		if (guard)
+			guard->kicked = 1;
 		return;
+	}
+	guard = info->si_value.sival_ptr;
 	guard->armed_until = 0;
-	guard->fired = 1;
 	run = guard->run;
 	if (run)
 		*(volatile __u8 *)&run->immediate_exit = 1;
@@ -77,7 +86,8 @@ static void after_fork(void)
 
 static void set_up(void)
 {
-	struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
+	/* KVM_RUN says EINTR with or without SA_RESTART; the thread's other system calls are spared. */
+	struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
 
 	sigemptyset(&action.sa_mask);
 	once_error = pthread_key_create(&key, free_guard);
@@ -97,7 +107,8 @@ static int new_guard(void)
 	if (!guard)
 		return ENOMEM;
 	event.sigev_value.sival_ptr = guard;
-	event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+	guard->thread = (pid_t)syscall(SYS_gettid);
+	event.sigev_notify_thread_id = guard->thread;
 	if (timer_create(CLOCK_MONOTONIC, &event, &guard->timer)) {
 		error = errno;
 		free(guard);
@@ -146,7 +157,7 @@ int deadline_begin(struct kvm_run *run, int64_t deadline)
 			return error;
 	}
 	mine->deadline = deadline;
-	mine->fired = 0;
+	mine->kicked = 0;
 	mine->run = run;
 	/* Read after run is set: a timer that fires from here on is seen by KVM_RUN. */
 	armed_until = mine->armed_until;
@@ -155,13 +166,15 @@ int deadline_begin(struct kvm_run *run, int64_t deadline)
 	return arm(mine);
 }
 
-int deadline_check(int *was_timer)
+int deadline_check(int *was_ours)
 {
-	*was_timer = mine->fired;
-	mine->fired = 0;
+	int fired = !mine->armed_until;
+
+	*was_ours = fired || mine->kicked;
+	mine->kicked = 0;
 	if (clock_now() >= mine->deadline)
 		return 1;
-	if (*was_timer)
+	if (fired)
 		arm(mine);
 	return 0;
 }

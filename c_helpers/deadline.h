@@ -18,12 +18,17 @@ struct kvm_run;
  */
 int deadline_begin(struct kvm_run *run, int64_t deadline);
 
-/* Call after an EINTR: tells whether the deadline is over (1), or the timer was early and is set
- * anew (0, and *was_timer says whether the timer was the cause). */
-int deadline_check(int *was_timer);
+/*
+ * Call after an EINTR: tells whether the deadline is over (1) or not (0), and *was_ours whether one
+ * of our own signals was the cause: the timer, early and set anew, or a kick.
+ */
+int deadline_check(int *was_ours);
 
 /* Stop guarding; immediate_exit is left 0. */
 void deadline_end(void);
+
+/* This thread's id, after deadline_begin. */
+int deadline_thread(void);
 
 /* The signal that makes a thread leave KVM_RUN; its handler is in place after deadline_begin. */
 int deadline_signal(void);

@@ -36,13 +36,21 @@
 #define KVM_CAP_X86_GUEST_MODE 238
 #endif
 
-/* Exits. Their union members are read through the two structures below. */
+/* Exits. Their union members are read through the structures below. */
 #ifndef KVM_EXIT_MEMORY_FAULT
 #define KVM_EXIT_MEMORY_FAULT 39
 #endif
 #ifndef KVM_EXIT_TDX
 #define KVM_EXIT_TDX 40
 #endif
+
+/* kvm_run.hypercall; older headers have a longmode of 32 bits and a pad in place of flags. */
+struct kvmtest_exit_hypercall {
+	__u64 nr;
+	__u64 args[6];
+	__u64 ret;
+	__u64 flags;
+};
 
 /* kvm_run.memory_fault */
 struct kvmtest_exit_memory_fault {

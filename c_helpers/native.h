@@ -4,6 +4,7 @@
 #define KVMTEST_NATIVE_H
 
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #include "clock.h"
 #include "kvm_abi.h"
@@ -11,5 +12,25 @@
 #include "mailbox.h"
 #include "run_loop.h"
 #include "toggler.h"
+
+/* ioctl as cffi can call it directly; one with "..." goes the slow way through libffi. */
+static inline int kvm_ioctl(int fd, unsigned long request, void *argument)
+{
+	return ioctl(fd, request, argument);
+}
+
+/* The memory of a descriptor, or fresh memory where fd is negative; NULL and errno on failure. */
+static inline void *kvm_mmap(int fd, size_t size)
+{
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+	void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	return address == MAP_FAILED ? NULL : address;
+}
+
+static inline int kvm_munmap(void *address, size_t size)
+{
+	return munmap(address, size);
+}
 
 #endif

@@ -12,12 +12,21 @@
 #include "clock.h"
 #include "deadline.h"
 
-static __thread int my_thread;
+static inline void set_immediate_exit(struct runner *runner, __u8 value)
+{
+	*(volatile __u8 *)&runner->run->immediate_exit = value;
+}
 
-/* One KVM_RUN, repeated only where our own timer was early. */
+/* Stopper and runner each write, then read what the other writes: neither may overtake. */
+static inline void meet_other_thread(void)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* One KVM_RUN, repeated only where our own timer was early, or a kick late. */
 static inline enum run_end enter(struct runner *runner)
 {
-	int failed, was_timer;
+	int failed, was_ours, was_immediate;
 
 	for (;;) {
 		if (runner->stop)
@@ -33,24 +42,32 @@ static inline enum run_end enter(struct runner *runner)
 			return RUN_ERROR;
 		}
 		/* Cleared before the stop flag is read: run_stop sets the flag first. */
-		*(volatile __u8 *)&runner->run->immediate_exit = 0;
+		was_immediate = *(volatile __u8 *)&runner->run->immediate_exit;
+		set_immediate_exit(runner, 0);
+		runner->thread = deadline_thread();
+		meet_other_thread();
 		if (runner->stop)
 			return RUN_STOPPED;
-		if (deadline_check(&was_timer))
+		if (deadline_check(&was_ours))
 			return RUN_DEADLINE;
-		if (!was_timer)
+		if (!was_ours && !was_immediate)
 			return RUN_SIGNAL;
 	}
 }
 
 static int begin(struct runner *runner, int64_t timeout)
 {
+	if (!runner->run) {
+		runner->error = EBADF;
+		return -1;
+	}
+	/* A stop that was cleared since has left it set. Before deadline_begin, whose timer sets it. */
+	set_immediate_exit(runner, 0);
 	runner->error = deadline_begin(runner->run, clock_now() + timeout);
 	if (runner->error)
 		return -1;
-	if (!my_thread)
-		my_thread = (int)syscall(SYS_gettid);
-	runner->thread = my_thread;
+	runner->thread = deadline_thread();
+	meet_other_thread();
 	return 0;
 }
 
@@ -81,14 +98,18 @@ enum run_end run_loop(struct runner *runner, struct run_record *record, uint16_t
 		      int64_t timeout)
 {
 	enum run_end why;
+	uint64_t entries;
 
+	record->doorbells = 0;
+	record->stamped = 0;
 	if (begin(runner, timeout))
 		return RUN_ERROR;
-	record->doorbells = 0;
 	for (;;) {
+		entries = runner->entries;
 		why = enter(runner);
-		if (record->capacity) {
-			struct run_stamp *stamp = &record->stamps[record->doorbells % record->capacity];
+		/* A stop may come before the first entry. */
+		if (record->capacity && runner->entries != entries) {
+			struct run_stamp *stamp = &record->stamps[record->stamped++ % record->capacity];
 
 			stamp->entry = runner->tsc_entry;
 			stamp->exit = runner->tsc_exit;
@@ -110,15 +131,17 @@ void run_stop(struct runner *runner)
 	int thread;
 
 	runner->stop = 1;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	*(volatile __u8 *)&runner->run->immediate_exit = 1;
-	thread = runner->thread;
+	if (!runner->run)
+		return;
+	set_immediate_exit(runner, 1);
+	/* Taken, so that one entry is kicked but once: a flood of signals would hold the thread up. */
+	thread = __atomic_exchange_n(&runner->thread, 0, __ATOMIC_SEQ_CST);
 	if (thread)
 		syscall(SYS_tgkill, getpid(), thread, deadline_signal());
 }
 
 void run_clear_stop(struct runner *runner)
 {
+	/* immediate_exit may be the timer's by now: left to the runner. */
 	runner->stop = 0;
-	*(volatile __u8 *)&runner->run->immediate_exit = 0;
 }

@@ -25,9 +25,9 @@ enum run_end {
 struct runner {
 	int fd;
 	int error;                      /* errno of the last RUN_ERROR */
-	struct kvm_run *run;
+	struct kvm_run *run;            /* NULL: the vCPU is closed */
 	volatile uint32_t stop;         /* the stop flag; cleared by run_clear_stop only */
-	volatile int thread;            /* who is in a run now, 0: nobody */
+	volatile int thread;            /* who is to be kicked out of a run, 0: nobody */
 	uint64_t entries;               /* KVM_RUN calls, those that a signal ended included */
 	uint64_t tsc_entry, tsc_exit;   /* around the last KVM_RUN */
 };
@@ -40,6 +40,7 @@ struct run_stamp {
 struct run_record {
 	uint64_t limit;                 /* doorbells to answer, 0: no limit */
 	uint64_t doorbells;             /* out: doorbells answered */
+	uint64_t stamped;               /* out: entries stamped, those overwritten since included */
 	uint64_t capacity;              /* room in stamps: a ring, the newest win */
 	struct run_stamp *stamps;
 };
@@ -51,7 +52,10 @@ enum run_end run_once(struct runner *runner, int64_t timeout);
 enum run_end run_loop(struct runner *runner, struct run_record *record, uint16_t doorbell_port,
 		      int64_t timeout);
 
-/* Make the vCPU leave its run, and every later one, until run_clear_stop. From any thread. */
+/*
+ * Make the vCPU leave its run, and every later one, until run_clear_stop. From any thread. A stop
+ * that is cleared before the vCPU has seen it may have no effect.
+ */
 void run_stop(struct runner *runner);
 void run_clear_stop(struct runner *runner);
 

@@ -10,11 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kvmtest._native import lib
 from kvmtest.errors import EnvironmentUnfit
 
 __all__ = ["Image", "load"]
 
 IMAGES = Path(__file__).parent / "images"
+# What the processor modes look for.
+NEEDED = {"start", "exception_stubs", "interrupt", "image_end"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +36,33 @@ def load(name: str, folder: Path = IMAGES) -> Image:
 
     Raises :class:`~kvmtest.errors.EnvironmentUnfit` where the image is missing or no ELF file.
     """
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
     path = folder / f"{name}.elf"
     try:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            segment = next(s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD")
-            table: Any = elf.get_section_by_name(".symtab")
-            symbols = {s.name: s["st_value"] for s in table.iter_symbols() if s.name}
-            return Image(name, segment["p_paddr"], segment.data(), symbols)
+        return _read(name, path)
     except FileNotFoundError:
         problem = "the image is missing"
-    except (ELFError, StopIteration, AttributeError, OSError) as error:
-        problem = f"the image is not usable ({error or type(error).__name__})"
+    except Exception as error:  # a damaged file makes elftools raise almost anything
+        problem = (
+            f"the image is not usable ({type(error).__name__}: {' '.join(str(error).split())})"
+        )
     raise EnvironmentUnfit(
         f"guest {name}: {problem} at {path}; build it again (make, or pip install)"
     )
+
+
+def _read(name: str, path: Path) -> Image:
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as file:
+        elf = ELFFile(file)
+        segment = next(s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD")
+        table: Any = elf.get_section_by_name(".symtab")
+        symbols = {s.name: s["st_value"] for s in table.iter_symbols() if s.name}
+        image = Image(name, segment["p_paddr"], segment.data(), symbols)
+    if not symbols.keys() >= NEEDED:
+        raise ValueError(f"without symbols {', '.join(sorted(NEEDED - symbols.keys()))}")
+    if image.address + len(image.data) != symbols["image_end"]:
+        raise ValueError("its bytes do not end at image_end")
+    if image.address != lib.GUEST_IMAGE:
+        raise ValueError(f"linked at {image.address:#x}")
+    return image

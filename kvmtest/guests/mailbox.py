@@ -120,7 +120,7 @@ def exit_often(count: int) -> Command:
 
 
 def watch(ticks: int, threshold: int) -> Command:
-    """Poll the TSC for ``ticks``; values: gaps (``threshold`` or more), polls, shortest, longest."""
+    """Poll the TSC for ``ticks``; values: gaps (>= ``threshold``), polls, shortest, longest."""
     return Command(lib.MAILBOX_WATCH, (ticks, threshold))
 
 
@@ -145,6 +145,8 @@ def write_commands(mailbox: Any, commands: Sequence[Command]) -> None:
 
 def read_results(mailbox: Any) -> list[Result]:
     """Return the results that a ``struct mailbox *`` holds."""
+    if mailbox.done > lib.MAILBOX_CAPACITY:
+        raise KvmtestError(f"the guest says it has {mailbox.done} results: it has gone astray")
     return [_result(mailbox.result[at]) for at in range(mailbox.done)]
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from kvmtest._native import ffi, lib
 
+from .layout import unpacker
+
 __all__ = [
     "BusLockExit",
     "Deadline",
@@ -259,26 +261,15 @@ Exit = (
 )
 
 
-def _io(run: Any) -> IoExit:
-    io = run.io
-    size, count = io.size, io.count
-    data = b""
-    is_out = io.direction == lib.KVM_EXIT_IO_OUT
-    if is_out:
-        start = ffi.cast("char *", run) + io.data_offset
-        data = ffi.buffer(start, size * count)[:]
-    return IoExit(io.port, is_out, size, count, data)
-
-
 def _mmio(run: Any) -> MmioExit:
     mmio = run.mmio
     data = bytes(mmio.data)[: mmio.len] if mmio.is_write else b""
     return MmioExit(mmio.phys_addr, bool(mmio.is_write), data)
 
 
-def _overlay(run: Any, struct: str) -> Any:
+def _overlay(run: Any, name: str) -> Any:
     """Read the exit union through one of the structures that kvm_abi.h declares."""
-    return ffi.cast(f"struct {struct} *", ffi.addressof(run, "hw"))
+    return ffi.cast(f"struct {name} *", ffi.addressof(run, "hw"))
 
 
 def _memory_fault(run: Any) -> MemoryFaultExit:
@@ -297,8 +288,8 @@ def _debug(run: Any) -> DebugExit:
 
 
 def _hypercall(run: Any) -> HypercallExit:
-    call = run.hypercall
-    return HypercallExit(call.nr, tuple(call.args), bool(call.longmode))
+    call = _overlay(run, "kvmtest_exit_hypercall")
+    return HypercallExit(call.nr, tuple(call.args), bool(call.flags & 1))
 
 
 def _internal(run: Any) -> InternalErrorExit:
@@ -315,9 +306,9 @@ def _fail_entry(run: Any) -> FailEntryExit:
     return FailEntryExit(run.fail_entry.hardware_entry_failure_reason, run.fail_entry.cpu)
 
 
+# By exit_reason; KVM_EXIT_IO is in decode itself.
 DECODERS: dict[int, Callable[[Any], Exit]] = {
     lib.KVM_EXIT_EXCEPTION: lambda run: ExceptionExit(run.ex.exception, run.ex.error_code),
-    lib.KVM_EXIT_IO: _io,
     lib.KVM_EXIT_HYPERCALL: _hypercall,
     lib.KVM_EXIT_DEBUG: _debug,
     lib.KVM_EXIT_HLT: lambda run: HltExit(),
@@ -346,9 +337,31 @@ DECODERS: dict[int, Callable[[Any], Exit]] = {
 }
 
 
-def decode(run: Any) -> Exit:
-    """Return the exit that a ``struct kvm_run *`` describes."""
-    decoder = DECODERS.get(run.exit_reason)
+KVM_EXIT_IO: int = lib.KVM_EXIT_IO
+KVM_EXIT_IO_OUT: int = lib.KVM_EXIT_IO_OUT
+
+# kvm_run.exit_reason and kvm_run.io are unpacked at one go, and the exit is made without its
+# Python-level constructor: no other exit comes so often.
+IO = ("io.direction", "io.size", "io.port", "io.count", "io.data_offset")
+REASON_OFFSET: int = ffi.offsetof("struct kvm_run", "exit_reason")
+unpack_io = unpacker("struct kvm_run", "exit_reason", *IO, start=REASON_OFFSET).unpack_from
+new_tuple = tuple.__new__
+
+
+def decode(run: Any, mapping: Any) -> Exit:
+    """Return the exit that a ``struct kvm_run *``, the head of the vCPU's mapping, describes.
+
+    ``mapping`` is the buffer of all of it.
+
+    Never raises, whatever the two hold; data that lie outside the mapping are left out.
+    """
+    reason, direction, size, port, count, start = unpack_io(mapping, REASON_OFFSET)
+    if reason == KVM_EXIT_IO:
+        is_out = direction == KVM_EXIT_IO_OUT
+        # A slice never reaches beyond the mapping, whatever offset and length say.
+        data = mapping[start : start + size * count] if is_out else b""
+        return new_tuple(IoExit, (port, is_out, size, count, data))
+    decoder = DECODERS.get(reason)
     if decoder is None:
-        return UnknownExit(run.exit_reason, run.hw.hardware_exit_reason)
+        return UnknownExit(reason, run.hw.hardware_exit_reason)
     return decoder(run)

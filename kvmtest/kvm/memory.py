@@ -4,12 +4,15 @@
 Anonymous host memory behind a KVM memory slot.
 """
 
-import mmap
 from typing import Any
 
 from kvmtest._native import ffi
 
+from .shared import SharedMemory
+
 __all__ = ["Memory"]
+
+ADDRESS = ffi.typeof("uintptr_t")
 
 
 class Memory:
@@ -18,9 +21,8 @@ class Memory:
     def __init__(self, size: int, guest_address: int) -> None:
         self.size = size
         self.guest_address = guest_address
-        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._view = ffi.from_buffer("char[]", self._map, require_writable=True)
-        self.host_address = int(ffi.cast("uintptr_t", self._view))
+        self._mapping = SharedMemory(size)
+        self.host_address = int(ffi.cast(ADDRESS, self._mapping.pointer))
 
     def _offset(self, address: int, length: int) -> int:
         offset = address - self.guest_address
@@ -31,23 +33,23 @@ class Memory:
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes from a guest-physical address; IndexError outside the slot."""
         offset = self._offset(address, length)
-        return self._map[offset : offset + length]
+        return bytes(self._mapping.buffer[offset : offset + length])
 
     def write(self, address: int, data: bytes) -> None:
         """Write bytes at a guest-physical address; IndexError outside the slot."""
         offset = self._offset(address, len(data))
-        self._map[offset : offset + len(data)] = data
+        self._mapping.buffer[offset : offset + len(data)] = data
 
     def struct(self, ctype: str, address: int) -> Any:
         """Return a pointer such as ``struct mailbox *`` to a guest-physical address.
 
         It is good until the memory is closed.
         """
-        pointer = ffi.cast(ctype, self._view + self._offset(address, 0))
+        pointer = ffi.cast(ctype, self._mapping.pointer + self._offset(address, 0))
         self._offset(address, ffi.sizeof(ffi.typeof(pointer).item))
         return pointer
 
     def close(self) -> None:
         """Give the memory back; only after the VM is closed."""
-        ffi.release(self._view)
-        self._map.close()
+        self.size = 0  # no address is inside any more
+        self._mapping.close()

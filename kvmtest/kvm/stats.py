@@ -9,11 +9,16 @@ import os
 import struct
 from typing import NamedTuple
 
-from kvmtest._native import ffi, lib
+from kvmtest._native import lib
+
+from .layout import unpacker
 
 __all__ = ["Statistic", "Stats"]
 
-DESCRIPTOR = struct.Struct("=IhHII")
+HEADER = unpacker("struct kvm_stats_header", "name_size", "num_desc", "id_offset", "desc_offset",
+                  "data_offset")  # fmt: skip
+# Without the name that follows it.
+DESCRIPTOR = unpacker("struct kvm_stats_desc", "flags", "exponent", "size", "offset", "bucket_size")
 
 
 class Statistic(NamedTuple):
@@ -32,17 +37,21 @@ class Stats:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        size = ffi.sizeof("struct kvm_stats_header")
-        header = ffi.from_buffer("struct kvm_stats_header *", os.pread(fd, size, 0))
-        self.id = os.pread(fd, header.name_size, header.id_offset).split(b"\0")[0].decode()
-        self.descriptors = self._read_descriptors(
-            header.num_desc, header.name_size, header.desc_offset
-        )
-        self._data_offset = header.data_offset
+        try:
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self) -> None:
+        header = os.pread(self._fd, HEADER.size, 0)
+        name_size, count, id_at, descriptors_at, self._data_offset = HEADER.unpack(header)
+        self.id = os.pread(self._fd, name_size, id_at).split(b"\0")[0].decode()
+        self.descriptors = self._read_descriptors(count, name_size, descriptors_at)
         self._data_size = max((d.offset + 8 * d.size for d in self.descriptors), default=0)
 
     def _read_descriptors(self, count: int, name_size: int, offset: int) -> tuple[Statistic, ...]:
-        step = ffi.sizeof("struct kvm_stats_desc") + name_size
+        step = DESCRIPTOR.size + name_size
         block = os.pread(self._fd, count * step, offset)
         found = []
         for at in range(0, count * step, step):

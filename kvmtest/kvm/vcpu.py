@@ -6,7 +6,6 @@ Documentation/virt/kvm/api.rst; registers are the kernel's own structures (``str
 """
 
 import errno
-import mmap
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from . import exits
 from .cpuid import Cpuid
 from .errors import CapabilityMissing, KvmError, MsrRefused
 from .ioctl import ioctl
+from .shared import SharedMemory
 from .stats import Stats
 
 __all__ = ["Loop", "Vcpu"]
@@ -25,6 +25,10 @@ DEFAULT_TIMEOUT = 1.0
 DEFAULT_TIMEOUT_NS = int(DEFAULT_TIMEOUT * 1e9)
 # Beyond this a run is a mistake: KVM_RUN always has a deadline.
 LONGEST_TIMEOUT = 3600.0
+
+KVM_RUN, RUNNER = ffi.typeof("struct kvm_run *"), ffi.typeof("struct runner *")
+RUN_EXIT: int = lib.RUN_EXIT
+decode = exits.decode
 
 
 class Loop:
@@ -49,9 +53,8 @@ class Loop:
         The last is that of the entry which ended the loop, unless the limit did.
         """
         capacity = self._record.capacity
-        reached_limit = self._record.limit and self.doorbells == self._record.limit
-        count = self.doorbells + (0 if reached_limit else 1)
-        kept = range(max(0, count - capacity), count) if capacity else range(0)
+        count = self._record.stamped
+        kept = range(max(0, count - capacity), count)
         return [(s.entry, s.exit) for s in (self._stamps[at % capacity] for at in kept)]
 
 
@@ -63,19 +66,25 @@ class Vcpu:
     ) -> None:
         self.fd = fd
         self.id = number
+        self._name = f"vCPU {number}"
         self._check_extension = check_extension
-        self._map = mmap.mmap(fd, mmap_size)
-        self._view = ffi.from_buffer("char[]", self._map, require_writable=True)
-        self.kvm_run: Any = ffi.cast("struct kvm_run *", self._view)
-        self._runner = ffi.new("struct runner *", {"fd": fd, "run": self.kvm_run})
+        try:
+            self._mapping = SharedMemory(mmap_size, fd)
+        except OSError:
+            os.close(fd)
+            raise
+        self._buffer = self._mapping.buffer
+        self.kvm_run: Any = ffi.cast(KVM_RUN, self._mapping.pointer)
+        self._runner = ffi.new(RUNNER)
+        self._runner.fd, self._runner.run = fd, self.kvm_run
         self._stats: Stats | None = None
         self._run_once = lib.run_once
 
     def __repr__(self) -> str:
-        return f"<vCPU {self.id}>"
+        return f"<{self._name}>"
 
     def _ioctl(self, name: str, argument: Any = 0) -> int:
-        return ioctl(self.fd, name, argument, f"vCPU {self.id}")
+        return ioctl(self.fd, name, argument, self._name)
 
     def _get(self, name: str, ctype: str) -> Any:
         struct = ffi.new(ctype)
@@ -94,8 +103,8 @@ class Vcpu:
         """
         ns = DEFAULT_TIMEOUT_NS if timeout is DEFAULT_TIMEOUT else _nanoseconds(timeout)
         end = self._run_once(self._runner, ns)
-        if end == lib.RUN_EXIT:
-            return exits.decode(self.kvm_run)
+        if end == RUN_EXIT:
+            return decode(self.kvm_run, self._buffer)
         return self._ended(end, timeout)
 
     def run_loop(
@@ -114,8 +123,8 @@ class Vcpu:
         """
         loop = Loop(limit, stamps)
         end = lib.run_loop(self._runner, loop._record, doorbell_port, _nanoseconds(timeout))
-        if end == lib.RUN_EXIT:
-            loop.exit = exits.decode(self.kvm_run)
+        if end == RUN_EXIT:
+            loop.exit = decode(self.kvm_run, self._buffer)
         elif end != lib.RUN_LIMIT:
             loop.exit = self._ended(end, timeout)
         return loop
@@ -127,7 +136,7 @@ class Vcpu:
             return exits.Stopped()
         if end == lib.RUN_SIGNAL:
             return exits.Signal()
-        raise KvmError("KVM_RUN", self._runner.error, f"vCPU {self.id}")
+        raise KvmError("KVM_RUN", self._runner.error, self._name)
 
     def stop(self) -> None:
         """Make the vCPU leave its run, and every later one, until :meth:`clear_stop`.
@@ -323,8 +332,11 @@ class Vcpu:
             return
         if self._stats:
             self._stats.close()
-        ffi.release(self._view)
-        self._map.close()
+        # Whoever still runs or stops the vCPU is to get an error, not a dead mapping.
+        self._runner.run = self.kvm_run = ffi.NULL
+        self._runner.fd = -1
+        self._buffer = b""
+        self._mapping.close()
         os.close(self.fd)
         self.fd = -1
 

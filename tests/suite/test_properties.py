@@ -4,6 +4,7 @@
 """
 
 import pytest
+
 from kvmtest.plugin import Decide
 from kvmtest.properties import PROPERTIES, Property
 
