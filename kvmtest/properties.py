@@ -5,7 +5,6 @@ The only list of what kvmtest can claim about a kernel. Documentation, ``kvmtest
 KTAP names and reports are made from it.
 """
 
-import difflib
 from dataclasses import dataclass
 
 from kvmtest.errors import UsageError
@@ -353,6 +352,8 @@ def find(property_id: str) -> Property:
     known = {p.id: p for p in PROPERTIES}
     if property_id in known:
         return known[property_id]
+    import difflib  # rarely needed
+
     near = difflib.get_close_matches(property_id, known, n=1, cutoff=0.5)
     advice = f"did you mean {near[0]}?" if near else "see kvmtest list"
     raise UsageError(f"no property {property_id}; {advice}")

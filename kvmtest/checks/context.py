@@ -6,12 +6,15 @@ What a check may use: the machine's facts, the journal for what it changes, the 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kvmtest.host.journal import Journal
-from kvmtest.host.kernel_log import KernelLog, Mark
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, Reading
 from kvmtest.missing import Missing
+
+if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
+    from kvmtest.host.journal import Journal
+    from kvmtest.host.kernel_log import KernelLog, Mark
 
 __all__ = ["Check", "Context", "RunLog"]
 
@@ -20,8 +23,8 @@ __all__ = ["Check", "Context", "RunLog"]
 class RunLog:
     """The kernel log from the run's beginning on."""
 
-    log: KernelLog
-    mark: Mark
+    log: "KernelLog"
+    mark: "Mark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Context:
     """Made once a run and handed to every check."""
 
     machine: Machine
-    journal: Journal
+    journal: "Journal"
     kernel_log: RunLog | Missing
 
 

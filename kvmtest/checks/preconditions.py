@@ -48,7 +48,12 @@ def _vendor_module(wanted: str, hosts: str) -> Callable[[Machine], Missing | Non
 
 def _enabled(machine: Machine, parameter: str) -> bool | Missing:
     module = machine.kvm_module
-    return module if isinstance(module, Missing) else module.enabled(parameter)
+    if isinstance(module, Missing):
+        return module
+    on = module.enabled(parameter)
+    if isinstance(on, Missing) and not on.remedy:
+        return Missing(on.what, "run on a host with kvm_intel")
+    return on
 
 
 def nested(machine: Machine) -> Missing | None:
