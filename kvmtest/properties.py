@@ -78,8 +78,8 @@ APM = "AMD APM volume 2, 13.1.1 (DebugCtl) and 15.13 (intercepts)"
 
 INTEL = ("intel",)
 LAB = ("intel", "lab")
-VMX = ("kvm-intel", "knob")
-NESTED = ("kvm-intel", "nested", "knob")
+VMX = ("kvm-intel", "knob", "freeze-bit")
+NESTED = ("kvm-intel", "nested", "knob", "freeze-bit")
 ENTRY = ("vmcs", "runflags")
 
 PROPERTIES: tuple[Property, ...] = (
@@ -96,7 +96,7 @@ PROPERTIES: tuple[Property, ...] = (
         "host.knob-effective",
         "writing the knob changes MSR 0x1d9 bit 14 on every online CPU",
         LAB,
-        ("knob",),
+        ("knob", "freeze-bit"),
         ("hostmsr",),
         KNOB,
         "host:knob_effective",
@@ -105,7 +105,7 @@ PROPERTIES: tuple[Property, ...] = (
         "host.msr-survives",
         "after guests ran, every CPU's bit 14 is still what the knob says",
         LAB,
-        ("knob", "kvm"),
+        ("knob", "freeze-bit", "kvm"),
         ("hostmsr",),
         FIX,
     ),
@@ -113,7 +113,7 @@ PROPERTIES: tuple[Property, ...] = (
         "host.hotplug",
         "a CPU taken offline and online gets the knob's value back",
         INTEL,
-        ("knob", "cpu-hotplug"),
+        ("knob", "freeze-bit", "cpu-hotplug"),
         ("hostmsr",),
         KNOB,
     ),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kvmtest.guests import Guest, long_guest, mailbox
 from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.judge import Absence, Reading, claim, control, measure
-from kvmtest.kvm import System
+from kvmtest.kvm import MsrRefused, System
 from kvmtest.missing import Missing
 
 from .context import Context
@@ -36,6 +36,7 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
         guest = long_guest(vm, vcpu)
         guest.boot()
         yield from _controls(guest)
+        yield from _without_fix(context)
         yield from _views(guest, "")
         knob = context.machine.knob
         if isinstance(knob, Missing):
@@ -47,12 +48,19 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
             yield from _views(guest, f" with freeze_on_smi={value}")
 
 
+def _without_fix(context: Context) -> Iterator[Reading]:
+    """Say where there is nothing to hide because no host bit reaches the guest's DEBUGCTL."""
+    fix = context.machine.fix
+    if not isinstance(fix, Missing) and fix.has_control and not fix.is_present:
+        yield measure("guest", "the host-owned DEBUGCTL code in this kernel", "absent")
+
+
 def _controls(guest: Guest) -> Iterator[Reading]:
     token = secrets.randbits(46)
     guest.vcpu.set_msr(IA32_SYSENTER_EIP, token)
     inside, bogus = guest.execute(mailbox.rdmsr(IA32_SYSENTER_EIP), mailbox.rdmsr(NO_SUCH_MSR))
     outside = guest.vcpu.get_msr(IA32_SYSENTER_EIP)
-    remedy = "report this KVM: the guest's RDMSR can't be trusted"
+    remedy = "load kvm with ignore_msrs=0, or report this KVM: its RDMSR can't be trusted"
     what = "the value that userspace put into MSR 0x176, read by the guest's RDMSR"
     yield control("guest", what, hex(inside.values[0]), hex(token), remedy)
     what = "the value that userspace put into MSR 0x176, read by KVM_GET_MSRS"
@@ -63,20 +71,31 @@ def _controls(guest: Guest) -> Iterator[Reading]:
 
 
 def _views(guest: Guest, state: str) -> Iterator[Reading]:
-    """Take one reading by the guest and one by userspace; a refused read shows nothing either."""
+    """Take one reading by the guest and one by userspace; a refused one observes nothing."""
     (result,) = guest.execute(mailbox.rdmsr(IA32_DEBUGCTL))
-    raw = None if result.fault else result.values[0]
-    what = f"bit 14 in the guest's RDMSR 0x1d9{state}"
-    yield claim("guest", what, _bit(raw), 0, value=raw, fault=str(result.fault or ""))
-    value = guest.vcpu.get_msr(IA32_DEBUGCTL)
-    yield claim("guest", f"bit 14 in KVM_GET_MSRS 0x1d9{state}", _bit(value), 0, value=value)
+    what = f"the guest's RDMSR 0x1d9{state}"
+    yield from _view(what, None if result.fault else result.values[0], str(result.fault))
+    what = f"KVM_GET_MSRS 0x1d9{state}"
+    try:
+        yield from _view(what, guest.vcpu.get_msr(IA32_DEBUGCTL), "")
+    except MsrRefused as error:
+        yield from _view(what, None, str(error))
+
+
+def _view(what: str, value: int | None, refusal: str) -> Iterator[Reading]:
+    if value is None:
+        remedy = "use a KVM that has MSR 0x1d9"
+        yield control("guest", f"an answer to {what}", refusal, "a value", remedy)
+        return
+    yield claim("guest", f"bit 14 in {what}", _bit(value), 0, value=value)
 
 
 def _host_bit(context: Context, value: int) -> Iterator[Reading]:
     """Show that the bit to hide is there: only the host's MSRs know."""
     msr = context.machine.msr
     if isinstance(msr, Missing):
-        yield measure("guest", "the host's own bit 14", f"not to be seen ({msr.what})")
+        what = f"the host's bit 14 with freeze_on_smi={value}"
+        yield control("guest", what, f"not to be seen ({msr.what})", str(value), msr.remedy)
         return
     remedy = "run where the knob reaches the MSR (see host.knob-effective)"
     for cpu, debugctl in msr.read_all(IA32_DEBUGCTL).items():
@@ -84,5 +103,5 @@ def _host_bit(context: Context, value: int) -> Iterator[Reading]:
         yield control("guest", what, _bit(debugctl), value, remedy, debugctl=debugctl)
 
 
-def _bit(value: int | None) -> int:
-    return int(bool((value or 0) & IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+def _bit(value: int) -> int:
+    return int(bool(value & IA32_DEBUGCTL_FREEZE_WHILE_SMM))

@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterable
 from kvmtest import __version__
 from kvmtest.host.kernel import Kernel
 from kvmtest.host.machine import Machine
+from kvmtest.host.msr import (
+    IA32_PERF_CAPABILITIES,
+    IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM,
+    MsrError,
+)
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
 
@@ -28,7 +33,7 @@ def kvm(machine: Machine) -> Missing | None:
         module = machine.kvm_module
         why = module if isinstance(module, Missing) else Missing("load the module")
         return Missing("there is no /dev/kvm", str(why))
-    if not os.access(path, os.R_OK | os.W_OK):
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         return Missing("no permission for /dev/kvm", "run as root, or join the group that owns it")
     return None
 
@@ -94,6 +99,23 @@ def msr(machine: Machine) -> Missing | None:
     return machine.msr if isinstance(machine.msr, Missing) else None
 
 
+def freeze_bit(machine: Machine) -> Missing | None:
+    """Every CPU says that it has FREEZE_WHILE_SMM."""
+    access = machine.msr
+    if isinstance(access, Missing):
+        return access
+    try:
+        capabilities = access.read_all(IA32_PERF_CAPABILITIES)
+    except MsrError:
+        return Missing("the CPU has no IA32_PERF_CAPABILITIES", "run on bare metal, on Intel")
+    if all(value & IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM for value in capabilities.values()):
+        return None
+    return Missing(
+        "IA32_PERF_CAPABILITIES bit 12 is 0: the CPU, or the hypervisor above, can't freeze in SMM",
+        "run on bare metal, on Intel",
+    )
+
+
 def pmu(machine: Machine) -> Missing | None:
     """There is a hardware PMU."""
     return machine.pmus if isinstance(machine.pmus, Missing) else None
@@ -142,7 +164,7 @@ def kernel_log(machine: Machine) -> Missing | None:
     """The kernel log can be read."""
     if not machine.tree.exists("/dev/kmsg"):
         return Missing("there is no /dev/kmsg", "run outside a container, on a kernel with printk")
-    if not os.access(machine.tree.path("/dev/kmsg"), os.R_OK):
+    if not os.access(machine.tree.path("/dev/kmsg"), os.R_OK, effective_ids=True):
         return Missing("no permission for /dev/kmsg", "run as root")
     return None
 
@@ -175,6 +197,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
     "tdx": tdx,
     "knob": knob,
     "msr": msr,
+    "freeze-bit": freeze_bit,
     "pmu": pmu,
     "second-cpu": second_cpu,
     "cpu-hotplug": cpu_hotplug,

@@ -145,6 +145,12 @@ class FixPresence:
         return self.ops_copies_with_host_owned_debugctl > 0
 
     @property
+    def is_present(self) -> bool:
+        """Tell whether every struct kvm_x86_ops has it, and there is a flag to reload DEBUGCTL."""
+        copies = self.ops_copies_with_host_owned_debugctl
+        return 0 < copies == self.ops_copies and self.load_debugctl is not None
+
+    @property
     def has_control(self) -> bool:
         """Tell whether this BTF describes KVM, so that what it does not show is not there."""
         return 0 < self.ops_copies == self.ops_copies_with_control

@@ -106,4 +106,4 @@ def _fix(machine: Machine) -> str:
         return f"unknown: {fix}"
     if not fix.has_control:
         return f"unknown: {fix.where} does not describe KVM"
-    return f"{'present' if fix.has_host_owned_debugctl else 'absent'} (by {fix.where})"
+    return f"{'present' if fix.is_present else 'absent'} (by {fix.where})"

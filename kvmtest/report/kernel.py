@@ -35,7 +35,7 @@ def show(root: Path) -> int:
     if not fix.has_control:
         screen.print("unknown: this BTF does not describe KVM, so that nothing follows from it")
         return UNKNOWN
-    if fix.has_host_owned_debugctl and fix.load_debugctl is not None:
+    if fix.is_present:
         screen.print(
             "present: this kernel has the host-owned DEBUGCTL code (its types, not its effect)"
         )
