@@ -29,7 +29,8 @@ struct guard {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static int once_error;
-static __thread struct guard *mine;
+/* initial-exec: a signal handler reads it, and must not be the first to allocate it. */
+static __thread struct guard *mine __attribute__((tls_model("initial-exec")));
 
 int deadline_signal(void)
 {

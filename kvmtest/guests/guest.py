@@ -20,6 +20,9 @@ __all__ = ["Gap", "Guest", "UnexpectedExit", "long_guest", "real_guest"]
 #: Instructions that one ``loop(n)`` alone retires from resume to exit: this plus 2 n.
 LOOP_OVERHEAD: int = lib.MAILBOX_LOOP_OVERHEAD
 
+#: Where KVM has its own TSS, far above the guest's memory: the address that most VMMs use.
+TSS_ADDRESS = 0xFFFBD000
+
 
 class UnexpectedExit(KvmtestError):
     """The guest came back in a way that its protocol does not know; ``exit`` is the exit."""
@@ -100,11 +103,17 @@ class Guest:
 
 def long_guest(vm: Vm, vcpu: Vcpu | None = None) -> Guest:
     """Give a VM without memory its memory and a 64-bit guest, ready to boot."""
-    memory = vm.add_memory(lib.GUEST_MEMORY_SIZE)
+    memory = _add_memory(vm)
     return Guest(vcpu or vm.create_vcpu(), memory, load("long"), enter_long_mode)
 
 
 def real_guest(vm: Vm, vcpu: Vcpu | None = None) -> Guest:
     """Give a VM without memory its memory and a real-mode guest, ready to boot."""
-    memory = vm.add_memory(lib.GUEST_MEMORY_SIZE)
+    memory = _add_memory(vm)
     return Guest(vcpu or vm.create_vcpu(), memory, load("real"), enter_real_mode)
+
+
+def _add_memory(vm: Vm) -> Memory:
+    if vm.check_extension("KVM_CAP_SET_TSS_ADDR"):
+        vm.set_tss_addr(TSS_ADDRESS)
+    return vm.add_memory(lib.GUEST_MEMORY_SIZE)

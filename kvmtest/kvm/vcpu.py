@@ -8,6 +8,7 @@ Documentation/virt/kvm/api.rst; registers are the kernel's own structures (``str
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
 from typing import Any
 
 from kvmtest._native import ffi, lib
@@ -79,6 +80,7 @@ class Vcpu:
         self._runner.fd, self._runner.run = fd, self.kvm_run
         self._stats: Stats | None = None
         self._run_once = lib.run_once
+        self._running, self._stopping = Lock(), Lock()
 
     def __repr__(self) -> str:
         return f"<{self._name}>"
@@ -102,7 +104,8 @@ class Vcpu:
         Raises :class:`KvmError` where KVM_RUN fails.
         """
         ns = DEFAULT_TIMEOUT_NS if timeout is DEFAULT_TIMEOUT else _nanoseconds(timeout)
-        end = self._run_once(self._runner, ns)
+        with self._running:
+            end = self._run_once(self._runner, ns)
         if end == RUN_EXIT:
             return decode(self.kvm_run, self._buffer)
         return self._ended(end, timeout)
@@ -122,7 +125,9 @@ class Vcpu:
         stamps of the last ``stamps`` entries.
         """
         loop = Loop(limit, stamps)
-        end = lib.run_loop(self._runner, loop._record, doorbell_port, _nanoseconds(timeout))
+        ns = _nanoseconds(timeout)
+        with self._running:
+            end = lib.run_loop(self._runner, loop._record, doorbell_port, ns)
         if end == RUN_EXIT:
             loop.exit = decode(self.kvm_run, self._buffer)
         elif end != lib.RUN_LIMIT:
@@ -143,7 +148,8 @@ class Vcpu:
 
         From any thread.
         """
-        lib.run_stop(self._runner)
+        with self._stopping:
+            lib.run_stop(self._runner)
 
     def clear_stop(self) -> None:
         """Let the vCPU run again."""
@@ -327,16 +333,21 @@ class Vcpu:
         return self._stats.read()
 
     def close(self) -> None:
-        """Close every descriptor of the vCPU; ``kvm_run`` and synced registers are then gone."""
+        """Stop the vCPU if it runs, and close every descriptor of it.
+
+        ``kvm_run`` and synced registers are then gone, and a later run raises :class:`KvmError`.
+        """
         if self.fd < 0:
             return
+        self.stop()
+        # The native side uses the mapping without the GIL: it goes when nobody is in there.
+        with self._running, self._stopping:
+            self._runner.run = self.kvm_run = ffi.NULL
+            self._runner.fd = -1
+            self._buffer = b""
+            self._mapping.close()
         if self._stats:
             self._stats.close()
-        # Whoever still runs or stops the vCPU is to get an error, not a dead mapping.
-        self._runner.run = self.kvm_run = ffi.NULL
-        self._runner.fd = -1
-        self._buffer = b""
-        self._mapping.close()
         os.close(self.fd)
         self.fd = -1
 

@@ -78,6 +78,18 @@ class Vm:
         region.userspace_addr = memory.host_address
         self._ioctl("KVM_SET_USER_MEMORY_REGION", region)
 
+    def set_tss_addr(self, address: int) -> None:
+        """Give KVM three pages for itself below 4 GiB, outside every slot; before the first vCPU.
+
+        Intel hosts without unrestricted guest run real mode in vm86 mode, and its TSS is there
+        (Documentation/virt/kvm/api.rst, 4.35).
+        """
+        self._ioctl("KVM_SET_TSS_ADDR", address)
+
+    def set_identity_map_addr(self, address: int) -> None:
+        """Give KVM the page of its identity map, outside every slot; before the first vCPU."""
+        self._ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
+
     def create_irqchip(self) -> None:
         """Create the PICs, the IOAPIC and, for each vCPU to come, a local APIC in the kernel."""
         self._ioctl("KVM_CREATE_IRQCHIP")

@@ -1,16 +1,28 @@
 """kvmtest/kvm/vcpu.py: registers and state of a vCPU, each put in and taken out again."""
 
 import errno
+import os
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kvmtest._native import ffi, lib
-from kvmtest.guests import Guest
+from kvmtest.guests import Guest, real_guest
 from kvmtest.guests import mailbox as box
-from kvmtest.kvm import CapabilityMissing, Deadline, HltExit, IoExit, KvmError, System, Vcpu, Vm
+from kvmtest.kvm import (
+    CapabilityMissing,
+    Deadline,
+    HltExit,
+    IoExit,
+    KvmError,
+    Stopped,
+    System,
+    Vcpu,
+    Vm,
+)
 
 MakeVcpu = Callable[[bytes], Vcpu]
 HLT = b"\xf4"
@@ -263,3 +275,25 @@ def test_breakpoints_stop_at_the_address_in_dr0(guest: Guest) -> None:
     guest.vcpu.set_guest_debug(control, [spin, 0, 0, 0, 0, 0, 0, 0x402])
     exit_ = guest.vcpu.run()
     assert struct.pack("<Q", getattr(exit_, "pc", 0)) == struct.pack("<Q", spin)
+
+
+def test_closing_a_vcpu_that_runs_brings_it_back_first(system: System) -> None:
+    with system.create_vm() as vm:
+        guest = real_guest(vm)
+        guest.boot()
+        ended: list[object] = []
+
+        def run() -> None:
+            ended.append(guest.vcpu.run_loop(lib.MAILBOX_DOORBELL_PORT, timeout=30).exit)
+
+        box.write_commands(guest.mailbox, [box.exit_often(1 << 31)])
+        thread = threading.Thread(target=run)
+        entries = guest.vcpu.entries
+        thread.start()
+        while guest.vcpu.entries < entries + 10:
+            os.sched_yield()
+        guest.vcpu.close()
+        thread.join()
+        assert ended == [Stopped()]
+        with pytest.raises(KvmError, match="EBADF"):
+            guest.vcpu.run()
