@@ -8,6 +8,7 @@ returns an exit status; imports that take time are made by the command that need
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from kvmtest import __version__
 from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.interruption import Interruption
 
 __all__ = ["main"]
 
@@ -25,8 +27,8 @@ exit status of run: 0 all decided properties PASS and at least one was decided, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status is the process's."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    status = _main(words)
+    _open_standard_streams()
+    status = _main(list(sys.argv[1:] if argv is None else argv))
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -34,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):
             print(f"kvmtest: can't write the output: {error.strerror}", file=sys.stderr)  # noqa: T201
             status = status or 3
+    if argv is None:
+        # The process ends: no signal may change the status that it ends with.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     return status
 
 
@@ -70,6 +76,20 @@ def _main(words: list[str]) -> int:
         traceback.print_exc()
         print("kvmtest: this is a bug of kvmtest: please report it", file=sys.stderr)  # noqa: T201
         return unfit or 3
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller closed (>&-), else the next file of ours would get its number.
+
+    Nobody would write to such a file by mistake alone: a child's own 0, 1 and 2 replace it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _forget_stdout() -> None:
@@ -219,10 +239,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from kvmtest.run import Options, run
+    with Interruption() as interruption:
+        from kvmtest.run import Options, run
 
-    return run(
-        Options(
+        wanted = Options(
             command=options.command_line,
             root=options.root,
             output=options.output,
@@ -233,7 +253,11 @@ def _run(options: argparse.Namespace) -> int:
             allow_other_vms=options.allow_other_vms,
             pytest_args=options.pytest_args,
         )
-    )
+        try:
+            return run(wanted, interruption)
+        except KeyboardInterrupt:
+            print("kvmtest: interrupted", file=sys.stderr)  # noqa: T201
+            return 128 + interruption.signal
 
 
 def _restore(options: argparse.Namespace) -> int:

@@ -64,6 +64,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--require", action="append", default=[], metavar="X",
                     help="FAIL what is not decided: ID, witness:NAME or feature:NAME")  # fmt: skip
 
+    group.addoption("--allow-other-vms", action="store_true", help="run beside other VMs")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and check the options."""
@@ -105,7 +107,8 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
 
     try:
         requirements = [requirement(text) for text in request.config.getoption("--require")]
-        session = Session(Machine(Tree()), requirements)
+        allow = request.config.getoption("--allow-other-vms")
+        session = Session(Machine(Tree()), requirements, allow_other_vms=allow)
         request.config.stash[SESSION] = session
         session.begin()
     except KvmtestError as error:

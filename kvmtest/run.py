@@ -14,18 +14,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from rich.text import Text
 
 from kvmtest import __version__
-from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
+from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.host.facts import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
+from kvmtest.interruption import Interruption
 from kvmtest.judge import Verdict, exit_status
 from kvmtest.judge.requirements import Requirement
 from kvmtest.missing import Missing
@@ -57,35 +57,57 @@ class Options:
     pytest_args: list[str] = field(default_factory=list)
 
 
-def run(options: Options) -> int:
-    """Do the run and return the exit status; raises KvmtestError before anything was changed."""
+def run(options: Options, interruption: Interruption) -> int:
+    """Do the run and return the exit status.
+
+    Raises KvmtestError, or KeyboardInterrupt, before anything was begun.
+    """
     chosen = select(options.only)
     requirements = [requirement(text) for text in options.require]
     for required in requirements:
         if not required.properties & {p.id for p in chosen}:
             raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
-    machine = Machine(Tree(options.root))
-    if not options.allow_other_vms:
-        _stop_for_other_vms(machine)
-    output = claim(options.output) if options.output and not options.dry_run else None
-    session = Session(machine, requirements, options.dry_run)
-    problems: list[str] = []
-    with _interruptible() as interruption:
+    session = Session(
+        Machine(Tree(options.root)),
+        # To git bisect a missing precondition is no bad commit: see _bisect.
+        [] if options.bisect else requirements,
+        options.dry_run,
+        options.allow_other_vms,
+    )
+    interruption.arm()
+    output, problems = _decide(session, options, interruption)
+    if not interruption.signal and not options.dry_run:
+        problems += _never_run(requirements, chosen, session)
+    status = _finish(session, options, output, problems, interruption.signal)
+    return _bisect(status, requirements, session) if options.bisect else status
+
+
+def _decide(
+    session: Session, options: Options, interruption: Interruption
+) -> tuple[Path | None, list[str]]:
+    """Run the suite and put the host back.
+
+    Returns where the evidence goes, and what went wrong besides verdicts.
+    """
+    output = None
+    try:
         try:
-            try:
-                interruption.arm()
-                session.begin()
-                problems = _pytest(session, options)
-            finally:
-                # From here on an interruption waits: the host is put back, the evidence written.
-                interruption.defer()
-        except KeyboardInterrupt:
-            pass  # Raised once at most, be it at the first step of the lines above.
+            session.begin()
+            # Only now: a run that may not begin leaves nothing behind.
+            if options.output and not options.dry_run:
+                output = claim(options.output)
+            interruption.defer()
+            return output, _pytest(session, options, interruption)
         finally:
-            session.end()
-        if not interruption.signal and not options.dry_run:
-            problems += _never_run(requirements, chosen, session)
-        return _finish(session, options, output, problems, interruption.signal)
+            # From here on an interruption waits: the host is put back, the evidence written.
+            interruption.defer()
+    except BaseException:
+        # Whatever the interruption became on its way.
+        if not interruption.signal:
+            raise
+        return output, []
+    finally:
+        session.end()
 
 
 def _never_run(
@@ -98,49 +120,7 @@ def _never_run(
             yield f"--require {required.text}: {property_id} was not run (see what follows --)"
 
 
-def _stop_for_other_vms(machine: Machine) -> None:
-    others = [user for user in machine.census.users if user.vms]
-    if others:
-        named = ", ".join(map(str, others))
-        raise EnvironmentUnfit(f"other VMs run here: {named}; stop them, or use --allow-other-vms")
-
-
-class _Interruption:
-    """SIGINT, SIGTERM and SIGHUP as one exception, once; those before and after it wait."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._deferred = True
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        self.signal = self.signal or number
-        if not self._deferred:
-            self._deferred = True
-            raise KeyboardInterrupt
-
-    def arm(self) -> None:
-        self._deferred = False
-        if self.signal:
-            self._deferred = True
-            raise KeyboardInterrupt
-
-    def defer(self) -> None:
-        self._deferred = True
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[_Interruption]:
-    interruption = _Interruption()
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    old = [signal.signal(number, interruption.handle) for number in signals]
-    try:
-        yield interruption
-    finally:
-        for number, handler in zip(signals, old, strict=True):
-            signal.signal(number, handler)
-
-
-def _pytest(session: Session, options: Options) -> list[str]:
+def _pytest(session: Session, options: Options, interruption: Interruption) -> list[str]:
     """Run the suite and return what went wrong besides verdicts."""
     # Foreign plugins cost seconds and change what runs; the suite needs none. Nor may options that
     # the user keeps for other suites leave something out.
@@ -162,7 +142,8 @@ def _pytest(session: Session, options: Options) -> list[str]:
     arguments += options.pytest_args or ["-p", "no:terminal"]
     with Progress() as progress:
         driver = Driver(session, progress.property)
-        status = pytest.main(arguments, plugins=["kvmtest.plugin", _Named(driver)])
+        plugins = ["kvmtest.plugin", _Named(driver), interruption]
+        status = pytest.main(arguments, plugins=plugins)
     if status == pytest.ExitCode.USAGE_ERROR:
         raise UsageError("pytest refused the arguments after --; see its message")
     if status == pytest.ExitCode.INTERNAL_ERROR:
@@ -203,10 +184,16 @@ def _finish(
         _print(session, options, interrupted_by)
     with contextlib.suppress(OSError):
         _complain(session, problems)
-    # git bisect stops at 128 and above.
-    if options.bisect and not interrupted_by:
-        return BISECT.get(status, BISECT_SKIP)
     return status
+
+
+def _bisect(status: int, requirements: Sequence[Requirement], session: Session) -> int:
+    """Return what git bisect run is told: it stops at 128 and above."""
+    if status >= 128:
+        return status
+    required = {property_id for r in requirements for property_id in r.properties}
+    undecided = {r.id for r in session.results if r.verdict not in (Verdict.PASS, Verdict.FAIL)}
+    return BISECT_SKIP if required & undecided else BISECT.get(status, BISECT_SKIP)
 
 
 def _status(
@@ -275,10 +262,11 @@ def _write(
         exit_status=status,
     )
     lines = [f"[{r.time_us / 1e6:12.6f}] {r.message}" for r in log.records]
+    # The others can be made from the evidence, so it comes first where there is little room.
+    save(evidence, output / "evidence.json")
     write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
     write_whole(output / "ktap.txt", ktap(session.results))
     write_whole(output / "junit.xml", junit(session.results, socket.gethostname()))
-    save(evidence, output / "evidence.json")
 
 
 def _utc(seconds: float) -> str:

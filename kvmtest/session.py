@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from kvmtest.checks import check_of
 from kvmtest.checks.context import Context, RunLog
 from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
-from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.evidence.model import Result
 from kvmtest.host.journal import Change, Journal
 from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
@@ -47,13 +47,17 @@ def _asks_for(prop: Property, kind: str) -> set[str]:
 
 @dataclass
 class Session:
-    """One run on ``machine``; with ``dry_run`` its journal lists changes and makes none."""
+    """One run on ``machine``; with ``dry_run`` its journal lists changes and makes none.
+
+    It does not begin beside other VMs, unless ``allow_other_vms``.
+    """
 
     machine: Machine
     requirements: Sequence[Requirement] = ()
     dry_run: bool = False
+    allow_other_vms: bool = False
     results: list[Result] = field(default_factory=list)
-    started: float = 0.0
+    started: float = field(default_factory=time.time)
     changes: list[Change] = field(default_factory=list)
     undo_failures: list[str] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
@@ -64,18 +68,27 @@ class Session:
     def begin(self) -> Context:
         """Take the machine's lock, undo what a dead run left, and mark the kernel log.
 
-        Raises :class:`~kvmtest.errors.EnvironmentUnfit` where another run holds the machine.
+        Raises :class:`~kvmtest.errors.EnvironmentUnfit` where another run holds the machine, or
+        other VMs run on it.
         """
         if self._context is None:
-            self.started = time.time()
             journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
             self.recovered = list(journal.recovered)
             try:
+                if not self.allow_other_vms:
+                    self._stop_for_other_vms()
                 self._context = Context(self.machine, journal, self._mark())
             except BaseException:
                 journal.close()
                 raise
         return self._context
+
+    def _stop_for_other_vms(self) -> None:
+        others = [user for user in self.machine.census.users if user.vms]
+        if others:
+            named = ", ".join(map(str, others))
+            advice = "stop them, or use --allow-other-vms"
+            raise EnvironmentUnfit(f"other VMs run here: {named}; {advice}")
 
     def _mark(self) -> RunLog | Missing:
         if self.dry_run:

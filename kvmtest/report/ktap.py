@@ -20,7 +20,8 @@ def ktap(results: Sequence[Result]) -> str:
 
 
 def _line(number: int, result: Result) -> str:
-    reason = " ".join(result.reason.split())
+    words = " ".join(result.reason.split())
+    reason = "".join(c if c.isprintable() else "\ufffd" for c in words)
     match result.verdict:
         case Verdict.PASS:
             return f"ok {number} {result.id}"

@@ -65,21 +65,21 @@ def results_table(results: Sequence[Result]) -> Table:
     rows = grouped({r.id: (r.verdict, _short_reason(r)) for r in ordered})
     for (verdict, reason), ids in rows.items():
         mark = Text(verdict.value, STYLES[verdict])
-        table.add_row(mark, Text("\n".join(ids)), Text(reason))
+        table.add_row(mark, Text("\n".join(ids)), _text(reason))
     return table
 
 
 def _short_reason(result: Result) -> str:
-    """Return the reason, of several missing things only the first: missing_table has them all."""
-    several = result.verdict is Verdict.SKIP and len(result.missing) > 1
-    return result.missing[0].what if several else result.reason
+    """Return the reason; of missing things only the first: missing_table has them all."""
+    skipped = result.verdict is Verdict.SKIP and result.missing
+    return result.missing[0].what if skipped else result.reason
 
 
 def missing_table(missing: Iterable[Missing]) -> Table:
     """Return each missing thing once, how to get it, and how many properties want it."""
     table = _table("missing here", "how to get it", "wanted by")
     for thing, count in Counter(missing).most_common():
-        table.add_row(Text(thing.what), Text(thing.remedy), str(count))
+        table.add_row(_text(thing.what), _text(thing.remedy), str(count))
     return table
 
 
@@ -138,8 +138,13 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in rows:
-        table.add_row(name, Text(fact))
+        table.add_row(name, _text(fact))
     return table
+
+
+def _text(text: str) -> Text:
+    """Return text that is no markup, without what a terminal might obey."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
 
 
 def _table(*columns: str) -> Table:

@@ -1,0 +1,387 @@
+"""Whatever is wrong with what it was given, the command says so in one line and changes nothing."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import kvmtest.suite
+import pytest
+from stand_in import (
+    BTF,
+    KNOB,
+    NOBODY,
+    PACKAGE,
+    UNFIXED,
+    Ended,
+    await_free,
+    command,
+    environment,
+    fill,
+    intel_host,
+    need_free_machine,
+    need_kvm,
+    need_root,
+    run_kvmtest,
+    small_disk,
+    snapshot,
+    write,
+)
+
+from kvmtest.evidence import load
+from kvmtest.host.journal import RECORD, Journal
+from kvmtest.host.lock import LOCK
+from kvmtest.host.tree import Tree
+
+FIX = ["--only", "kernel.fix-present"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    """A stand-in host that must be in the end as it was in the beginning."""
+    tree = intel_host(tmp_path / "host")
+    before = snapshot(tree)
+    yield tree
+    await_free(tree)
+    assert snapshot(tree) == before
+    assert not tree.exists(RECORD)
+
+
+def run_on(tree: Tree, *words: str | Path) -> Ended:
+    return run_kvmtest("run", "--root", tree.root, *words)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--only", "vmx.entry.frsh"],
+            "no property vmx.entry.frsh; did you mean vmx.entry.fresh?",
+        ),
+        (["--only", "qqqqqqqqqq"], "no property qqqqqqqqqq; see kvmtest list"),
+        (["--require", "kernel.fix"], "no property kernel.fix; did you mean kernel.fix-present?"),
+        (
+            ["--require", "witness:klogs"],
+            "--require witness:klogs: it takes leak, vmcs, runflags, btf, guest, hostmsr, klog",
+        ),
+        (
+            ["--require", "colour:red"],
+            "--require colour:red: it takes witness:NAME, feature:NAME, a property's id",
+        ),
+        (
+            [*FIX, "--require", "any.soak"],
+            "--require any.soak: --only leaves it out; name it there too",
+        ),
+    ],
+)
+def test_a_name_that_is_none_is_refused(tree: Tree, words: list[str], said: str) -> None:
+    ended = run_on(tree, *words)
+    assert (ended.status, ended.out, ended.complaint) == (2, "", said)
+    assert run_on(tree, "--bisect", *words).status == 125
+
+
+def test_an_unknown_feature_is_refused_with_those_there_are(tree: Tree) -> None:
+    ended = run_on(tree, "--require", "feature:smm")
+    assert ended.status == 2
+    assert "smi-source, vmcs-dump" in ended.complaint
+
+
+def test_what_pytest_does_not_know_is_refused(tree: Tree) -> None:
+    ended = run_on(tree, "--", "--nonsense")
+    assert ended.status == 2
+    assert "unrecognized arguments: --nonsense" in ended.err
+    assert "kvmtest: pytest refused the arguments after --; see its message" in ended.err
+
+
+def test_an_option_that_is_none_is_refused_and_named(tree: Tree) -> None:
+    ended = run_on(tree, "--stricter")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.splitlines()[-1] == "kvmtest: error: unrecognized arguments: --stricter"
+
+
+# Evidence
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def other_schema(path: Path) -> None:
+    path.write_text(path.read_text().replace("kvmtest-evidence/1", "kvmtest-evidence/7"))
+
+
+def spoilt(path: Path) -> None:
+    path.write_text(path.read_text().replace('"verdict": "PASS"', '"verdict": "FINE"'))
+
+
+def binary(path: Path) -> None:
+    path.write_bytes(bytes(range(256)))
+
+
+SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncated, "not JSON, or cut short"),
+    "empty": (lambda path: path.write_text(""), "not JSON, or cut short"),
+    "other schema": (other_schema, "its schema is kvmtest-evidence/7; this kvmtest reads"),
+    "spoilt": (spoilt, "$.results[0].verdict: 'FINE' is not one of"),
+    "binary": (binary, "this is no text"),
+    "gone": (Path.unlink, "No such file or directory; name an evidence.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The evidence of a real run over a stand-in tree."""
+    folder = tmp_path_factory.mktemp("evidence")
+    run_on(intel_host(folder / "host"), *FIX, "-o", folder / "out")
+    return (folder / "out" / "evidence.json").read_bytes()
+
+
+@pytest.mark.parametrize("way", SPOILERS)
+def test_evidence_that_is_none_is_refused(tmp_path: Path, evidence: bytes, way: str) -> None:
+    spoil, said = SPOILERS[way]
+    path = tmp_path / "evidence.json"
+    path.write_bytes(evidence)
+    assert load(path).results
+    spoil(path)
+    junit = tmp_path / "junit.xml"
+    for words in ([path], [tmp_path, "--ktap"], [path, "--junit", junit]):
+        ended = run_kvmtest("report", *words)
+        assert (ended.status, ended.out) == (3, "")
+        assert ended.complaint.startswith(f"{path}: ")
+        assert said in ended.complaint
+    assert not junit.exists()
+
+
+def test_a_report_that_can_not_be_written_is_told(tmp_path: Path, evidence: bytes) -> None:
+    path = tmp_path / "evidence.json"
+    path.write_bytes(evidence)
+    for place in (tmp_path / "nowhere" / "j.xml", path / "j.xml", tmp_path):
+        ended = run_kvmtest("report", path, "--junit", place)
+        assert ended.status == 3
+        assert ended.complaint.startswith(f"can't write {place}: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["evidence.json"]
+
+
+# Machines
+
+
+def test_a_machine_without_kvm_is_told_for_each_property(tree: Tree, tmp_path: Path) -> None:
+    ended = run_on(tree, "-o", tmp_path / "out", "--only", "guest.rdmsr-hides")
+    assert (ended.status, ended.err) == (4, "")
+    (result,) = load(tmp_path / "out").results
+    assert "/dev/kvm" in result.reason
+    assert result.verdict == "SKIP"
+
+
+def test_an_empty_machine_decides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = run_on(Tree(tmp_path / "empty"), "-o", tmp_path / "out")
+    assert (ended.status, ended.err) == (4, "")
+    assert {r.verdict for r in load(tmp_path / "out").results} == {"SKIP"}
+
+
+# A user without rights, but for reading the interpreter and this package wherever they are.
+READER = [
+    "setpriv",
+    *("--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"),
+    *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
+]
+
+
+def test_kvm_without_permission_is_skipped_and_the_rest_decided(tmp_path: Path) -> None:
+    need_kvm()
+    need_root()
+    if subprocess.run([*READER, "true"], capture_output=True).returncode:
+        pytest.skip("needs setpriv(1) and CAP_DAC_READ_SEARCH")
+    if Path("/dev/kvm").stat().st_mode & 0o006:
+        pytest.skip("needs a /dev/kvm that is not everybody's")
+    output = tmp_path / "out"
+    output.mkdir()
+    os.chown(output, NOBODY, NOBODY)
+    need_free_machine()
+    words = ["run", "--allow-other-vms", *FIX, "--only", "guest.rdmsr-hides", "-o", output]
+    ended = run_kvmtest(*words, prefix=READER, cwd=Path("/"))
+    assert ended.err == ""
+    results = {r.id: r for r in load(output).results}
+    skipped = results["guest.rdmsr-hides"]
+    assert skipped.verdict == "SKIP"
+    assert skipped.reason == (
+        "no permission for /dev/kvm; run as root, or join the group that owns it"
+    )
+    by_fix = {"PASS": 0, "FAIL": 1}.get(results["kernel.fix-present"].verdict, 4)
+    assert (ended.status, ended.err) == (by_fix, "")
+
+
+def test_a_second_run_is_refused_and_told_whose_the_first_is(tree: Tree, tmp_path: Path) -> None:
+    with Journal.open(tree):
+        ended = run_on(tree, *FIX, "-o", tmp_path / "out")
+        restored = run_kvmtest("restore", "--root", tree.root)
+        assert run_on(tree, "--bisect", *FIX).status == 125
+    for each in (ended, restored):
+        assert (each.status, each.out) == (3, "")
+        assert f"another kvmtest run holds {tree.path(LOCK)}: pid {os.getpid()} " in each.complaint
+    assert not (tmp_path / "out").exists()
+    assert run_on(tree, *FIX, "-o", tmp_path / "out").status == 0
+
+
+def test_a_run_beside_another_s_vms_is_refused(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path / "host")
+    write(tree, "/proc/4711/comm", "qemu-system-x86\n")
+    write(tree, "/proc/4711/cmdline", "qemu-system-x86\0")
+    tree.path("/proc/4711/fd").mkdir()
+    tree.path("/proc/4711/fd/9").symlink_to("anon_inode:kvm-vm")
+    ended = run_on(tree, *FIX)
+    assert (ended.status, ended.out) == (3, "")
+    assert ended.complaint == (
+        "other VMs run here: qemu-system-x86 (pid 4711, 1 VMs, 0 vCPUs); "
+        "stop them, or use --allow-other-vms"
+    )
+    assert run_on(tree, *FIX, "--allow-other-vms").status == 0
+
+
+def test_a_damaged_record_of_a_dead_run_is_not_guessed_at(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path / "host")
+    with Journal.open(tree) as journal:
+        journal.write(KNOB, "0")
+        record = tree.path(RECORD).read_bytes()
+    damaged = b"x" + record[1:]
+    write(tree, RECORD, damaged)
+    for words in (["run", *FIX], ["restore"]):
+        ended = run_kvmtest(*words, "--root", tree.root)
+        assert (ended.status, ended.out) == (3, "")
+        assert ended.complaint.startswith(f"{tree.path(RECORD)}: ")
+    assert tree.path(RECORD).read_bytes() == damaged
+
+
+def test_a_knob_that_can_not_be_written_is_an_error_and_not_a_crash(tree: Tree) -> None:
+    tree.path("/sys/devices/cpu_core").mkdir()
+    text = tree.path(KNOB).read_bytes()
+    tree.path(KNOB).unlink()
+    tree.path(KNOB).mkdir()
+    ended = run_on(tree, "--only", "host.knob-effective")
+    tree.path(KNOB).rmdir()
+    tree.path(KNOB).write_bytes(text)
+    assert (ended.status, ended.err) == (3, "")
+    assert "can't" in ended.out
+
+
+# Output folders
+
+
+def test_a_folder_with_another_run_s_files_is_left_alone(tree: Tree, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run_on(tree, *FIX, "-o", output).status == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    ended = run_on(tree, *FIX, "-o", output)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.complaint == (
+        f"-o {output}: it holds another run's files; choose a new folder, or empty this one"
+    )
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_file_is_no_output_folder(tree: Tree, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.write_text("dear")
+    ended = run_on(tree, *FIX, "-o", output)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.complaint == f"-o {output}: File exists; choose another folder"
+    assert output.read_text() == "dear"
+
+
+@pytest.mark.parametrize(("btf", "status"), [(None, 3), (UNFIXED, 1)], ids=["pass", "fail"])
+def test_a_full_disk_costs_the_evidence_and_not_the_verdicts(
+    tmp_path: Path, btf: bytes | None, status: int
+) -> None:
+    tree = intel_host(tmp_path / "host")
+    if btf:
+        write(tree, BTF, btf)
+    disk = tmp_path / "disk"
+    small_disk(disk)
+    try:
+        output = disk / "out"
+        output.mkdir()
+        fill(disk)
+        ended = run_on(tree, *FIX, "-o", output)
+        assert ended.status == status
+        assert ended.complaint.startswith(f"can't write {output}/")
+        assert "No space left on device; free some space or choose another -o DIR" in ended.err
+        assert "kernel.fix-present" in ended.out
+        # An empty file needs no space.
+        assert {path.name for path in output.iterdir()} <= {"kernel.log"}
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["doctor", "--json"]])
+def test_output_that_can_not_be_written_is_told(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command(*words), stdout=full, stderr=subprocess.PIPE, env=environment(), text=True
+        )
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+# The installation
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package below a folder of its own, its suite included."""
+    packages = tmp_path / "packages"
+    shutil.copytree(PACKAGE, packages / "kvmtest", ignore=shutil.ignore_patterns("__pycache__"))
+    suite = Path(kvmtest.suite.__file__).parent
+    shutil.copytree(suite, packages / "kvmtest" / "suite", dirs_exist_ok=True)
+    return packages
+
+
+def test_a_missing_guest_image_is_an_error_that_names_it(copy: Path, tmp_path: Path) -> None:
+    need_kvm()
+    image = copy / "kvmtest" / "guests" / "images" / "long.elf"
+    image.unlink()
+    env = environment(PYTHONPATH=str(copy))
+    need_free_machine()
+    words = ["run", "--allow-other-vms", "--only", "guest.rdmsr-hides"]
+    ended = run_kvmtest(*words, "-o", tmp_path / "out", env=env, cwd=tmp_path)
+    assert (ended.status, ended.err) == (3, "")
+    (result,) = load(tmp_path / "out").results
+    assert result.verdict == "ERROR"
+    assert result.reason == (
+        f"guest long: the image is missing at {image}; build it again (make, or pip install)"
+    )
+    assert ended.out.split().count("ERROR") == 2, "in the table and in the last line"
+    # Nor does a dry run look complete then.
+    ended = run_kvmtest(*words, "--dry-run", env=env, cwd=tmp_path)
+    assert ended.status == 3
+    assert ended.complaint == f"guest.rdmsr-hides: {result.reason}"
+
+
+def test_a_suite_that_does_not_load_is_told(copy: Path, tmp_path: Path) -> None:
+    (copy / "kvmtest" / "suite" / "test_properties.py").write_text("import nothing_of_that_name\n")
+    tree = intel_host(tmp_path / "host")
+    env = environment(PYTHONPATH=str(copy))
+    for words in ([], ["--dry-run"]):
+        ended = run_kvmtest("run", "--root", tree.root, *words, env=env, cwd=tmp_path)
+        assert ended.status == 3
+        assert "not collected" in ended.complaint
+        assert "nothing_of_that_name" in ended.complaint
+
+
+def test_a_conftest_above_the_package_is_not_executed(copy: Path, tmp_path: Path) -> None:
+    (copy / "conftest.py").write_text("raise SystemExit('a stranger was here')\n")
+    tree = intel_host(tmp_path / "host")
+    env = environment(PYTHONPATH=str(copy))
+    ended = run_kvmtest("run", "--root", tree.root, *FIX, env=env, cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+
+
+def test_a_folder_with_a_pytest_ini_changes_nothing(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n")
+    ended = run_kvmtest("run", "--root", tree.root, *FIX, cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")

@@ -1,0 +1,103 @@
+"""The command itself, killed at any moment, leaves the host as it was.
+
+The killing is that of test_sigkill.py; here the victim is a whole `kvmtest run`, in a fork of this
+process, which has all modules loaded.
+"""
+
+import gc
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+from stand_in import KNOB, intel_host
+from test_sigkill import (
+    CHANGING,
+    STARTING,
+    UNDOING,
+    Outcome,
+    StandIn,
+    Way,
+    forked,
+    kill_at_random,
+    spans,
+)
+
+import kvmtest.run  # noqa: F401 - so that the victims need not import it
+from kvmtest.cli import main
+from kvmtest.host.journal import RECORD, Journal
+
+SEED = 20250731
+KILLS = 200
+
+WAYS = (
+    Way("run", STARTING, least=0),
+    Way("run that changes the host", CHANGING),
+    Way("run that changes the host, and guardian", CHANGING, guardian_too=True),
+    Way("run that undoes", UNDOING, least=0),
+    Way("run that undoes, and guardian", UNDOING, guardian_too=True, least=0),
+)
+
+# So many that reading the MSRs takes longer than the rest of a run.
+CPUS = 96
+
+
+class Knob(StandIn):
+    """A stand-in tree of which a run changes the knob alone."""
+
+    def state(self) -> dict[str, object]:
+        return {KNOB: self.tree.read(KNOB)}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Knob:
+    # What the run last writes is 1, so that there is something to undo to the end.
+    return Knob(intel_host(tmp_path, cpus=CPUS, knob=0), os.getpid())
+
+
+def victim(root: Path, tell: Callable[[bytes], object]) -> None:
+    """Be `kvmtest run`, and tell when it first changes the host and when it undoes."""
+    gc.freeze()  # Else pytest's last collections look through all that this process has, too.
+    write, close = Journal.write, Journal.close
+
+    def telling_write(journal: Journal, name: str, value: str) -> None:
+        if not journal.changes:
+            tell(CHANGING)
+        write(journal, name, value)
+
+    def telling_close(journal: Journal) -> list[str]:
+        tell(UNDOING)
+        return close(journal)
+
+    Journal.write, Journal.close = telling_write, telling_close  # type: ignore[method-assign,assignment]
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        status = main(["run", "--root", str(root), "--only", "host.knob-effective"])
+    assert status == 4, "dead MSRs decide nothing"
+
+
+def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(host: Knob) -> None:
+    start = forked(lambda tell: victim(host.tree.root, tell))
+    rng = random.Random(SEED)
+    before = host.state()
+    seconds = spans(start, host)
+    outcomes: list[Outcome] = []
+    met: Counter[str] = Counter()
+    for attempt in range(2 * KILLS):
+        way = WAYS[len(outcomes) % len(WAYS)]
+        outcome = kill_at_random(start, host, way, seconds[way.phase], rng)
+        where = f"seed {SEED}, attempt {attempt}, kill {len(outcomes)}: {way.name}"
+        assert host.state() == before, where
+        assert not host.tree.exists(RECORD), where
+        if outcome is not None:
+            outcomes.append(outcome)
+            met[way.name] += bool(outcome.differed)
+        if len(outcomes) == KILLS:
+            break
+    assert len(outcomes) == KILLS, "most runs ended before their kill"
+    # Else the kills came where there was nothing to undo.
+    for way in WAYS:
+        assert met[way.name] * len(WAYS) / KILLS >= way.least, met
+    assert met.total() > KILLS / 5, met

@@ -1,0 +1,56 @@
+"""The command starts fast, because it loads only what it needs."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from stand_in import command, environment, intel_host
+
+from kvmtest.host.tree import Tree
+
+SECONDS = 0.5
+HEAVY = ("pytest", "_pytest", "rich", "jsonschema", "psutil", "elftools", "cffi", "hypothesis")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a fresh interpreter has after the statement."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["doctor", "--json"], ["list"]])
+def test_it_answers_within_half_a_second(words: list[str]) -> None:
+    taken = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        subprocess.run(command(*words), stdout=subprocess.DEVNULL, env=environment(), check=True)
+        taken.append(time.perf_counter() - begin)
+    assert min(taken) < SECONDS
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    more = loaded_by("import kvmtest") - loaded_by("pass")
+    assert more == {"kvmtest"}
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    loaded = {name.partition(".")[0] for name in loaded_by("import kvmtest.cli")}
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_doctor_loads_no_pytest_and_no_jsonschema() -> None:
+    statement = "import kvmtest.cli\nkvmtest.cli.main(['doctor', '--json', '--root', '/proc/self'])"
+    loaded = {name.partition(".")[0] for name in loaded_by(f"{statement}\nprint()")}
+    assert loaded.isdisjoint({"pytest", "_pytest", "jsonschema", "psutil"})
+
+
+def test_a_run_loads_no_plugin_of_somebody_else(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tree = intel_host(tmp_path_factory.mktemp("host"))
+    assert isinstance(tree, Tree)
+    words = ["run", "--root", str(tree.root), "--only", "kernel.fix-present"]
+    loaded = loaded_by(f"import kvmtest.cli\nkvmtest.cli.main({words!r})\nprint()")
+    assert loaded.isdisjoint({"hypothesis", "_hypothesis_pytestplugin", "jsonschema"})

@@ -1,0 +1,77 @@
+"""Hypothesis strategies of results and evidence."""
+
+from hypothesis import strategies as st
+
+from kvmtest.evidence import Evidence, Result
+from kvmtest.judge import Absence, Reading, Role, Verdict
+from kvmtest.missing import Missing
+from kvmtest.properties import PROPERTIES, WITNESSES
+
+TEXT = st.text(max_size=20)
+WORDS = st.text(min_size=1, max_size=20)
+# JSON has no word for the others.
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = st.none() | st.booleans() | st.integers() | NUMBERS | TEXT
+FACTS = st.recursive(
+    SCALARS, lambda f: st.lists(f, max_size=3) | st.dictionaries(TEXT, f, max_size=3), max_leaves=5
+)
+MISSING = st.builds(Missing, WORDS, TEXT)
+READINGS = st.builds(
+    Reading,
+    witness=st.sampled_from(sorted(WITNESSES)),
+    role=st.sampled_from(Role),
+    what=WORDS,
+    observed=SCALARS,
+    expected=SCALARS,
+    time=NUMBERS,
+    raw=st.dictionaries(TEXT, SCALARS, max_size=3),
+    remedy=TEXT,
+)
+RESULTS = st.builds(
+    Result,
+    id=st.sampled_from([p.id for p in PROPERTIES]),
+    verdict=st.sampled_from(Verdict),
+    reason=WORDS,
+    seconds=st.floats(0, 1e6),
+    readings=st.lists(READINGS, max_size=3),
+    absences=st.lists(st.builds(Absence, st.sampled_from(sorted(WITNESSES)), MISSING), max_size=2),
+    missing=st.lists(MISSING, max_size=2),
+    detail=TEXT,
+)
+EVIDENCE = st.builds(
+    Evidence,
+    kvmtest=st.fixed_dictionaries(
+        {
+            "version": TEXT,
+            "command": st.lists(TEXT, max_size=3),
+            "started": TEXT,
+            "ended": TEXT,
+            "interrupted": st.booleans(),
+        }
+    ),
+    machine=st.fixed_dictionaries(
+        {
+            "kind": st.sampled_from(["host", "stand-in", "lab"]),
+            "virtualisation": TEXT,
+            "cpu": st.none() | st.dictionaries(TEXT, FACTS, max_size=2),
+        }
+    ),
+    host=st.dictionaries(TEXT, FACTS, max_size=2),
+    kernel=st.dictionaries(TEXT, FACTS, max_size=2),
+    journal=st.fixed_dictionaries(
+        {
+            "changes": st.lists(st.fixed_dictionaries({"sentence": TEXT}), max_size=2),
+            "failures": st.lists(TEXT, max_size=2),
+            "recovered": st.lists(TEXT, max_size=2),
+        }
+    ),
+    kernel_log=st.fixed_dictionaries(
+        {
+            "missing": st.none() | TEXT,
+            "records": st.integers(0, 1 << 40),
+            "lost": st.integers(0, 1 << 40),
+        }
+    ),
+    results=st.lists(RESULTS, max_size=4),
+    exit_status=st.integers(0, 255),
+)

@@ -1,0 +1,196 @@
+"""Each precondition is met by a host that has it, and says what is missing by one that has not."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stand_in import BTF, KMSG, KNOB, as_nobody, intel_host, write
+
+from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
+from kvmtest.host.machine import Machine
+from kvmtest.host.msr import IA32_PERF_CAPABILITIES
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
+
+PARAMETERS = "/sys/module/kvm_intel/parameters"
+
+Change = Callable[[Tree], object]
+
+
+def remove(name: str) -> Change:
+    def change(tree: Tree) -> None:
+        path = tree.path(name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def put(name: str, text: str) -> Change:
+    return lambda tree: write(tree, name, text)
+
+
+def both(*changes: Change) -> Change:
+    def change(tree: Tree) -> None:
+        for each in changes:
+            each(tree)
+
+    return change
+
+
+# By precondition: what makes a stand-in Intel host have it, what takes it away, and what is said.
+CASES: list[tuple[str, Change, Change, str]] = [
+    ("kvm-intel", put(KMSG, ""), remove("/sys/module/kvm_intel"), "kvm_intel"),
+    ("nested", put(KMSG, ""), put(f"{PARAMETERS}/nested", "N"), "nested virtualisation is off"),
+    (
+        "no-unrestricted-guest",
+        put(f"{PARAMETERS}/unrestricted_guest", "N"),
+        put(f"{PARAMETERS}/unrestricted_guest", "Y"),
+        "unrestricted guest is on",
+    ),
+    ("tdx", put(f"{PARAMETERS}/tdx", "Y"), put(f"{PARAMETERS}/tdx", "N"), "TDX is off"),
+    ("tdx", put(f"{PARAMETERS}/tdx", "Y"), put(KMSG, ""), "this KVM has no TDX"),
+    ("knob", put(KMSG, ""), remove(KNOB), "no freeze_on_smi"),
+    ("msr", put(KMSG, ""), remove("/dev/cpu"), "msr"),
+    (
+        "freeze-bit",
+        put(KMSG, ""),
+        lambda tree: write(tree, "/dev/cpu/0/msr", bytes(IA32_PERF_CAPABILITIES + 8)),
+        "IA32_PERF_CAPABILITIES bit 12 is 0",
+    ),
+    ("freeze-bit", put(KMSG, ""), remove("/dev/cpu"), "msr"),
+    ("pmu", put(KMSG, ""), remove("/sys/bus/event_source/devices/cpu"), "PMU"),
+    ("second-cpu", put(KMSG, ""), put("/sys/devices/system/cpu/online", "0"), "only one CPU"),
+    (
+        "cpu-hotplug",
+        put("/sys/devices/system/cpu/cpu1/online", "1"),
+        put(KMSG, ""),
+        "no CPU can be taken offline",
+    ),
+    (
+        "smi-source",
+        both(
+            put("/sys/firmware/efi/config_table", ""), put("/sys/firmware/efi/efivars/Boot-1", "")
+        ),
+        put(KMSG, ""),
+        "no SMI source",
+    ),
+    (
+        "vmcs-dump",
+        put(KMSG, ""),
+        remove(f"{PARAMETERS}/dump_invalid_vmcs"),
+        "kvm_intel has no parameter dump_invalid_vmcs",
+    ),
+    ("kernel-log", put(KMSG, ""), remove(KMSG), "there is no /dev/kmsg"),
+    (
+        "kprobes",
+        put("/sys/kernel/tracing/kprobe_events", ""),
+        put("/sys/kernel/tracing/README", ""),
+        "/sys/kernel/tracing/kprobe_events is not to be seen",
+    ),
+    ("kprobes", put("/sys/kernel/tracing/kprobe_events", ""), put(KMSG, ""), "no tracefs"),
+    ("btf", put(KMSG, ""), remove(BTF), "BTF"),
+]
+
+
+@pytest.mark.parametrize(("name", "give", "take", "said"), CASES)
+def test_a_precondition_is_met_and_missed(
+    tmp_path: Path, name: str, give: Change, take: Change, said: str
+) -> None:
+    with_it, without_it = intel_host(tmp_path / "with"), intel_host(tmp_path / "without")
+    give(with_it)
+    take(without_it)
+    assert PRECONDITIONS[name](Machine(with_it)) is None
+    missing = PRECONDITIONS[name](Machine(without_it))
+    assert missing is not None
+    assert said in missing.what
+
+
+def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
+    assert {name for name, *_ in CASES} == set(PRECONDITIONS) - {"kvm", "kvm-amd"}
+
+
+def test_a_stand_in_tree_has_no_dev_kvm_whatever_is_in_it(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, "/dev/kvm", "")
+    missing = PRECONDITIONS["kvm"](Machine(tree))
+    assert missing == Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
+
+
+def test_amd_is_told_from_intel(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    missing = PRECONDITIONS["kvm-amd"](Machine(tree))
+    assert missing == Missing("KVM here is kvm_intel, not kvm_amd", "run on an AMD host")
+    tree.path("/sys/module/kvm_intel").rename(tree.path("/sys/module/kvm_amd"))
+    cpuinfo = tree.path("/proc/cpuinfo")
+    text = cpuinfo.read_text().replace("GenuineIntel", "AuthenticAMD").replace("vmx", "svm")
+    cpuinfo.write_text(text)
+    assert PRECONDITIONS["kvm-amd"](Machine(tree)) is None
+    assert PRECONDITIONS["kvm-intel"](Machine(tree)) is not None
+
+
+def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    tree.path(KMSG).chmod(0o600)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    with as_nobody():
+        missing = PRECONDITIONS["kernel-log"](Machine(tree))
+    assert missing == Missing("no permission for /dev/kmsg", "run as root")
+
+
+@pytest.mark.parametrize("name", PRECONDITIONS)
+def test_an_empty_tree_lacks_everything_and_says_so_in_one_line(tmp_path: Path, name: str) -> None:
+    missing = PRECONDITIONS[name](Machine(Tree(tmp_path)))
+    assert missing is not None
+    assert missing.what
+    assert "\n" not in str(missing)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONS)
+def test_this_machine_answers_every_question(name: str) -> None:
+    missing = PRECONDITIONS[name](Machine(Tree()))
+    assert missing is None or missing.what
+
+
+# What keeps a property from being decided
+
+
+def test_a_property_lacks_everything_that_is_missing_and_each_once(tmp_path: Path) -> None:
+    machine = Machine(Tree(tmp_path))
+    for prop in PROPERTIES:
+        missing = lacking(machine, prop)
+        assert len(set(missing)) == len(missing)
+        for need in prop.needs:
+            assert PRECONDITIONS[need](machine) in missing
+
+
+def test_one_witness_that_can_look_is_enough(tmp_path: Path) -> None:
+    machine = Machine(intel_host(tmp_path))
+    assert witness_lacks(machine, "vmcs") == []
+    assert witness_lacks(machine, "runflags") != []
+    prop = Property("vmx.entry.x", "c", (), (), ("vmcs", "runflags"), "s", "host:knob_effective")
+    assert lacking(machine, prop) == []
+
+
+def test_where_no_witness_can_look_all_that_they_lack_is_told(tmp_path: Path) -> None:
+    machine = Machine(Tree(tmp_path))
+    expected = [m for w in ("vmcs", "runflags") for m in witness_lacks(machine, w)]
+    assert set(expected) <= set(lacking(machine, find("vmx.entry.fresh")))
+
+
+def test_a_property_without_a_check_says_so_where_nothing_else_is_missing(tmp_path: Path) -> None:
+    machine = Machine(intel_host(tmp_path))
+    (missing,) = lacking(machine, Property("vmx.entry.x", "c", (), (), ("vmcs",), "s"))
+    assert "has no check for it yet" in missing.what
+
+
+def test_every_witness_can_be_asked_for_what_it_lacks(tmp_path: Path) -> None:
+    machine = Machine(intel_host(tmp_path))
+    assert {w for w in WITNESSES if not witness_lacks(machine, w)} == {
+        "vmcs",
+        "btf",
+        "hostmsr",
+        "klog",
+    }

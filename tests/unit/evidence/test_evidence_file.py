@@ -1,0 +1,275 @@
+"""Evidence files are read whole and sound or refused in one line, and written whole or not."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evidence_strategies import EVIDENCE
+from hypothesis import HealthCheck, given, settings
+from stand_in import as_nobody, fill, small_disk
+
+from kvmtest.errors import EnvironmentUnfit, UsageError
+from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save
+from kvmtest.evidence.directory import claim
+from kvmtest.evidence.file import write_whole
+from kvmtest.judge import Absence, Reading, Role, Verdict
+from kvmtest.missing import Missing
+
+
+def sample() -> Evidence:
+    result = Result(
+        "kernel.fix-present",
+        Verdict.PASS,
+        "btf: yes",
+        0.25,
+        [
+            Reading("btf", Role.CONTROL, "the old member", True, True, 1.5, {"in": "vmlinux"}),
+            Reading("btf", Role.CLAIM, "the new member", True, True, 2.5),
+            Reading("btf", Role.MEASURE, "copies", 3, None, 3.5),
+        ],
+        [Absence("vmcs", Missing("KVM here is kvm_pvm"))],
+        [Missing("nothing", "nowhere")],
+    )
+    return Evidence(
+        kvmtest={
+            "version": "0.1.0",
+            "command": ["kvmtest", "run"],
+            "started": "2025-08-01T10:00:00Z",
+            "ended": "2025-08-01T10:00:01Z",
+            "interrupted": False,
+        },
+        machine={"kind": "host", "root": "/", "virtualisation": "bare metal", "cpu": None},
+        host={"knob": {"/sys/devices/cpu/freeze_on_smi": 1}},
+        kernel={"release": "6.1.0-37-amd64"},
+        journal={"changes": [], "failures": [], "recovered": []},
+        kernel_log={"missing": None, "records": 0, "lost": 0},
+        results=[result],
+        exit_status=0,
+    )
+
+
+def refused(path: Path) -> str:
+    """Return the one line with which the file is refused."""
+    with pytest.raises(EvidenceUnreadable) as caught:
+        load(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}")
+    assert "\n" not in line
+    assert ";" in line, "no word of what to do"
+    return line
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(EVIDENCE)
+def test_what_was_saved_is_loaded(tmp_path: Path, evidence: Evidence) -> None:
+    path = tmp_path / "evidence.json"
+    save(evidence, path)
+    assert load(path) == evidence
+    assert load(tmp_path) == evidence, "a run's folder stands for the file in it"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["evidence.json"]
+
+
+# Reading what is no evidence
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "evidence.json"
+    save(sample(), path)
+    return path
+
+
+def test_the_sample_itself_is_sound(path: Path) -> None:
+    assert load(path) == sample()
+
+
+def test_evidence_cut_short_anywhere_is_refused(path: Path) -> None:
+    whole = path.read_bytes()
+    assert len(whole) > 10 * 97
+    for length in range(0, len(whole) - 1, 97):
+        path.write_bytes(whole[:length])
+        assert "not JSON, or cut short" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not JSON, or cut short"),
+        (b"\x7fELF\x02\x01\xff\xfe", "this is no text"),
+        (b"\0" * 100, "not JSON"),
+        (b"KTAP version 1\n1..0\n", "not JSON"),
+        (b"9" * 5000, "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"schema":' * 100_000, "nested too deeply"),
+        (b"[]", "it has no schema"),
+        (b"null", "it has no schema"),
+        (b"{}", "it has no schema"),
+        (b'{"schema": {"a": 1}}', "its schema is"),
+        (b'{"schema": "kvmtest-evidence/2"}', "its schema is kvmtest-evidence/2"),
+        (b'{"schema": "kvmtest-evidence/1"}', "is a required property"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_what_is_no_evidence_is_refused(path: Path, content: bytes, said: str) -> None:
+    path.write_bytes(content)
+    assert said in refused(path)
+
+
+def spoil(path: Path, spoiler: Callable[[dict[str, Any]], object]) -> str:
+    data = json.loads(path.read_text())
+    spoiler(data)
+    path.write_text(json.dumps(data))
+    return refused(path)
+
+
+SPOILERS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "$.exit_status": lambda d: d.update(exit_status=256),
+    "$.results[0].verdict": lambda d: d["results"][0].update(verdict="GREEN"),
+    "$.results[0].id": lambda d: d["results"][0].update(id="Fix Present"),
+    "$.results[0].reason": lambda d: d["results"][0].update(reason=""),
+    "$.results[0].readings[1].role": lambda d: d["results"][0]["readings"][1].update(role="proof"),
+    "$.results[0].readings[0].observed": lambda d: d["results"][0]["readings"][0].update(
+        observed=[1]
+    ),
+    "$.results[0].absences[0]": lambda d: d["results"][0]["absences"][0].pop("missing"),
+    "$.results[0]": lambda d: d["results"][0].update(extra=1),
+    "$.machine.kind": lambda d: d["machine"].update(kind="dream"),
+    "$.machine.cpu": lambda d: d["machine"].update(cpu="a CPU"),
+    "$.summary": lambda d: d["summary"].pop("PASS"),
+    "$.journal": lambda d: d.update(journal=[]),
+    "$.kernel_log.lost": lambda d: d["kernel_log"].update(lost=-1),
+    "$": lambda d: d.pop("host"),
+}
+
+
+@pytest.mark.parametrize("place", SPOILERS)
+def test_a_field_that_does_not_fit_the_schema_is_named(path: Path, place: str) -> None:
+    assert spoil(path, SPOILERS[place]).startswith(f"{path}: {place}: ")
+
+
+def test_deep_nesting_in_a_sound_place_is_borne_or_refused(path: Path) -> None:
+    data = path.read_text().replace('"cpu": null', '"cpu": {"a": ' + "[" * 400 + "]" * 400 + "}")
+    path.write_text(data)
+    assert load(path).machine["cpu"]
+
+
+def test_a_long_text_in_the_wrong_place_is_not_repeated_whole(path: Path) -> None:
+    assert len(spoil(path, lambda d: d["machine"].update(kind="x" * 10000))) < 500
+
+
+@pytest.mark.parametrize("name", ["nowhere", "evidence.json/inside", "n" * 300])
+def test_a_path_that_leads_nowhere_is_refused(path: Path, name: str) -> None:
+    assert "name an evidence.json" in refused(path.parent / name)
+
+
+def test_a_folder_without_evidence_is_refused(tmp_path: Path) -> None:
+    assert "evidence.json: No such file" in refused(tmp_path)
+    (tmp_path / "evidence.json").mkdir()
+    assert "Is a directory" in refused(tmp_path)
+
+
+def test_evidence_behind_a_closed_door_is_refused(path: Path) -> None:
+    path.parent.chmod(0o700)
+    with as_nobody():
+        assert "Permission denied" in refused(path)
+
+
+# Writing
+
+
+def test_what_does_not_fit_the_schema_is_not_written(tmp_path: Path) -> None:
+    evidence = sample()
+    evidence.machine["kind"] = "dream"
+    with pytest.raises(EnvironmentUnfit, match=r"machine\.kind"):
+        save(evidence, tmp_path / "evidence.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    small_disk(disk)
+    try:
+        path = disk / "evidence.json"
+        write_whole(path, "old")
+        fill(disk)
+        with pytest.raises(EnvironmentUnfit, match=r"can't write .* No space left on device; free"):
+            write_whole(path, "new" * 100_000)
+        assert path.read_text() == "old"
+        assert {entry.name for entry in disk.iterdir()} == {"evidence.json", "filler"}
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("name", ["nowhere/x", "file/x", "file/", ".", "n" * 300, "folder"])
+def test_a_place_that_takes_no_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "held").touch()
+    monkeypatch.chdir(tmp_path)
+    if name == "file/":
+        name = "file/./x"
+    with pytest.raises(EnvironmentUnfit, match=r"^can't write .*; free some space or choose"):
+        write_whole(Path(name), "text")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_text_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None:
+    write_whole(tmp_path / "x", "a\udcffb")
+    assert (tmp_path / "x").read_text() == "a\\udcffb"
+
+
+# Output folders
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    assert claim(tmp_path / "a" / "b").is_dir()
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    assert claim(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ("evidence.json", "it holds another run's files; choose a new folder"),
+        ("thesis.tex", r"it holds files \(thesis.tex\); choose a new folder"),
+    ],
+)
+def test_a_folder_with_files_is_refused_and_left_alone(
+    tmp_path: Path, held: str, said: str
+) -> None:
+    (tmp_path / held).write_text("dear")
+    with pytest.raises(UsageError, match=said):
+        claim(tmp_path)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(held, "dear")]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("dear")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="choose another folder"):
+            claim(path)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o555])
+def test_a_folder_that_can_not_be_written_is_refused_before_the_run(
+    tmp_path: Path, mode: int
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=mode)
+    folder.chmod(mode)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o755)
+    with as_nobody(), pytest.raises(UsageError, match="Permission denied; choose another"):
+        claim(folder)
+
+
+def test_the_schema_s_name_is_that_of_the_model() -> None:
+    assert SCHEMA == "kvmtest-evidence/1"

@@ -1,0 +1,108 @@
+"""KTAP output, read back by the rules of Documentation/dev-tools/ktap.rst."""
+
+import re
+from typing import NamedTuple
+
+import pytest
+from evidence_strategies import RESULTS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmtest.evidence import Result
+from kvmtest.judge import Verdict
+from kvmtest.report.ktap import ktap
+
+
+class Line(NamedTuple):
+    """One result line: whether it is ok, its number, description, directive and diagnosis."""
+
+    ok: bool
+    number: int
+    description: str
+    directive: str
+    diagnosis: str
+
+
+# "<result> <number> [<description>][ # [<directive>] [<diagnostic data>]]"
+RESULT_LINE = re.compile(
+    r"(?P<result>ok|not ok) (?P<number>\d+)(?: (?:- )?(?P<description>[^#]*?))?"
+    r"(?: # (?P<directive>SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b ?(?P<diagnosis>.*))?"
+)
+
+
+def parse(text: str) -> list[Line]:
+    """Read a KTAP document without nesting; refuse what the rules do not allow."""
+    assert text.endswith("\n")
+    version, plan, *rest = text[:-1].split("\n")
+    assert version == "KTAP version 1"
+    planned = re.fullmatch(r"1\.\.(\d+)", plan)
+    assert planned
+    found = []
+    for line in rest:
+        assert line.isprintable(), f"{line!r} may break a reader's line"
+        if line.startswith("# "):
+            continue
+        match = RESULT_LINE.fullmatch(line)
+        assert match, line
+        found.append(
+            Line(
+                match["result"] == "ok",
+                int(match["number"]),
+                match["description"],
+                match["directive"] or "",
+                match["diagnosis"] or "",
+            )
+        )
+    assert len(found) == int(planned[1])
+    assert [line.number for line in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def result(verdict: Verdict, reason: str = "because") -> Result:
+    return Result("kernel.fix-present", verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ok", "directive", "diagnosis"),
+    [
+        (Verdict.PASS, True, "", ""),
+        (Verdict.FAIL, False, "", ""),
+        (Verdict.ERROR, False, "ERROR", "because"),
+        (Verdict.SKIP, True, "SKIP", "because"),
+        (Verdict.INCONCLUSIVE, True, "SKIP", "INCONCLUSIVE: because"),
+        (Verdict.MEASURED, True, "SKIP", "MEASURED: because"),
+    ],
+)
+def test_each_verdict_has_its_line(
+    verdict: Verdict, ok: bool, directive: str, diagnosis: str
+) -> None:
+    (line,) = parse(ktap([result(verdict)]))
+    assert line == Line(ok, 1, "kernel.fix-present", directive, diagnosis)
+
+
+def test_a_failure_has_its_reason_before_it() -> None:
+    text = ktap([result(Verdict.FAIL, "btf: the member: no, expected yes")])
+    assert text.splitlines()[2:] == [
+        "# btf: the member: no, expected yes",
+        "not ok 1 kernel.fix-present",
+    ]
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_a_reason_of_many_lines_stays_on_one(verdict: Verdict) -> None:
+    (line,) = parse(ktap([result(verdict, "one\nok 2 forged\r\n# SKIP\x85three\u2028four")]))
+    assert line.number == 1
+
+
+def test_no_results_are_an_empty_plan() -> None:
+    assert ktap([]) == "KTAP version 1\n1..0\n"
+
+
+@given(st.lists(RESULTS, max_size=5))
+def test_any_results_are_read_back(results: list[Result]) -> None:
+    lines = parse(ktap(results))
+    assert [line.description for line in lines] == [r.id for r in results]
+    failed = [r.verdict in (Verdict.FAIL, Verdict.ERROR) for r in results]
+    assert [not line.ok for line in lines] == failed
+    passed = [r.verdict is Verdict.PASS for r in results]
+    assert [line.ok and not line.directive for line in lines] == passed

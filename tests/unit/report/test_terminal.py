@@ -1,0 +1,235 @@
+"""What a person sees: colour on a terminal alone, and never half an id."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+import pytest
+from evidence_strategies import EVIDENCE, RESULTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvmtest.evidence import Evidence, Result
+from kvmtest.judge import Verdict
+from kvmtest.missing import Missing
+from kvmtest.properties import PROPERTIES
+from kvmtest.report.terminal import (
+    Progress,
+    console,
+    grouped,
+    missing_table,
+    properties_table,
+    show_evidence,
+    show_results,
+    summary,
+)
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*\b(?:3[0-7]|9[0-7]|4[0-7])m")
+
+RESULTS_OF_ALL_KINDS = [
+    Result(prop.id, verdict, f"reason of {prop.id} " * 5)
+    for prop, verdict in zip(PROPERTIES, list(Verdict) * 10, strict=False)
+]
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+class Terminal:
+    """A pseudo-terminal of a given width; ``stream`` is the program's side."""
+
+    def __init__(self, stream: TextIO, master: int) -> None:
+        self.stream = stream
+        self._master = master
+
+    def text(self) -> str:
+        """Return what was written so far."""
+        self.stream.flush()
+        os.set_blocking(self._master, False)
+        parts = []
+        try:
+            while part := os.read(self._master, 65536):
+                parts.append(part)
+        except BlockingIOError:
+            pass
+        return b"".join(parts).decode()
+
+
+@contextmanager
+def terminal(width: int = 100) -> Iterator[Terminal]:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, width, 0, 0))
+    try:
+        with os.fdopen(slave, "w") as stream:
+            yield Terminal(stream, master)
+    finally:
+        os.close(master)
+
+
+def shown(results: list[Result]) -> str:
+    stream = io.StringIO()
+    show_results(console(stream), results)
+    return stream.getvalue()
+
+
+# Colour
+
+
+def test_what_is_no_terminal_gets_no_escapes() -> None:
+    stream = io.StringIO()
+    screen = console(stream)
+    show_results(screen, RESULTS_OF_ALL_KINDS)
+    screen.print(properties_table())
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_terminal_gets_colour() -> None:
+    with terminal() as term:
+        show_results(console(term.stream), RESULTS_OF_ALL_KINDS[:1])
+        assert COLOUR.search(term.text())
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with terminal() as term:
+        show_results(console(term.stream), RESULTS_OF_ALL_KINDS[:1])
+        assert not COLOUR.search(term.text())
+
+
+def test_a_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with terminal() as term:
+        show_results(console(term.stream), RESULTS_OF_ALL_KINDS[:1])
+        assert "\x1b" not in term.text()
+
+
+# Width
+
+
+def words(text: str) -> set[str]:
+    return set(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_ids_are_whole_at_any_usual_width(width: int) -> None:
+    with terminal(width) as term:
+        screen = console(term.stream)
+        show_results(screen, RESULTS_OF_ALL_KINDS)
+        found = words(term.text())
+        assert {r.id for r in RESULTS_OF_ALL_KINDS} <= found
+        assert set(Verdict) <= found
+        screen.print(properties_table())
+        assert {p.id for p in PROPERTIES} <= words(term.text())
+
+
+@pytest.mark.parametrize("width", [1, 5, 20])
+def test_a_sliver_of_a_terminal_does_not_crash(width: int) -> None:
+    with terminal(width) as term:
+        show_results(console(term.stream), RESULTS_OF_ALL_KINDS)
+        assert term.text()
+
+
+def test_lines_fit_the_width_and_lose_nothing() -> None:
+    text = shown([Result("any.soak", Verdict.FAIL, "x" * 400)])
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("x") == 400
+
+
+# Results
+
+
+def test_what_failed_comes_first_and_what_was_skipped_last() -> None:
+    verdicts = [line.split()[0] for line in shown(RESULTS_OF_ALL_KINDS).splitlines() if line]
+    seen = [verdict for verdict in dict.fromkeys(verdicts) if verdict in set(Verdict)]
+    assert seen == ["FAIL", "ERROR", "PASS", "INCONCLUSIVE", "MEASURED", "SKIP"]
+
+
+def test_equal_reasons_share_a_row() -> None:
+    gone = [Missing("there is no knob", "run on Intel"), Missing("no PMU")]
+    ids = ["host.hotplug", "any.soak"]
+    text = shown([Result(i, Verdict.SKIP, "a; b", missing=gone) for i in ids])
+    assert text.count("SKIP") == 1
+    assert text.split("missing here")[1].split().count("2") == 2
+
+
+def test_a_required_skip_says_that_it_was_required() -> None:
+    gone = [Missing("there is no knob", "run on Intel"), Missing("no PMU")]
+    reason = "--require any.soak, but SKIP: there is no knob"
+    assert "--require any.soak" in shown([Result("any.soak", Verdict.FAIL, reason, missing=gone)])
+
+
+def test_reasons_are_no_markup() -> None:
+    text = shown([Result("any.soak", Verdict.ERROR, "[bold]a[/] b[/nothing] [red")])
+    assert "[bold]a[/] b[/nothing] [red" in text
+
+
+@settings(max_examples=20)
+@given(st.lists(RESULTS, max_size=4))
+def test_any_results_are_shown(results: list[Result]) -> None:
+    assert {r.id for r in results} <= words(shown(results))
+
+
+def test_control_characters_of_a_reason_do_not_reach_the_terminal() -> None:
+    with terminal() as term:
+        show_results(console(term.stream), [Result("any.soak", Verdict.SKIP, "a\x1b]0;b\x07\rc")])
+        assert not re.search(r"\x1b\]|\x07", term.text())
+
+
+@settings(max_examples=20)
+@given(EVIDENCE)
+def test_any_evidence_is_shown(evidence: Evidence) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", stream := io.StringIO())
+        show_evidence(evidence)
+    assert ("interrupted" in stream.getvalue().splitlines()[-1]) == evidence.kvmtest["interrupted"]
+
+
+def test_the_summary_counts_in_the_order_of_the_table() -> None:
+    verdicts = [Verdict.SKIP, Verdict.PASS, Verdict.SKIP, Verdict.FAIL]
+    results = [Result("any.soak", verdict, "r") for verdict in verdicts]
+    assert summary(results) == "1 FAIL, 1 PASS, 2 SKIP"
+    assert summary([]) == "nothing was decided"
+
+
+def test_what_is_missing_is_told_once_with_its_remedy() -> None:
+    stream = io.StringIO()
+    knob = Missing("there is no knob", "run on Intel")
+    console(stream).print(missing_table([knob, Missing("no PMU"), knob]))
+    _, first, second = stream.getvalue().splitlines()
+    assert first.split() == ["there", "is", "no", "knob", "run", "on", "Intel", "2"]
+    assert second.split() == ["no", "PMU", "1"]
+
+
+def test_names_are_grouped_in_their_order() -> None:
+    assert grouped({"a": 1, "b": 2, "c": 1}) == {1: ["a", "c"], 2: ["b"]}
+
+
+# Progress
+
+
+def test_progress_is_silent_where_nobody_watches() -> None:
+    stream = io.StringIO()
+    with Progress(stream) as progress:
+        progress.property(PROPERTIES[0], 1, 2)
+        progress.say("undoing")
+    assert stream.getvalue() == ""
+
+
+def test_progress_leaves_nothing_on_a_terminal() -> None:
+    with terminal() as term:
+        with Progress(term.stream) as progress:
+            progress.property(PROPERTIES[0], 1, 2)
+        text = term.text()
+        assert text.endswith("\x1b[2K")
+        assert "\x1b[?25h" in text, "the cursor stays hidden"

@@ -1,0 +1,384 @@
+"""A session keeps what was observed, whatever happens, and gives the machine back."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from stand_in import KMSG, KNOB, intel_host, snapshot, write
+
+import kvmtest.session as session_module
+from kvmtest.checks import Check, Context
+from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
+from kvmtest.host.census import Census, KvmUser
+from kvmtest.host.journal import RECORD, Journal
+from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
+from kvmtest.host.lock import LockHeld
+from kvmtest.host.machine import Machine
+from kvmtest.host.tree import Tree
+from kvmtest.judge import Absence, Reading, Verdict, claim, control, measure
+from kvmtest.missing import Missing
+from kvmtest.properties import PROPERTIES, Property, find
+from kvmtest.session import Session, requirement
+
+PROPERTY = Property("btf.test", "a claim", (), (), ("btf",), "a test", "made:here")
+GOOD = [control("btf", "the control", 1, 1, "mend it"), claim("btf", "the claim", 1, 1)]
+
+Checked = Callable[[Check], Session]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return intel_host(tmp_path)
+
+
+@pytest.fixture
+def session(tree: Tree) -> Iterator[Session]:
+    made = Session(Machine(tree))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch, session: Session) -> Checked:
+    """Make a check the one of every property."""
+
+    def use(check: Check) -> Session:
+        monkeypatch.setattr(session_module, "check_of", lambda prop: check)
+        return session
+
+    return use
+
+
+def good(context: Context) -> Iterator[Reading | Absence]:
+    yield from GOOD
+
+
+def breaking(error: BaseException) -> Check:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        yield from GOOD
+        raise error
+
+    return check
+
+
+# Deciding
+
+
+def test_readings_are_judged_and_kept(checked: Checked) -> None:
+    session = checked(good)
+    result = session.decide(PROPERTY)
+    assert (result.id, result.verdict, result.readings) == ("btf.test", Verdict.PASS, GOOD)
+    assert session.results == [result]
+    assert (result.detail, result.missing, result.seconds >= 0) == ("", [], True)
+
+
+def test_readings_before_an_error_of_ours_are_kept(checked: Checked) -> None:
+    result = checked(breaking(KvmtestError("KVM_RUN: no; try again"))).decide(PROPERTY)
+    assert (result.verdict, result.reason) == (Verdict.ERROR, "KVM_RUN: no; try again")
+    assert result.readings == GOOD
+    assert "in check" in result.detail
+
+
+def test_readings_before_any_error_are_kept_and_its_kind_is_named(checked: Checked) -> None:
+    result = checked(breaking(ZeroDivisionError("by\nzero"))).decide(PROPERTY)
+    assert (result.verdict, result.reason) == (Verdict.ERROR, "ZeroDivisionError: by")
+    assert result.readings == GOOD
+    assert "Traceback" in result.detail
+
+
+def test_an_error_without_words_has_a_reason(checked: Checked) -> None:
+    assert checked(breaking(AssertionError())).decide(PROPERTY).reason == "AssertionError: "
+
+
+def test_an_interruption_is_kept_and_goes_on(checked: Checked) -> None:
+    session = checked(breaking(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        session.decide(PROPERTY)
+    (result,) = session.results
+    assert (result.verdict, result.reason) == (Verdict.ERROR, "interrupted")
+    assert result.readings == GOOD
+
+
+def test_a_check_that_says_nothing_decides_nothing(checked: Checked) -> None:
+    def silent(context: Context) -> Iterator[Reading | Absence]:
+        yield from ()
+
+    assert checked(silent).decide(PROPERTY).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_check_that_does_not_exist_is_an_error(session: Session) -> None:
+    for check in ("no_module:f", "kernel:no_function", "nonsense"):
+        result = session.decide(Property("btf.test", "c", (), (), ("btf",), "s", check))
+        assert result.verdict is Verdict.ERROR
+        assert result.detail
+
+
+def test_a_missing_precondition_skips_the_check(checked: Checked) -> None:
+    session = checked(breaking(AssertionError("the check was run")))
+    result = session.decide(find("any.soak"))
+    assert result.verdict is Verdict.SKIP
+
+
+def test_a_skip_names_all_that_is_missing(tmp_path: Path) -> None:
+    session = Session(Machine(Tree(tmp_path)))
+    result = session.decide(find("vmx.entry.fresh"))
+    session.end()
+    assert result.verdict is Verdict.SKIP
+    assert len(result.missing) == 3
+    assert all(str(missing) in result.reason for missing in result.missing)
+    assert result.readings == []
+
+
+def test_a_property_without_a_check_says_so(session: Session) -> None:
+    prop = Property("btf.test", "c", (), (), ("btf",), "s")
+    result = session.decide(prop)
+    assert result.verdict is Verdict.SKIP
+    assert "has no check for it yet" in result.reason
+
+
+def test_a_precondition_that_breaks_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, session: Session
+) -> None:
+    def broken(machine: Machine, prop: Property) -> list[Missing]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(session_module, "lacking", broken)
+    result = session.decide(PROPERTY)
+    assert (result.verdict, session.results) == (Verdict.ERROR, [result])
+    assert "Input/output error" in result.reason
+
+
+def test_a_witness_that_could_not_look_is_kept_beside_one_that_could(checked: Checked) -> None:
+    absent = Absence("vmcs", Missing("gone meanwhile"))
+
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        yield from GOOD
+        yield absent
+        yield absent
+
+    prop = Property("btf.test", "c", (), (), ("btf", "runflags"), "s", "made:here")
+    result = checked(check).decide(prop)
+    assert result.verdict is Verdict.PASS
+    assert [a.witness for a in result.absences] == ["runflags", "vmcs"]
+
+
+def test_a_figure_is_measured(checked: Checked) -> None:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        yield measure("btf", "copies", 3)
+
+    assert checked(check).decide(PROPERTY).verdict is Verdict.MEASURED
+
+
+# Requirements
+
+
+def test_a_required_skip_fails(tmp_path: Path) -> None:
+    session = Session(Machine(Tree(tmp_path)), [requirement("any.soak")])
+    results = [session.decide(find(i)) for i in ("any.soak", "vmx.entry.fresh")]
+    session.end()
+    assert [r.verdict for r in results] == [Verdict.FAIL, Verdict.SKIP]
+    assert results[0].reason.startswith("--require any.soak, but SKIP: ")
+    assert results[0].missing, "what is missing is still told"
+
+
+def test_a_requirement_names_a_property_a_witness_or_a_feature() -> None:
+    assert requirement("any.soak").properties == {"any.soak"}
+    assert requirement("witness:btf").properties == {"kernel.fix-present"}
+    assert requirement("feature:cpu-hotplug").properties == {"host.hotplug"}
+    # Needed by the witness vmcs, and not by the rows themselves.
+    by_witness = {p.id for p in PROPERTIES if "vmcs" in p.witnesses}
+    assert requirement("feature:vmcs-dump").properties == by_witness
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("any.soka", "did you mean any.soak"),
+        ("", "see kvmtest list"),
+        ("witness:btv", "--require witness:btv: it takes leak, vmcs, runflags, btf"),
+        ("witness:", "it takes leak, vmcs"),
+        ("feature:sgx", "it takes kvm, kvm-intel"),
+        ("colour:red", "it takes witness:NAME, feature:NAME, a property's id"),
+    ],
+)
+def test_a_requirement_that_names_nothing_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        requirement(text)
+
+
+# Beginning and end
+
+
+def test_a_session_begins_once_and_ends_once(tree: Tree) -> None:
+    before = snapshot(tree)
+    session = Session(Machine(tree))
+    session.end()
+    assert session.begin() is session.begin()
+    session.end()
+    session.end()
+    assert snapshot(tree) == before
+    assert session.log_missing is None
+
+
+def test_changes_are_undone_at_the_end_and_listed(checked: Checked, tree: Tree) -> None:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        context.journal.write(KNOB, "0")
+        yield from GOOD
+
+    before = snapshot(tree)
+    session = checked(check)
+    session.decide(PROPERTY)
+    assert tree.read(KNOB) == "0"
+    assert tree.exists(RECORD)
+    session.end()
+    assert snapshot(tree) == before
+    assert [(c.path, c.old, c.new, c.undone) for c in session.changes] == [(KNOB, "1", "0", True)]
+    assert session.undo_failures == []
+
+
+def test_what_can_not_be_undone_is_told(checked: Checked, tree: Tree) -> None:
+    name = "/sys/kernel/tracing/instances/kvmtest"
+    tree.path(name).parent.mkdir(parents=True)
+
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        context.journal.make_directory(name)
+        write(tree, f"{name}/held", "")
+        yield from GOOD
+
+    session = checked(check)
+    session.decide(PROPERTY)
+    session.end()
+    (failure,) = session.undo_failures
+    assert "not undone: Directory not empty" in failure
+
+
+def test_a_second_session_is_refused_until_the_first_ends(tree: Tree) -> None:
+    first, second = Session(Machine(tree)), Session(Machine(tree))
+    first.begin()
+    with pytest.raises(LockHeld, match=f"pid {os.getpid()}"):
+        second.begin()
+    second.end()
+    first.end()
+    second.begin()
+    second.end()
+
+
+def test_a_dry_run_takes_no_lock_and_changes_nothing(checked: Checked, tree: Tree) -> None:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        context.journal.write(KNOB, "0")
+        yield from GOOD
+
+    before = snapshot(tree)
+    session = checked(check)
+    session.dry_run = True
+    first = Session(Machine(tree))
+    first.begin()
+    session.decide(PROPERTY)
+    assert tree.read(KNOB) == "1"
+    session.end()
+    first.end()
+    assert snapshot(tree) == before
+    assert [c.sentence for c in session.changes] == [f"write 0 to {KNOB} (was 1)"]
+    assert session.log_missing == Missing("a dry run does not mark the kernel log")
+
+
+def test_what_a_dead_run_left_is_told(tree: Tree) -> None:
+    pid = os.fork()
+    if pid == 0:
+        Journal.open(tree).write(KNOB, "0")
+        record = tree.path(RECORD).read_bytes()
+        tree.path("/left").write_bytes(record)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    with Journal.open(tree):  # Waits for the dead one's guardian.
+        pass
+    tree.path(RECORD).write_bytes(tree.path("/left").read_bytes())
+    write(tree, KNOB, "0\n")
+    session = Session(Machine(tree))
+    session.begin()
+    session.end()
+    assert tree.read(KNOB) == "1"
+    assert session.recovered == [f"write 0 to {KNOB} (was 1)"]
+
+
+# The kernel log
+
+
+def test_the_log_since_the_beginning_is_kept(session: Session, tree: Tree) -> None:
+    write(tree, KMSG, b"6,1,1,-;before\n")
+    session.begin()
+    with tree.path(KMSG).open("ab") as file:
+        file.write(b"6,2,2,-;during\n")
+    session.end()
+    assert [r.message for r in session.log.records] == ["during"]
+
+
+def test_a_log_that_can_not_be_opened_is_missing(session: Session, tree: Tree) -> None:
+    tree.path(KMSG).unlink()
+    session.begin()
+    session.end()
+    assert session.log_missing is not None
+    assert session.log == LogSlice((), 0)
+
+
+def open_files() -> set[str]:
+    folder = Path("/proc/self/fd")
+    return {f"{entry.name} {entry.readlink()}" for entry in folder.iterdir() if entry.exists()}
+
+
+def test_a_log_that_breaks_at_the_end_costs_neither_verdicts_nor_the_undo(
+    checked: Checked, tree: Tree
+) -> None:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        context.journal.write(KNOB, "0")
+        yield from GOOD
+
+    before, files = snapshot(tree), open_files()
+    session = checked(check)
+    session.decide(PROPERTY)
+    with tree.path(KMSG).open("ab") as file:
+        file.write(b"no record\n")
+    session.end()
+    tree.path(KMSG).write_bytes(b"")
+    assert snapshot(tree) == before
+    assert session.log_missing is not None
+    assert "is no record of the kernel log" in session.log_missing.what
+    assert [r.verdict for r in session.results] == [Verdict.PASS]
+    assert open_files() == files
+
+
+def test_a_log_that_breaks_at_the_mark_gives_the_machine_back(
+    monkeypatch: pytest.MonkeyPatch, session: Session, tree: Tree
+) -> None:
+    def broken(log: KernelLog) -> None:
+        raise LogError("the log can't be read on")
+
+    files = open_files()
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelLog, "mark", broken)
+        with pytest.raises(KvmtestError, match="can't be read on"):
+            session.begin()
+    assert open_files() == files
+    session.begin()
+    session.end()
+
+
+def test_a_machine_without_a_place_for_the_lock_is_unfit(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, "/run/lock", "a file")
+    session = Session(Machine(tree))
+    with pytest.raises(EnvironmentUnfit, match="can't open the lock"):
+        session.decide(PROPERTY)
+
+
+def test_a_session_does_not_begin_beside_other_vms(tree: Tree) -> None:
+    machine = Machine(tree)
+    other = KvmUser(pid=77, name="qemu", command=("qemu",), vms=1, vcpus=2, devices=1)
+    vars(machine)["census"] = Census((other,), (), ())
+    with pytest.raises(EnvironmentUnfit, match="other VMs run here: qemu"):
+        Session(machine).begin()
+    Journal.open(tree).close()  # The machine is free again.
+    session = Session(machine, allow_other_vms=True)
+    session.begin()
+    session.end()
