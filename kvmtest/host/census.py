@@ -108,15 +108,26 @@ def _kind(target: str) -> str | None:
 
 
 def _user(tree: Tree, pid: int, held: Counter[str]) -> KvmUser:
+    name, command = _live_names(pid) if tree.is_live else _names(tree, pid)
+    return KvmUser(pid, name, command, held["vm"], held["vcpu"], held["device"])
+
+
+def _live_names(pid: int) -> tuple[str, tuple[str, ...]]:
+    """Return name and command line of a process, as far as it is still there."""
+    import psutil  # Slow to import, and on most machines there is nobody to name.
+
+    try:
+        facts = psutil.Process(pid).as_dict(["name", "cmdline"])
+    except psutil.NoSuchProcess:
+        return "?", ()
+    return facts["name"] or "?", tuple(facts["cmdline"] or ())
+
+
+def _names(tree: Tree, pid: int) -> tuple[str, tuple[str, ...]]:
+    """Return the same of a stand-in's process."""
     command = (tree.read_bytes(f"/proc/{pid}/cmdline") or b"").decode(errors="replace")
-    return KvmUser(
-        pid=pid,
-        name=tree.read(f"/proc/{pid}/comm") or "?",
-        command=tuple(command.rstrip("\0").split("\0")) if command else (),
-        vms=held["vm"],
-        vcpus=held["vcpu"],
-        devices=held["device"],
-    )
+    words = tuple(command.rstrip("\0").split("\0")) if command else ()
+    return tree.read(f"/proc/{pid}/comm") or "?", words
 
 
 def _blind_spots(tree: Tree, unreadable: list[int]) -> Iterator[Missing]:
