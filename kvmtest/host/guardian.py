@@ -109,6 +109,9 @@ def _spawn(tree: Tree, fds: tuple[int, int, int, int]) -> "subprocess.Popen[byte
     """Start the guardian's interpreter in a session of its own, with ``fds`` and no other."""
     import subprocess
 
+    if min(fds) <= 2:
+        # The child's own standard streams would take their place.
+        raise OSError("standard input, output or error is closed; open it (</dev/null)")
     package = str(Path(__file__).resolve().parents[2])
     settings = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     return subprocess.Popen(

@@ -8,7 +8,7 @@ import gc
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -35,8 +35,8 @@ KILLS = 200
 
 WAYS = (
     Way("run", STARTING, least=0),
-    Way("run that changes the host", CHANGING),
-    Way("run that changes the host, and guardian", CHANGING, guardian_too=True),
+    Way("run that changes the host", CHANGING, least=0.1),
+    Way("run that changes the host, and guardian", CHANGING, guardian_too=True, least=0.1),
     Way("run that undoes", UNDOING, least=0),
     Way("run that undoes, and guardian", UNDOING, guardian_too=True, least=0),
 )
@@ -52,6 +52,15 @@ class Knob(StandIn):
         return {KNOB: self.tree.read(KNOB)}
 
 
+@pytest.fixture(autouse=True)
+def _frozen() -> Iterator[None]:
+    """Keep the victims from collecting garbage, and so from copying, what this process has."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Knob:
     # What the run last writes is 1, so that there is something to undo to the end.
@@ -60,7 +69,6 @@ def host(tmp_path: Path) -> Knob:
 
 def victim(root: Path, tell: Callable[[bytes], object]) -> None:
     """Be `kvmtest run`, and tell when it first changes the host and when it undoes."""
-    gc.freeze()  # Else pytest's last collections look through all that this process has, too.
     write, close = Journal.write, Journal.close
 
     def telling_write(journal: Journal, name: str, value: str) -> None:
@@ -91,6 +99,8 @@ def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(host: Knob) -> Non
         where = f"seed {SEED}, attempt {attempt}, kill {len(outcomes)}: {way.name}"
         assert host.state() == before, where
         assert not host.tree.exists(RECORD), where
+        # Other work on the machine changes how long a run takes: the kills follow it.
+        seconds[way.phase] *= 0.9 if outcome is None else 1.02
         if outcome is not None:
             outcomes.append(outcome)
             met[way.name] += bool(outcome.differed)
@@ -100,4 +110,4 @@ def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(host: Knob) -> Non
     # Else the kills came where there was nothing to undo.
     for way in WAYS:
         assert met[way.name] * len(WAYS) / KILLS >= way.least, met
-    assert met.total() > KILLS / 5, met
+    assert met.total() > KILLS / 10, met

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def test_the_wheel_has_its_command_its_types_and_its_license(wheel: Path) -> Non
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry_points,) = [n for n in names if n.endswith("entry_points.txt")]
-        assert "kvmtest = kvmtest.cli:main" in archive.read(entry_points).decode()
+        scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+        for name, function in scripts.items():
+            assert f"{name} = {function}\n" in archive.read(entry_points).decode()
     assert "kvmtest/py.typed" in names
     assert "kvmtest/evidence/schema-1.json" in names
     assert any(n.endswith("licenses/LICENSE") for n in names)

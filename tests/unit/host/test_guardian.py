@@ -223,3 +223,19 @@ def test_by_hand_it_says_who_starts_it() -> None:
     )
     assert done.returncode == 2
     assert b"started by `kvmtest run` alone" in done.stderr
+
+
+def test_a_run_whose_standard_streams_are_closed_is_refused_not_left_hanging(tree: Tree) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from kvmtest.errors import EnvironmentUnfit\n"
+        "from kvmtest.host.journal import Journal\n"
+        "from kvmtest.host.tree import Tree\n"
+        "out = os.dup2(1, 9)\n"
+        "for fd in range(3): os.close(fd)\n"
+        "try: Journal.open(Tree(Path(sys.argv[1]))).close()\n"
+        "except EnvironmentUnfit as error: os.write(9, str(error).encode())\n"
+    )
+    command = [sys.executable, "-c", code, str(tree.root)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=30)
+    assert b"standard input, output or error is closed" in done.stdout
