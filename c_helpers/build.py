@@ -22,7 +22,7 @@ SOURCES = ["deadline.c", "run_loop.c", "toggler.c"]
 
 # Which declarations of the preprocessed header Python is to see.
 STRUCTS = re.compile(r"kvm_\w+|kvmtest_\w+|runner|run_\w+|toggle\w+|mailbox\w*|gap")
-FUNCTIONS = re.compile(r"(?:run_(?:once|loop|stop|clear_stop)|toggler_run) \(", re.VERBOSE)
+FUNCTIONS = re.compile(r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run) \(", re.VERBOSE)
 CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_")
 EXTRA = """
 uint64_t clock_tsc(void);
@@ -78,9 +78,12 @@ def struct(statement: str) -> str:
     to which every kernel adds. cffi lays the members of a nameless union out one after the other
     where the structure around it has no name either: only the last and largest is kept
     (kvm_run.system_event, kvm_run.hypercall), or nothing where they are structures (kvm_run.tdx).
+    Mutexes are the native side's own.
     """
-    is_open = statement.startswith("struct kvm_run ")
-    if is_open:
+    statement, mutexes = re.subn(r"pthread_mutex_t \w+; ", "", statement)
+    is_open = bool(mutexes)
+    if statement.startswith("struct kvm_run "):
+        is_open = True
         unions = r"struct \{ [^{}]*union \{ (?:struct \{ [^{}]*\} \w+; )+\}; \} \w+; "
         statement = re.sub(unions, "", statement)
         statement = re.sub(r"union \{ [^{}]*?(\w+ \w+(?:\[\d+\])?;) \};", r"\1", statement)

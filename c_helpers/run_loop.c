@@ -57,15 +57,18 @@ static inline enum run_end enter(struct runner *runner)
 
 static int begin(struct runner *runner, int64_t timeout)
 {
-	if (!runner->run) {
+	pthread_mutex_lock(&runner->running);
+	if (runner->run) {
+		/* A stop that was cleared since has left it set; before the timer, which sets it too. */
+		set_immediate_exit(runner, 0);
+		runner->error = deadline_begin(runner->run, clock_now() + timeout);
+	} else {
 		runner->error = EBADF;
+	}
+	if (runner->error) {
+		pthread_mutex_unlock(&runner->running);
 		return -1;
 	}
-	/* A stop that was cleared since has left it set. Before deadline_begin, whose timer sets it. */
-	set_immediate_exit(runner, 0);
-	runner->error = deadline_begin(runner->run, clock_now() + timeout);
-	if (runner->error)
-		return -1;
 	runner->thread = deadline_thread();
 	meet_other_thread();
 	return 0;
@@ -75,6 +78,7 @@ static void end(struct runner *runner)
 {
 	runner->thread = 0;
 	deadline_end();
+	pthread_mutex_unlock(&runner->running);
 }
 
 enum run_end run_once(struct runner *runner, int64_t timeout)
@@ -128,14 +132,16 @@ enum run_end run_loop(struct runner *runner, struct run_record *record, uint16_t
 
 void run_stop(struct runner *runner)
 {
-	int thread;
+	int thread = 0;
 
 	runner->stop = 1;
-	if (!runner->run)
-		return;
-	set_immediate_exit(runner, 1);
-	/* Taken, so that one entry is kicked but once: a flood of signals would hold the thread up. */
-	thread = __atomic_exchange_n(&runner->thread, 0, __ATOMIC_SEQ_CST);
+	pthread_mutex_lock(&runner->stopping);
+	if (runner->run) {
+		set_immediate_exit(runner, 1);
+		/* Taken, so that one entry is kicked but once: a flood of signals would hold it up. */
+		thread = __atomic_exchange_n(&runner->thread, 0, __ATOMIC_SEQ_CST);
+	}
+	pthread_mutex_unlock(&runner->stopping);
 	if (thread)
 		syscall(SYS_tgkill, getpid(), thread, deadline_signal());
 }
@@ -144,4 +150,15 @@ void run_clear_stop(struct runner *runner)
 {
 	/* immediate_exit may be the timer's by now: left to the runner. */
 	runner->stop = 0;
+}
+
+void run_close(struct runner *runner)
+{
+	run_stop(runner);
+	pthread_mutex_lock(&runner->running);
+	pthread_mutex_lock(&runner->stopping);
+	runner->run = NULL;
+	runner->fd = -1;
+	pthread_mutex_unlock(&runner->stopping);
+	pthread_mutex_unlock(&runner->running);
 }

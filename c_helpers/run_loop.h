@@ -7,6 +7,7 @@
 #ifndef KVMTEST_RUN_LOOP_H
 #define KVMTEST_RUN_LOOP_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 struct kvm_run;
@@ -30,6 +31,8 @@ struct runner {
 	volatile int thread;            /* who is to be kicked out of a run, 0: nobody */
 	uint64_t entries;               /* KVM_RUN calls, those that a signal ended included */
 	uint64_t tsc_entry, tsc_exit;   /* around the last KVM_RUN */
+	pthread_mutex_t running;        /* held from a run's begin to its end; all zeros is unlocked */
+	pthread_mutex_t stopping;       /* held while a stopper uses run */
 };
 
 struct run_stamp {
@@ -58,5 +61,8 @@ enum run_end run_loop(struct runner *runner, struct run_record *record, uint16_t
  */
 void run_stop(struct runner *runner);
 void run_clear_stop(struct runner *runner);
+
+/* Stop the vCPU, wait until it has left its run, and leave nobody a way to kvm_run: run is NULL. */
+void run_close(struct runner *runner);
 
 #endif

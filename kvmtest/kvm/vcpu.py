@@ -8,7 +8,6 @@ Documentation/virt/kvm/api.rst; registers are the kernel's own structures (``str
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
-from threading import Lock
 from typing import Any
 
 from kvmtest._native import ffi, lib
@@ -80,7 +79,6 @@ class Vcpu:
         self._runner.fd, self._runner.run = fd, self.kvm_run
         self._stats: Stats | None = None
         self._run_once = lib.run_once
-        self._running, self._stopping = Lock(), Lock()
 
     def __repr__(self) -> str:
         return f"<{self._name}>"
@@ -104,8 +102,7 @@ class Vcpu:
         Raises :class:`KvmError` where KVM_RUN fails.
         """
         ns = DEFAULT_TIMEOUT_NS if timeout is DEFAULT_TIMEOUT else _nanoseconds(timeout)
-        with self._running:
-            end = self._run_once(self._runner, ns)
+        end = self._run_once(self._runner, ns)
         if end == RUN_EXIT:
             return decode(self.kvm_run, self._buffer)
         return self._ended(end, timeout)
@@ -126,8 +123,7 @@ class Vcpu:
         """
         loop = Loop(limit, stamps)
         ns = _nanoseconds(timeout)
-        with self._running:
-            end = lib.run_loop(self._runner, loop._record, doorbell_port, ns)
+        end = lib.run_loop(self._runner, loop._record, doorbell_port, ns)
         if end == RUN_EXIT:
             loop.exit = decode(self.kvm_run, self._buffer)
         elif end != lib.RUN_LIMIT:
@@ -148,8 +144,7 @@ class Vcpu:
 
         From any thread.
         """
-        with self._stopping:
-            lib.run_stop(self._runner)
+        lib.run_stop(self._runner)
 
     def clear_stop(self) -> None:
         """Let the vCPU run again."""
@@ -339,13 +334,10 @@ class Vcpu:
         """
         if self.fd < 0:
             return
-        self.stop()
-        # The native side uses the mapping without the GIL: it goes when nobody is in there.
-        with self._running, self._stopping:
-            self._runner.run = self.kvm_run = ffi.NULL
-            self._runner.fd = -1
-            self._buffer = b""
-            self._mapping.close()
+        lib.run_close(self._runner)
+        self.kvm_run = ffi.NULL
+        self._buffer = b""
+        self._mapping.close()
         if self._stats:
             self._stats.close()
         os.close(self.fd)

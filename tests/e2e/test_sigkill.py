@@ -28,7 +28,7 @@ from kvmtest.host.lock import LOCK
 from kvmtest.host.tree import Tree
 
 SEED = 20250729
-KILLS = 200
+KILLS = 120
 
 # About as long as a guardian takes to undo, so that kills meet it before, amid and after that.
 UNDO_SECONDS = 0.01
