@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
 # Run the tests of the native module with AddressSanitizer and UndefinedBehaviorSanitizer, in a copy
 # of the package of its own: the normal build stays as it is.
 #

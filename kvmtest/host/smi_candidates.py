@@ -1,7 +1,7 @@
 """SMI trigger candidates
 ======================
 
-What on this machine looks able to raise an SMI: looked at, never fired. See :mod:`kvmtest.smi` for
+What on this machine looks able to raise an SMI: looked at, never fired. See kvmtest.smi for
 the sources that fire.
 
 * The SMI command port (0xB2 on most machines, named by the ACPI table FADT): a write raises an SMI
