@@ -1,8 +1,7 @@
 """SMI trigger candidates
 ======================
 
-What on this machine looks able to raise an SMI: looked at, never fired. See kvmtest.smi for
-the sources that fire.
+What on this machine looks able to raise an SMI: looked at, never fired.
 
 * The SMI command port (0xB2 on most machines, named by the ACPI table FADT): a write raises an SMI
   where the chipset has APMC_EN and GBL_SMI_EN set. Never write a value of :attr:`Fadt.refused`:
