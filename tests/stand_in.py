@@ -49,6 +49,14 @@ def write(tree: Tree, name: str, content: str | bytes) -> Path:
     return path
 
 
+def stand_in(root: Path, files: Mapping[str, str | bytes]) -> Tree:
+    """Make a tree of these files, by their absolute names."""
+    tree = Tree(root)
+    for name, content in files.items():
+        write(tree, name, content)
+    return tree
+
+
 def kvm_btf(*members: str, **flags: int) -> bytes:
     """Return BTF whose struct kvm_x86_ops has the members, and whose run flags are these."""
     blob = Blob()
@@ -69,7 +77,6 @@ UNFIXED = kvm_btf("vcpu_run")
 def intel_host(root: Path, *, cpus: int = 2, knob: int = 1, btf: bytes = FIXED) -> Tree:
     """Make an Intel host with a PMU, the knob, kvm_intel and MSRs that stand still."""
     root.mkdir(parents=True, exist_ok=True)
-    tree = Tree(root)
     files: Mapping[str, str | bytes] = {
         "/proc/cpuinfo": "".join(PROCESSOR.format(number=number) for number in range(cpus)),
         "/proc/version": VERSION,
@@ -91,8 +98,7 @@ def intel_host(root: Path, *, cpus: int = 2, knob: int = 1, btf: bytes = FIXED) 
         KMSG: "",
         "/dev/cpu/0/msr": FREEZE_CAPABLE,
     }
-    for name, content in files.items():
-        write(tree, name, content)
+    tree = stand_in(root, files)
     for number in range(1, cpus):
         tree.path(f"/dev/cpu/{number}").symlink_to("0")
     return tree

@@ -6,8 +6,6 @@ process, which has all modules loaded.
 
 import gc
 import os
-import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -18,17 +16,15 @@ from test_sigkill import (
     CHANGING,
     STARTING,
     UNDOING,
-    Outcome,
     StandIn,
     Way,
+    check_kills,
     forked,
-    kill_at_random,
-    spans,
 )
 
 import kvmtest.run  # noqa: F401 - so that the victims need not import it
 from kvmtest.cli import main
-from kvmtest.host.journal import RECORD, Journal
+from kvmtest.host.journal import Journal
 
 SEED = 20250731
 KILLS = 200
@@ -88,26 +84,5 @@ def victim(root: Path, tell: Callable[[bytes], object]) -> None:
 
 def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(host: Knob) -> None:
     start = forked(lambda tell: victim(host.tree.root, tell))
-    rng = random.Random(SEED)
-    before = host.state()
-    seconds = spans(start, host)
-    outcomes: list[Outcome] = []
-    met: Counter[str] = Counter()
-    for attempt in range(2 * KILLS):
-        way = WAYS[len(outcomes) % len(WAYS)]
-        outcome = kill_at_random(start, host, way, seconds[way.phase], rng)
-        where = f"seed {SEED}, attempt {attempt}, kill {len(outcomes)}: {way.name}"
-        assert host.state() == before, where
-        assert not host.tree.exists(RECORD), where
-        # Other work on the machine changes how long a run takes: the kills follow it.
-        seconds[way.phase] *= 0.9 if outcome is None else 1.02
-        if outcome is not None:
-            outcomes.append(outcome)
-            met[way.name] += bool(outcome.differed)
-        if len(outcomes) == KILLS:
-            break
-    assert len(outcomes) == KILLS, "most runs ended before their kill"
-    # Else the kills came where there was nothing to undo.
-    for way in WAYS:
-        assert met[way.name] * len(WAYS) / KILLS >= way.least, met
-    assert met.total() > KILLS / 10, met
+    outcomes = check_kills(start, host, KILLS, SEED, WAYS, 2 * KILLS)
+    assert sum(bool(outcome.differed) for outcome in outcomes) > KILLS / 10

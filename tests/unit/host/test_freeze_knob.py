@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from stand_in import stand_in
 
 from kvmtest.host import freeze_knob
 from kvmtest.host.freeze_knob import PATHS, Knob, KnobError
@@ -11,14 +12,6 @@ from kvmtest.missing import Missing
 
 DEVICES = "/sys/bus/event_source/devices"
 SOFTWARE = {f"{DEVICES}/software/type": "1\n"}
-
-
-def stand_in(root: Path, files: dict[str, str]) -> Tree:
-    for name, text in files.items():
-        path = root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return Tree(root)
 
 
 def cpuinfo(vendor: str, flags: str) -> dict[str, str]:

@@ -4,18 +4,11 @@ import struct
 from pathlib import Path
 
 import pytest
+from stand_in import stand_in
 
 from kvmtest.host.kvm_module import KvmModule
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-
-
-def stand_in(root: Path, files: dict[str, str]) -> Tree:
-    for name, text in files.items():
-        path = root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return Tree(root)
 
 
 def cpuinfo(flags: str, vendor: str = "GenuineIntel") -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stand_in import stand_in
 
 from kvmtest.host import msr
 from kvmtest.host.msr import MsrAccess, MsrError
@@ -15,14 +16,6 @@ from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 FREEZE = msr.IA32_DEBUGCTL_FREEZE_WHILE_SMM
-
-
-def stand_in(root: Path, files: dict[str, str | bytes]) -> Tree:
-    for name, content in files.items():
-        path = root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return Tree(root)
 
 
 def machine(root: Path, *debugctl: int) -> Tree:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from stand_in import stand_in
 
 from kvmtest.host.perf_pmus import (
     Pmu,
@@ -34,14 +35,6 @@ UNCORE = {
     f"{DEVICES}/power/events/energy-pkg.unit": "Joules\n",
     f"{DEVICES}/power/events/energy-pkg.scale": "2.3283064365386962890625e-10\n",
 }
-
-
-def stand_in(root: Path, files: dict[str, str]) -> Tree:
-    for name, text in files.items():
-        path = root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return Tree(root)
 
 
 def test_a_cpu_pmu_is_read_whole(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from stand_in import stand_in
 
 from kvmtest.host.security import lockdown, secure_boot, virtualisation
 from kvmtest.host.tree import Tree
@@ -13,14 +14,6 @@ EFIVARS = "/sys/firmware/efi/efivars"
 SECURE_BOOT = f"{EFIVARS}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 BARE = "processor: 0\nvendor_id: GenuineIntel\nflags: vmx\n"
 VIRTUAL = "processor: 0\nvendor_id: GenuineIntel\nflags: vmx hypervisor\n"
-
-
-def stand_in(root: Path, files: dict[str, str | bytes]) -> Tree:
-    for name, content in files.items():
-        path = root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return Tree(root)
 
 
 def write_hypervisor_leaf(root: Path, signature: bytes) -> None:

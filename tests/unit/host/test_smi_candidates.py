@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_in import stand_in
 
 from kvmtest.host.smi_candidates import (
     Candidate,
@@ -34,14 +35,6 @@ def table(fadt: Fadt, length: int = 276) -> bytes:
     data[112:116] = struct.pack("<I", fadt.flags)
     data[9] = -sum(data) & 0xFF
     return bytes(data)
-
-
-def stand_in(root: Path, files: dict[str, str | bytes]) -> Tree:
-    for name, content in files.items():
-        path = root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return Tree(root)
 
 
 def port(tree: Tree) -> Candidate:
