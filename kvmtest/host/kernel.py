@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from kvmtest.host.btf import Btf, BtfError
 from kvmtest.host.tree import Tree
@@ -195,7 +196,11 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def vmlinux_btf(tree: Tree) -> Btf | Missing:
-    """Return the BTF of the kernel image."""
+    """Return the BTF of the kernel image; that of the running kernel is read once a process."""
+    return _running_vmlinux_btf(tree) if tree.is_live else _read_vmlinux_btf(tree)
+
+
+def _read_vmlinux_btf(tree: Tree) -> Btf | Missing:
     data = tree.read_bytes(_VMLINUX)
     if data is None:
         return _no_vmlinux_btf(tree)
@@ -203,6 +208,9 @@ def vmlinux_btf(tree: Tree) -> Btf | Missing:
         return Btf(data)
     except BtfError as error:
         return _corrupt(_VMLINUX, error)
+
+
+_running_vmlinux_btf = cache(_read_vmlinux_btf)
 
 
 def module_btf(tree: Tree, module: str) -> FoundBtf | Missing:
