@@ -6,18 +6,16 @@ vmlinux inside, and the same kernel made flat, with nothing left to decompress.
 """
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests.image import IMAGES
 from kvmtest.lab.compression import Corrupt, decompress
+from kvmtest.lab.elf import ElfError, reading
 
-__all__ = ["BzImageError", "CannotFlatten", "btf", "flatten", "is_bzimage", "version", "vmlinux"]
+__all__ = ["BzImageError", "CannotFlatten", "flatten", "is_bzimage", "version", "vmlinux"]
 
 # struct setup_header (arch/x86/include/uapi/asm/bootparam.h): offset in the file, and format.
 _FIELDS = {
@@ -128,16 +126,6 @@ def vmlinux(image: bytes) -> bytes:
     return elf
 
 
-def btf(elf: bytes) -> bytes:
-    """Return the section .BTF of a vmlinux or a module; empty where it has none.
-
-    Raises BzImageError on a damaged ELF file.
-    """
-    with _reading_elf(elf) as file:
-        section = file.get_section_by_name(".BTF")
-        return bytes(section.data()) if section else b""
-
-
 def flatten(image: bytes) -> bytes:
     """Return a bzImage of the same vmlinux, which a small stub puts in place without decompressing.
 
@@ -222,10 +210,13 @@ def _check_fit(image: bytes, stub: _Stub, start: int, end: int, entry: int) -> N
 
 def _segments(elf: bytes) -> tuple[int, list[_Segment]]:
     """Return the physical entry point and what is loaded."""
-    with _reading_elf(elf) as file:
-        machine, entry = file["e_machine"], file["e_entry"]
-        loaded = [s for s in file.iter_segments() if s["p_type"] == "PT_LOAD" and s["p_memsz"]]
-        segments = [_Segment(s["p_paddr"], s.data(), s["p_memsz"]) for s in loaded]
+    try:
+        with reading(elf) as file:
+            machine, entry = file["e_machine"], file["e_entry"]
+            loaded = [s for s in file.iter_segments() if s["p_type"] == "PT_LOAD" and s["p_memsz"]]
+            segments = [_Segment(s["p_paddr"], s.data(), s["p_memsz"]) for s in loaded]
+    except ElfError as error:
+        raise BzImageError(f"can't read the vmlinux in the bzImage: {error}") from None
     if machine != "EM_X86_64" or not segments:
         raise CannotFlatten("this kernel can't be made flat: its vmlinux is no 64-bit x86 program")
     end = 0
@@ -241,28 +232,15 @@ def _segments(elf: bytes) -> tuple[int, list[_Segment]]:
 def _stub(path: Path) -> _Stub:
     """Read the assembled stub; raises EnvironmentUnfit where it is missing or damaged."""
     try:
-        with _reading_elf(path.read_bytes()) as file:
+        with reading(path.read_bytes()) as file:
             segment = next(s for s in file.iter_segments() if s["p_type"] == "PT_LOAD")
             table: Any = file.get_section_by_name(".symtab")
             symbols = {s.name: s["st_value"] for s in table.iter_symbols()}
             return _Stub(
                 segment.data(), symbols["start"], symbols["image_end"], symbols["parameters"]
             )
-    except (OSError, BzImageError) as error:
+    except (OSError, KeyError, StopIteration, ElfError) as error:
         raise EnvironmentUnfit(
             f"the stub of flat kernels, {path}, is not usable ({error}); "
             "build it again (make, or pip install)"
         ) from None
-
-
-@contextmanager
-def _reading_elf(data: bytes) -> Iterator[Any]:
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        yield ELFFile(BytesIO(data))
-    except EnvironmentUnfit:
-        raise
-    except Exception as error:  # a damaged file makes elftools raise almost anything
-        reason = " ".join(str(error).split())
-        raise BzImageError(f"its ELF file is damaged ({type(error).__name__}: {reason})") from None
