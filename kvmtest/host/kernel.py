@@ -20,11 +20,13 @@ __all__ = [
     "FixPresence",
     "FoundBtf",
     "Kernel",
+    "build_date",
     "fix_presence",
     "module_btf",
     "observe_fix",
     "parse_config",
     "read_config",
+    "upstream_version",
     "vmlinux_btf",
 ]
 
@@ -91,9 +93,9 @@ class Kernel:
         return cls(
             release,
             version_string,
-            _upstream_version(release, version_string, tree.read("/proc/version_signature") or ""),
+            upstream_version(release, version_string, tree.read("/proc/version_signature") or ""),
             _compiler_in(version_string),
-            _build_date_in(version_string),
+            build_date(version_string),
             read_config(tree, release),
         )
 
@@ -274,6 +276,28 @@ def observe_fix(btf: Btf, where: str) -> FixPresence:
     )
 
 
+def upstream_version(
+    release: str, version_string: str, signature: str = ""
+) -> tuple[int, int, int] | None:
+    """Return the version in Debian's build, Ubuntu's signature, or the release, in that order."""
+    debian = re.search(r"\bDebian (\d\S*)", _build_of(version_string))
+    candidates = (debian[1] if debian else "", signature.split(" ")[-1], release)
+    for candidate in candidates:
+        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", candidate, re.ASCII)
+        if match:
+            return int(match[1]), int(match[2]), int(match[3] or 0)
+    return None
+
+
+def build_date(version_string: str) -> str | None:
+    """Return when the kernel was built, as its version string has it."""
+    match = re.search(
+        r"\d{4}-\d\d-\d\d|\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d (?:\S+ )?\d{4}",
+        _build_of(version_string),
+    )
+    return match[0] if match else None
+
+
 def _config_text(data: bytes | None, *, packed: bool) -> str:
     if not data:
         return ""
@@ -339,28 +363,7 @@ def _build_of(version_string: str) -> str:
     return match[0][2:] if match else ""
 
 
-def _upstream_version(
-    release: str, version_string: str, signature: str
-) -> tuple[int, int, int] | None:
-    """Return the version in Debian's build, Ubuntu's signature, or the release, in that order."""
-    debian = re.search(r"\bDebian (\d\S*)", _build_of(version_string))
-    candidates = (debian[1] if debian else "", signature.split(" ")[-1], release)
-    for candidate in candidates:
-        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", candidate, re.ASCII)
-        if match:
-            return int(match[1]), int(match[2]), int(match[3] or 0)
-    return None
-
-
 def _compiler_in(version_string: str) -> str | None:
     """Return the second parenthesised group, which may hold parentheses itself."""
     match = re.match(r"Linux version \S+ \([^()]*\) \((.+?)\) #\d", version_string)
     return match[1] if match else None
-
-
-def _build_date_in(version_string: str) -> str | None:
-    match = re.search(
-        r"\d{4}-\d\d-\d\d|\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d (?:\S+ )?\d{4}",
-        _build_of(version_string),
-    )
-    return match[0] if match else None

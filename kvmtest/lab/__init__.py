@@ -1,0 +1,5 @@
+"""The lab
+=======
+
+Emulated machines, and the stock kernels that they boot.
+"""

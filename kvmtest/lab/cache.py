@@ -1,0 +1,153 @@
+"""The lab's cache
+===============
+
+What the lab has unpacked, built and downloaded, in folders named by the digest of what they were
+made from. An entry is made under another name and renamed, so that a killed run leaves no half.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+
+__all__ = ["Cache"]
+
+_MAKING = ".making"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder of entries, shared by all processes of this user."""
+
+    root: Path
+
+    @classmethod
+    def default(cls, environment: Mapping[str, str] = os.environ) -> "Cache":
+        """Return the user's own: $KVMTEST_CACHE, $XDG_CACHE_HOME/kvmtest or ~/.cache/kvmtest.
+
+        Raises EnvironmentUnfit where the user has no home.
+        """
+        own = environment.get("KVMTEST_CACHE")
+        if own:
+            return cls(Path(own).absolute())
+        # A relative path is invalid there and to be ignored (XDG Base Directory Specification).
+        base = Path(environment.get("XDG_CACHE_HOME") or "")
+        try:
+            return cls((base if base.is_absolute() else Path.home() / ".cache") / "kvmtest")
+        except RuntimeError as error:
+            raise EnvironmentUnfit(
+                f"there is no place for the lab's cache ({error}); set KVMTEST_CACHE to a folder"
+            ) from None
+
+    def entry(self, kind: str, digest: str, make: Callable[[Path], None]) -> Path:
+        """Return the folder of this entry; where it is not there yet, have ``make`` fill one.
+
+        ``make`` is given an empty folder, which becomes the entry when it returns; where it raises,
+        the folder is removed. Another process that wants the same entry waits meanwhile. Raises
+        EnvironmentUnfit where the cache can't be written, and whatever ``make`` raises.
+        """
+        path = self.root / kind / digest
+        if path.is_dir():
+            return path
+        with self.lock(kind, digest), _says(path):
+            if not path.is_dir():
+                _remove_leftovers(path.parent)
+                _make(path, make)
+        return path
+
+    @contextmanager
+    def lock(self, kind: str, name: str) -> Iterator[Path]:
+        """Hold the lock of ``kind``'s ``name`` among all processes; gives the path of that name.
+
+        The lock is the kernel's (flock(2)) and ends with the process.
+        """
+        path = self.root / kind / name
+        with _says(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = path.with_name(name + _LOCK)
+            fd = _locked(lock, block=True)
+        try:
+            yield path
+        finally:
+            # Whoever waits for this file finds it gone, and locks anew (_locked).
+            lock.unlink(missing_ok=True)
+            os.close(fd)
+
+
+def _locked(lock: Path, *, block: bool) -> int:
+    """Return a descriptor that holds the lock file ``lock``; raises BlockingIOError."""
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
+            if _is(fd, lock):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _is(fd: int, path: Path) -> bool:
+    """Tell whether ``path`` still names the open file ``fd``."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _make(path: Path, make: Callable[[Path], None]) -> None:
+    """Make the entry ``path``, whose lock is held."""
+    making = path.with_name(path.name + _MAKING)
+    making.mkdir(mode=0o700)
+    try:
+        make(making)
+        # Else a power cut could leave an entry of empty files under the final name.
+        for folder, _, names in os.walk(making):
+            for name in names:
+                _sync(Path(folder, name))
+        making.rename(path)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if path.is_symlink():
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what dead processes were making in ``folder``: nobody holds their locks."""
+    for making in folder.glob(f"*{_MAKING}"):
+        lock = making.with_name(making.name.removesuffix(_MAKING) + _LOCK)
+        try:
+            fd = _locked(lock, block=False)
+        except BlockingIOError:
+            # In the making; or the one whose lock this process holds itself.
+            continue
+        shutil.rmtree(making, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(fd)
+
+
+@contextmanager
+def _says(path: Path) -> Iterator[None]:
+    """Turn an error of the file system below the cache into a line that tells what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"can't make {path}: {error.strerror or error}; free space or give permission there, "
+            "or set KVMTEST_CACHE to another folder"
+        ) from error

@@ -1,0 +1,108 @@
+"""Debian packages
+===============
+
+Reads what a .deb says of itself and takes chosen files out of it (deb(5)), on any distribution.
+"""
+
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab.library import library
+
+__all__ = ["Control", "control", "unpack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a package's control file says."""
+
+    package: str
+    version: str
+    architecture: str
+
+
+def control(path: Path) -> Control:
+    """Read the control file of the .deb at ``path``.
+
+    Raises EnvironmentUnfit where it is damaged or a library is missing.
+    """
+    deb822 = library("debian.deb822", "reading a .deb")
+    with _members(path, "control.tar") as members:
+        for name, member, archive in members:
+            if name == PurePosixPath("control"):
+                fields = deb822.Deb822(archive.extractfile(member).read())
+                return Control(fields["Package"], fields["Version"], fields["Architecture"])
+        raise ValueError("it has no control file")
+
+
+def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
+    """Take the regular files that are ``wanted`` out of the .deb at ``path``, below ``into``.
+
+    A name is given relative to the root. Raises EnvironmentUnfit where the .deb is damaged.
+    """
+    with _members(path, "data.tar") as members:
+        for name, member, archive in members:
+            if member.isreg() and wanted(name):
+                target = into / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(archive.extractfile(member), file, 1 << 20)
+
+
+@contextmanager
+def _members(
+    path: Path, part: str
+) -> Iterator[Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]]:
+    """Give the files of the .deb's tar archive ``part``, each to be read before the next."""
+    arfile = library("debian.arfile", "reading a .deb")
+    try:
+        # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
+        with path.open("rb") as file:
+            packed = next(
+                member
+                for member in arfile.ArFile(fileobj=file).getmembers()
+                if re.fullmatch(rf"{re.escape(part)}(\.\w+)?", member.name)
+            )
+            with _tar(packed) as archive:
+                yield _files(archive)
+    except EnvironmentUnfit:
+        raise
+    except StopIteration:
+        raise EnvironmentUnfit(f"{path} is no whole Debian package: {part} is missing") from None
+    except Exception as error:  # arfile, tarfile and the decompressors have errors of their own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise EnvironmentUnfit(
+            f"{path} is no whole Debian package ({reason}); download it again"
+        ) from None
+
+
+@contextmanager
+def _tar(packed: Any) -> Iterator[tarfile.TarFile]:
+    """Open the tar archive in an ar member as a stream, which reads each byte once."""
+    if not packed.name.endswith(".zst"):
+        with tarfile.open(fileobj=packed, mode="r|*") as archive:
+            yield archive
+        return
+    zstandard = library("zstandard", "decompressing zstd")
+    with (
+        zstandard.ZstdDecompressor().stream_reader(packed, closefd=False) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
+        yield archive
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]:
+    for member in archive:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"it holds {member.name!r}, a name that leads out of it")
+        yield name, member, archive

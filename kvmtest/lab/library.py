@@ -1,0 +1,28 @@
+"""Optional libraries
+==================
+
+The libraries of the extra ``lab``, imported where they are used.
+"""
+
+import importlib
+from typing import Any
+
+from kvmtest.errors import EnvironmentUnfit
+
+__all__ = ["library"]
+
+# Where the name on PyPI differs from the module's.
+_PACKAGES = {"debian": "python-debian"}
+
+
+def library(module: str, purpose: str) -> Any:
+    """Import ``module``; raises EnvironmentUnfit that names the package where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        top = module.partition(".")[0]
+        package = _PACKAGES.get(top, top)
+        raise EnvironmentUnfit(
+            f"{purpose} needs the Python library {package} ({error}); "
+            f"install it: python3 -m pip install 'kvmtest[lab]', or {package} alone"
+        ) from None

@@ -1,0 +1,167 @@
+"""A kernel's modules
+==================
+
+Finds the modules of one kernel release below a folder (``/lib/modules/RELEASE``, a build tree, or
+any other), and what to load in which order. What a module says of itself in its .modinfo decides:
+it holds for the very bytes that are loaded, which modules.dep of a changed folder may not.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab.compression import Corrupt, decompress
+from kvmtest.lab.elf import ElfError, section
+
+__all__ = ["Module", "ModuleFolder", "NoSuchModule", "module_name", "parse_modinfo"]
+
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+
+class NoSuchModule(EnvironmentUnfit):
+    """A module is neither in the folder nor built in; ``name`` is its name."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One loadable module: its name as lsmod shows it, and its uncompressed ELF file."""
+
+    name: str
+    data: bytes = field(repr=False)
+    depends: tuple[str, ...] = ()
+    """What must be loaded before it, as its .modinfo has it."""
+
+
+class ModuleFolder:
+    """The modules of the kernel ``release`` somewhere below ``root``."""
+
+    def __init__(self, root: Path, release: str) -> None:
+        self.root = root
+        self.release = release
+        self._paths, self.builtin = _scan(root)
+        self._read: dict[str, Module] = {}
+
+    def load_order(self, *names: str) -> list[Module]:
+        """Return the modules to load for ``names``, each after those it depends on.
+
+        Those that are built in are left out. Raises NoSuchModule, and EnvironmentUnfit where the
+        modules are of another kernel or damaged.
+        """
+        order: dict[str, Module] = {}
+        self._add(order, [_normal(name) for name in names], ())
+        return list(order.values())
+
+    def _add(self, order: dict[str, Module], names: Iterable[str], above: tuple[str, ...]) -> None:
+        for name in names:
+            if name in order or name in self.builtin:
+                continue
+            if name in above:
+                raise EnvironmentUnfit(
+                    f"the modules {', '.join(above)} in {self.root} depend on each other"
+                )
+            module = self._module(name)
+            self._add(order, module.depends, (*above, name))
+            order[name] = module
+
+    def _module(self, name: str) -> Module:
+        if name not in self._read:
+            self._read[name] = self._find(name)
+        return self._read[name]
+
+    def _find(self, name: str) -> Module:
+        """Read the module ``name`` that is built for this release."""
+        found: dict[Module, Path] = {}
+        others: set[str] = set()
+        for path in self._paths.get(name, ()):
+            module, release = _read(name, path)
+            if release == self.release:
+                found.setdefault(module, path)
+            else:
+                others.add(release)
+        if len(found) > 1:
+            raise EnvironmentUnfit(
+                f"{self.root} holds more than one {name} for kernel {self.release}: "
+                f"{', '.join(map(str, found.values()))}; name a folder that holds one"
+            )
+        for module in found:
+            return module
+        if others:
+            raise NoSuchModule(
+                name,
+                f"{self.root} has no matching modules for kernel {self.release}: its {name} is "
+                f"built for {', '.join(sorted(others))}; give the modules of that very build",
+            )
+        raise NoSuchModule(
+            name,
+            f"kernel {self.release} lacks {name}: it is not below {self.root} and not built in; "
+            "give a kernel that has it, or its modules",
+        )
+
+
+def module_name(path: str) -> str | None:
+    """Return the name of the module in a file of this name, or None where it is no module's.
+
+    ``kernel/arch/x86/kvm/kvm-intel.ko.xz`` is ``kvm_intel``.
+    """
+    file = path.rpartition("/")[2]
+    stem, dot, _ = file.partition(".ko")
+    return _normal(stem) if dot and file[len(stem) :] in _SUFFIXES else None
+
+
+def parse_modinfo(modinfo: bytes) -> dict[str, str]:
+    """Parse the section .modinfo: ``key=value`` strings that end with NUL. The first one counts."""
+    values: dict[str, str] = {}
+    for entry in modinfo.split(b"\0"):
+        key, is_pair, value = entry.decode(errors="replace").partition("=")
+        if is_pair:
+            values.setdefault(key, value)
+    return values
+
+
+def _normal(name: str) -> str:
+    """Return a module's name as the kernel has it, which turns each - into _."""
+    return name.replace("-", "_")
+
+
+def _scan(root: Path) -> tuple[Mapping[str, list[Path]], frozenset[str]]:
+    """Return the files of each module below ``root``, and the names of those built in."""
+    paths: dict[str, list[Path]] = {}
+    builtin: set[str] = set()
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for file in sorted(files):
+            name = module_name(file)
+            if name:
+                paths.setdefault(name, []).append(Path(folder, file))
+            elif file == "modules.builtin":
+                builtin |= _builtin(Path(folder, file))
+    return paths, frozenset(builtin)
+
+
+def _builtin(path: Path) -> set[str]:
+    """Return the modules that modules.builtin names: a path ``kernel/…/kvm.ko`` on each line."""
+    try:
+        lines = path.read_text(errors="replace").split()
+    except OSError as error:
+        raise EnvironmentUnfit(f"can't read {path}: {error.strerror}") from None
+    return {name for name in map(module_name, lines) if name}
+
+
+def _read(name: str, path: Path) -> tuple[Module, str]:
+    """Return the module in ``path`` and the release that it is built for."""
+    try:
+        data = decompress(path.read_bytes())
+        values = parse_modinfo(section(data, ".modinfo"))
+    except OSError as error:
+        raise EnvironmentUnfit(f"can't read the module {path}: {error.strerror}") from None
+    except (Corrupt, ElfError) as error:
+        raise EnvironmentUnfit(f"the module {path} is damaged: {error}") from None
+    depends = tuple(_normal(name) for name in values.get("depends", "").split(",") if name)
+    release = values.get("vermagic", "").partition(" ")[0]
+    return Module(name, data, depends), release or "no kernel (it has no vermagic)"

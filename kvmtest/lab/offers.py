@@ -1,0 +1,271 @@
+"""Kernels on offer
+================
+
+Which amd64 kernels a Debian archive offers, in which packages, and which of them is meant by what
+a user types. Values in, values out; :mod:`kvmtest.lab.archive` fetches the lists.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from kvmtest.errors import UsageError
+from kvmtest.lab.library import library
+
+__all__ = [
+    "BuildKit",
+    "Offer",
+    "Package",
+    "build_kit",
+    "default_offer",
+    "find_offer",
+    "offers",
+    "parse_packages",
+]
+
+_RELATED = re.compile(
+    rb"Package: linux-(?:image|binary|modules|base|headers|kbuild|source)-\d\S*\n"
+)
+_RELEASE = re.compile(r"\d\S*-amd64")
+_OTHER_FLAVOURS = re.compile(r"-(?:rt|cloud)-")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One version of one binary package."""
+
+    name: str
+    version: str
+    sha256: str
+    size: int
+    """Of the .deb, in bytes."""
+
+    depends: str
+    suites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One kernel on offer."""
+
+    release: str
+    """As uname -r gives it."""
+
+    version: str
+    """Upstream's, such as 6.12.117."""
+
+    debian_version: str
+    """The packages' version, such as 6.12.117-1~deb12u1."""
+
+    packages: tuple[Package, ...]
+    """What carries the image, the modules and the list of those built in."""
+
+    suites: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Return the bytes to download."""
+        return sum(package.size for package in self.packages)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKit:
+    """What builds modules for one kernel: its headers, and the source that it was built from."""
+
+    headers: tuple[Package, ...]
+    """linux-headers-V-amd64, linux-headers-V-common, linux-kbuild-V."""
+
+    source: Package
+    """linux-source-X.Y, the same version as the kernel."""
+
+    compiler: str
+    """The compiler that the headers ask for, such as gcc-12; empty where they ask for none."""
+
+
+def parse_packages(text: bytes, suite: str) -> list[Package]:
+    """Return the packages of kernels in a file ``Packages`` (deb822(5)) of ``suite``.
+
+    A stanza that lacks a field is left out.
+    """
+    packages = []
+    for stanza in _stanzas(text):
+        fields = _fields(stanza)
+        if fields.keys() >= {"Package", "Version", "SHA256"} and fields.get("Size", "").isdecimal():
+            packages.append(
+                Package(
+                    fields["Package"],
+                    fields["Version"],
+                    fields["SHA256"],
+                    int(fields["Size"]),
+                    fields.get("Depends", ""),
+                    (suite,),
+                )
+            )
+    return packages
+
+
+def offers(packages: Iterable[Package]) -> list[Offer]:
+    """Return the kernels that ``packages`` make up whole, oldest first.
+
+    Only the plain amd64 flavour: no -rt, -cloud, -dbg, -unsigned, and no package that only depends
+    on the newest kernel.
+    """
+    known = _by_name_and_version(packages)
+    found = []
+    for (name, version), image in known.items():
+        release = name.removeprefix("linux-image-")
+        if release == name or not _RELEASE.fullmatch(release) or _OTHER_FLAVOURS.search(release):
+            continue
+        # Where it is split, linux-image-V is empty and depends on exactly this version of all.
+        parts = _parts(image, release, known)
+        if parts is not None:
+            suites = parts[0].suites
+            found.append(Offer(release, _upstream(version), version, parts, suites))
+    return sorted(found, key=_age)
+
+
+def find_offer(typed: str, on_offer: Sequence[Offer], codename: str = "") -> Offer:
+    """Return the kernel that is meant by a release, a version of either kind, or a prefix of one.
+
+    Of several, the newest; of those that are equally new, the one that the Debian release
+    ``codename`` offers. Raises UsageError that names the nearest ones.
+    """
+    for is_meant in (_is_release, _is_version, _is_prefix):
+        meant = [offer for offer in on_offer if is_meant(typed, offer)]
+        if meant:
+            newest = max(_key(offer.version) for offer in meant)
+            candidates = [offer for offer in meant if _key(offer.version) == newest]
+            return max(candidates, key=lambda offer: (_is_in(offer, codename), _age(offer)))
+    if not on_offer:
+        raise UsageError(f"Debian's archive offers no kernel {typed}, nor any other")
+    raise UsageError(
+        f"Debian's archive offers no kernel {typed}; nearest to it are "
+        f"{', '.join(f'{offer.release} ({offer.version})' for offer in _nearest(typed, on_offer))}"
+    )
+
+
+def default_offer(series: str, on_offer: Sequence[Offer], codename: str) -> Offer:
+    """Return the newest kernel of ``series`` (such as 6.12) in the Debian release ``codename``.
+
+    Its headers build there. The newest of all where that release offers none, or is not Debian's.
+    """
+    own = [offer for offer in on_offer if _is_in(offer, codename) and _is_prefix(series, offer)]
+    return find_offer(series, own or on_offer)
+
+
+def build_kit(offer: Offer, packages: Iterable[Package]) -> BuildKit:
+    """Return what builds modules for ``offer``; raises UsageError where it is no longer offered."""
+    known = _by_name_and_version(packages)
+
+    def exact(name: str) -> Package:
+        package = known.get((name, offer.debian_version))
+        if not package:
+            raise UsageError(
+                f"modules for {offer.release} can't be built: Debian's archive no longer offers "
+                f"{name} {offer.debian_version}; take a newer kernel"
+            )
+        return package
+
+    headers = exact(f"linux-headers-{offer.release}")
+    names = _names(headers.depends)
+    others = [
+        exact(name)
+        for name in names
+        if name.startswith("linux-kbuild-") or name.endswith("-common")
+    ]
+    compilers = [found[0] for name in names if (found := re.search(r"gcc-\d+", name))]
+    series = re.match(r"\d+\.\d+", offer.version)
+    source = exact(f"linux-source-{series[0] if series else offer.version}")
+    return BuildKit((headers, *others), source, compilers[0] if compilers else "")
+
+
+def _stanzas(text: bytes) -> Iterator[str]:
+    """Give the stanzas of kernel packages; there are 60,000 others in a list."""
+    for start in _RELATED.finditer(text):
+        if start.start() and text[start.start() - 2 : start.start()] != b"\n\n":
+            continue
+        end = text.find(b"\n\n", start.start())
+        yield text[start.start() : end if end >= 0 else len(text)].decode(errors="replace")
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    return {
+        name: value.strip()
+        for name, value in re.findall(r"^([\w-]+):(.*(?:\n[ \t].*)*)", stanza, re.MULTILINE)
+    }
+
+
+def _by_name_and_version(packages: Iterable[Package]) -> dict[tuple[str, str], Package]:
+    """Return each package once, with all suites that offer it."""
+    known: dict[tuple[str, str], Package] = {}
+    for package in packages:
+        key = package.name, package.version
+        suites = (*(known[key].suites if key in known else ()), *package.suites)
+        known[key] = replace(package, suites=tuple(dict.fromkeys(suites)))
+    return known
+
+
+def _parts(
+    image: Package, release: str, known: dict[tuple[str, str], Package]
+) -> tuple[Package, ...] | None:
+    """Return the packages that carry the kernel of ``image``, or None where one is not offered."""
+    names = _names(image.depends)
+    split = [
+        name
+        for kind in ("binary", "modules", "base")
+        if (name := f"linux-{kind}-{release}") in names
+    ]
+    if split:
+        parts = [known.get((name, image.version)) for name in split]
+        return tuple(filter(None, parts)) if all(parts) else None
+    # linux-image-6.12-amd64 is empty and depends on the newest linux-image-6.12.…-amd64.
+    return None if any(name.startswith("linux-image-") for name in names) else (image,)
+
+
+def _names(depends: str) -> list[str]:
+    """Return the names in a field Depends, alternatives included."""
+    return [part.split()[0] for part in re.split(r"[,|]", depends) if part.split()]
+
+
+def _upstream(debian_version: str) -> str:
+    """Return 6.12.117 of 6.12.117-1~deb12u1 (deb-version(7): [epoch:]upstream[-revision])."""
+    return re.sub(r"^\d+:|-[^-]*$", "", debian_version)
+
+
+def _key(version: str) -> tuple[int, ...]:
+    """Return what upstream versions are ordered by."""
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def _age(offer: Offer) -> tuple[tuple[int, ...], object, tuple[int, ...], str]:
+    ordered = library("debian.debian_support", "ordering Debian's versions").Version
+    return _key(offer.version), ordered(offer.debian_version), _key(offer.release), offer.release
+
+
+def _is_in(offer: Offer, codename: str) -> bool:
+    """Tell whether a suite of the release offers it: bookworm, bookworm-security and so on."""
+    return bool(codename) and any(suite.split("-")[0] == codename for suite in offer.suites)
+
+
+def _is_release(typed: str, offer: Offer) -> bool:
+    return offer.release in (typed, f"{typed}-amd64")
+
+
+def _is_version(typed: str, offer: Offer) -> bool:
+    return typed in (offer.version, offer.debian_version)
+
+
+def _is_prefix(typed: str, offer: Offer) -> bool:
+    """Tell whether ``typed`` begins a version and ends where a number of it ends."""
+    return any(
+        name.startswith(typed) and not name[len(typed) : len(typed) + 1].isdecimal()
+        for name in (offer.version, offer.release)
+    )
+
+
+def _nearest(typed: str, on_offer: Sequence[Offer], count: int = 4) -> Sequence[Offer]:
+    """Return the offers around the place where ``typed`` would be."""
+    wanted = _key(typed)
+    below = sum(_key(offer.version) < wanted for offer in on_offer)
+    start = max(0, min(below - count // 2, len(on_offer) - count))
+    return on_offer[start : start + count]
