@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*.py guests/*)
+SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*/*.c c_helpers/*.py guests/*)
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
 
 .PHONY: run test lint bench sanitize wheel clean
@@ -20,7 +20,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	for source in c_helpers/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
+	for source in c_helpers/*.c c_helpers/*/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
 
 bench: $(INSTALLED)
 	@$(BIN)/python bench/run.py
@@ -32,7 +32,8 @@ wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info kvmtest/_native*.so kvmtest/_native.c kvmtest/guests/images
+	rm -rf $(VENV) build dist *.egg-info kvmtest/_native*.so kvmtest/_native.c kvmtest/guests/images \
+		kvmtest/lab/inside/port
 
 # The native module and the guests are built by the install.
 $(INSTALLED): $(SOURCES) tools/prerequisites.sh

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the native module and the guests are made at build time."""
+"""What pyproject.toml cannot say: native parts and guests are made at build time."""
 
 import runpy
 
@@ -7,11 +7,12 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithGuests(build_py):
-    """Assemble the guests before the package's files are gathered."""
+    """Make guests and the lab's programs before the package's files are gathered."""
 
     def run(self) -> None:
-        """Do both."""
+        """Make them, then build."""
         runpy.run_path("guests/build.py")["build"]()
+        runpy.run_path("c_helpers/programs.py")["build"]()
         super().run()
 
 

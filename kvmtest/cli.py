@@ -142,33 +142,14 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="the table as JSON")
 
     run = add("run", _run, "decide the properties on this machine", epilog=EXIT)
-    run.add_argument(
-        "-o",
-        metavar="DIR",
-        type=Path,
-        dest="output",
-        help="write evidence.json, junit.xml, ktap.txt and kernel.log to a new folder",
-    )
-    run.add_argument(
-        "--only",
-        metavar="ID",
-        action="append",
-        default=[],
-        help="decide this property alone (may be given again)",
-    )
-    run.add_argument(
-        "--require",
-        metavar="X",
-        action="append",
-        default=[],
-        help="FAIL what is not decided: ID, witness:NAME or feature:NAME",
-    )
+    _add_verdict_options(run)
     run.add_argument(
         "--bisect",
         action="store_true",
         help="exit 0 good, 1 bad, 125 otherwise, for git bisect run",
     )
     run.add_argument("--dry-run", action="store_true", help="list every host change, make none")
+    run.add_argument("-q", "--quiet", action="store_true", help="print no tables")
     run.add_argument("--allow-other-vms", action="store_true", help="run beside other VMs")
     _add_root(run)
     run.usage = "kvmtest run [options] [-- PYTEST ARGS]"
@@ -184,6 +165,15 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--ktap", action="store_true", help="print KTAP")
     form.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML")
 
+    lab = commands.add_parser("lab", help="emulated machines", allow_abbrev=False)
+    labs = lab.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
+    lab_run = add(
+        "run", _lab_run, "run the suite on a kernel in an emulated machine", to=labs, epilog=EXIT
+    )
+    _add_machine(lab_run)
+    _add_verdict_options(lab_run)
+    lab_run.usage = "kvmtest lab run --machine intel [options] [run options]"
+
     kernel = commands.add_parser("kernel", help="facts about kernels", allow_abbrev=False)
     about = kernel.add_subparsers(dest="kernel_command", required=True, metavar="COMMAND")
     inspect = add(
@@ -191,6 +181,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_root(inspect)
     return parser
+
+
+def _add_verdict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        metavar="DIR",
+        type=Path,
+        dest="output",
+        help="write evidence.json, junit.xml, ktap.txt and kernel.log to a new folder",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="decide this property alone (may be given again)",
+    )
+    parser.add_argument(
+        "--require",
+        metavar="X",
+        action="append",
+        default=[],
+        help="FAIL what is not decided: ID, witness:NAME or feature:NAME",
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--machine", choices=["intel"], default="intel", help="which machine (default: intel)"
+    )
+    parser.add_argument(
+        "--kernel",
+        metavar="K",
+        help="a linux-image .deb, an unpacked tree, a build tree, a bzImage, or a version for "
+        "Debian's archive (default: the newest 6.12)",
+    )
+    parser.add_argument(
+        "--modules", metavar="DIR", type=Path, help="the kernel's modules, where they are elsewhere"
+    )
+    parser.add_argument(
+        "--cpus", metavar="N", type=int, choices=[1, 2], default=1, help="CPUs: 1 (fast) or 2"
+    )
+    parser.add_argument("--cold", action="store_true", help="boot, and restore no saved machine")
+    parser.add_argument(
+        "--deadline", metavar="S", type=float, default=900.0, help="seconds that it may take"
+    )
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +287,7 @@ def _run(options: argparse.Namespace) -> int:
             bisect=options.bisect,
             dry_run=options.dry_run,
             allow_other_vms=options.allow_other_vms,
+            quiet=options.quiet,
             pytest_args=options.pytest_args,
         )
         try:
@@ -258,6 +295,25 @@ def _run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("kvmtest: interrupted", file=sys.stderr)  # noqa: T201
             return 128 + interruption.signal
+
+
+def _lab_run(options: argparse.Namespace) -> int:
+    from kvmtest.lab.run import Options, run
+
+    words = [f"--only={property_id}" for property_id in options.only]
+    words += [f"--require={text}" for text in options.require]
+    return run(
+        Options(
+            machine=options.machine,
+            kernel=options.kernel,
+            modules=options.modules,
+            cpus=options.cpus,
+            cold=options.cold,
+            deadline=options.deadline,
+            output=options.output,
+            run_options=words,
+        )
+    )
 
 
 def _restore(options: argparse.Namespace) -> int:

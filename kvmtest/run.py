@@ -23,6 +23,7 @@ from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.host.facts import host_facts, kernel_facts, machine_facts
+from kvmtest.host.lab import VARIABLE
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption
@@ -42,6 +43,14 @@ BISECT = {0: 0, 1: 1}
 BISECT_SKIP = 125
 
 
+# pytest's own plugins that the suite has no use for: registering them takes half of pytest's time.
+_IDLE_PLUGINS = (
+    "terminal", "debugging", "unittest", "legacypath", "tmpdir", "monkeypatch", "recwarn",
+    "pastebin", "doctest", "setuponly", "setupplan", "stepwise", "threadexception",
+    "unraisableexception", "logging", "faulthandler", "subtests",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line asked for."""
@@ -54,6 +63,7 @@ class Options:
     bisect: bool = False
     dry_run: bool = False
     allow_other_vms: bool = False
+    quiet: bool = False
     pytest_args: list[str] = field(default_factory=list)
 
 
@@ -139,8 +149,8 @@ def _pytest(session: Session, options: Options, interruption: Interruption) -> l
         *(f"--only={property_id}" for property_id in options.only),
     ]  # fmt: skip
     # Without arguments of the user's own pytest is silent: the table says it all.
-    arguments += options.pytest_args or ["-p", "no:terminal"]
-    with Progress() as progress:
+    arguments += options.pytest_args or [f"-pno:{name}" for name in _IDLE_PLUGINS]
+    with Progress(lines=VARIABLE in os.environ) as progress:
         driver = Driver(session, progress.property)
         plugins = ["kvmtest.plugin", _Named(driver), interruption]
         status = pytest.main(arguments, plugins=plugins)
@@ -181,7 +191,8 @@ def _finish(
             status = error.exit_status if status in (0, 4) else status
     # The verdict stands, even where nobody reads on (head) or the terminal has gone.
     with contextlib.suppress(OSError):
-        _print(session, options, interrupted_by)
+        if not options.quiet:
+            _print(session, options, interrupted_by)
     with contextlib.suppress(OSError):
         _complain(session, problems)
     return status

@@ -16,7 +16,7 @@ from kvmtest.errors import EnvironmentUnfit
 
 from .model import SCHEMA, Evidence
 
-__all__ = ["EvidenceUnreadable", "load", "save", "write_whole"]
+__all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_whole"]
 
 
 class EvidenceUnreadable(EnvironmentUnfit):
@@ -43,6 +43,11 @@ def load(path: Path) -> Evidence:
         raise EvidenceUnreadable(f"{path}: {error.strerror}; name an evidence.json") from None
     except UnicodeDecodeError:
         raise EvidenceUnreadable(f"{path}: this is no text; name an evidence.json") from None
+    return loads(text, path)
+
+
+def loads(text: str, path: Path) -> Evidence:
+    """Read the text of an evidence.json; errors call it ``path``. Raises EvidenceUnreadable."""
     try:
         data = json.loads(text)
     except ValueError as error:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from itertools import compress
 from typing import NamedTuple
 
 from kvmtest.errors import KvmtestError
@@ -357,8 +356,9 @@ class Btf:
         return heads
 
     @cached_property
-    def _name_offs(self) -> "array[int]":
-        return array("I", map(self._words.__getitem__, self._heads))
+    def _name_offs(self) -> bytes:
+        """The types' ``name_off``, as bytes: they are searched without a step of Python for each."""
+        return array("I", map(self._words.__getitem__, self._heads)).tobytes()
 
     @cached_property
     def _first_id(self) -> int:
@@ -408,14 +408,20 @@ class Btf:
         """Yield id and record of every type of that name and one of ``kinds``, base first."""
         if self._base:
             yield from self._base._named(name, kinds)
-        wanted = self._string_offsets(name)
-        if not wanted:
-            return
-        ids = range(self._first_id, self._end_id)
-        for type_id in compress(ids, map(wanted.__contains__, self._name_offs)):
-            record = self._record(type_id)
+        found = {at for offset in self._string_offsets(name) for at in self._naming(offset)}
+        for at in sorted(found):
+            record = self._record(self._first_id + at)
             if record.kind in kinds:
-                yield type_id, record
+                yield self._first_id + at, record
+
+    def _naming(self, name_off: int) -> Iterator[int]:
+        """Yield the positions of the types whose name is the string at ``name_off``."""
+        needle, width = name_off.to_bytes(4, sys.byteorder), 4
+        at = self._name_offs.find(needle)
+        while at >= 0:
+            if at % width == 0:
+                yield at // width
+            at = self._name_offs.find(needle, at + 1)
 
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs, qualifiers and type tags."""

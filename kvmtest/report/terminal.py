@@ -155,24 +155,36 @@ def _table(*columns: str) -> Table:
 
 
 class Progress:
-    """One line on a terminal's stderr that says what is going on; nothing elsewhere."""
+    """One line on a terminal's stderr that says what is going on; nothing elsewhere.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    With ``lines`` each thing gets a line of its own, whatever stderr is: for a machine's console.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, lines: bool = False) -> None:
+        self._lines = lines
         self._console = console(stream or sys.stderr)
         self._status = self._console.status("starting")
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
+        if self.is_shown and not self._lines:
             self._status.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._status.stop()
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it."""
+        return self._console.is_terminal
+
     def property(self, prop: Property, number: int, count: int) -> None:
         """Say which property is being decided."""
-        self._status.update(Text(f"[{number}/{count}] {prop.id}"))
+        self.say(Text(f"[{number}/{count}] {prop.id}"))
 
     def say(self, what: RenderableType) -> None:
         """Say anything else."""
-        self._status.update(what)
+        if self._lines:
+            self._console.print(what, soft_wrap=True)
+        else:
+            self._status.update(what)

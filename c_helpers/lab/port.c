@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The machine's end of the lab's channels, as a static program: it runs inside the emulated machine,
+ * where no driver knows of them, as root.
+ *
+ *     port breakpoint    stop at the emulator's prompt (xchg %bx,%bx) and go on from there
+ *     port receive       copy the payload drive to standard output
+ *     port send          copy standard input to the parallel port
+ *
+ * The payload drive is a CD drive, master of the second ATA channel, read by PIO (ATAPI, SFF-8020i):
+ * a restored machine finds there what was not there when it was saved, and no driver's cache is in
+ * the way. Its first sector is a header: the text of PAYLOAD_MAGIC, then the payload's length in
+ * bytes as a 64-bit little-endian number. The payload begins in the second sector.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/io.h>
+#include <unistd.h>
+
+#define SECTOR        2048
+#define PAYLOAD_MAGIC "KVMTEST1"
+
+/* The second ATA channel's registers, and bits of its status. */
+#define ATA           0x170
+#define ATA_DATA      (ATA + 0)
+#define ATA_FEATURES  (ATA + 1)
+#define ATA_ERROR     (ATA + 1)
+#define ATA_REASON    (ATA + 2)
+#define ATA_BYTES_LOW (ATA + 4)
+#define ATA_BYTES_HI  (ATA + 5)
+#define ATA_DEVICE    (ATA + 6)
+#define ATA_STATUS    (ATA + 7)
+#define ATA_COMMAND   (ATA + 7)
+#define ATA_CONTROL   0x376
+#define STATUS_ERROR  0x01
+#define STATUS_DATA   0x08
+#define STATUS_BUSY   0x80
+#define NO_INTERRUPT  0x0a
+#define PACKET        0xa0
+#define READ_10       0x28
+
+/* Far beyond what the emulated drive takes for anything. */
+#define POLLS         20000000L
+#define ATTEMPTS      5
+
+/* The parallel port: a byte on the data lines, and a pulse on the strobe line. */
+#define LPT_DATA      0x378
+#define LPT_CONTROL   0x37a
+#define LPT_STROBE    0x0d
+#define LPT_READY     0x0c
+
+/* Not outsw() and insw() of sys/io.h, which do not tell the compiler that they touch memory. */
+static void write_words(uint16_t port, const void *data, size_t count)
+{
+	__asm__ volatile("rep outsw" : "+S"(data), "+c"(count) : "d"(port) : "memory");
+}
+
+static void read_words(uint16_t port, void *data, size_t count)
+{
+	__asm__ volatile("rep insw" : "+D"(data), "+c"(count) : "d"(port) : "memory");
+}
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "port: %s\n", what);
+	return 1;
+}
+
+static int fail_drive(const char *what)
+{
+	fprintf(stderr, "port: %s (status %#x, error %#x, reason %#x)\n", what, inb(ATA_STATUS),
+		inb(ATA_ERROR), inb(ATA_REASON));
+	return 1;
+}
+
+/* Wait until the drive's status, under the mask, is what is wanted; 0 for success. */
+static int await(unsigned mask, unsigned wanted)
+{
+	for (long poll = 0; poll < POLLS; poll++) {
+		unsigned status = inb(ATA_STATUS);
+
+		if ((status & mask) == wanted)
+			return 0;
+		if ((status & (STATUS_BUSY | STATUS_ERROR)) == STATUS_ERROR)
+			return 1;
+	}
+	return 1;
+}
+
+static int read_sector(uint32_t number, uint16_t sector[SECTOR / 2])
+{
+	uint8_t packet[12] = { READ_10, 0, number >> 24, number >> 16, number >> 8, number, 0, 0, 1 };
+
+	outb(NO_INTERRUPT, ATA_CONTROL);
+	outb(0xa0, ATA_DEVICE);
+	if (await(STATUS_BUSY | STATUS_DATA, 0))
+		return 1;
+	outb(0, ATA_FEATURES);
+	outb(SECTOR & 0xff, ATA_BYTES_LOW);
+	outb(SECTOR >> 8, ATA_BYTES_HI);
+	outb(PACKET, ATA_COMMAND);
+	if (await(STATUS_BUSY | STATUS_DATA, STATUS_DATA))
+		return 1;
+	write_words(ATA_DATA, packet, sizeof(packet) / 2);
+	if (await(STATUS_BUSY | STATUS_DATA, STATUS_DATA))
+		return 1;
+	read_words(ATA_DATA, sector, SECTOR / 2);
+	return await(STATUS_BUSY | STATUS_DATA, 0);
+}
+
+/* The first command after the medium was changed fails by design (UNIT ATTENTION). */
+static int read_patiently(uint32_t number, uint16_t sector[SECTOR / 2])
+{
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++)
+		if (!read_sector(number, sector))
+			return 0;
+	return 1;
+}
+
+static int write_all(const void *data, size_t size)
+{
+	while (size) {
+		ssize_t written = write(STDOUT_FILENO, data, size);
+
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+			return 1;
+		data = (const char *)data + written;
+		size -= (size_t)written;
+	}
+	return 0;
+}
+
+static int receive(void)
+{
+	uint16_t sector[SECTOR / 2] = { 0 };
+	uint64_t left;
+
+	if (read_patiently(0, sector))
+		return fail_drive("the payload drive does not answer");
+	if (memcmp(sector, PAYLOAD_MAGIC, strlen(PAYLOAD_MAGIC)))
+		return fail("the payload drive holds no payload");
+	memcpy(&left, (const char *)sector + strlen(PAYLOAD_MAGIC), sizeof(left));
+	for (uint32_t number = 1; left; number++) {
+		size_t part = left < SECTOR ? (size_t)left : SECTOR;
+
+		if (read_patiently(number, sector))
+			return fail_drive("the payload ends too early");
+		if (write_all(sector, part))
+			return fail("nobody takes the payload");
+		left -= part;
+	}
+	return 0;
+}
+
+static int send(void)
+{
+	static uint8_t data[1 << 16];
+
+	for (;;) {
+		ssize_t size = read(STDIN_FILENO, data, sizeof(data));
+
+		if (size < 0 && errno == EINTR)
+			continue;
+		if (size <= 0)
+			return size < 0;
+		for (ssize_t at = 0; at < size; at++) {
+			outb(data[at], LPT_DATA);
+			outb(LPT_STROBE, LPT_CONTROL);
+			outb(LPT_READY, LPT_CONTROL);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const char *verb = argc == 2 ? argv[1] : "";
+
+	if (!strcmp(verb, "breakpoint")) {
+		__asm__ volatile("xchg %%bx, %%bx" ::: "memory");
+		return 0;
+	}
+	if (iopl(3))
+		return fail("I/O ports may not be used; run it as root inside the lab's machine");
+	if (!strcmp(verb, "receive"))
+		return receive();
+	if (!strcmp(verb, "send"))
+		return send();
+	return fail("usage: port breakpoint | receive | send");
+}

@@ -1,0 +1,70 @@
+"""Boot disks
+==========
+
+A CD image that boots one kernel with one first root file system and one command line.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+
+__all__ = ["make", "payload"]
+
+_BOOT = Path("/usr/lib/ISOLINUX/isolinux.bin")
+_MODULE = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+_CONFIGURATION = """\
+default lab
+prompt 0
+timeout 0
+label lab
+ kernel /vmlinuz
+ initrd /initramfs
+ append {command_line}
+"""
+
+_SECTOR = 2048
+_MAGIC = b"KVMTEST1"  # c_helpers/lab/port.c
+#: The payload drive's size: it must be the one that the machine was saved with.
+_PAYLOAD_SIZE = 64 << 20
+
+
+def make(target: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
+    """Write the image. Raises EnvironmentUnfit where a tool is missing or fails."""
+    for tool, package in ((_BOOT, "isolinux"), (_MODULE, "syslinux-common")):
+        if not tool.exists():
+            raise EnvironmentUnfit(f"{tool} is missing; apt-get install {package}")
+    xorriso = shutil.which("xorriso")
+    if xorriso is None:
+        raise EnvironmentUnfit("xorriso is missing; apt-get install xorriso")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        root = Path(folder)
+        (root / "isolinux").mkdir()
+        shutil.copy(_BOOT, root / "isolinux")
+        shutil.copy(_MODULE, root / "isolinux")
+        configuration = _CONFIGURATION.format(command_line=command_line)
+        (root / "isolinux" / "isolinux.cfg").write_text(configuration)
+        (root / "vmlinuz").write_bytes(kernel)
+        (root / "initramfs").write_bytes(initramfs)
+        command = [
+            xorriso, "-as", "mkisofs", "-quiet", "-o", str(target),
+            "-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat",
+            "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", folder,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise EnvironmentUnfit(f"{target}: xorriso failed: {why}")
+
+
+def payload(target: Path, data: bytes) -> None:
+    """Write the image of the payload drive, in the form that c_helpers/lab/port.c reads."""
+    if _SECTOR + len(data) > _PAYLOAD_SIZE:
+        raise EnvironmentUnfit(f"a payload of {len(data)} bytes does not fit the lab's drive")
+    header = _MAGIC + len(data).to_bytes(8, "little")
+    with target.open("wb") as file:
+        file.write(header.ljust(_SECTOR, b"\0") + data)
+        os.truncate(file.fileno(), _PAYLOAD_SIZE)

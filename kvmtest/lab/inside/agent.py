@@ -1,0 +1,156 @@
+"""The agent inside a lab's machine.
+
+Runs up to a breakpoint twice: with all imported that is not kvmtest's, where a booted machine is
+saved, and with kvmtest imported and warm, where the machine of this version of kvmtest is saved.
+From there on it takes one job, runs kvmtest as the job says, and sends out what that wrote.
+
+It talks to the outside by the parallel port: lines of text, and messages, each a line of JSON behind
+the ASCII record separator (RFC 7464); the message "file" is followed by that many raw bytes.
+
+It is run as it stands inside the machine, and imports nothing of kvmtest before that has come.
+"""
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+PORT = "/lab/port"
+PACKAGE, JOB, OUTPUT = Path("/package"), Path("/job"), Path("/tmp/output")
+
+RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # include/uapi/linux/random.h
+
+
+def breakpoint_() -> None:
+    subprocess.run([PORT, "breakpoint"], check=True)
+
+
+def tell(data: bytes = b"", **message: object) -> None:
+    """Send a message, and data after it; returns when all of it is out."""
+    line = b"\x1e" + json.dumps(message).encode() + b"\n"
+    subprocess.run([PORT, "send"], input=line + data, check=True)
+
+
+def reached(stage: str) -> None:
+    """Tell how far the machine has come."""
+    tell(stage=stage, uptime=float(Path("/proc/uptime").read_text().split()[0]))
+
+
+def receive(folder: Path) -> None:
+    """Unpack the payload drive's files into a folder."""
+    data = subprocess.run([PORT, "receive"], stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(folder)
+
+
+def import_others() -> None:
+    """Import what takes time to import, and have pytest run once."""
+    for name in json.loads(Path("/lab/imports").read_text()):
+        importlib.import_module(name)
+    import pytest
+
+    test = Path("/tmp/warm/test_nothing.py")
+    test.parent.mkdir()
+    test.write_text("def test_nothing(): assert True\n")
+    pytest.main(["-p", "no:cacheprovider", "-p", "no:terminal", str(test.parent)])
+
+
+def kvmtest(*words: str) -> int:
+    """Run the command kvmtest in this process; return its exit status."""
+    from kvmtest.cli import main
+
+    try:
+        return main(list(words))
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 3
+
+
+def warm_up() -> None:
+    """Have kvmtest imported, and what it needs of an unchanging kernel read."""
+    sys.path.insert(0, str(PACKAGE))
+    with (
+        open(os.devnull, "w") as nothing,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+    ):
+        kvmtest("run", "-o", "/tmp/warm/output", "--only", "kernel.fix-present")
+    # What is there by now stays: it needs no look by the garbage collector.
+    gc.collect()
+    gc.freeze()
+
+
+def wake(job: dict[str, Any]) -> None:
+    """Give a restored machine the time of day, and randomness of its own."""
+    time.clock_settime(time.CLOCK_REALTIME, job["time"])
+    seed = bytes.fromhex(job["entropy"])
+    with open("/dev/urandom", "wb", buffering=0) as device:
+        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
+        fcntl.ioctl(device, RNDRESEEDCRNG)
+
+
+def prepare(job: dict[str, Any]) -> bool:
+    """Run the job's commands, such as loading other modules; tell whether all succeeded."""
+    for command in job["commands"]:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=JOB)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            tell(failed=f"{' '.join(command)}: {why}")
+            return False
+    return True
+
+
+def run(job: dict[str, Any]) -> int:
+    """Run kvmtest with its output going out as it comes; return its exit status."""
+    os.environ.update(job["environment"])
+    sender = subprocess.Popen([PORT, "send"], stdin=subprocess.PIPE)
+    assert sender.stdin
+    kept = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(sender.stdin.fileno(), number)
+    sender.stdin.close()
+    try:
+        return kvmtest(*job["command"])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+        sender.wait()
+
+
+def main() -> None:
+    import_others()
+    reached("booted")
+    breakpoint_()
+    receive(PACKAGE)
+    warm_up()
+    reached("ready")
+    breakpoint_()
+    receive(JOB)
+    job = json.loads((JOB / "job.json").read_text())
+    wake(job)
+    reached("awake")
+    if not prepare(job):
+        return
+    reached("running")
+    status = run(job)
+    if OUTPUT.is_dir():
+        for path in sorted(OUTPUT.iterdir()):
+            data = path.read_bytes()
+            tell(data, file=path.name, size=len(data))
+    tell(end=status)
+    breakpoint_()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""A running machine
+=================
+
+One process of the emulator, from its start to its end: what its kernel says on the serial port, what
+its agent says on the parallel port, and no trace of it afterwards, however this process ends.
+"""
+
+import contextlib
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+
+from . import disk
+from .bochs import Bochs, Drives, Hardware, Ports, configuration, reconfigured
+from .channel import Channel, Received, Said, Told
+
+__all__ = ["Machine", "MachineFailed", "Outcome", "Start"]
+
+# What ends a machine that will not speak again, as its console shows it.
+_FATAL = re.compile(r"(Kernel panic - not syncing: .*|lab: .*)\r?\n")
+# How long a machine may go on after that, so that the console is whole.
+_LAST_WORDS = 2.0
+_TAIL_LINES = 15
+
+
+class MachineFailed(EnvironmentUnfit):
+    """A machine did not do its job; ``console`` is the end of what it said."""
+
+    def __init__(self, what: str, console: str) -> None:
+        self.console = console
+        super().__init__(what)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a machine comes to life: booted, or restored from the folder ``state``.
+
+    Where ``save`` is given it ends at its first breakpoint, saved to that folder.
+    """
+
+    hardware: Hardware
+    boot_disk: Path
+    state: Path | None = None
+    save: Path | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came out of a machine: kvmtest's exit status, files, and when which stage was reached.
+
+    ``stages`` are seconds from the emulator's start, ``console`` all that the
+    kernel said, and ``said`` all that kvmtest printed.
+    """
+
+    status: int = 3
+    files: dict[str, bytes] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    console: str = ""
+    said: str = ""
+
+
+@dataclass
+class Machine:
+    """Runs one machine; ``hear`` gets each line that it says."""
+
+    bochs: Bochs
+    start: Start
+    payload: bytes
+    hear: Callable[[str], None]
+
+    def run(self, deadline: float, goal: str) -> Outcome:
+        """Run it to its end, ``deadline`` seconds at most, in which it must reach the stage goal.
+
+        Raises MachineFailed where it panics, hangs, or ends before.
+        """
+        with _folder() as folder, _Listener(folder, goal, self.hear) as listener:
+            command = self._prepare(folder)
+            with _process(command, folder, self.bochs.environment()) as process:
+                listener.listen(process, deadline)
+            return listener.outcome
+
+    def _prepare(self, folder: Path) -> list[str]:
+        """Write drives, configuration and the debugger's script; return the emulator's command."""
+        ports = Ports(folder / "serial", folder / "parallel", folder / "bochs.log")
+        drives = Drives(self.start.boot_disk, folder / "payload")
+        disk.payload(drives.payload, self.payload)
+        script = folder / "script"
+        state = self.start.state
+        # A booted machine passes two breakpoints before it is done at the third (inside/agent.py).
+        ways = [f"!save {self.start.save}"] if self.start.save else ["c", "c"] * (state is None)
+        script.write_text("\n".join(["c", *ways, "q", ""]))
+        if state is None:
+            config = folder / "bochsrc"
+            config.write_text(configuration(self.start.hardware, drives, ports))
+            return self.bochs.boot(config, script)
+        restored = folder / "state"
+        restored.mkdir()
+        for file in state.iterdir():
+            if file.name != "config":
+                (restored / file.name).symlink_to(file)
+        saved = (state / "config").read_text()
+        (restored / "config").write_text(reconfigured(saved, drives, ports))
+        return self.bochs.restore(restored, script)
+
+
+class _Listener:
+    """Reads both ports while the emulator runs."""
+
+    def __init__(self, folder: Path, goal: str, hear: Callable[[str], None]) -> None:
+        self.outcome = Outcome()
+        self._folder = folder
+        self._goal = goal
+        self._hear = hear
+        self._channel = Channel()
+        self._console = b""
+        self._began = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._fatal = ""
+
+    def __enter__(self) -> "_Listener":
+        for name, take in (("serial", self._take_serial), ("parallel", self._take_parallel)):
+            os.mkfifo(self._folder / name)
+            # Opened for writing too, so that it never ends while nobody writes.
+            fd = os.open(self._folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._selector.register(fd, selectors.EVENT_READ, take)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for key in list(self._selector.get_map().values()):
+            os.close(key.fd)
+        self._selector.close()
+
+    def listen(self, process: "subprocess.Popen[bytes]", allowed: float) -> None:
+        """Listen until the emulator's end, ``allowed`` seconds at most; raises MachineFailed."""
+        until = time.monotonic() + allowed
+        pidfd = os.pidfd_open(process.pid)
+        self._selector.register(pidfd, selectors.EVENT_READ, None)
+        ended = False
+        while not ended:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            for key, _ in self._selector.select(left):
+                if key.data is None:
+                    ended = True
+                else:
+                    key.data(key.fd)
+            if self._fatal:
+                until = min(until, time.monotonic() + _LAST_WORDS)
+        self._drain()
+        self.outcome.console = self._console.decode(errors="replace").replace("\r\n", "\n")
+        if self._goal in self.outcome.stages and ended and not self._fatal:
+            return
+        raise MachineFailed(self._why(ended, process, allowed), self._tail())
+
+    def _drain(self) -> None:
+        for key in self._selector.get_map().values():
+            if key.data is not None:
+                with contextlib.suppress(BlockingIOError):
+                    while key.data(key.fd):
+                        pass
+
+    def _take_serial(self, fd: int) -> int:
+        data = os.read(fd, 1 << 16)
+        self._console += data
+        found = _FATAL.search(self._console[-len(data) - 500 :].decode(errors="replace"))
+        if found:
+            self._fatal = self._fatal or found[1].strip()
+        return len(data)
+
+    def _take_parallel(self, fd: int) -> int:
+        data = os.read(fd, 1 << 16)
+        for event in self._channel.feed(data):
+            if isinstance(event, Said):
+                self.outcome.said += event.line + "\n"
+                self._hear(event.line)
+            elif isinstance(event, Received):
+                self.outcome.files[event.name] = event.data
+            elif isinstance(event, Told):
+                self._take_message(event.message)
+        return len(data)
+
+    def _take_message(self, message: dict[str, object]) -> None:
+        now = time.monotonic() - self._began
+        if stage := message.get("stage"):
+            self.outcome.stages[str(stage)] = now
+        if failed := message.get("failed"):
+            self._fatal = str(failed)
+        if "end" in message:
+            self.outcome.status = _status(message["end"])
+            self.outcome.stages["end"] = now
+
+    def _why(self, ended: bool, process: "subprocess.Popen[bytes]", allowed: float) -> str:
+        if self._fatal:
+            return f"the lab's machine failed: {self._fatal}"
+        if not ended:
+            reached = ", ".join(self.outcome.stages) or "nothing"
+            return (
+                f"the lab's machine did not end within {allowed:.0f} s (it reached: {reached}); "
+                "allow more with --deadline, or look at its console"
+            )
+        status = process.wait()
+        said = re.findall(r">>PANIC<< (.*)", _text(self._folder / "bochs.log"))
+        said = said or _text(self._folder / "stderr").strip().splitlines()
+        reason = said[-1] if said else ""
+        detail = f": {reason}" if reason else ""
+        return f"the emulator ended with status {status} before its machine was done{detail}"
+
+    def _tail(self) -> str:
+        return "\n".join(self.outcome.console.strip().splitlines()[-_TAIL_LINES:])
+
+
+def _status(told: object) -> int:
+    return told if isinstance(told, int) and 0 <= told <= 255 else 3
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a folder that is removed at the end, and also when this process is killed."""
+    path = Path(tempfile.mkdtemp(prefix="kvmtest-lab-"))
+    # Waits for the end of its input, which comes with our end, whatever ends us.
+    janitor = subprocess.Popen(
+        ["sh", "-c", 'read -r _; rm -rf -- "$1"', "janitor", str(path)],
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        assert janitor.stdin
+        janitor.stdin.close()
+        janitor.wait()
+
+
+@contextlib.contextmanager
+def _process(
+    command: list[str], folder: Path, environment: dict[str, str]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start the emulator, which dies with us, and have it ended at the end."""
+    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=folder,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,75 @@
+"""Payloads
+========
+
+What a machine is given on its payload drive: kvmtest itself, or the job of one run. As tar archives
+of files by their names.
+"""
+
+import hashlib
+import io
+import json
+import secrets
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import kvmtest
+import kvmtest.suite
+
+__all__ = ["archive", "digest", "job", "package"]
+
+Files = Mapping[str, bytes]
+
+# Of the package, what runs outside the machine only.
+_LEFT_OUT = {"__pycache__", "lab"}
+
+
+def package() -> dict[str, bytes]:
+    """Return the files of kvmtest as it is running here, the suite and native parts included."""
+    files = {}
+    for module, name in ((kvmtest, "kvmtest"), (kvmtest.suite, "kvmtest/suite")):
+        assert module.__file__
+        root = Path(module.__file__).parent
+        for path in sorted(root.rglob("*")):
+            inner = path.relative_to(root)
+            if path.is_file() and not _LEFT_OUT & set(inner.parts[:-1] or inner.parts):
+                files[f"{name}/{inner}"] = path.read_bytes()
+    return files
+
+
+def digest(files: Files) -> str:
+    """Return a digest of names and contents."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name}\0".encode() + hashlib.sha256(files[name]).digest())
+    return total.hexdigest()
+
+
+def job(
+    command: Sequence[str], environment: Mapping[str, str], commands: Sequence[Sequence[str]] = ()
+) -> dict[str, bytes]:
+    """Return the job of running kvmtest with the words ``command``, as the agent reads it.
+
+    ``commands`` are run before. A restored machine wakes with the clock and the randomness that it
+    was saved with: the job has new ones.
+    """
+    description = {
+        "command": list(command),
+        "environment": dict(environment),
+        "commands": [list(words) for words in commands],
+        "time": time.time(),
+        "entropy": secrets.token_hex(64),
+    }
+    return {"job.json": json.dumps(description).encode()}
+
+
+def archive(files: Files) -> bytes:
+    """Return a tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            tar.addfile(member, io.BytesIO(files[name]))
+    return buffer.getvalue()

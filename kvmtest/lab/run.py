@@ -1,0 +1,145 @@
+"""kvmtest lab run
+===============
+
+Boots a kernel in a lab's machine, runs this same kvmtest inside, and brings its evidence back.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.text import Text
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.evidence import Evidence
+from kvmtest.evidence.directory import claim
+from kvmtest.evidence.file import loads
+from kvmtest.host.lab import VARIABLE
+from kvmtest.report.terminal import Progress, console, show_evidence
+
+from . import payload
+from .bochs import Hardware
+from .cache import Cache
+from .intel import IntelLab
+from .kernels import resolve
+from .machine import MachineFailed, Outcome
+
+__all__ = ["Options", "run", "run_once"]
+
+MACHINES = ("intel",)
+DEADLINE = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for; ``run_options`` are those of kvmtest run."""
+
+    machine: str = "intel"
+    kernel: str | None = None
+    modules: Path | None = None
+    cpus: int = 1
+    cold: bool = False
+    deadline: float = DEADLINE
+    output: Path | None = None
+    run_options: list[str] = field(default_factory=list)
+
+
+def run(options: Options) -> int:
+    """Do one run in a machine, show what came of it, and return kvmtest's exit status there."""
+    clock = _Clock()
+    output = claim(options.output) if options.output else None
+    with Progress() as progress:
+        tell = _teller(progress)
+        cache = Cache.default()
+        kernel = resolve(options.kernel, options.modules, cache, tell)
+        clock.lap("kernel")
+        lab = IntelLab(
+            kernel, cache, tell, lambda line: progress.say(Text(line)),
+            Hardware(cpus=options.cpus), options.cold,
+        )  # fmt: skip
+        lab.boot_disk()
+        clock.lap("image")
+        if lab.restores:
+            lab.ready()
+            clock.lap("saved machine")
+        outcome, evidence = run_once(lab, options.run_options, options.deadline)
+    clock.stages(outcome)
+    if output:
+        write(outcome, output)
+    show_evidence(evidence)
+    console(sys.stderr).print(Text(f"kvmtest: lab: {clock}"), soft_wrap=True)
+    return outcome.status
+
+
+def run_once(
+    lab: IntelLab, words: list[str], deadline: float = DEADLINE
+) -> tuple[Outcome, Evidence]:
+    """Run kvmtest run with the options ``words`` in a machine of the lab.
+
+    Raises MachineFailed where the machine fails, or sends no evidence that can be read.
+    """
+    environment = {VARIABLE: json.dumps(lab.facts())}
+    command = ["run", "--quiet", "-o", "/tmp/output", *words]
+    outcome = lab.run(payload.job(command, environment), deadline)
+    data = outcome.files.get("evidence.json")
+    if data is None:
+        raise MachineFailed(
+            f"kvmtest ended with status {outcome.status} in the lab's machine and left no evidence",
+            outcome.said,
+        )
+    return outcome, loads(data.decode(errors="replace"), Path("evidence.json of the lab"))
+
+
+def write(outcome: Outcome, output: Path) -> None:
+    """Write what came out of a machine to a folder."""
+    for name, data in {**outcome.files, "console.log": outcome.console.encode()}.items():
+        try:
+            (output / Path(name).name).write_bytes(data)
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"can't write {output / name}: {error.strerror}; choose another -o DIR"
+            ) from None
+
+
+class _Clock:
+    """Where the time went."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a lap that began at the end of the last."""
+        now = time.monotonic()
+        self._laps[name] = now - self._last
+        self._last = now
+
+    def stages(self, outcome: Outcome) -> None:
+        """Take over the laps of a machine's run, which ends now."""
+        before = 0.0
+        names = {"awake": "restore", "running": "job", "end": "suite"}
+        for stage, seconds in outcome.stages.items():
+            if stage in names:
+                self._laps[names[stage]] = seconds - before
+                before = seconds
+        self._last += before
+        self.lap("poweroff")
+
+    def __str__(self) -> str:
+        laps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self._laps.items())
+        return f"{self._last - self._began:.1f} s in all ({laps})"
+
+
+def _teller(progress: Progress) -> Callable[[str], None]:
+    """Return who tells of steps: in the progress line, or a line each where there is none."""
+
+    def tell(step: str) -> None:
+        if progress.is_shown:
+            progress.say(Text(step))
+        else:
+            print(f"kvmtest: lab: {step}", file=sys.stderr, flush=True)  # noqa: T201
+
+    return tell

@@ -1,0 +1,173 @@
+"""The machine's userland
+======================
+
+What of this host's own programs goes into a lab's machine: a static busybox, this Python with its
+standard library, and the libraries that kvmtest needs, each with the shared objects it is linked to.
+kvmtest itself is not among them: it comes to the machine with each run.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import marshal
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+
+from .cpio import Entry, File, Link
+
+__all__ = ["SITE", "digest", "entries", "sources"]
+
+#: Where libraries are inside the machine, for sys.path.
+SITE = "/site"
+
+# What kvmtest is installed with but does not import while it decides properties.
+_LEFT_OUT = {"markdown-it-py", "mdurl", "pycparser", "python-ptrace"}
+_FILES_LEFT_OUT = re.compile(r"(?:.*/)?tests?/.*")
+
+# Parts of the standard library that are large, or linked to much, and that nothing here imports.
+_STDLIB_LEFT_OUT = re.compile(
+    r"(?:tests?|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|venv"
+    r"|site-packages|dist-packages|config-.*|__pycache__|_test.*|xxlimited.*"
+    r"|(?:_ssl|_hashlib|_tkinter|_sqlite3|_curses|_curses_panel|_dbm|_gdbm|nis|readline)\..*)"
+)
+_BYTECODE_FLAGS = (0b01).to_bytes(4, "little")  # checked against nothing (PEP 552)
+
+Sources = Mapping[str, Path]
+
+
+def sources() -> dict[str, Path]:
+    """Return the files that go inside, by their absolute names there.
+
+    Raises EnvironmentUnfit where one is missing, with what to install.
+    """
+    found = {"/bin/busybox": _busybox()}
+    interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    found["/bin/python3"] = interpreter
+    stdlib = Path(sysconfig.get_paths(vars={"base": sys.base_prefix})["stdlib"])
+    for path in _files(stdlib):
+        found[str(path)] = path
+    for name, path in _libraries("kvmtest"):
+        found[f"{SITE}/{name}"] = path
+    objects = [path for path in found.values() if ".so" in path.name or path == interpreter]
+    for path in _linked(objects):
+        found[str(path)] = path
+    return found
+
+
+def digest(files: Sources) -> str:
+    """Return a digest of names and contents."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name}\0".encode())
+        total.update(hashlib.sha256(files[name].read_bytes()).digest())
+    return total.hexdigest()
+
+
+def entries(files: Sources) -> dict[str, Entry]:
+    """Return the files as an archive's entries, with bytecode beside every Python source."""
+    made: dict[str, Entry] = {}
+    for name, path in files.items():
+        data = path.read_bytes()
+        made[name.lstrip("/")] = File(data, os.access(path, os.X_OK))
+        if name.endswith(".py"):
+            cached = importlib.util.cache_from_source(name)
+            if (bytecode := _bytecode(path, data)) is not None:
+                made[cached.lstrip("/")] = File(bytecode)
+    # The interpreter finds its standard library from where it is installed (PEP 405 aside).
+    home = Path(sys.base_prefix) / "bin" / "python3"
+    made[str(home).lstrip("/")] = Link("/bin/python3")
+    return made
+
+
+def _busybox() -> Path:
+    path = shutil.which("busybox", path=f"{os.environ.get('PATH', os.defpath)}:/bin:/usr/bin")
+    if path is None or _is_dynamic(Path(path)):
+        raise EnvironmentUnfit(
+            "there is no static busybox for the lab's machine; apt-get install busybox-static"
+        )
+    return Path(path)
+
+
+def _is_dynamic(path: Path) -> bool:
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as file:
+        return any(s["p_type"] == "PT_INTERP" for s in ELFFile(file).iter_segments())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the standard library's files below a folder."""
+    for entry in sorted(folder.iterdir()):
+        if _STDLIB_LEFT_OUT.fullmatch(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _files(entry)
+        elif entry.suffix != ".a":
+            yield entry
+
+
+def _libraries(distribution: str) -> Iterator[tuple[str, Path]]:
+    """Yield the files of what a distribution requires, by their names in site-packages."""
+    for name in sorted(_requirements(distribution)):
+        for file in importlib.metadata.files(name) or []:
+            path = Path(str(file.locate()))
+            inside = ".." not in file.parts and "__pycache__" not in file.parts
+            if inside and path.is_file() and not _FILES_LEFT_OUT.fullmatch(str(file)):
+                yield str(file), path
+
+
+def _requirements(distribution: str) -> set[str]:
+    """Return the names of everything that a distribution requires, directly or not."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    wanted: set[str] = set()
+    pending = [distribution]
+    while pending:
+        for text in importlib.metadata.requires(pending.pop()) or []:
+            required = Requirement(text)
+            name = canonicalize_name(required.name)
+            applies = required.marker is None or required.marker.evaluate({"extra": ""})
+            if applies and name not in wanted | _LEFT_OUT:
+                wanted.add(name)
+                pending.append(name)
+    return wanted
+
+
+def _linked(objects: Iterable[Path]) -> set[Path]:
+    """Return the shared objects that others are linked to, the loader among them."""
+    command = ["ldd", *map(str, objects)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    missing = re.search(r"^\s*(\S+) => not found", listing, re.M)
+    if missing:
+        raise EnvironmentUnfit(f"{missing[1]}: this Python needs it; install it for the lab too")
+    return {Path(name) for name in re.findall(r"^\s*(?:\S+ => )?(/\S+) \(0x", listing, re.M)}
+
+
+def _bytecode(path: Path, source: bytes) -> bytes | None:
+    """Return a source's bytecode in a form that is never checked against it, None if it has none.
+
+    What the host has compiled already is taken over: compiling all takes ten seconds.
+    """
+    head = importlib.util.MAGIC_NUMBER + _BYTECODE_FLAGS + importlib.util.source_hash(source)
+    try:
+        known = Path(importlib.util.cache_from_source(str(path))).read_bytes()
+        status = path.stat()
+        stamp = int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF
+        fresh = b"".join(number.to_bytes(4, "little") for number in (0, *stamp))
+        if known[:16] == importlib.util.MAGIC_NUMBER + fresh:
+            return head + known[16:]
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        return head + marshal.dumps(compile(source, str(path), "exec", dont_inherit=True))
+    except (SyntaxError, ValueError):
+        return None  # A template, or a module for another version of Python.
