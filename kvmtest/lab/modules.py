@@ -97,6 +97,12 @@ class ModuleFolder:
                 f"{self.root} has no matching modules for kernel {self.release}: its {name} is "
                 f"built for {', '.join(sorted(others))}; give the modules of that very build",
             )
+        if not self._paths and not self.builtin:
+            raise NoSuchModule(
+                name,
+                f"{self.root} has no matching modules for kernel {self.release}: there is no .ko "
+                "file below it; give the folder of this kernel's modules",
+            )
         raise NoSuchModule(
             name,
             f"kernel {self.release} lacks {name}: it is not below {self.root} and not built in; "
