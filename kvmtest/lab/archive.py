@@ -146,7 +146,7 @@ class Archive:
         try:
             age = time.time() - self._table.stat().st_mtime
             return _parse_table(self._table.read_bytes()) if 0 <= age < self._max_age else None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, LookupError):
             return None
 
     def _refreshed(self) -> list[Package]:
