@@ -146,7 +146,7 @@ class Archive:
         try:
             age = time.time() - self._table.stat().st_mtime
             return _parse_table(self._table.read_bytes()) if 0 <= age < self._max_age else None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, LookupError):
             return None
 
     def _refreshed(self) -> list[Package]:
@@ -200,12 +200,15 @@ class Archive:
 
     def _configuration(self) -> Path:
         """Write apt's configuration and folders where they are not there yet; return the file."""
-        for needed, remedy in {
-            shutil.which("apt-get"): "apt-get is missing; give a kernel's .deb or a build tree",
-            KEYRING.is_file(): f"{KEYRING} is missing; install debian-archive-keyring",
-        }.items():
-            if not needed:
-                raise EnvironmentUnfit(f"can't look for kernels in Debian's archive: {remedy}")
+        unable = "can't look for kernels in Debian's archive"
+        if not shutil.which("apt-get"):
+            raise EnvironmentUnfit(
+                f"{unable}: apt-get is missing; give a kernel's .deb or a build tree instead"
+            )
+        if not KEYRING.is_file():
+            raise EnvironmentUnfit(
+                f"{unable}: {KEYRING} is missing; install debian-archive-keyring"
+            )
         for name in ("etc", "lists/partial", "state/lists/partial", "cache/archives/partial"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "etc/sources.list").write_text(_sources())

@@ -138,13 +138,13 @@ def flatten(image: bytes) -> bytes:
     end = max(segment.address + segment.size for segment in segments)
     stub = _stub(IMAGES / "flat_kernel.elf")
     _check_fit(image, stub, start, end, entry)
-    memory = bytearray(end - start)
+    memory = bytearray(max(segment.address + len(segment.data) for segment in segments) - start)
     for segment in segments:
         at = segment.address - start
         memory[at : at + len(segment.data)] = segment.data
     kernel = bytes(memory).rstrip(b"\0")
     kernel += bytes(-len(kernel) % _PARAGRAPH)
-    zeroes = -(-(end - start - len(kernel)) // 4) if end - start > len(kernel) else 0
+    zeroes = max(0, end - start - len(kernel) + 3) // 4
     code = bytearray(stub.data)
     struct.pack_into(
         "<4I", code, stub.parameters - stub.base, start, len(kernel) // 4, zeroes, entry
@@ -196,14 +196,16 @@ def _check(image: bytes) -> None:
 def _check_fit(image: bytes, stub: _Stub, start: int, end: int, entry: int) -> None:
     """Raise CannotFlatten unless the stub can place [start, end) and jump to ``entry`` there."""
     preferred = _get(image, "pref_address")
-    for holds, problem in {
-        _get(image, "code32_start") == stub.base: "it is not loaded at 1 MiB",
-        start == preferred: f"it is linked at {start:#x} and wants to be at {preferred:#x}",
-        start % _KERNEL_ALIGNMENT == 0: f"it is linked at {start:#x}, which is not aligned",
-        start >= stub.end: f"it is linked at {start:#x}, where its own bytes are loaded",
-        end <= _MAPPED: f"it ends at {end:#x}, above 4 GiB",
-        start <= entry < end: f"its entry point {entry:#x} is outside of it",
-    }.items():
+    conditions = (
+        (_get(image, "code32_start") == stub.base, "it is not loaded at 1 MiB"),
+        (start == preferred, f"it is linked at {start:#x} and wants to be at {preferred:#x}"),
+        (start % _KERNEL_ALIGNMENT == 0, f"it is linked at {start:#x}, which is not aligned"),
+        (start >= stub.end, f"it is linked at {start:#x}, where its own bytes are loaded"),
+        (end - start <= _get(image, "init_size"), "it is larger than its header says"),
+        (end <= _MAPPED, f"it ends at {end:#x}, above 4 GiB"),
+        (start <= entry < end, f"its entry point {entry:#x} is outside of it"),
+    )
+    for holds, problem in conditions:
         if not holds:
             raise CannotFlatten(f"this kernel can't be made flat: {problem}")
 
@@ -224,8 +226,6 @@ def _segments(elf: bytes) -> tuple[int, list[_Segment]]:
         if segment.address < end or segment.size < len(segment.data):
             raise CannotFlatten("this kernel can't be made flat: its segments overlap")
         end = segment.address + segment.size
-        if end > _MAPPED:
-            raise CannotFlatten(f"this kernel can't be made flat: it ends at {end:#x}, above 4 GiB")
     return entry, segments
 
 

@@ -55,9 +55,9 @@ class Cache:
         path = self.root / kind / digest
         if path.is_dir():
             return path
-        with self.lock(kind, digest), _says(path):
+        with self.lock(kind, digest) as path, _says(path):
             if not path.is_dir():
-                _remove_leftovers(path.parent)
+                _remove_leftovers(path)
                 _make(path, make)
         return path
 
@@ -105,8 +105,8 @@ def _is(fd: int, path: Path) -> bool:
 def _make(path: Path, make: Callable[[Path], None]) -> None:
     """Make the entry ``path``, whose lock is held."""
     making = path.with_name(path.name + _MAKING)
-    making.mkdir(mode=0o700)
     try:
+        making.mkdir(mode=0o700)
         make(making)
         # Else a power cut could leave an entry of empty files under the final name.
         for folder, _, names in os.walk(making):
@@ -127,14 +127,20 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what dead processes were making in ``folder``: nobody holds their locks."""
-    for making in folder.glob(f"*{_MAKING}"):
-        lock = making.with_name(making.name.removesuffix(_MAKING) + _LOCK)
+def _remove_leftovers(entry: Path) -> None:
+    """Remove what dead processes were making beside ``entry`` or as ``entry``, whose lock is held.
+
+    A living one holds the lock of what it is making.
+    """
+    for making in entry.parent.glob(f"*{_MAKING}"):
+        name = making.name.removesuffix(_MAKING)
+        if name == entry.name:
+            shutil.rmtree(making, ignore_errors=True)
+            continue
+        lock = making.with_name(name + _LOCK)
         try:
             fd = _locked(lock, block=False)
         except BlockingIOError:
-            # In the making; or the one whose lock this process holds itself.
             continue
         shutil.rmtree(making, ignore_errors=True)
         lock.unlink(missing_ok=True)

@@ -19,6 +19,10 @@ from kvmtest.lab.library import library
 __all__ = ["Control", "control", "unpack"]
 
 
+_AR_MAGIC = len("!<arch>\n")
+_AR_HEADER = 60
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """What a package's control file says."""
@@ -34,7 +38,7 @@ def control(path: Path) -> Control:
     Raises EnvironmentUnfit where it is damaged or a library is missing.
     """
     deb822 = library("debian.deb822", "reading a .deb")
-    with _members(path, "control.tar") as members:
+    with _members(path, r"control\.tar") as members:
         for name, member, archive in members:
             if name == PurePosixPath("control"):
                 fields = deb822.Deb822(archive.extractfile(member).read())
@@ -47,7 +51,7 @@ def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> N
 
     A name is given relative to the root. Raises EnvironmentUnfit where the .deb is damaged.
     """
-    with _members(path, "data.tar") as members:
+    with _members(path, r"data\.tar") as members:
         for name, member, archive in members:
             if member.isreg() and wanted(name):
                 target = into / name
@@ -65,17 +69,21 @@ def _members(
     try:
         # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
         with path.open("rb") as file:
-            packed = next(
-                member
-                for member in arfile.ArFile(fileobj=file).getmembers()
-                if re.fullmatch(rf"{re.escape(part)}(\.\w+)?", member.name)
-            )
+            members = arfile.ArFile(fileobj=file).getmembers()
+            # Tar archives end before their compressed streams do: tarfile misses a cut there.
+            whole = _AR_MAGIC + sum(_AR_HEADER + member.size for member in members)
+            whole += sum(member.size % 2 for member in members[:-1])
+            if path.stat().st_size < whole:
+                raise ValueError(f"it is cut off, {whole} bytes or more were expected")
+            packed = next(m for m in members if re.fullmatch(rf"{part}(\.\w+)?", m.name))
             with _tar(packed) as archive:
                 yield _files(archive)
     except EnvironmentUnfit:
         raise
     except StopIteration:
-        raise EnvironmentUnfit(f"{path} is no whole Debian package: {part} is missing") from None
+        raise EnvironmentUnfit(
+            f"{path} is no whole Debian package: a part of it is missing"
+        ) from None
     except Exception as error:  # arfile, tarfile and the decompressors have errors of their own
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -106,3 +114,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile.Ta
         if name.is_absolute() or ".." in name.parts:
             raise ValueError(f"it holds {member.name!r}, a name that leads out of it")
         yield name, member, archive
+    # The checksum of a compressed stream is at its end.
+    stream: Any = archive.fileobj
+    while stream.read(1 << 20):
+        pass

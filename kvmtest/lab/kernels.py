@@ -34,6 +34,7 @@ _UNPACKED_AT_FIRST = frozenset({*NEEDED, "kvm", "irqbypass"})
 _PACKAGE = re.compile(r"linux-(?:image-unsigned|image|binary|modules|base)-(\d.*)")
 _IMAGE = re.compile(r"boot/vmlinuz-[^/]+|(?:usr/)?lib/modules/[^/]+/vmlinuz")
 _MODULES = ("lib/modules", "usr/lib/modules")
+"""Where modules are in a tree, each release in a folder of its own."""
 
 Tell = Callable[[str], None]
 
@@ -152,15 +153,8 @@ def _tree(root: Path, modules: Path | None, origin: str | None = None) -> LabKer
             f"{origin} holds more than one kernel ({', '.join(sorted(releases))}); "
             "name one image, and its modules with --modules"
         )
-    (release, image), = releases.items()  # fmt: skip
-    places = [root / place / release for place in _MODULES]
-    found = next((place for place in places if place.is_dir()), None)
-    if not modules and not found:
-        raise EnvironmentUnfit(
-            f"{origin} has no matching modules: there is no lib/modules/{release}; "
-            "name their folder with --modules"
-        )
-    return _kernel(image, modules or found or root, origin)
+    (image,) = releases.values()
+    return _kernel(image, modules or root, origin)
 
 
 def _image(path: Path, modules: Path | None) -> LabKernel:
@@ -184,7 +178,21 @@ def _packages(path: Path, modules: Path | None, cache: Cache, tell: Tell) -> Lab
         paths, modules = [*paths, modules], None
     digests = [_digest_of_file(path) for path in paths]
     tree = _unpacked(cache, digests, lambda: paths, tell)
+    _check_whole(tree, path, package[1], control)
     return _tree(tree, modules, f"the Debian package {control.package} {control.version}")
+
+
+def _check_whole(tree: Path, path: Path, release: str, control: deb.Control) -> None:
+    """Raise EnvironmentUnfit where ``tree``, unpacked from the .deb at ``path``, is but a part."""
+    found = [file for file in tree.rglob("*") if file.is_file()]
+    image = any(_IMAGE.fullmatch(str(file.relative_to(tree))) for file in found)
+    if image and any(module_name(file.name) for file in found):
+        return
+    lacking = "modules" if image else "binary"
+    raise EnvironmentUnfit(
+        f"{path} has no {'matching modules' if image else 'kernel image'}: it is one part of its "
+        f"kernel; put linux-{lacking}-{release} {control.version} beside it"
+    )
 
 
 def _siblings(path: Path, release: str, control: deb.Control) -> list[Path]:
@@ -246,7 +254,8 @@ def _unpack(packages: Sequence[Path], tree: Path, names: frozenset[str]) -> None
 def _lacking(tree: Path) -> str | None:
     """Return a module that those in ``tree`` depend on and that is not there, or None."""
     for image in tree.glob("**/vmlinuz*"):
-        folder = ModuleFolder(tree, _release_of(image))
+        release = _release_of(image)
+        folder = ModuleFolder(_narrowed(tree, release), release)
         for name in NEEDED:
             try:
                 folder.load_order(name)
@@ -261,6 +270,7 @@ def _kernel(image: Path, modules: Path, origin: str) -> LabKernel:
     data = _read(image)
     banner = _banner(image, data)
     release = banner.split()[0]
+    modules = _narrowed(modules, release)
     folder = ModuleFolder(modules, release)
     digest = hashlib.sha256(data)
     for name in NEEDED:
@@ -276,6 +286,12 @@ def _kernel(image: Path, modules: Path, origin: str) -> LabKernel:
         digest.hexdigest(),
         banner,
     )
+
+
+def _narrowed(modules: Path, release: str) -> Path:
+    """Return the folder of the release's own where ``modules`` is one for several, or a tree."""
+    own = [modules / place / release for place in ("", *_MODULES)]
+    return next((folder for folder in own if folder.is_dir()), modules)
 
 
 def _release_of(image: Path) -> str:

@@ -15,7 +15,14 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.compression import Corrupt, decompress
 from kvmtest.lab.elf import ElfError, section
 
-__all__ = ["Module", "ModuleFolder", "NoSuchModule", "module_name", "parse_modinfo"]
+__all__ = [
+    "Module",
+    "ModuleFolder",
+    "NoSuchModule",
+    "module_name",
+    "parse_modinfo",
+    "parse_module",
+]
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
@@ -97,6 +104,12 @@ class ModuleFolder:
                 f"{self.root} has no matching modules for kernel {self.release}: its {name} is "
                 f"built for {', '.join(sorted(others))}; give the modules of that very build",
             )
+        if not self._paths and not self.builtin:
+            raise NoSuchModule(
+                name,
+                f"{self.root} has no matching modules for kernel {self.release}: there is no .ko "
+                "file below it; give the folder of this kernel's modules",
+            )
         raise NoSuchModule(
             name,
             f"kernel {self.release} lacks {name}: it is not below {self.root} and not built in; "
@@ -112,6 +125,18 @@ def module_name(path: str) -> str | None:
     file = path.rpartition("/")[2]
     stem, dot, _ = file.partition(".ko")
     return _normal(stem) if dot and file[len(stem) :] in _SUFFIXES else None
+
+
+def parse_module(name: str, file: bytes) -> tuple[Module, str]:
+    """Return the module in a file's contents, and the kernel release that it is built for.
+
+    Raises Corrupt, ElfError, and EnvironmentUnfit where a library to decompress it is missing.
+    """
+    data = decompress(file)
+    values = parse_modinfo(section(data, ".modinfo"))
+    depends = tuple(_normal(name) for name in values.get("depends", "").split(",") if name)
+    release = values.get("vermagic", "").partition(" ")[0]
+    return Module(name, data, depends), release or "no kernel (it has no vermagic)"
 
 
 def parse_modinfo(modinfo: bytes) -> dict[str, str]:
@@ -154,14 +179,9 @@ def _builtin(path: Path) -> set[str]:
 
 
 def _read(name: str, path: Path) -> tuple[Module, str]:
-    """Return the module in ``path`` and the release that it is built for."""
     try:
-        data = decompress(path.read_bytes())
-        values = parse_modinfo(section(data, ".modinfo"))
+        return parse_module(name, path.read_bytes())
     except OSError as error:
         raise EnvironmentUnfit(f"can't read the module {path}: {error.strerror}") from None
     except (Corrupt, ElfError) as error:
         raise EnvironmentUnfit(f"the module {path} is damaged: {error}") from None
-    depends = tuple(_normal(name) for name in values.get("depends", "").split(",") if name)
-    release = values.get("vermagic", "").partition(" ")[0]
-    return Module(name, data, depends), release or "no kernel (it has no vermagic)"

@@ -6,8 +6,9 @@ a user types. Values in, values out; :mod:`kvmtest.lab.archive` fetches the list
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kvmtest.errors import UsageError
 from kvmtest.lab.library import library
@@ -73,7 +74,7 @@ class BuildKit:
     """What builds modules for one kernel: its headers, and the source that it was built from."""
 
     headers: tuple[Package, ...]
-    """linux-headers-V-amd64, linux-headers-V-common, linux-kbuild-V."""
+    """linux-headers-V-amd64, linux-headers-V-common, linux-kbuild-V or newer."""
 
     source: Package
     """linux-source-X.Y, the same version as the kernel."""
@@ -116,11 +117,9 @@ def offers(packages: Iterable[Package]) -> list[Offer]:
         release = name.removeprefix("linux-image-")
         if release == name or not _RELEASE.fullmatch(release) or _OTHER_FLAVOURS.search(release):
             continue
-        # Where it is split, linux-image-V is empty and depends on exactly this version of all.
         parts = _parts(image, release, known)
         if parts is not None:
-            suites = parts[0].suites
-            found.append(Offer(release, _upstream(version), version, parts, suites))
+            found.append(Offer(release, _upstream(version), version, parts, parts[0].suites))
     return sorted(found, key=_age)
 
 
@@ -135,7 +134,7 @@ def find_offer(typed: str, on_offer: Sequence[Offer], codename: str = "") -> Off
         if meant:
             newest = max(_key(offer.version) for offer in meant)
             candidates = [offer for offer in meant if _key(offer.version) == newest]
-            return max(candidates, key=lambda offer: (_is_in(offer, codename), _age(offer)))
+            return max(candidates, key=lambda offer: (codename in _codenames(offer), _age(offer)))
     if not on_offer:
         raise UsageError(f"Debian's archive offers no kernel {typed}, nor any other")
     raise UsageError(
@@ -149,34 +148,57 @@ def default_offer(series: str, on_offer: Sequence[Offer], codename: str) -> Offe
 
     Its headers build there. The newest of all where that release offers none, or is not Debian's.
     """
-    own = [offer for offer in on_offer if _is_in(offer, codename) and _is_prefix(series, offer)]
+    own = [
+        offer for offer in on_offer if codename in _codenames(offer) and _is_prefix(series, offer)
+    ]
     return find_offer(series, own or on_offer)
 
 
 def build_kit(offer: Offer, packages: Iterable[Package]) -> BuildKit:
     """Return what builds modules for ``offer``; raises UsageError where it is no longer offered."""
     known = _by_name_and_version(packages)
-
-    def exact(name: str) -> Package:
-        package = known.get((name, offer.debian_version))
-        if not package:
-            raise UsageError(
-                f"modules for {offer.release} can't be built: Debian's archive no longer offers "
-                f"{name} {offer.debian_version}; take a newer kernel"
-            )
-        return package
-
-    headers = exact(f"linux-headers-{offer.release}")
+    version = offer.debian_version
+    headers = _exactly(f"linux-headers-{offer.release}", offer, known)
     names = _names(headers.depends)
-    others = [
-        exact(name)
+    common = [_exactly(name, offer, known) for name in names if name.endswith("-common")]
+    tools = [
+        known.get((name, version)) or _newer(name, headers, known)
         for name in names
-        if name.startswith("linux-kbuild-") or name.endswith("-common")
+        if name.startswith("linux-kbuild-")
     ]
     compilers = [found[0] for name in names if (found := re.search(r"gcc-\d+", name))]
     series = re.match(r"\d+\.\d+", offer.version)
-    source = exact(f"linux-source-{series[0] if series else offer.version}")
-    return BuildKit((headers, *others), source, compilers[0] if compilers else "")
+    source = _exactly(f"linux-source-{series[0] if series else offer.version}", offer, known)
+    return BuildKit((headers, *common, *tools), source, compilers[0] if compilers else "")
+
+
+def _exactly(name: str, offer: Offer, known: Mapping[tuple[str, str], Package]) -> Package:
+    package = known.get((name, offer.debian_version))
+    if not package:
+        raise _gone(name, offer.debian_version)
+    return package
+
+
+def _newer(name: str, headers: Package, known: Mapping[tuple[str, str], Package]) -> Package:
+    """Return the oldest tools that the headers take (>=) and that run where the headers belong."""
+    releases = _codenames(headers)
+    fit = [
+        package
+        for package in known.values()
+        if package.name == name
+        and _codenames(package) & releases
+        and _ordered(package.version) > _ordered(headers.version)
+    ]
+    if not fit:
+        raise _gone(name, headers.version)
+    return min(fit, key=lambda package: _ordered(package.version))
+
+
+def _gone(name: str, version: str) -> UsageError:
+    return UsageError(
+        f"modules for this kernel can't be built: Debian's archive no longer offers {name} "
+        f"{version}; take a newer kernel"
+    )
 
 
 def _stanzas(text: bytes) -> Iterator[str]:
@@ -210,16 +232,15 @@ def _parts(
 ) -> tuple[Package, ...] | None:
     """Return the packages that carry the kernel of ``image``, or None where one is not offered."""
     names = _names(image.depends)
-    split = [
-        name
-        for kind in ("binary", "modules", "base")
-        if (name := f"linux-{kind}-{release}") in names
-    ]
-    if split:
-        parts = [known.get((name, image.version)) for name in split]
-        return tuple(filter(None, parts)) if all(parts) else None
     # linux-image-6.12-amd64 is empty and depends on the newest linux-image-6.12.…-amd64.
-    return None if any(name.startswith("linux-image-") for name in names) else (image,)
+    if any(name.startswith("linux-image-") for name in names):
+        return None
+    split = [f"linux-{kind}-{release}" for kind in ("binary", "modules")]
+    carriers = [known.get((name, image.version)) for name in split if name in names] or [image]
+    # The list of modules that are built in; without it, those that are none are found all the same.
+    base = known.get((f"linux-base-{release}", image.version))
+    parts = tuple(package for package in (*carriers, base) if package)
+    return parts if all(carriers) else None
 
 
 def _names(depends: str) -> list[str]:
@@ -237,14 +258,19 @@ def _key(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def _age(offer: Offer) -> tuple[tuple[int, ...], object, tuple[int, ...], str]:
-    ordered = library("debian.debian_support", "ordering Debian's versions").Version
-    return _key(offer.version), ordered(offer.debian_version), _key(offer.release), offer.release
+def _ordered(debian_version: str) -> Any:
+    """Return what Debian's versions are ordered by (deb-version(7))."""
+    return library("debian.debian_support", "ordering Debian's versions").Version(debian_version)
 
 
-def _is_in(offer: Offer, codename: str) -> bool:
-    """Tell whether a suite of the release offers it: bookworm, bookworm-security and so on."""
-    return bool(codename) and any(suite.split("-")[0] == codename for suite in offer.suites)
+def _age(offer: Offer) -> tuple[tuple[int, ...], Any, tuple[int, ...], str]:
+    ordered = _ordered(offer.debian_version)
+    return _key(offer.version), ordered, _key(offer.release), offer.release
+
+
+def _codenames(of: Offer | Package) -> set[str]:
+    """Return the Debian releases that offer it: bookworm for bookworm-security and so on."""
+    return {suite.split("-")[0] for suite in of.suites}
 
 
 def _is_release(typed: str, offer: Offer) -> bool:
