@@ -70,8 +70,9 @@ def _validate(data: Any, path: Path) -> None:
     try:
         _validator()(data)
     except fastjsonschema.JsonSchemaValueException as error:
-        where = "$" + error.name.removeprefix("data")
-        message = error.message.removeprefix(f"{error.name} ")
+        name = error.name or "data"
+        where = "$" + name.removeprefix("data")
+        message = error.message.removeprefix(f"{name} ")
         message = message if len(message) < 200 else message[:200] + "..."
         raise EvidenceUnreadable(f"{path}: {where}: {message}; it does not fit {SCHEMA}") from None
 

@@ -357,7 +357,7 @@ class Btf:
 
     @cached_property
     def _name_offs(self) -> bytes:
-        """The types' ``name_off``, as bytes: they are searched without a step of Python for each."""
+        """The types' ``name_off``, as bytes: a search then takes no step for each."""
         return array("I", map(self._words.__getitem__, self._heads)).tobytes()
 
     @cached_property

@@ -64,8 +64,8 @@ class Channel:
         message = _message(line)
         if message is None:
             return Said(line.decode(errors="replace").rstrip("\r"))
-        if isinstance(name := message.get("file"), str) and isinstance(message.get("size"), int):
-            self._file = name, message["size"]
+        if isinstance(message.get("file"), str) and isinstance(message.get("size"), int):
+            self._file = message["file"], message["size"]
             return self._next()
         return Told(message)
 

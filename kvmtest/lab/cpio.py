@@ -72,7 +72,7 @@ def _record(number: int, name: str, entry: Entry) -> bytes:
 def _header(number: int, mode: int, size: int, name: str) -> bytes:
     links = 2 if stat.S_ISDIR(mode) else 1
     path = name.encode() + b"\0"
-    # inode, mode, uid, gid, links, mtime, size, device and special device (major, minor), name, check
+    # inode, mode, uid, gid, links, mtime, size, two devices (major and minor), name, checksum
     fields = (number, mode, 0, 0, links, 0, size, 0, 0, 0, 0, len(path), 0)
     header = _MAGIC.encode() + b"".join(b"%08x" % field for field in fields) + path
     return header + bytes(-len(header) % 4)

@@ -1,8 +1,8 @@
 """A running machine
 =================
 
-One process of the emulator, from its start to its end: what its kernel says on the serial port, what
-its agent says on the parallel port, and no trace of it afterwards, however this process ends.
+One process of the emulator, from its start to its end: what its kernel says on the serial port,
+what its agent says on the parallel port, and no trace of it afterwards, however this process ends.
 """
 
 import contextlib

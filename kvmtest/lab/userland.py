@@ -2,7 +2,7 @@
 ======================
 
 What of this host's own programs goes into a lab's machine: a static busybox, this Python with its
-standard library, and the libraries that kvmtest needs, each with the shared objects it is linked to.
+standard library, and the libraries that kvmtest needs, with the shared objects they are linked to.
 kvmtest itself is not among them: it comes to the machine with each run.
 """
 

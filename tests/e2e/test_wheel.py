@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from stand_in import environment, intel_host
 
+from kvmtest.lab.mutants import MUTANTS, REPAIRS
 from kvmtest.properties import PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def test_the_whole_suite_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
     assert [r["id"] for r in results] == [p.id for p in PROPERTIES]
 
 
-def test_the_wheel_has_its_command_its_types_and_its_license(wheel: Path) -> None:
+def test_the_wheel_has_its_command_its_types_its_patches_and_its_license(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry_points,) = [n for n in names if n.endswith("entry_points.txt")]
@@ -138,6 +139,8 @@ def test_the_wheel_has_its_command_its_types_and_its_license(wheel: Path) -> Non
             assert f"{name} = {function}\n" in archive.read(entry_points).decode()
     assert "kvmtest/py.typed" in names
     assert "kvmtest/evidence/schema-1.json" in names
+    patches = {f"kvmtest/lab/mutants/patches/{m.name}.patch" for m in (*MUTANTS, *REPAIRS)}
+    assert patches <= set(names)
     assert any(n.endswith("licenses/LICENSE") for n in names)
     assert {"kvmtest/guests/images/long.elf", "kvmtest/guests/images/real.elf"} <= set(names)
     # Every module of the checkout, and of its tests the suite alone.

@@ -4,8 +4,8 @@ Runs up to a breakpoint twice: with all imported that is not kvmtest's, where a 
 saved, and with kvmtest imported and warm, where the machine of this version of kvmtest is saved.
 From there on it takes one job, runs kvmtest as the job says, and sends out what that wrote.
 
-It talks to the outside by the parallel port: lines of text, and messages, each a line of JSON behind
-the ASCII record separator (RFC 7464); the message "file" is followed by that many raw bytes.
+It talks to the outside by the parallel port: lines of text, and messages, each a line of JSON
+behind the ASCII record separator (RFC 7464); the message "file" is followed by that many raw bytes.
 
 It is run as it stands inside the machine, and imports nothing of kvmtest before that has come.
 """
@@ -32,6 +32,7 @@ RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # include/uapi/linux/random.h
 
 
 def breakpoint_() -> None:
+    """Stop at the emulator's prompt, and go on from there."""
     subprocess.run([PORT, "breakpoint"], check=True)
 
 
@@ -50,7 +51,7 @@ def receive(folder: Path) -> None:
     """Unpack the payload drive's files into a folder."""
     data = subprocess.run([PORT, "receive"], stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(folder)
+        archive.extractall(folder, filter="data")
 
 
 def import_others() -> None:
@@ -79,7 +80,7 @@ def warm_up() -> None:
     """Have kvmtest imported, and what it needs of an unchanging kernel read."""
     sys.path.insert(0, str(PACKAGE))
     with (
-        open(os.devnull, "w") as nothing,
+        Path(os.devnull).open("w") as nothing,
         contextlib.redirect_stdout(nothing),
         contextlib.redirect_stderr(nothing),
     ):
@@ -93,7 +94,7 @@ def wake(job: dict[str, Any]) -> None:
     """Give a restored machine the time of day, and randomness of its own."""
     time.clock_settime(time.CLOCK_REALTIME, job["time"])
     seed = bytes.fromhex(job["entropy"])
-    with open("/dev/urandom", "wb", buffering=0) as device:
+    with Path("/dev/urandom").open("wb", buffering=0) as device:
         fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
         fcntl.ioctl(device, RNDRESEEDCRNG)
 
@@ -129,6 +130,7 @@ def run(job: dict[str, Any]) -> int:
 
 
 def main() -> None:
+    """Do it all."""
     import_others()
     reached("booted")
     breakpoint_()

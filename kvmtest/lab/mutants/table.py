@@ -1,0 +1,366 @@
+"""The table of mutants
+====================
+
+What each mutant breaks, and which property must notice. The patches are in the folder patches/
+beside this module; the text above each patch says what its user would see.
+
+They are written for the KVM of Linux 6.12.117, and go through the fix line by line: commits
+2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and 6b1dd26544d0 (in v6.17).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmtest.errors import UsageError
+
+__all__ = ["MUTANTS", "REPAIRS", "UNCOVERED", "Mutant", "Uncovered", "find"]
+
+_PATCHES = Path(__file__).parent / "patches"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault.
+
+    ``line`` is the line of the fix that is wrong and the function it is in, ``owner`` the property
+    that must FAIL on it, ``cpu_flags`` what the host's CPU must have for the fault to show.
+    """
+
+    name: str
+    line: str
+    owner: str
+    cpu_flags: tuple[str, ...] = ()
+
+    @property
+    def patch(self) -> Path:
+        """The patch file."""
+        return _PATCHES / f"{self.name}.patch"
+
+    @property
+    def fault(self) -> str:
+        """What is wrong and what a user would see, as the patch's own header says it."""
+        header = re.split(r"^--- ", self.patch.read_text(), maxsplit=1, flags=re.M)[0]
+        return " ".join(header.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Uncovered:
+    """A line of the fix, or a way to get it wrong, that no mutant stands for, and why."""
+
+    line: str
+    fault: str
+    reason: str
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("fix-reverted", "commit 6b1dd26544d0 as a whole", "kernel.fix-present"),
+    # vcpu_enter_guest: the snapshot, the comparison and the flag.
+    Mutant(
+        "mask-missing",
+        "vt_x86_ops: `.HOST_OWNED_DEBUGCTL = DEBUGCTLMSR_FREEZE_IN_SMM`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "turning-on-unnoticed",
+        "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "turning-off-unnoticed",
+        "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "comparison-inverted",
+        "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "flag-on-every-entry",
+        "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
+        "vmx.entry.flag-economy",
+    ),
+    Mutant(
+        "migration-not-compared",
+        "vcpu_enter_guest: `run_flags |= KVM_RUN_LOAD_DEBUGCTL`, whatever CPU ran the vCPU last",
+        "vmx.entry.migrated",
+    ),
+    Mutant(
+        "snapshot-once-per-run",
+        "vcpu_enter_guest: `debug_ctl = get_debugctlmsr()`, on every turn with interrupts off",
+        "vmx.entry.toggled-running",
+    ),
+    Mutant(
+        "snapshot-never-stored",
+        "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "snapshot-stored-late",
+        "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, before the loop",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "snapshot-per-cpu",
+        "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, one for each vCPU",
+        "vmx.entry.fresh",
+    ),
+    Mutant(
+        "snapshot-at-creation",
+        "kvm_arch_vcpu_create: the snapshot of a new vCPU is 0",
+        "vmx.entry.fresh",
+    ),
+    Mutant(
+        "created-with-bit",
+        "init_vmcs: `vmx_guest_debugctl_write(&vmx->vcpu, 0)`",
+        "vmx.entry.fresh",
+    ),
+    Mutant(
+        "flags-not-cleared",
+        "vcpu_enter_guest: `run_flags = 0` before the next turn",
+        "vmx.entry.flag-economy",
+    ),
+    # vmx_vcpu_run and vmx_reload_guest_debugctl: the flag's way into the VMCS.
+    Mutant(
+        "no-reload-at-entry",
+        "vmx_vcpu_run: `if (run_flags & KVM_RUN_LOAD_DEBUGCTL)`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "reload-inverted",
+        "vmx_reload_guest_debugctl: `if (!((val ^ vcpu->arch.host_debugctl) & …)) return`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "reload-keeps-old-bit",
+        "vmx_reload_guest_debugctl: `val & ~DEBUGCTLMSR_FREEZE_IN_SMM`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "reload-loses-guest-bits",
+        "vmx_reload_guest_debugctl: `val = vmcs_read64(GUEST_IA32_DEBUGCTL)`",
+        "vmx.guest.write-keeps-host-bit",
+    ),
+    Mutant(
+        "reload-passes-host-bit",
+        "vmx_guest_debugctl_write: `WARN_ON_ONCE(val & DEBUGCTLMSR_FREEZE_IN_SMM)`",
+        "any.no-warnings",
+    ),
+    # vmx_guest_debugctl_write, vmx_guest_debugctl_read and the MSR's handlers.
+    Mutant(
+        "write-without-host-bit",
+        "vmx_guest_debugctl_write: `val |= vcpu->arch.host_debugctl & …`",
+        "vmx.entry.toggled",
+    ),
+    Mutant(
+        "write-loses-guest-bits",
+        "vmx_guest_debugctl_write: `val |= vcpu->arch.host_debugctl & …`",
+        "vmx.guest.write-keeps-host-bit",
+    ),
+    Mutant(
+        "guest-write-drops-host-bit",
+        "vmx_set_msr: `vmx_guest_debugctl_write(vcpu, data)`",
+        "vmx.guest.write-keeps-host-bit",
+    ),
+    Mutant(
+        "tolerated-bits-kept",
+        "vmx_set_msr: `data &= vmx_get_supported_debugctl(…)`",
+        "vmx.guest.write-keeps-host-bit",
+    ),
+    Mutant(
+        "guest-sees-bit",
+        "vmx_guest_debugctl_read: `& ~DEBUGCTLMSR_FREEZE_IN_SMM`",
+        "guest.rdmsr-hides",
+    ),
+    Mutant(
+        "userspace-sees-bit",
+        "vmx_get_msr: `msr_info->data = vmx_guest_debugctl_read()`",
+        "guest.rdmsr-hides",
+    ),
+    Mutant(
+        "bit-14-ignored",
+        "vmx_is_valid_debugctl: `return !invalid`",
+        "vmx.guest.wrmsr-refused",
+    ),
+    Mutant(
+        "bit-14-by-guest",
+        "vmx_get_supported_debugctl: bit 14 is not among the guest's",
+        "vmx.guest.wrmsr-refused",
+    ),
+    Mutant(
+        "bit-14-by-userspace",
+        "vmx_get_supported_debugctl: bit 14 is not among userspace's",
+        "vmx.guest.wrmsr-refused",
+    ),
+    Mutant(
+        "rtm-host-not-asked",
+        "vmx_get_supported_debugctl: `boot_cpu_has(X86_FEATURE_RTM)`",
+        "vmx.guest.rtm-debug",
+    ),
+    Mutant(
+        "rtm-guest-not-asked",
+        "vmx_get_supported_debugctl: `guest_cpuid_has(vcpu, X86_FEATURE_RTM)`",
+        "vmx.guest.rtm-debug",
+        ("rtm",),
+    ),
+    Mutant(
+        "rtm-debug-refused",
+        "vmx_get_supported_debugctl: `debugctl |= DEBUGCTLMSR_RTM_DEBUG`",
+        "vmx.guest.rtm-debug",
+        ("rtm",),
+    ),
+    # nested.c
+    Mutant(
+        "vmfail-without-reload",
+        "nested_vmx_restore_host_state: `vmx_reload_guest_debugctl(vcpu)`",
+        "nvmx.entry.vmfail-reload",
+    ),
+    Mutant(
+        "l2-without-host-bit",
+        "prepare_vmcs02: `vmx_guest_debugctl_write(vcpu, vmcs12->guest_ia32_debugctl & …)`",
+        "nvmx.entry.l2",
+    ),
+)
+
+#: Not faults but cures: ``owner`` FAILs on the stock kernel, and must PASS with the patch.
+REPAIRS: tuple[Mutant, ...] = (
+    Mutant(
+        "emulation-mended",
+        "vmx_vcpu_run: `if (unlikely(vmx->emulation_required))`",
+        "vmx.entry.after-emulation",
+    ),
+)
+
+UNCOVERED: tuple[Uncovered, ...] = (
+    # No observation tells them from a mutant of the table.
+    Uncovered(
+        "vcpu_enter_guest: `run_flags |= KVM_RUN_LOAD_DEBUGCTL`",
+        "missing, another flag, or after the snapshot was stored",
+        "the flag is never raised, as by mask-missing",
+    ),
+    Uncovered(
+        "vt_x86_ops: `.HOST_OWNED_DEBUGCTL`",
+        "another bit",
+        "the flag is never raised for bit 14, as by mask-missing",
+    ),
+    Uncovered(
+        "vmx_vcpu_run: `run_flags & KVM_RUN_LOAD_DEBUGCTL`",
+        "another flag",
+        "a toggle is not reloaded, as by no-reload-at-entry",
+    ),
+    Uncovered(
+        "vmx_is_valid_debugctl: `data & ~vmx_get_supported_debugctl(…)`; vmx_set_msr: `return 1`",
+        "missing",
+        "bit 14 is dropped without an error, as by bit-14-ignored",
+    ),
+    # No observation tells them from the stock kernel.
+    Uncovered(
+        "init_vmcs: `vmx_guest_debugctl_write(&vmx->vcpu, 0)`",
+        "writes the field itself",
+        "it runs when a vCPU is created, and not at INIT: there is no host's bit to add yet",
+    ),
+    Uncovered(
+        "vmx_reload_guest_debugctl: the early return",
+        "missing",
+        "the value is written again; only a VMWRITE more",
+    ),
+    Uncovered(
+        "vmx_vcpu_run: `if (run_flags & KVM_RUN_LOAD_DEBUGCTL)`",
+        "reloads always",
+        "the reload returns early; only a VMREAD more",
+    ),
+    Uncovered(
+        "vmx_guest_debugctl_write: `WARN_ON_ONCE(…)`",
+        "missing",
+        "no caller of the stock kernel trips it",
+    ),
+    Uncovered(
+        "pmu_intel.c: `vmx_guest_debugctl_read() & DEBUGCTLMSR_LBR`, twice",
+        "reads the field itself",
+        "only bit 0 is looked at, which the host does not own",
+    ),
+    # The suite changes no other bit of the host's DEBUGCTL.
+    Uncovered(
+        "vcpu_enter_guest: `& kvm_x86_ops.HOST_OWNED_DEBUGCTL`",
+        "missing",
+        "raises the flag in vain when the host's LBR or BTF changes; the VMCS stays right",
+    ),
+    Uncovered(
+        "vmx_guest_debugctl_write, vmx_reload_guest_debugctl: `& DEBUGCTLMSR_FREEZE_IN_SMM`",
+        "missing after host_debugctl",
+        "shows only while the host itself has LBR or BTF on, which no property asks for",
+    ),
+    # Seen only where the CPU loads and clears DEBUGCTL at VM-entry and VM-exit, or has counters.
+    Uncovered(
+        "vmx_vcpu_run: `if (vcpu->arch.host_debugctl) update_debugctlmsr(…)`",
+        "missing",
+        "host.msr-survives owns it; needs a CPU whose VM-exits clear DEBUGCTL",
+    ),
+    Uncovered(
+        "vmx_vcpu_run: the reload, before the VM-entry",
+        "after the VM-entry",
+        "KVM dumps the VMCS after vmx_vcpu_run: the vmcs witness sees what the next entry gets; "
+        "vmx.leak.host-events owns it",
+    ),
+    Uncovered(
+        "intel_pmu_legacy_freezing_lbrs_on_pmi: its read and write",
+        "read or write the field itself",
+        "runs at a PMI of a guest PMU of version 2 or 3 with LBRs; needs counters",
+    ),
+    # Not about the freeze bit.
+    Uncovered(
+        "vcpu_enter_guest: `run_flags |= …`",
+        "`=` for `|=`",
+        "loses an immediate exit or the guest's DR6 at a toggle; no property is about these",
+    ),
+    Uncovered(
+        "vmx_vcpu_run: `run_flags & KVM_RUN_FORCE_IMMEDIATE_EXIT`, `& KVM_RUN_LOAD_GUEST_DR6`",
+        "without the mask",
+        "a toggle costs one more exit or write of DR6; no property is about these",
+    ),
+    Uncovered(
+        "enum kvm_x86_run_flags: `KVM_RUN_LOAD_DEBUGCTL = BIT(2)`",
+        "the bit of another flag",
+        "loads DR6 as well, or exits at once, at a toggle; the VMCS stays right",
+    ),
+    Uncovered(
+        "vmx_get_supported_debugctl: BUS_LOCK_DETECT and LBR; vmx_is_valid_debugctl: BTF and LBR",
+        "condition or tolerance missing",
+        "older than the fix; no property is about these bits",
+    ),
+    Uncovered(
+        "vmx_get_supported_debugctl: `host_initiated ||` of RTM_DEBUG",
+        "missing",
+        "userspace that sets MSRs before CPUID is refused; vmx.guest.rtm-debug is about the guest",
+    ),
+    # Other owners.
+    Uncovered(
+        "vcpu_enter_guest: `!vcpu->arch.guest_state_protected`",
+        "missing",
+        "only SEV-ES and TDX guests have protected state (svm.flag-never, tdx.flag-never)",
+    ),
+    Uncovered(
+        "nested.c: pre_vmenter_debugctl, load_vmcs12_host_state, the check of vmcs12's DEBUGCTL "
+        "and its quirk",
+        "any",
+        "nested VMX; they belong to nvmx.entry.l2 and nvmx.vmcs12.*",
+    ),
+    Uncovered(
+        "svm_vcpu_run, tdx_vcpu_run: `run_flags`, `host_debugctl`",
+        "any",
+        "not part of kvm-intel in Linux 6.12; they belong to svm.* and tdx.*",
+    ),
+)
+
+
+def find(name: str) -> Mutant:
+    """Return a mutant or repair by its name; UsageError with the nearest name if there is none."""
+    known = {each.name: each for each in (*MUTANTS, *REPAIRS)}
+    if name in known:
+        return known[name]
+    import difflib  # rarely needed
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]}?" if near else "see docs/mutants.md"
+    raise UsageError(f"no mutant {name}; {advice}")

@@ -1,0 +1,55 @@
+"""Writes docs/mutants.md from the table in kvmtest.lab.mutants."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from kvmtest.lab.mutants import MUTANTS, REPAIRS, UNCOVERED, Mutant
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "mutants.md"
+
+
+def document() -> str:
+    """Return the page."""
+    lines = [
+        "# Mutants",
+        "",
+        "Made by `python tools/mutants_doc.py` from `kvmtest/lab/mutants/`.",
+        "",
+        "Each mutant is KVM with one fault in the host-owned DEBUGCTL code. The property that owns "
+        "it must FAIL on it; others may too.",
+        "",
+        *_rows(MUTANTS),
+        "",
+        "## Repairs",
+        "",
+        "Here the owner FAILs on the stock kernel, and must PASS with the patch.",
+        "",
+        *_rows(REPAIRS),
+        "",
+        "## Lines without a mutant of their own",
+        "",
+        "| line | fault | why there is no mutant |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {_cell(u.line)} | {_cell(u.fault)} | {_cell(u.reason)} |" for u in UNCOVERED]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(mutants: Iterable[Mutant]) -> list[str]:
+    return [
+        "| mutant | line | what is wrong, and what is seen | owner | needs |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {m.name} | {_cell(m.line)} | {_cell(m.fault)} | {m.owner} "
+            f"| {' '.join(f'CPU flag {flag}' for flag in m.cpu_flags)} |"
+            for m in mutants
+        ),
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    TARGET.write_text(document())
