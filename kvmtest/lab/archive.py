@@ -65,15 +65,17 @@ Dir::State "state";
 Dir::State::lists "lists";
 Dir::State::status "/dev/null";
 Dir::Cache "cache";
+Dir::Cache::archives "archives";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "";
 Dir::Etc "etc";
 Dir::Etc::sourcelist "sources.list";
-Dir::Etc::sourceparts "-";
-Dir::Etc::preferences "-";
-Dir::Etc::preferencesparts "-";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
 APT::Architecture "amd64";
 APT::Architectures {{ "amd64"; }};
 APT::Sandbox::User "";
-APT::Get::Show-User-Simulation-Note "false";
 Acquire::Languages "none";
 Acquire::GzipIndexes "true";
 Acquire::Retries "2";
@@ -135,7 +137,7 @@ class Archive:
             f"from Debian's archive ({megabytes:.0f} MB)"
         )
         with self._cache.lock("archive", "lists"):
-            if not self._lists():
+            if not any(self._root.glob("state/lists/*_Packages*")):
                 self._update()
             self._apt("apt-get", "-q", "download", *(f"{p.name}={p.version}" for p in wanted),
                       folder=folder)  # fmt: skip
@@ -209,7 +211,7 @@ class Archive:
             raise EnvironmentUnfit(
                 f"{unable}: {KEYRING} is missing; install debian-archive-keyring"
             )
-        for name in ("etc", "lists/partial", "state/lists/partial", "cache/archives/partial"):
+        for name in ("etc", "state/lists/partial", "cache/archives/partial"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "etc/sources.list").write_text(_sources())
         path = self._root / "apt.conf"

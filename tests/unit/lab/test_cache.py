@@ -1,9 +1,11 @@
 """kvmtest/lab/cache.py: entries are whole or not there, with real processes."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,17 @@ def maker(cache: Cache) -> Iterator[Maker]:
         made.process.kill()
 
 
+def blocked(pid: int) -> bool:
+    """Wait until the process waits for a lock; False where /proc/locks never says so."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        fields = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        if any(line[1] == "->" and line[5] == str(pid) for line in fields):
+            return True
+        os.sched_yield()
+    return False
+
+
 def fill(folder: Path) -> None:
     (folder / "whole").write_text("made here")
 
@@ -109,6 +122,22 @@ def test_of_two_processes_one_makes_it_and_the_other_waits(cache: Cache, maker: 
         assert second.says() == str(cache.root / "kernel" / "abc")
     assert names(cache.root / "kernel") == ["abc"]
     assert (cache.entry("kernel", "abc", never) / "whole").exists()
+
+
+def test_who_waited_for_a_lock_that_is_gone_takes_the_one_that_others_see(cache: Cache) -> None:
+    lock = cache.root / "kernel" / "abc.lock"
+    lock.parent.mkdir(parents=True)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    waiting = Maker(cache.root, "abc")
+    if not blocked(waiting.process.pid):
+        pytest.skip("/proc/locks does not list who waits")
+    lock.unlink()
+    os.close(fd)
+    with waiting.process:
+        assert waiting.says() == "making"
+        assert lock.exists()
+        waiting.finish()
 
 
 def test_what_a_killed_process_was_making_is_gone_after_the_next_entry(
