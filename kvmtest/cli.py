@@ -174,6 +174,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_verdict_options(lab_run)
     lab_run.usage = "kvmtest lab run --machine intel [options] [run options]"
 
+    mutants = add(
+        "mutants",
+        _lab_mutants,
+        "break KVM on purpose, one line at a time, and see which property notices",
+        to=labs,
+        epilog="exit status: 0 no mutant survived, 1 some did, 2 usage, 3 something broke",
+    )
+    _add_kernel(mutants)
+    mutants.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="this mutant alone"
+    )
+    mutants.add_argument(
+        "-o",
+        metavar="DIR",
+        type=Path,
+        dest="output",
+        help="write the matrix, and the evidence of every run, to a new folder",
+    )
+
     kernel = commands.add_parser("kernel", help="facts about kernels", allow_abbrev=False)
     about = kernel.add_subparsers(dest="kernel_command", required=True, metavar="COMMAND")
     inspect = add(
@@ -211,12 +230,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine", choices=["intel"], default="intel", help="which machine (default: intel)"
     )
-    parser.add_argument(
-        "--kernel",
-        metavar="K",
-        help="a linux-image .deb, an unpacked tree, a build tree, a bzImage, or a version for "
-        "Debian's archive (default: the newest 6.12)",
-    )
+    _add_kernel(parser)
     parser.add_argument(
         "--modules", metavar="DIR", type=Path, help="the kernel's modules, where they are elsewhere"
     )
@@ -226,6 +240,15 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cold", action="store_true", help="boot, and restore no saved machine")
     parser.add_argument(
         "--deadline", metavar="S", type=float, default=900.0, help="seconds that it may take"
+    )
+
+
+def _add_kernel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel",
+        metavar="K",
+        help="a linux-image .deb, an unpacked tree, a build tree, a bzImage, or a version for "
+        "Debian's archive (default: the newest 6.12)",
     )
 
 
@@ -314,6 +337,12 @@ def _lab_run(options: argparse.Namespace) -> int:
             run_options=words,
         )
     )
+
+
+def _lab_mutants(options: argparse.Namespace) -> int:
+    from kvmtest.lab.mutants.run import Options, run
+
+    return run(Options(options.kernel, options.only, options.output))
 
 
 def _restore(options: argparse.Namespace) -> int:

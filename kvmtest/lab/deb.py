@@ -58,6 +58,7 @@ def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> N
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     shutil.copyfileobj(archive.extractfile(member), file, 1 << 20)
+                target.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 @contextmanager

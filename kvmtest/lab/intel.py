@@ -124,6 +124,22 @@ class IntelLab:
         )
         return self.cache.entry("ready", name, make)
 
+    def swap(self, folder: Path) -> tuple[dict[str, bytes], list[list[str]]]:
+        """Return what loads the modules in ``folder`` instead of the kernel's own, for a job.
+
+        The files that the job needs, and the commands that it runs.
+        """
+        names = [name for name in ("kvm", "kvm_intel") if (folder / image.file_name(name)).exists()]
+        files = {image.file_name(name): (folder / image.file_name(name)).read_bytes()
+                 for name in names}  # fmt: skip
+        target = f"/lib/modules/{self.kernel.release}/"
+        return files, [
+            ["rmmod", "kvm_intel"],
+            ["rmmod", "kvm"],
+            ["cp", *files, target],
+            ["modprobe", "kvm_intel", *image.MODULE_ARGUMENTS["kvm_intel"].split()],
+        ]
+
     def run(self, job: Mapping[str, bytes], deadline: float) -> Outcome:
         """Give a machine a job; return what came of it. Raises MachineFailed, EnvironmentUnfit."""
         if self.restores:

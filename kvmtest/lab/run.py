@@ -7,7 +7,7 @@ Boots a kernel in a lab's machine, runs this same kvmtest inside, and brings its
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from .intel import IntelLab
 from .kernels import resolve
 from .machine import MachineFailed, Outcome
 
-__all__ = ["Options", "run", "run_once"]
+__all__ = ["DEADLINE", "Options", "run", "run_once", "teller", "write"]
 
 MACHINES = ("intel",)
 DEADLINE = 900.0
@@ -52,7 +52,7 @@ def run(options: Options) -> int:
     clock = _Clock()
     output = claim(options.output) if options.output else None
     with Progress() as progress:
-        tell = _teller(progress)
+        tell = teller(progress)
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell)
         clock.lap("kernel")
@@ -75,15 +75,22 @@ def run(options: Options) -> int:
 
 
 def run_once(
-    lab: IntelLab, words: list[str], deadline: float = DEADLINE
+    lab: IntelLab,
+    words: Sequence[str],
+    deadline: float = DEADLINE,
+    modules: Path | None = None,
 ) -> tuple[Outcome, Evidence]:
     """Run kvmtest run with the options ``words`` in a machine of the lab.
 
+    ``modules`` is a folder with a kvm.ko and kvm-intel.ko to load in place of the kernel's own.
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
-    environment = {VARIABLE: json.dumps(lab.facts())}
+    files, commands = lab.swap(modules) if modules else ({}, [])
+    origin = f"changed, digest {payload.digest(files)}" if modules else "the kernel's own"
+    environment = {VARIABLE: json.dumps(lab.facts(origin))}
     command = ["run", "--quiet", "-o", "/tmp/output", *words]
-    outcome = lab.run(payload.job(command, environment), deadline)
+    job = {**files, **payload.job(command, environment, commands)}
+    outcome = lab.run(job, deadline)
     data = outcome.files.get("evidence.json")
     if data is None:
         raise MachineFailed(
@@ -133,7 +140,7 @@ class _Clock:
         return f"{self._last - self._began:.1f} s in all ({laps})"
 
 
-def _teller(progress: Progress) -> Callable[[str], None]:
+def teller(progress: Progress) -> Callable[[str], None]:
     """Return who tells of steps: in the progress line, or a line each where there is none."""
 
     def tell(step: str) -> None:

@@ -1,0 +1,108 @@
+"""The kill matrix
+===============
+
+Which property failed on which mutant, as values and in words. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kvmtest.judge import Verdict
+
+from .table import Mutant
+
+__all__ = ["Fate", "Row", "differences", "fate", "markdown", "survivors"]
+
+Verdicts = Mapping[str, Verdict]
+
+_DECIDED = (Verdict.PASS, Verdict.FAIL)
+_LETTERS = {
+    Verdict.PASS: "·", Verdict.FAIL: "F", Verdict.INCONCLUSIVE: "?", Verdict.ERROR: "E",
+    Verdict.MEASURED: "m", Verdict.SKIP: " ",
+}  # fmt: skip
+
+
+class Fate(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    SURVIVED = "survived"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One mutant's run: its fate, why, and the verdicts by property; ``seconds`` build and run."""
+
+    mutant: Mutant
+    fate: Fate
+    reason: str
+    verdicts: Verdicts
+    build_seconds: float = 0.0
+    run_seconds: float = 0.0
+
+
+def fate(mutant: Mutant, verdicts: Verdicts, wanted: Verdict = Verdict.FAIL) -> tuple[Fate, str]:
+    """Return a mutant's fate by its owner's verdict, and the reason in words.
+
+    It is killed where the owner FAILs (of a repair: PASSes), and survives where the owner says
+    anything else that is decided, whatever other properties say. Nobody else's FAIL counts: each
+    property is to see its own faults. Where the owner decides nothing, so does the mutant.
+    """
+    verdict = verdicts.get(mutant.owner)
+    if verdict is wanted:
+        others = [p for p, v in verdicts.items() if v is Verdict.FAIL and p != mutant.owner]
+        also = f" (and {', '.join(others)})" if others else ""
+        return Fate.KILLED, f"{mutant.owner}: {verdict}{also}"
+    if verdict in _DECIDED:
+        return Fate.SURVIVED, f"{mutant.owner}: {verdict}"
+    said = "has not run" if verdict is None else f"is {verdict}"
+    return Fate.UNDECIDED, f"{mutant.owner} {said}"
+
+
+def differences(stock: Verdicts, rebuilt: Verdicts) -> list[str]:
+    """Return in which properties the unmutated build is judged other than the stock kernel."""
+    return [
+        f"{name}: {stock.get(name, 'not run')} on the stock kernel, "
+        f"{rebuilt.get(name, 'not run')} on the unmutated build"
+        for name in dict.fromkeys([*stock, *rebuilt])
+        if stock.get(name) != rebuilt.get(name)
+    ]
+
+
+def survivors(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of mutants that nobody noticed."""
+    return [row for row in rows if row.fate is Fate.SURVIVED]
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Return the properties that any run decided, in their order."""
+    names = dict.fromkeys(name for row in rows for name in row.verdicts)
+    return [n for n in names if any(row.verdicts.get(n) in _DECIDED for row in rows)]
+
+
+def cells(row: Row, names: Sequence[str]) -> list[str]:
+    """Return a row's letters: F for FAIL, a dot for PASS; the owner's in brackets."""
+    letters = (_LETTERS[row.verdicts[name]] if name in row.verdicts else " " for name in names)
+    return [
+        f"[{letter}]" if name == row.mutant.owner else f" {letter} "
+        for name, letter in zip(names, letters, strict=True)
+    ]
+
+
+def markdown(rows: Sequence[Row], kernel: str) -> str:
+    """Return the matrix as a page."""
+    names = columns(rows)
+    lines = [
+        f"# Mutants of {kernel}",
+        "",
+        "F: FAIL, a dot: PASS, ?: INCONCLUSIVE, E: ERROR; in brackets the owner's.",
+        "",
+        *(f"{number}. {name}" for number, name in enumerate(names, 1)),
+        "",
+        "| mutant | fate | " + " | ".join(map(str, range(1, len(names) + 1))) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    lines += [f"| {r.mutant.name} | {r.fate} | {' | '.join(cells(r, names))} |" for r in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,157 @@
+"""kvmtest lab mutants
+===================
+
+Builds KVM with each named fault, runs the suite on it, and prints which property noticed.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from kvmtest.evidence import Evidence
+from kvmtest.evidence.directory import claim
+from kvmtest.evidence.file import write_whole
+from kvmtest.judge import Verdict
+from kvmtest.lab.bochs import Hardware
+from kvmtest.lab.cache import Cache
+from kvmtest.lab.intel import IntelLab
+from kvmtest.lab.kernels import resolve
+from kvmtest.lab.run import run_once, teller, write
+from kvmtest.properties import find as find_property
+from kvmtest.report.terminal import Progress, console
+
+from . import kit
+from .builder import ModuleBuilder, PatchRefused
+from .matrix import Fate, Row, Verdicts, cells, columns, differences, fate, markdown, survivors
+from .table import MUTANTS, REPAIRS, Mutant, find
+
+__all__ = ["Options", "run"]
+
+_STYLES = {Fate.KILLED: "bold green", Fate.SURVIVED: "bold red", Fate.UNDECIDED: "dim"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for; no ``only`` means all mutants."""
+
+    kernel: str | None = None
+    only: list[str] = field(default_factory=list)
+    output: Path | None = None
+
+
+@dataclass
+class _Bench:
+    """One kernel, its builder, and a lab for each number of CPUs."""
+
+    builder: ModuleBuilder
+    labs: dict[int, IntelLab]
+
+    def judge(self, mutant: Mutant, output: Path | None) -> Row:
+        """Build a mutant, run the suite on it, and return its row."""
+        began = time.monotonic()
+        try:
+            modules = self.builder.build([mutant.patch])
+        except PatchRefused as refused:
+            return Row(mutant, Fate.UNDECIDED, str(refused), {})
+        built = time.monotonic()
+        verdicts, machine_flags = self.verdicts(modules, mutant, output)
+        lacking = [flag for flag in mutant.cpu_flags if flag not in machine_flags]
+        if lacking:
+            reason = f"the machine's CPU has no {', '.join(lacking)}"
+            what, why = Fate.UNDECIDED, reason
+        else:
+            wanted = Verdict.PASS if mutant in REPAIRS else Verdict.FAIL
+            what, why = fate(mutant, verdicts, wanted)
+        return Row(mutant, what, why, verdicts, built - began, time.monotonic() - built)
+
+    def verdicts(
+        self, modules: Path | None, mutant: Mutant | None = None, output: Path | None = None
+    ) -> tuple[Verdicts, Sequence[str]]:
+        """Return the suite's verdicts with some modules, and the flags of the machine's CPU."""
+        cpus = 2 if mutant and "second-cpu" in find_property(mutant.owner).needs else 1
+        outcome, evidence = run_once(self.labs[cpus], ["--strict"], modules=modules)
+        if output:
+            folder = output / (mutant.name if mutant else "stock" if modules is None else "rebuilt")
+            folder.mkdir()
+            write(outcome, folder)
+        cpu = evidence.machine["cpu"] or {}
+        return _verdicts_of(evidence), cpu.get("features", [])
+
+
+def _verdicts_of(evidence: Evidence) -> dict[str, Verdict]:
+    return {result.id: result.verdict for result in evidence.results}
+
+
+def run(options: Options) -> int:
+    """Judge the mutants; return 0 where none survived and the unmutated build is like the stock.
+
+    Raises UsageError, EnvironmentUnfit.
+    """
+    chosen = [find(name) for name in options.only] or [*MUTANTS, *REPAIRS]
+    output = claim(options.output) if options.output else None
+    with Progress() as progress:
+        tell = teller(progress)
+        cache = Cache.default()
+        kernel = resolve(options.kernel, None, cache, tell)
+        labs = {
+            cpus: IntelLab(
+                kernel, cache, tell, lambda line: progress.say(Text(line)), Hardware(cpus=cpus)
+            )
+            for cpus in (1, 2)
+        }
+        bench = _Bench(ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell), labs)
+        tell("the stock kernel")
+        stock, _ = bench.verdicts(None, output=output)
+        rebuilt, _ = bench.verdicts(bench.builder.build(), output=output)
+        differing = differences(stock, rebuilt)
+        rows: list[Row] = []
+        for number, mutant in enumerate(chosen, 1):
+            tell(f"[{number}/{len(chosen)}] {mutant.name}")
+            rows.append(bench.judge(mutant, output))
+    _show(rows, differing)
+    if output:
+        write_whole(output / "matrix.md", markdown(rows, kernel.origin))
+        write_whole(output / "matrix.json", json.dumps(list(map(_plain, rows)), indent=1) + "\n")
+    return 1 if survivors(rows) or differing else 0
+
+
+def _plain(row: Row) -> dict[str, object]:
+    return {**asdict(row), "mutant": row.mutant.name}
+
+
+def _show(rows: Sequence[Row], differing: Sequence[str]) -> None:
+    screen = console()
+    names = columns(rows)
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for column in ("mutant", "fate", *(str(number) for number in range(1, len(names) + 1)), "s"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.mutant.name,
+            Text(row.fate, _STYLES[row.fate]),
+            *cells(row, names),
+            f"{row.build_seconds:.0f}+{row.run_seconds:.0f}",
+        )
+    screen.print(table)
+    screen.print()
+    for number, name in enumerate(names, 1):
+        screen.print(f"{number:2} {name}")
+    screen.print()
+    for line in _remarks(rows, differing):
+        screen.print(Text(line), soft_wrap=True)
+
+
+def _remarks(rows: Sequence[Row], differing: Sequence[str]) -> Iterator[str]:
+    for row in rows:
+        if row.fate is not Fate.KILLED:
+            yield f"{row.mutant.name} {row.fate}: {row.reason}"
+    yield from differing
+    if not differing:
+        yield "the unmutated build has the verdicts of the stock kernel"
+    counts = [f"{sum(row.fate is f for row in rows)} {f}" for f in Fate]
+    yield f"{len(rows)} mutants: {', '.join(counts)}"
