@@ -143,7 +143,8 @@ class TestPackage:
         self, cache: Cache, tmp_path: Path
     ) -> None:
         parts = split_packages(tmp_path)
-        deb(parts["modules"], kvm_modules(), package=f"linux-modules-{RELEASE}", version="6.12.7-2")
+        package = f"linux-modules-{RELEASE}"
+        deb(parts["modules"], tree_files(), package=package, version="6.12.7-2")
         with pytest.raises(
             EnvironmentUnfit,
             match=r"no matching modules.*put linux-modules-6\.12\.7\+test-amd64 6\.12\.7-1 beside",

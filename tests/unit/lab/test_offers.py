@@ -62,6 +62,7 @@ def kit(release: str, version: str, kbuild: str, kbuild_version: str, series: st
 
 
 LISTS = {
+    "bullseye-security": [stanza("linux-kbuild-6.1", "6.1.172-1~deb11u1")],
     "bookworm": [
         stanza("bash", "5.2"),
         stanza("linux-image-amd64", "6.1.170-3", "linux-image-6.1.0-47-amd64 (= 6.1.170-3)"),
@@ -218,7 +219,7 @@ def test_the_build_kit_is_of_exactly_the_kernels_version() -> None:
     assert made.compiler == "gcc-12"
 
 
-def test_build_tools_that_are_newer_than_the_kernel_will_do() -> None:
+def test_build_tools_of_the_same_release_that_are_newer_will_do() -> None:
     made = build_kit(offered("6.1.0-47-amd64"), PACKAGES)
     assert [(package.name, package.version) for package in made.headers][-1] == (
         "linux-kbuild-6.1", "6.1.176-1"
