@@ -1,0 +1,54 @@
+"""Lab
+====
+
+Whether this machine is an emulated one of a lab. The lab's init says so in the environment, in
+KVMTEST_LAB: a JSON object of texts, and what the emulator can't show.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kvmtest.errors import EnvironmentUnfit
+
+__all__ = ["VARIABLE", "Lab"]
+
+VARIABLE = "KVMTEST_LAB"
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """An emulated machine: emulator, its version, the CPU model.
+
+    ``lacks`` has a reason for each precondition (a row of kvmtest.checks.preconditions) that the
+    machine does not meet although it may look so.
+    """
+
+    emulator: str
+    model: str
+    version: str
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Lab | None":
+        """Return the lab that ``environment`` tells of; raises EnvironmentUnfit for nonsense."""
+        text = environment.get(VARIABLE)
+        if text is None:
+            return None
+        try:
+            lab = cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _unfit(str(error)) from None
+        texts = (lab.emulator, lab.model, lab.version)
+        if not all(isinstance(each, str) and each for each in texts):
+            raise _unfit("emulator, model and version are texts")
+        if not isinstance(lab.lacks, dict) or not all(
+            isinstance(reason, str) and reason for reason in lab.lacks.values()
+        ):
+            raise _unfit("lacks is an object of reasons")
+        return lab
+
+
+def _unfit(problem: str) -> EnvironmentUnfit:
+    what = " ".join(problem.split())
+    return EnvironmentUnfit(f"{VARIABLE} in the environment is no lab ({what}); unset it")
