@@ -170,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dry-run", action="store_true", help="list every host change, make none")
     run.add_argument("--allow-other-vms", action="store_true", help="run beside other VMs")
+    run.add_argument(
+        "--reload-modules",
+        action="store_true",
+        help="reload the KVM module, with other parameters, for properties that need it",
+    )
+    run.add_argument("--strict", action="store_true", help="count known defects as FAIL")
     _add_root(run)
     run.usage = "kvmtest run [options] [-- PYTEST ARGS]"
 
@@ -251,6 +257,8 @@ def _run(options: argparse.Namespace) -> int:
             bisect=options.bisect,
             dry_run=options.dry_run,
             allow_other_vms=options.allow_other_vms,
+            reload_modules=options.reload_modules,
+            strict=options.strict,
             pytest_args=options.pytest_args,
         )
         try:
@@ -285,12 +293,12 @@ def _report(options: argparse.Namespace) -> int:
     if options.ktap:
         from kvmtest.report.ktap import ktap
 
-        sys.stdout.write(ktap(evidence.results))
+        sys.stdout.write(ktap(evidence.results, strict=evidence.strict))
     elif options.junit:
         from kvmtest.evidence.file import write_whole
         from kvmtest.report.junit import junit
 
-        write_whole(options.junit, junit(evidence.results))
+        write_whole(options.junit, junit(evidence.results, strict=evidence.strict))
     else:
         from kvmtest.report.terminal import show_evidence
 
