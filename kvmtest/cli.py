@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: list[str]) -> int:
     arguments, extra = _split(words)
     # To git bisect run, 1 to 124 would say that the kernel is bad.
-    unfit = 125 if arguments[:1] == ["run"] and "--bisect" in arguments else 0
+    runs = arguments[:1] == ["run"] or arguments[:2] == ["lab", "run"]
+    unfit = 125 if runs and "--bisect" in arguments else 0
     try:
         options = _parser().parse_args(arguments)
         options.pytest_args = extra
@@ -143,14 +144,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "decide the properties on this machine", epilog=EXIT)
     _add_verdict_options(run)
-    run.add_argument(
-        "--bisect",
-        action="store_true",
-        help="exit 0 good, 1 bad, 125 otherwise, for git bisect run",
-    )
     run.add_argument("--dry-run", action="store_true", help="list every host change, make none")
     run.add_argument("-q", "--quiet", action="store_true", help="print no tables")
     run.add_argument("--allow-other-vms", action="store_true", help="run beside other VMs")
+    run.add_argument(
+        "--reload-modules",
+        action="store_true",
+        help="reload the KVM module, with other parameters, for properties that need it",
+    )
     _add_root(run)
     run.usage = "kvmtest run [options] [-- PYTEST ARGS]"
 
@@ -173,6 +174,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine(lab_run)
     _add_verdict_options(lab_run)
     lab_run.usage = "kvmtest lab run --machine intel [options] [run options]"
+
+    survey = add(
+        "survey",
+        _lab_survey,
+        "run the suite on a list of kernels, and write kernels.json and kernels.md",
+        to=labs,
+    )
+    survey.add_argument("kernels", metavar="KERNEL", nargs="+", help="as --kernel of lab run")
+    survey.add_argument(
+        "-o", metavar="DIR", type=Path, dest="output", default=Path(), help="where to (default: .)"
+    )
+    _add_cpus(survey)
 
     mutants = add(
         "mutants",
@@ -224,6 +237,12 @@ def _add_verdict_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="FAIL what is not decided: ID, witness:NAME or feature:NAME",
     )
+    parser.add_argument(
+        "--bisect",
+        action="store_true",
+        help="exit 0 good, 1 bad, 125 otherwise, for git bisect run",
+    )
+    parser.add_argument("--strict", action="store_true", help="count known defects as FAIL")
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -234,12 +253,16 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modules", metavar="DIR", type=Path, help="the kernel's modules, where they are elsewhere"
     )
-    parser.add_argument(
-        "--cpus", metavar="N", type=int, choices=[1, 2], default=1, help="CPUs: 1 (fast) or 2"
-    )
+    _add_cpus(parser)
     parser.add_argument("--cold", action="store_true", help="boot, and restore no saved machine")
     parser.add_argument(
         "--deadline", metavar="S", type=float, default=900.0, help="seconds that it may take"
+    )
+
+
+def _add_cpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cpus", metavar="N", type=int, choices=[1, 2], default=1, help="CPUs: 1 (fast) or 2"
     )
 
 
@@ -311,6 +334,8 @@ def _run(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
             allow_other_vms=options.allow_other_vms,
             quiet=options.quiet,
+            reload_modules=options.reload_modules,
+            strict=options.strict,
             pytest_args=options.pytest_args,
         )
         try:
@@ -325,6 +350,7 @@ def _lab_run(options: argparse.Namespace) -> int:
 
     words = [f"--only={property_id}" for property_id in options.only]
     words += [f"--require={text}" for text in options.require]
+    words += ["--strict"] * options.strict + ["--bisect"] * options.bisect
     return run(
         Options(
             machine=options.machine,
@@ -337,6 +363,12 @@ def _lab_run(options: argparse.Namespace) -> int:
             run_options=words,
         )
     )
+
+
+def _lab_survey(options: argparse.Namespace) -> int:
+    from kvmtest.lab.survey import run
+
+    return run(options.kernels, options.output, options.cpus)
 
 
 def _lab_mutants(options: argparse.Namespace) -> int:
@@ -370,12 +402,12 @@ def _report(options: argparse.Namespace) -> int:
     if options.ktap:
         from kvmtest.report.ktap import ktap
 
-        sys.stdout.write(ktap(evidence.results))
+        sys.stdout.write(ktap(evidence.results, strict=evidence.strict))
     elif options.junit:
         from kvmtest.evidence.file import write_whole
         from kvmtest.report.junit import junit
 
-        write_whole(options.junit, junit(evidence.results))
+        write_whole(options.junit, junit(evidence.results, strict=evidence.strict))
     else:
         from kvmtest.report.terminal import show_evidence
 

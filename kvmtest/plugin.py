@@ -2,7 +2,8 @@
 =============
 
 Runs the suite's properties in a :class:`~kvmtest.session.Session` and turns verdicts into pytest's
-outcomes: FAIL and ERROR fail; SKIP, INCONCLUSIVE and MEASURED skip with their reason.
+outcomes: FAIL and ERROR fail, a known defect is an expected failure; SKIP, INCONCLUSIVE and
+MEASURED skip with their reason.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,6 +66,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="FAIL what is not decided: ID, witness:NAME or feature:NAME")  # fmt: skip
 
     group.addoption("--allow-other-vms", action="store_true", help="run beside other VMs")
+    group.addoption("--reload-modules", action="store_true",
+                    help="reload the KVM module for properties that need it")  # fmt: skip
+    group.addoption("--strict-defects", action="store_true", help="count known defects as FAIL")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,7 +112,10 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
     try:
         requirements = [requirement(text) for text in request.config.getoption("--require")]
         allow = request.config.getoption("--allow-other-vms")
-        session = Session(Machine(Tree()), requirements, allow_other_vms=allow)
+        reload_modules = request.config.getoption("--reload-modules")
+        session = Session(
+            Machine(Tree()), requirements, allow_other_vms=allow, reload_modules=reload_modules
+        )
         request.config.stash[SESSION] = session
         session.begin()
     except KvmtestError as error:
@@ -118,9 +125,15 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
 
 
 @pytest.fixture
-def decide(kvmtest_session: "Session", record_property: Callable[[str, object], None]) -> Decide:
+def decide(
+    request: pytest.FixtureRequest,
+    kvmtest_session: "Session",
+    record_property: Callable[[str, object], None],
+) -> Decide:
     """Decide a property; the test's outcome follows the verdict."""
     from kvmtest.judge import Verdict
+
+    strict = request.config.getoption("--strict-defects")
 
     def decide(prop: Property) -> None:
         result = kvmtest_session.decide(prop)
@@ -129,6 +142,8 @@ def decide(kvmtest_session: "Session", record_property: Callable[[str, object], 
         if result.verdict is Verdict.PASS:
             return
         message = f"{result.verdict}: {result.reason}"
+        if result.is_known_failure and not strict:
+            pytest.xfail(f"known defect ({result.known_defect}): {message}")
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
             pytest.fail("\n".join([message, result.detail]).strip(), pytrace=False)
         pytest.skip(message)

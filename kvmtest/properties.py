@@ -53,7 +53,11 @@ MARKERS = {
 WITNESSES = {
     witness.name: witness
     for witness in [
-        Witness("leak", "events counted during SMM, by PMU counters", ("pmu", "smi-source")),
+        Witness(
+            "leak",
+            "events counted during SMM, by PMU counters",
+            ("pmu", "smi-source", "debugctl-switch"),
+        ),
         Witness(
             "vmcs", "the VMCS that KVM dumps after a refused VM-entry", ("vmcs-dump", "kernel-log")
         ),
@@ -78,8 +82,8 @@ APM = "AMD APM volume 2, 13.1.1 (DebugCtl) and 15.13 (intercepts)"
 
 INTEL = ("intel",)
 LAB = ("intel", "lab")
-VMX = ("kvm-intel", "knob", "freeze-bit")
-NESTED = ("kvm-intel", "nested", "knob", "freeze-bit")
+VMX = ("kvm", "kvm-intel", "knob", "freeze-bit")
+NESTED = ("kvm", "kvm-intel", "nested", "knob", "freeze-bit")
 ENTRY = ("vmcs", "runflags")
 
 PROPERTIES: tuple[Property, ...] = (
@@ -105,7 +109,7 @@ PROPERTIES: tuple[Property, ...] = (
         "host.msr-survives",
         "after guests ran, every CPU's bit 14 is still what the knob says",
         LAB,
-        ("knob", "freeze-bit", "kvm"),
+        ("knob", "freeze-bit", "kvm", "debugctl-switch"),
         ("hostmsr",),
         FIX,
     ),
@@ -124,6 +128,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ENTRY,
         FIX,
+        "vmx_entry:fresh",
     ),
     Property(
         "vmx.entry.toggled",
@@ -132,6 +137,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ENTRY,
         FIX,
+        "vmx_entry:toggled",
     ),
     Property(
         "vmx.entry.toggled-running",
@@ -140,6 +146,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "second-cpu"),
         ENTRY,
         FIX,
+        "vmx_running:toggled_running",
     ),
     Property(
         "vmx.entry.toggled-back",
@@ -148,6 +155,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("vmcs",),
         FIX,
+        "vmx_entry:toggled_back",
     ),
     Property(
         "vmx.entry.migrated",
@@ -156,6 +164,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "second-cpu"),
         ("vmcs",),
         FIX,
+        "vmx_entry:migrated",
     ),
     Property(
         "vmx.entry.after-emulation",
@@ -164,14 +173,16 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "no-unrestricted-guest"),
         ENTRY,
         FIX,
+        "vmx_emulation:after_emulation",
     ),
     Property(
         "vmx.entry.flag-economy",
         "KVM_RUN_LOAD_DEBUGCTL is raised once per change, not on every entry",
         LAB,
-        VMX,
+        (*VMX, "run-flags"),
         ("runflags",),
         RUN_FLAGS,
+        "vmx_entry:flag_economy",
     ),
     Property(
         "guest.rdmsr-hides",
@@ -189,6 +200,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("guest", "vmcs"),
         FIX,
+        "vmx_guest:wrmsr_refused",
     ),
     Property(
         "vmx.guest.write-keeps-host-bit",
@@ -197,14 +209,16 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("guest", "vmcs"),
         FIX,
+        "vmx_guest:write_keeps_host_bit",
     ),
     Property(
         "vmx.guest.rtm-debug",
         "bit 15 is writable exactly where the host and the guest's CPUID have RTM",
         LAB,
-        ("kvm-intel",),
+        ("kvm", "kvm-intel"),
         ("guest",),
         RTM_DEBUG,
+        "vmx_guest:rtm_debug",
     ),
     Property(
         "vmx.leak.host-events",

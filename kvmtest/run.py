@@ -64,6 +64,8 @@ class Options:
     dry_run: bool = False
     allow_other_vms: bool = False
     quiet: bool = False
+    reload_modules: bool = False
+    strict: bool = False
     pytest_args: list[str] = field(default_factory=list)
 
 
@@ -83,6 +85,7 @@ def run(options: Options, interruption: Interruption) -> int:
         [] if options.bisect else requirements,
         options.dry_run,
         options.allow_other_vms,
+        options.reload_modules,
     )
     interruption.arm()
     output, problems = _decide(session, options, interruption)
@@ -148,6 +151,8 @@ def _pytest(session: Session, options: Options, interruption: Interruption) -> l
         "-p", "no:cacheprovider",
         *(f"--only={property_id}" for property_id in options.only),
     ]  # fmt: skip
+    if options.strict:
+        arguments.append("--strict-defects")
     # Without arguments of the user's own pytest is silent: the table says it all.
     arguments += options.pytest_args or [f"-pno:{name}" for name in _IDLE_PLUGINS]
     with Progress(lines=VARIABLE in os.environ) as progress:
@@ -212,7 +217,8 @@ def _status(
 ) -> int:
     if interrupted_by:
         return 128 + interrupted_by
-    status = 0 if options.dry_run else exit_status(r.verdict for r in session.results)
+    counted = [r.verdict for r in session.results if options.strict or not r.is_known_failure]
+    status = 0 if options.dry_run else exit_status(counted)
     return 3 if problems and status != 1 else status
 
 
@@ -239,6 +245,8 @@ def _last_line(session: Session, interrupted_by: int) -> str:
     name = kernel.what if isinstance(kernel, Missing) else f"Linux {kernel.release}"
     if not session.machine.tree.is_live:
         name += f" in the stand-in tree {session.machine.tree.root}"
+    if session.machine.lab:
+        name += f" in a lab ({session.machine.lab.emulator} {session.machine.lab.version})"
     by = signal.Signals(interrupted_by).name if interrupted_by else ""
     stopped = f" (stopped by {by}; the host is as it was)" if by else ""
     return f"{name}: {summary(session.results)}{stopped}"
@@ -255,6 +263,7 @@ def _write(
             "started": _utc(session.started),
             "ended": _utc(time.time()),
             "interrupted": interrupted,
+            "strict": options.strict,
         },
         machine=machine_facts(session.machine),
         host=host_facts(session.machine),
@@ -276,8 +285,10 @@ def _write(
     # The others can be made from the evidence, so it comes first where there is little room.
     save(evidence, output / "evidence.json")
     write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
-    write_whole(output / "ktap.txt", ktap(session.results))
-    write_whole(output / "junit.xml", junit(session.results, socket.gethostname()))
+    write_whole(output / "ktap.txt", ktap(session.results, strict=options.strict))
+    write_whole(
+        output / "junit.xml", junit(session.results, socket.gethostname(), strict=options.strict)
+    )
 
 
 def _utc(seconds: float) -> str:

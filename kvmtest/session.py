@@ -7,12 +7,20 @@ each property's check, has the readings judged, and keeps the results. It knows 
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from kvmtest.checks import check_of
 from kvmtest.checks.context import Context, RunLog
-from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
+from kvmtest.checks.preconditions import (
+    PRECONDITIONS,
+    answer,
+    check_lab,
+    lacking,
+    witness_lacks,
+)
+from kvmtest.checks.reload import RELOADS, reload_for
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.evidence.model import Result
 from kvmtest.host.journal import Change, Journal
@@ -20,6 +28,7 @@ from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
 from kvmtest.judge.requirements import Requirement, enforce
+from kvmtest.known_defects import known_defect
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
 
@@ -49,13 +58,15 @@ def _asks_for(prop: Property, kind: str) -> set[str]:
 class Session:
     """One run on ``machine``; with ``dry_run`` its journal lists changes and makes none.
 
-    It does not begin beside other VMs, unless ``allow_other_vms``.
+    It does not begin beside other VMs, unless ``allow_other_vms``. With ``reload_modules`` it loads
+    the KVM module with other parameters for the properties that need them.
     """
 
     machine: Machine
     requirements: Sequence[Requirement] = ()
     dry_run: bool = False
     allow_other_vms: bool = False
+    reload_modules: bool = False
     results: list[Result] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     changes: list[Change] = field(default_factory=list)
@@ -72,6 +83,7 @@ class Session:
         other VMs run on it.
         """
         if self._context is None:
+            check_lab(self.machine.lab)
             journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
             self.recovered = list(journal.recovered)
             try:
@@ -110,13 +122,17 @@ class Session:
         absences: list[Absence] = []
         missing: list[Missing] = []
         judgement, detail = Judgement(Verdict.ERROR, "interrupted"), ""
+        defect = ""
         try:
-            missing = lacking(self.machine, prop)
-            judgement = (
-                skip(map(str, missing))
-                if missing
-                else self._observe(prop, context, readings, absences)
-            )
+            with context.journal.scope(), self._arranged(prop, context) as missing:
+                judgement = (
+                    skip(map(str, missing))
+                    if missing
+                    else self._observe(prop, context, readings, absences)
+                )
+            # Before a requirement makes a FAIL of what nobody decided.
+            if judgement.verdict in (Verdict.PASS, Verdict.FAIL):
+                defect = known_defect(prop.id, self.machine)
         except KvmtestError as error:
             judgement, detail = Judgement(Verdict.ERROR, str(error)), traceback.format_exc()
         except Exception as error:
@@ -133,9 +149,26 @@ class Session:
                 absences,
                 missing,
                 detail,
+                defect,
             )
             self.results.append(result)
         return result
+
+    @contextmanager
+    def _arranged(self, prop: Property, context: Context) -> Iterator[list[Missing]]:
+        """Reload the KVM module for a property that lacks nothing else; give what is missing."""
+        needed = [need for need in prop.needs if need in RELOADS] if self.reload_modules else []
+        met_by_it = {answer(self.machine, need) for need in needed}
+        missing = lacking(self.machine, prop)
+        if not missing or not set(missing) <= met_by_it:
+            yield missing
+            return
+        try:
+            refusals = [reload_for(need, self.machine, context.journal) for need in needed]
+            yield [each for each in refusals if each is not None] or lacking(self.machine, prop)
+        finally:
+            # Undone as the scope ends; what was looked up in between is no longer so.
+            self.machine.forget_kvm()
 
     def _observe(
         self,
@@ -146,11 +179,13 @@ class Session:
     ) -> Judgement:
         for witness in prop.witnesses:
             absences += [Absence(witness, m) for m in witness_lacks(self.machine, witness)]
-        for observation in check_of(prop)(context):
-            if isinstance(observation, Reading):
-                readings.append(observation)
-            elif observation not in absences:
-                absences.append(observation)
+        # Closed before the journal's scope ends, whatever ends the check: its files and threads go.
+        with closing(check_of(prop)(context)) as observations:
+            for observation in observations:
+                if isinstance(observation, Reading):
+                    readings.append(observation)
+                elif observation not in absences:
+                    absences.append(observation)
         return judge(readings, absences)
 
     def end(self) -> None:

@@ -37,6 +37,7 @@ RESULTS = st.builds(
     absences=st.lists(st.builds(Absence, st.sampled_from(sorted(WITNESSES)), MISSING), max_size=2),
     missing=st.lists(MISSING, max_size=2),
     detail=TEXT,
+    known_defect=st.sampled_from(["", "docs/findings/x.md"]),
 )
 EVIDENCE = st.builds(
     Evidence,
@@ -47,6 +48,7 @@ EVIDENCE = st.builds(
             "started": TEXT,
             "ended": TEXT,
             "interrupted": st.booleans(),
+            "strict": st.booleans(),
         }
     ),
     machine=st.fixed_dictionaries(

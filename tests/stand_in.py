@@ -12,6 +12,7 @@ import pytest
 from btf_blob import Blob
 
 import kvmtest
+from kvmtest.host.btf import Btf
 from kvmtest.host.journal import RECORD
 from kvmtest.host.lock import LOCK
 from kvmtest.host.msr import IA32_PERF_CAPABILITIES
@@ -20,6 +21,7 @@ from kvmtest.host.tree import Tree
 KNOB = "/sys/devices/cpu/freeze_on_smi"
 KMSG = "/dev/kmsg"
 BTF = "/sys/kernel/btf/vmlinux"
+KVM_INTEL_BTF = "/sys/kernel/btf/kvm_intel"
 NOBODY = 65534
 PACKAGE = Path(kvmtest.__file__).parent
 
@@ -57,13 +59,29 @@ def stand_in(root: Path, files: Mapping[str, str | bytes]) -> Tree:
     return tree
 
 
-def kvm_btf(*members: str, **flags: int) -> bytes:
-    """Return BTF whose struct kvm_x86_ops has the members, and whose run flags are these."""
+def kvm_btf(*members: str, functions: bool = False, **flags: int) -> bytes:
+    """Return BTF whose struct kvm_x86_ops has the members, and whose run flags are these.
+
+    With ``functions`` kvm_intel's are in it too: it is built in.
+    """
     blob = Blob()
     u64 = blob.int_("u64", 8)
     blob.struct_("kvm_x86_ops", *((name, u64, 64 * at) for at, name in enumerate(members)))
+    if functions:
+        blob.function("vmx_vcpu_run", u64, ("vcpu", u64), ("run_flags", u64))
     if flags:
         blob.enum("kvm_x86_run_flags", signed=False, **flags)
+    return blob.bytes()
+
+
+def kvm_intel_btf(vmlinux: bytes, *parameters: str) -> bytes:
+    """Return split BTF over ``vmlinux`` in which vmx_vcpu_run has the parameters."""
+    base = Btf(vmlinux)
+    blob = Blob()
+    blob.strings = bytearray()
+    blob.strings_start, blob.next_id = base._strings_end, base._end_id
+    u64 = blob.int_("u64", 8)
+    blob.function("vmx_vcpu_run", u64, *((name, u64) for name in parameters))
     return blob.bytes()
 
 
@@ -95,6 +113,7 @@ def intel_host(root: Path, *, cpus: int = 2, knob: int = 1, btf: bytes = FIXED) 
         "/sys/module/kvm_intel/parameters/unrestricted_guest": "Y\n",
         "/sys/module/kvm_intel/parameters/dump_invalid_vmcs": "N\n",
         BTF: btf,
+        KVM_INTEL_BTF: kvm_intel_btf(FIXED, "vcpu", "run_flags") if btf == FIXED else b"",
         KMSG: "",
         "/dev/cpu/0/msr": FREEZE_CAPABLE,
     }

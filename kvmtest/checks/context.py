@@ -4,7 +4,7 @@
 What a check may use: the machine's facts, the journal for what it changes, the run's kernel log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,20 @@ class RunLog:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Made once a run and handed to every check."""
+    """Made once a run and handed to every check.
+
+    What a check changes through the journal is undone when the check ends.
+    """
 
     machine: Machine
     journal: "Journal"
     kernel_log: RunLog | Missing
 
+    def keep_log(self) -> None:
+        """Read the run's kernel log so far, as what was just logged may soon be overwritten."""
+        if not isinstance(self.kernel_log, Missing):
+            self.kernel_log.log.drain()
+
 
 #: A check yields readings as it takes them, so that those before a failure are kept.
-Check = Callable[[Context], Iterator[Reading | Absence]]
+Check = Callable[[Context], Generator[Reading | Absence, None, None]]

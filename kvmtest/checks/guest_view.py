@@ -15,7 +15,7 @@ from kvmtest.missing import Missing
 
 from .context import Context
 
-__all__ = ["rdmsr_hides"]
+__all__ = ["msr_controls", "rdmsr_hides"]
 
 #: IA32_SYSENTER_EIP: on every x86-64 CPU, and holds any canonical address (Intel SDM volume 4).
 IA32_SYSENTER_EIP = 0x176
@@ -35,7 +35,7 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
         vcpu.set_cpuid(system.get_supported_cpuid())
         guest = long_guest(vm, vcpu)
         guest.boot()
-        yield from _controls(guest)
+        yield from msr_controls(guest)
         yield from _without_fix(context)
         yield from _views(guest, "")
         knob = context.machine.knob
@@ -55,7 +55,8 @@ def _without_fix(context: Context) -> Iterator[Reading]:
         yield measure("guest", "the host-owned DEBUGCTL code in this kernel", "absent")
 
 
-def _controls(guest: Guest) -> Iterator[Reading]:
+def msr_controls(guest: Guest) -> Iterator[Reading]:
+    """Show that the guest and userspace read what an MSR holds, and that faults show."""
     token = secrets.randbits(46)
     guest.vcpu.set_msr(IA32_SYSENTER_EIP, token)
     inside, bogus = guest.execute(mailbox.rdmsr(IA32_SYSENTER_EIP), mailbox.rdmsr(NO_SUCH_MSR))

@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable, Iterable
 
 from kvmtest import __version__
+from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.kernel import Kernel
+from kvmtest.host.lab import VARIABLE, Lab
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import (
     IA32_PERF_CAPABILITIES,
@@ -19,9 +21,12 @@ from kvmtest.host.msr import (
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
 
-__all__ = ["PRECONDITIONS", "lacking", "witness_lacks"]
+__all__ = ["PRECONDITIONS", "answer", "check_lab", "lacking", "witness_lacks"]
 
 NO_CHECK = Missing(f"kvmtest {__version__} has no check for it yet", "use a later version")
+
+
+NO_LAB = "run on a real machine"
 
 
 def kvm(machine: Machine) -> Missing | None:
@@ -74,7 +79,7 @@ def no_unrestricted_guest(machine: Machine) -> Missing | None:
     on = _enabled(machine, "unrestricted_guest")
     if isinstance(on, Missing):
         return on
-    remedy = "load kvm_intel with unrestricted_guest=0"
+    remedy = "use --reload-modules, or load kvm_intel with unrestricted_guest=0"
     return Missing("unrestricted guest is on, so KVM does not emulate", remedy) if on else None
 
 
@@ -183,6 +188,16 @@ def kprobes(machine: Machine) -> Missing | None:
     return None
 
 
+def run_flags(machine: Machine) -> Missing | None:
+    """KVM hands run flags to vmx_vcpu_run, and it is known where."""
+    return machine.run_flags if isinstance(machine.run_flags, Missing) else None
+
+
+def debugctl_switch(machine: Machine) -> Missing | None:
+    """The CPU switches DEBUGCTL at VM-entry and VM-exit, as only an emulated one may not."""
+    return None
+
+
 def btf(machine: Machine) -> Missing | None:
     """The kernel's BTF describes KVM."""
     return machine.fix if isinstance(machine.fix, Missing) else None
@@ -206,12 +221,28 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
     "kernel-log": kernel_log,
     "kprobes": kprobes,
     "btf": btf,
+    "run-flags": run_flags,
+    "debugctl-switch": debugctl_switch,
 }
 
 
+def check_lab(lab: Lab | None) -> None:
+    """Raise EnvironmentUnfit where a lab says that it lacks what no property needs: a mistake."""
+    unknown = sorted(set(lab.lacks) - set(PRECONDITIONS)) if lab else []
+    if unknown:
+        known = ", ".join(PRECONDITIONS)
+        raise EnvironmentUnfit(f"{VARIABLE}: lacks {', '.join(unknown)}; it takes {known}")
+
+
+def answer(machine: Machine, need: str) -> Missing | None:
+    """Return what is missing for one precondition, or None where the machine meets it."""
+    lacks = machine.lab.lacks if machine.lab else {}
+    return Missing(lacks[need], NO_LAB) if need in lacks else PRECONDITIONS[need](machine)
+
+
 def _missing(machine: Machine, needs: Iterable[str]) -> list[Missing]:
-    answers = (PRECONDITIONS[need](machine) for need in needs)
-    return [answer for answer in answers if answer is not None]
+    answers = (answer(machine, need) for need in needs)
+    return [missing for missing in answers if missing is not None]
 
 
 def witness_lacks(machine: Machine, witness: str) -> list[Missing]:
@@ -227,6 +258,6 @@ def lacking(machine: Machine, prop: Property) -> list[Missing]:
     missing = _missing(machine, prop.needs)
     by_witness = [witness_lacks(machine, witness) for witness in prop.witnesses]
     if all(by_witness):
-        missing += [answer for answers in by_witness for answer in answers]
+        missing += [each for answers in by_witness for each in answers]
     # A missing module answers several questions in the same words.
     return list(dict.fromkeys(missing)) or ([] if prop.check else [NO_CHECK])

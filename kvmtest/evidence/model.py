@@ -22,7 +22,8 @@ class Result:
     """The verdict on one property, and the readings it rests on.
 
     ``seconds`` is how long its check took; ``missing`` are the preconditions behind a SKIP;
-    ``detail`` is the traceback behind an ERROR.
+    ``detail`` is the traceback behind an ERROR. ``known_defect`` is the finding about a defect that
+    this kernel is known to have here, whether it showed (FAIL) or not (PASS).
     """
 
     id: str
@@ -33,6 +34,12 @@ class Result:
     absences: list[Absence] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     detail: str = ""
+    known_defect: str = ""
+
+    @property
+    def is_known_failure(self) -> bool:
+        """Whether it is a FAIL that the exit status leaves out, unless the run is strict."""
+        return self.verdict is Verdict.FAIL and bool(self.known_defect)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Result":
@@ -60,6 +67,11 @@ class Evidence:
     kernel_log: dict[str, Any]
     results: list[Result]
     exit_status: int
+
+    @property
+    def strict(self) -> bool:
+        """Whether known defects counted in the exit status."""
+        return bool(self.kvmtest.get("strict"))
 
     @property
     def summary(self) -> dict[str, int]:

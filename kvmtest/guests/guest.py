@@ -15,7 +15,7 @@ from . import mailbox as box
 from .image import Image, load
 from .modes import enter_long_mode, enter_real_mode
 
-__all__ = ["Gap", "Guest", "UnexpectedExit", "long_guest", "real_guest"]
+__all__ = ["Gap", "Guest", "UnexpectedExit", "guest_memory", "long_guest", "real_guest"]
 
 #: Instructions that one ``loop(n)`` alone retires from resume to exit: this plus 2 n.
 LOOP_OVERHEAD: int = lib.MAILBOX_LOOP_OVERHEAD
@@ -78,6 +78,10 @@ class Guest:
             raise KvmtestError(f"the guest did {len(results)} of {len(commands)} commands")
         return results
 
+    def resume(self, timeout: float = 1.0) -> None:
+        """Run until the guest waits for commands; raises :class:`UnexpectedExit` or GuestFault."""
+        self._until_done(timeout)
+
     def ring(self, count: int, *, stamps: int = 0, timeout: float = 1.0) -> Loop:
         """Have the guest exit ``count`` times in the native loop, stamping the last entries."""
         box.write_commands(self.mailbox, [box.exit_often(count)])
@@ -101,19 +105,20 @@ class Guest:
         return loop
 
 
-def long_guest(vm: Vm, vcpu: Vcpu | None = None) -> Guest:
-    """Give a VM without memory its memory and a 64-bit guest, ready to boot."""
-    memory = _add_memory(vm)
+def long_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
+    """Give a VM its memory, unless it has it, and a 64-bit guest, ready to boot."""
+    memory = memory or guest_memory(vm)
     return Guest(vcpu or vm.create_vcpu(), memory, load("long"), enter_long_mode)
 
 
-def real_guest(vm: Vm, vcpu: Vcpu | None = None) -> Guest:
-    """Give a VM without memory its memory and a real-mode guest, ready to boot."""
-    memory = _add_memory(vm)
+def real_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
+    """Give a VM its memory, unless it has it, and a real-mode guest, ready to boot."""
+    memory = memory or guest_memory(vm)
     return Guest(vcpu or vm.create_vcpu(), memory, load("real"), enter_real_mode)
 
 
-def _add_memory(vm: Vm) -> Memory:
+def guest_memory(vm: Vm) -> Memory:
+    """Give a VM without memory what a guest needs, and KVM its own TSS; before the first vCPU."""
     if vm.check_extension("KVM_CAP_SET_TSS_ADDR"):
         vm.set_tss_addr(TSS_ADDRESS)
     return vm.add_memory(lib.GUEST_MEMORY_SIZE)

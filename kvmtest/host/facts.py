@@ -31,12 +31,13 @@ def plain(value: Any) -> Any:
 
 def machine_facts(machine: Machine) -> dict[str, Any]:
     """Return what the machine is."""
-    return {
+    facts = {
         "kind": "host" if machine.tree.is_live else "stand-in",
         "root": str(machine.tree.root),
         "virtualisation": str(machine.virtualisation),
         "cpu": plain(machine.cpu),
     }
+    return facts if machine.lab is None else {**facts, "kind": "lab", "lab": plain(machine.lab)}
 
 
 def kernel_facts(machine: Machine) -> dict[str, Any]:

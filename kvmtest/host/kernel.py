@@ -215,8 +215,10 @@ def _read_vmlinux_btf(tree: Tree) -> Btf | Missing:
 _running_vmlinux_btf = cache(_read_vmlinux_btf)
 
 
-def module_btf(tree: Tree, module: str) -> FoundBtf | Missing:
+def module_btf(tree: Tree, module: str, vmlinux: Btf | Missing | None = None) -> FoundBtf | Missing:
     """Return the BTF that describes ``module``, whether it is loaded or built in.
+
+    Pass ``vmlinux``, that of the kernel image, where it is already known.
 
     A module's own types are split BTF over vmlinux (CONFIG_DEBUG_INFO_BTF_MODULES); those of a
     built-in one are in vmlinux.
@@ -224,7 +226,7 @@ def module_btf(tree: Tree, module: str) -> FoundBtf | Missing:
     split = f"/sys/kernel/btf/{module}"
     is_split = tree.exists(split)
     absent = None if is_split else _no_module(tree, module)
-    base = absent or vmlinux_btf(tree)
+    base = absent or vmlinux or vmlinux_btf(tree)
     if isinstance(base, Missing):
         return base
     if not is_split:
@@ -238,9 +240,12 @@ def module_btf(tree: Tree, module: str) -> FoundBtf | Missing:
         return _corrupt(split, error)
 
 
-def fix_presence(tree: Tree) -> FixPresence | Missing:
-    """Observe in the running kernel's BTF whether KVM has the host-owned DEBUGCTL code."""
-    found = module_btf(tree, "kvm")
+def fix_presence(tree: Tree, vmlinux: Btf | Missing | None = None) -> FixPresence | Missing:
+    """Observe in the running kernel's BTF whether KVM has the host-owned DEBUGCTL code.
+
+    Pass ``vmlinux``, the BTF of the kernel image, where it is already known.
+    """
+    found = module_btf(tree, "kvm", vmlinux)
     if isinstance(found, Missing):
         return found
     try:

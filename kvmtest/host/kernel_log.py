@@ -206,16 +206,27 @@ class KernelLog:
     def since_mark(self) -> LogSlice:
         """Return all records from the mark (else from opening) until now. Raises LogError.
 
-        Never waits. Call it now and then in a long run, so that the kernel overwrites nothing
-        unread; each call returns everything since the mark again.
+        Never waits; each call returns everything since the mark again.
         """
-        self._drain()
+        self.drain()
         return self._since.slice()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Read what is there now and keep it, before the kernel overwrites it. Raises LogError.
+
+        Call it now and then where much is logged.
+        """
         while data := self._next():
             for part in (data,) if self._is_device else split_records(data):
                 self._since.take(parse_record(part))
+
+    def await_more(self, seconds: float) -> bool:
+        """Wait until there is something to read, at most ``seconds``; tell whether there is."""
+        if not self._is_device:
+            return False
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _next(self) -> bytes:
         """Return the next record (of a plain file: all that is left), empty at the end."""

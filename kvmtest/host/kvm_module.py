@@ -6,6 +6,7 @@ there is none.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ _MODULE_OF_VENDOR = {
 # Where CPUID still shows a feature that the kernel dropped: leaf and bit of ECX.
 _CPUID_BIT = {"vmx": (1, 5), "svm": (0x80000001, 2)}
 
+# What modprobe can take as a parameter's value.
+_WORD = re.compile(r"[\w-]+", re.ASCII)
+
 _FIRMWARE_NAME = {"vmx": "Intel VT-x", "svm": "AMD SVM"}
 
 
@@ -46,6 +50,16 @@ class KvmModule:
     parameters: Mapping[str, str | None]
     kvm_parameters: Mapping[str, str | None]
     users: int | None
+
+    @property
+    def settable(self) -> dict[str, str]:
+        """The parameters whose text can be given back to the module when it is loaded.
+
+        Left out are those that can't be read, and texts that are no values, such as
+        vmentry_l1d_flush's "not required".
+        """
+        values = self.parameters.items()
+        return {name: text for name, text in values if text and _WORD.fullmatch(text)}
 
     @classmethod
     def of(cls, tree: Tree, cpu: Cpu | Missing | None = None) -> "KvmModule | Missing":

@@ -21,7 +21,8 @@ class Lab:
     """An emulated machine: emulator, its version, the CPU model.
 
     ``lacks`` has a reason for each precondition (a row of kvmtest.checks.preconditions) that the
-    machine does not meet although it may look so.
+    machine does not meet although it may look so. ``details`` are further facts for evidence:
+    digests of the image and the kernel, the command line, whether it was restored.
     """
 
     emulator: str
@@ -47,6 +48,10 @@ class Lab:
             isinstance(reason, str) and reason for reason in lab.lacks.values()
         ):
             raise _unfit("lacks is an object of reasons")
+        if not isinstance(lab.details, dict) or not all(
+            isinstance(fact, str | int) for fact in lab.details.values()
+        ):
+            raise _unfit("details is an object of texts and numbers")
         return lab
 
 

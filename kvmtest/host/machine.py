@@ -4,15 +4,18 @@
 Every fact about the host in one place, each looked up once and only when asked for.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 
 from kvmtest.missing import Missing
 
-from . import census, freeze_knob, kernel, msr, perf_pmus, security, smi_candidates
+from . import census, freeze_knob, kernel, msr, perf_pmus, run_flags, security, smi_candidates
+from .btf import Btf
 from .cpu import Cpu
 from .kernel import FixPresence, Kernel
 from .kvm_module import KvmModule
+from .lab import Lab
 from .tree import Tree
 
 __all__ = ["Machine"]
@@ -23,6 +26,16 @@ class Machine:
     """The host whose files are below ``tree``."""
 
     tree: Tree
+
+    def forget_kvm(self) -> None:
+        """Look up anew, when next asked for, what a reload of the KVM module changes."""
+        for name in ("kvm_module", "fix", "run_flags", "census"):
+            vars(self).pop(name, None)
+
+    @cached_property
+    def lab(self) -> Lab | None:
+        """The lab whose emulated machine this is; None for any other. Raises EnvironmentUnfit."""
+        return Lab.of(os.environ) if self.tree.is_live else None
 
     @cached_property
     def cpu(self) -> Cpu | Missing:
@@ -37,7 +50,17 @@ class Machine:
     @cached_property
     def fix(self) -> FixPresence | Missing:
         """What the running kernel's BTF shows of the fix."""
-        return kernel.fix_presence(self.tree)
+        return kernel.fix_presence(self.tree, self.vmlinux_btf)
+
+    @cached_property
+    def vmlinux_btf(self) -> Btf | Missing:
+        """The BTF of the kernel image, whose reading takes time."""
+        return kernel.vmlinux_btf(self.tree)
+
+    @cached_property
+    def run_flags(self) -> run_flags.RunFlags | Missing:
+        """Where vmx_vcpu_run takes its run flags."""
+        return run_flags.find(self.tree, self.fix, self.vmlinux_btf)
 
     @cached_property
     def kvm_module(self) -> KvmModule | Missing:

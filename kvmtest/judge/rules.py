@@ -52,7 +52,7 @@ def skip(reasons: Iterable[str]) -> Judgement:
 def exit_status(verdicts: Iterable[Verdict]) -> int:
     """Return 1 for some FAIL, else 3 for some ERROR, else 4 where nothing was decided, else 0.
 
-    INCONCLUSIVE, SKIP and MEASURED decide nothing.
+    INCONCLUSIVE, SKIP and MEASURED decide nothing. Whoever asks leaves out FAILs that don't count.
     """
     seen = set(verdicts)
     if Verdict.FAIL in seen:

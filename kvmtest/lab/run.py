@@ -88,7 +88,7 @@ def run_once(
     files, commands = lab.swap(modules) if modules else ({}, [])
     origin = f"changed, digest {payload.digest(files)}" if modules else "the kernel's own"
     environment = {VARIABLE: json.dumps(lab.facts(origin))}
-    command = ["run", "--quiet", "-o", "/tmp/output", *words]
+    command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
     job = {**files, **payload.job(command, environment, commands)}
     outcome = lab.run(job, deadline)
     data = outcome.files.get("evidence.json")

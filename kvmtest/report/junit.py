@@ -1,7 +1,8 @@
 """JUnit
 =====
 
-The XML that CI systems read. What decides nothing is skipped, with its reason.
+The XML that CI systems read. What decides nothing is skipped, with its reason; so is a known defect
+that does not count.
 """
 
 import re
@@ -16,11 +17,14 @@ __all__ = ["junit"]
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 
 
-def junit(results: Sequence[Result], hostname: str = "") -> str:
-    """Return the results as a JUnit document, a test case each."""
+def junit(results: Sequence[Result], hostname: str = "", *, strict: bool = False) -> str:
+    """Return the results as a JUnit document, a test case each.
+
+    A known defect is a failure only where the run was ``strict``.
+    """
     suite = ElementTree.Element("testsuite", name="kvmtest", hostname=_xml(hostname))
     for result in results:
-        _case(suite, result)
+        _case(suite, result, strict)
     suite.set("tests", str(len(results)))
     for element, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
@@ -31,14 +35,16 @@ def junit(results: Sequence[Result], hostname: str = "") -> str:
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(suite: ElementTree.Element, result: Result) -> None:
+def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
     family, _, name = result.id.rpartition(".")
     case = ElementTree.SubElement(
         suite, "testcase", classname=f"kvmtest.{family}", name=name, time=f"{result.seconds:.3f}"
     )
     if result.verdict is not Verdict.PASS:
-        element = ELEMENTS.get(result.verdict, "skipped")
-        message = _xml(f"{result.verdict}: {result.reason}")
+        is_excused = result.is_known_failure and not strict
+        element = "skipped" if is_excused else ELEMENTS.get(result.verdict, "skipped")
+        about = f" (known defect, {result.known_defect})" if result.known_defect else ""
+        message = _xml(f"{result.verdict}{about}: {result.reason}")
         ElementTree.SubElement(case, element, message=message).text = _xml(result.detail)
     if result.readings:
         readings = "\n".join(f"{r.witness} {r.role}: {r}" for r in result.readings)

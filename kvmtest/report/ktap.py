@@ -12,19 +12,22 @@ from kvmtest.judge import Verdict
 __all__ = ["ktap"]
 
 
-def ktap(results: Sequence[Result]) -> str:
-    """Return the results as KTAP, one test each."""
+def ktap(results: Sequence[Result], *, strict: bool = False) -> str:
+    """Return the results as KTAP, one test each; a known defect is XFAIL unless ``strict``."""
     lines = ["KTAP version 1", f"1..{len(results)}"]
-    lines += [_line(number, result) for number, result in enumerate(results, 1)]
+    lines += [_line(number, result, strict) for number, result in enumerate(results, 1)]
     return "\n".join(lines) + "\n"
 
 
-def _line(number: int, result: Result) -> str:
+def _line(number: int, result: Result, strict: bool) -> str:
     words = " ".join(result.reason.split())
     reason = "".join(c if c.isprintable() else "\ufffd" for c in words)
     match result.verdict:
         case Verdict.PASS:
             return f"ok {number} {result.id}"
+        case Verdict.FAIL if result.known_defect and not strict:
+            known = f"known defect, {result.known_defect}"
+            return f"# {reason}\nnot ok {number} {result.id} # XFAIL {known}"
         case Verdict.FAIL:
             return f"# {reason}\nnot ok {number} {result.id}"
         case Verdict.ERROR:

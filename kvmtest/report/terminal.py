@@ -7,7 +7,7 @@ What a person sees: tables, one line for an error, progress. Colour only on a te
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -72,7 +72,12 @@ def results_table(results: Sequence[Result]) -> Table:
 def _short_reason(result: Result) -> str:
     """Return the reason; of missing things only the first: missing_table has them all."""
     skipped = result.verdict is Verdict.SKIP and result.missing
-    return result.missing[0].what if skipped else result.reason
+    reason = result.missing[0].what if skipped else result.reason
+    if result.is_known_failure:
+        return f"known defect, see {result.known_defect}; {reason}"
+    if result.known_defect:
+        return f"a known defect does not show: see {result.known_defect}; {reason}"
+    return reason
 
 
 def missing_table(missing: Iterable[Missing]) -> Table:
@@ -107,7 +112,7 @@ def show_evidence(evidence: Evidence) -> None:
     cpu = evidence.machine["cpu"] or {}
     rows = [
         ("run", f"{evidence.kvmtest['started']}, kvmtest {evidence.kvmtest['version']}"),
-        ("machine", f"{evidence.machine['kind']}: {cpu.get('model_name', 'unknown CPU')}"),
+        ("machine", f"{_kind(evidence.machine)}: {cpu.get('model_name', 'unknown CPU')}"),
         ("kernel", str(evidence.kernel.get("release", evidence.kernel.get("missing")))),
     ]
     screen.print(facts_table(rows))
@@ -117,10 +122,23 @@ def show_evidence(evidence: Evidence) -> None:
     screen.print(f"{summary(evidence.results)}{cut}")
 
 
+def _kind(machine: Mapping[str, Any]) -> str:
+    """Return what kind of machine it is; a lab with its emulator."""
+    lab = machine.get("lab")
+    name = str(machine["kind"])
+    return f"{name} ({lab['emulator']} {lab['version']}, {lab['model']})" if lab else name
+
+
 def summary(results: Iterable[Result]) -> str:
-    """Return how many there are of each verdict, e.g. "3 PASS, 29 SKIP"."""
+    """Return how many there are of each verdict, e.g. "1 FAIL (1 known), 3 PASS, 29 SKIP"."""
+    results = list(results)
     verdicts = [r.verdict for r in results]
-    counts = [f"{verdicts.count(v)} {v}" for v in [*ORDER, Verdict.SKIP] if v in verdicts]
+    known = sum(r.is_known_failure for r in results)
+    counts = [
+        f"{verdicts.count(v)} {v}" + (f" ({known} known)" if known and v is Verdict.FAIL else "")
+        for v in [*ORDER, Verdict.SKIP]
+        if v in verdicts
+    ]
     return ", ".join(counts) or "nothing was decided"
 
 

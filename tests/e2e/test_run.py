@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -316,3 +317,39 @@ def test_the_log_of_the_run_is_kept(tree: Tree, tmp_path: Path) -> None:
     run_kvmtest("run", "--root", tree.root, *FIX, "-o", tmp_path / "out")
     assert (tmp_path / "out" / "kernel.log").read_text() == ""
     assert load(tmp_path / "out").kernel_log == {"missing": None, "records": 0, "lost": 0}
+
+
+# Known defects
+
+# Makes kernel.fix-present a property that every kernel is known to break.
+BREAKING = """\
+import sys
+from kvmtest import known_defects, cli
+row = known_defects.KnownDefect("kernel.fix-present", "all", lambda machine: True, "docs/x.md")
+known_defects.KNOWN_DEFECTS = (row,)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [([], 4), (["--strict"], 1), (["--bisect"], 125), (["--bisect", "--strict"], 1)],
+    ids=["default", "strict", "bisect", "bisect, strict"],
+)
+def test_a_known_defect_counts_in_a_strict_run_alone(
+    tree: Tree, tmp_path: Path, words: list[str], status: int
+) -> None:
+    write(tree, BTF, UNFIXED)
+    output = tmp_path / "out"
+    argv = ["run", "--root", str(tree.root), "-o", str(output), *FIX, *words]
+    done = subprocess.run(
+        [sys.executable, "-c", BREAKING, *argv], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "known defect, see docs/x.md" in " ".join(done.stdout.split())
+    assert done.stdout.splitlines()[-1].endswith(": 1 FAIL (1 known)")
+    evidence = load(output)
+    assert (evidence.strict, evidence.results[0].known_defect) == ("--strict" in words, "docs/x.md")
+    assert ("XFAIL" in (output / "ktap.txt").read_text()) is ("--strict" not in words)
+    failures = ElementTree.parse(output / "junit.xml").getroot()[0].get("failures")
+    assert failures == ("1" if "--strict" in words else "0")

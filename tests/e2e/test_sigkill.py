@@ -163,6 +163,11 @@ def change_everything(stand_in: StandIn, tell: Callable[[bytes], object]) -> Non
         ["modprobe", "kvm_intel", "unrestricted_guest=N"],
         undo=["modprobe", "kvm_intel", "unrestricted_guest=0"],
     )
+    for _ in range(3):
+        with journal.scope():
+            journal.append(PROBES, "p:kvmtest/scoped vmx_vcpu_run", undo="-:kvmtest/scoped")
+            journal.make_directory(f"{INSTANCES}/scoped")
+            journal.write(KNOBS[1], "1")
     for value in "101010":
         journal.write(KNOBS[0], value)
     journal.append(PROBES, "p:kvmtest/exit vmx_handle_exit", undo="-:kvmtest/exit")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_skip_names_all_that_is_missing(tmp_path: Path) -> None:
     result = session.decide(find("vmx.entry.fresh"))
     session.end()
     assert result.verdict is Verdict.SKIP
-    assert len(result.missing) == 3
+    assert len(result.missing) == 4
     assert all(str(missing) in result.reason for missing in result.missing)
     assert result.readings == []
 
@@ -221,20 +222,75 @@ def test_a_session_begins_once_and_ends_once(tree: Tree) -> None:
     assert session.log_missing is None
 
 
-def test_changes_are_undone_at_the_end_and_listed(checked: Checked, tree: Tree) -> None:
+def test_changes_are_undone_when_their_check_ends_and_all_are_listed(
+    checked: Checked, tree: Tree
+) -> None:
     def check(context: Context) -> Iterator[Reading | Absence]:
+        assert tree.read(KNOB) == "1", "a check finds what the one before left"
         context.journal.write(KNOB, "0")
+        assert tree.exists(RECORD)
         yield from GOOD
 
     before = snapshot(tree)
     session = checked(check)
-    session.decide(PROPERTY)
-    assert tree.read(KNOB) == "0"
-    assert tree.exists(RECORD)
+    for _ in range(2):
+        assert session.decide(PROPERTY).verdict is Verdict.PASS
+        assert snapshot(tree) == before
     session.end()
     assert snapshot(tree) == before
-    assert [(c.path, c.old, c.new, c.undone) for c in session.changes] == [(KNOB, "1", "0", True)]
+    changes = [(c.path, c.old, c.new, c.undone) for c in session.changes]
+    assert changes == [(KNOB, "1", "0", True)] * 2
     assert session.undo_failures == []
+
+
+@pytest.mark.parametrize("error", [KvmtestError("no"), ZeroDivisionError(), KeyboardInterrupt()])
+def test_a_check_that_breaks_is_closed_before_its_changes_are_undone(
+    checked: Checked, tree: Tree, error: BaseException
+) -> None:
+    seen: list[str | None] = []
+
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        context.journal.write(KNOB, "0")
+        try:
+            yield GOOD[0]
+            raise error
+        finally:
+            seen.append(tree.read(KNOB))
+
+    session = checked(check)
+    with suppress(KeyboardInterrupt):
+        session.decide(PROPERTY)
+    assert seen == ["0"]
+    assert tree.read(KNOB) == "1"
+
+
+def test_a_check_is_closed_where_its_reader_breaks(
+    checked: Checked, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    class Breaking(list[Reading]):
+        def append(self, reading: Reading) -> None:
+            raise KeyboardInterrupt
+
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        context.journal.write(KNOB, "0")
+        try:
+            yield GOOD[0]
+        finally:
+            seen.append(tree.read(KNOB))
+
+    session = checked(check)
+    observe = session._observe
+    monkeypatch.setattr(
+        session, "_observe", lambda prop, context, readings, absences: observe(
+            prop, context, Breaking(), absences
+        )
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        session.decide(PROPERTY)
+    assert seen == ["0"]
+    assert tree.read(KNOB) == "1"
 
 
 def test_what_can_not_be_undone_is_told(checked: Checked, tree: Tree) -> None:
@@ -382,3 +438,29 @@ def test_a_session_does_not_begin_beside_other_vms(tree: Tree) -> None:
     session = Session(machine, allow_other_vms=True)
     session.begin()
     session.end()
+
+
+# Known defects
+
+FINDING = "docs/findings/lost-update-while-emulating.md"
+BAD = [control("btf", "the control", 1, 1, "mend it"), claim("btf", "the claim", 0, 1)]
+UNTOLD = [claim("btf", "the claim", 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("readings", "verdict", "finding"),
+    [(BAD, Verdict.FAIL, FINDING), (GOOD, Verdict.PASS, FINDING), (UNTOLD, Verdict.FAIL, "")],
+    ids=["shows", "does not show", "required"],
+)
+def test_a_known_defect_is_told_of_what_a_witness_decided(
+    checked: Checked, readings: list[Reading], verdict: Verdict, finding: str
+) -> None:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        yield from readings
+
+    session = checked(check)
+    session.requirements = [requirement("vmx.entry.after-emulation")]
+    prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf",), "s", "made:here")
+    result = session.decide(prop)
+    assert (result.verdict, result.known_defect) == (verdict, finding)
+    assert result.is_known_failure is (readings is BAD)

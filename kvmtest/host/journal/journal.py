@@ -6,7 +6,8 @@ Every change of the host goes through a :class:`Journal`, which records its undo
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from kvmtest.host.guardian import Guardian
 from kvmtest.host.lock import Lock, process_start
 from kvmtest.host.tree import Tree
 
-from .kinds import CommandError, Site, program, put, run_command, text_of
+from .kinds import CommandError, Site, program, put, reload, run_command, text_of
 from .record import RECORD, JournalError, RecordFile
 from .restore import Restored, failure, undo_left, undo_record
 
@@ -172,6 +173,50 @@ class Journal:
             index = self._note(Change(0, sentence), "run", {"argv": list(undo)})
             self._make(index, lambda: run_command(Site(self._tree, self._hold()), argv))
 
+    def reload_module(
+        self, name: str, parameters: Mapping[str, str], changed: Mapping[str, str]
+    ) -> None:
+        """Load the kernel module ``name`` anew, with ``changed`` over its present ``parameters``.
+
+        Its undo loads it with ``parameters``. What failed half-way is undone all the same.
+        """
+        with self._mutex:
+            self._check_programs(["rmmod", name], ["modprobe", name])
+            new = _settings({**parameters, **changed})
+            was = _settings({key: parameters.get(key, "?") for key in changed})
+            sentence = f"reload module {name} with {' '.join(_settings(changed))}"
+            sentence += f" (was {' '.join(was)})"
+            arguments = {"module": name, "parameters": _settings(parameters)}
+            index = self._note(Change(0, sentence), "reload", arguments)
+            self._make(index, lambda: reload(Site(self._tree, self._hold()), name, new))
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether changes are only listed."""
+        return self._dry_run
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Undo at the block's end, in reverse, what was changed in it.
+
+        What can't be undone then stays in the record: :meth:`close` tries again and tells. In a dry
+        run, where nothing is undone, the block's changes are listed with all others.
+        """
+        if self._dry_run:
+            yield
+            return
+        with self._mutex:
+            # The first change in the block of what was changed before has an undo of its own.
+            outer, self._places = self._places, {}
+            begin = self._record.sequence
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._places = outer
+                if not self._closed and self._record.sequence > begin:
+                    self._undo(begin)
+
     def close(self) -> list[str]:
         """Undo all in reverse, end the guardian, release the lock; return a line per failure.
 
@@ -205,11 +250,11 @@ class Journal:
             assert error is not None
             error.add_note(line)
 
-    def _undo(self) -> None:
-        """Undo by the record, the one truth, and mark the changes."""
+    def _undo(self, after: int = 0) -> None:
+        """Undo by the record, the one truth, what came ``after``, and mark the changes."""
         self._record.close()
         try:
-            record, errors, _ = undo_record(Site(self._tree, self._hold()))
+            record, errors, _ = undo_record(Site(self._tree, self._hold()), after)
         except JournalError as error:
             self._failures = [str(error)]
             return
@@ -217,7 +262,7 @@ class Journal:
         self.changes[:] = [
             replace(change, error=errors[change.sequence])
             if change.sequence in errors
-            else replace(change, undone=True)
+            else replace(change, undone=change.undone or change.sequence > after)
             for change in self.changes
         ]
 
@@ -309,6 +354,10 @@ def _recovered(restored: Restored) -> list[str]:
             "themselves"
         ]
     return restored.undone
+
+
+def _settings(parameters: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in parameters.items()]
 
 
 def _cpu_list(cpus: Iterable[int]) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "one_line",
     "program",
     "put",
+    "reload",
     "run_command",
     "text_of",
 ]
@@ -74,6 +75,18 @@ def _undo_affinity(_: Site, pid: int, start: int | None, cpus: list[int]) -> Non
         os.sched_setaffinity(pid, cpus)
 
 
+def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
+    """Load a kernel module with these parameters, unless it is loaded with them already.
+
+    It is where it could not be unloaded in the first place, because somebody uses it.
+    """
+    folder = f"/sys/module/{module}"
+    settings = (setting.partition("=") for setting in parameters)
+    is_so = all(site.tree.read(f"{folder}/parameters/{n}") == value for n, _, value in settings)
+    if not (is_so and site.tree.exists(f"{folder}/initstate")):
+        reload(site, module, parameters)
+
+
 def _undo_run(site: Site, argv: list[str]) -> None:
     """Run the command that takes a command back, e.g. modprobe."""
     run_command(site, argv)
@@ -95,8 +108,12 @@ def _is_cpus(value: Any) -> bool:
     return isinstance(value, list) and all(_is_number(cpu) for cpu in value)
 
 
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(word) for word in value)
+
+
 def _is_argv(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_text(word) for word in value)
+    return _is_words(value) and bool(value)
 
 
 UNDO_KINDS: Mapping[str, Kind] = {
@@ -104,6 +121,7 @@ UNDO_KINDS: Mapping[str, Kind] = {
     "append": Kind(_undo_append, {"path": _is_text, "text": _is_text}),
     "rmdir": Kind(_undo_rmdir, {"path": _is_text}),
     "affinity": Kind(_undo_affinity, {"pid": _is_number, "start": _is_start, "cpus": _is_cpus}),
+    "reload": Kind(_undo_reload, {"module": _is_text, "parameters": _is_words}),
     "run": Kind(_undo_run, {"argv": _is_argv}),
 }
 
@@ -158,6 +176,17 @@ def run_command(site: Site, argv: Sequence[str]) -> None:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise CommandError(f"exit status {done.returncode}: {said[-1] if said else 'no word'}")
+
+
+def reload(site: Site, module: str, parameters: Sequence[str]) -> None:
+    """Unload a kernel module if it is loaded, and load it with ``parameters`` (name=value).
+
+    rmmod leaves alone the modules that it depends on, and their parameters; modprobe -r would not.
+    Raises CommandError.
+    """
+    if site.tree.exists(f"/sys/module/{module}/initstate"):
+        run_command(site, ["rmmod", module])
+    run_command(site, ["modprobe", module, *parameters])
 
 
 def program(tree: Tree, name: str) -> Path:

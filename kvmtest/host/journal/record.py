@@ -192,8 +192,15 @@ class RecordFile:
         self._size = 0
         self._sequence = 0
 
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the last entry, 0 before the first."""
+        return self._sequence
+
     def add(self, sentence: str, kind: str, arguments: Mapping[str, Any]) -> int:
         """Write and sync an entry; return its sequence number. Raises JournalError."""
+        if self._fd < 0 and self._sequence:
+            self._resume()
         self._sequence += 1
         data = encode(Entry(self._sequence, sentence, kind, arguments))
         path = self._tree.path(RECORD)
@@ -210,10 +217,26 @@ class RecordFile:
         return self._sequence
 
     def close(self) -> None:
-        """Close the file; what it says stays."""
+        """Close the file; what it says stays, and the next entry comes after what is there then.
+
+        So that entries may be undone, and the file be written anew, in between.
+        """
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _resume(self) -> None:
+        """Open the file again; its end may have been torn. Raises JournalError."""
+        self._size = 0
+        record = load(self._tree)
+        if record.header is None:
+            return  # Everything was undone, and the next entry makes a new file.
+        path = self._tree.path(RECORD)
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            raise JournalError(f"can't write {path}: {error.strerror}; run as root") from error
+        self._size = len(encode(record.header)) + sum(len(encode(e)) for e in record.entries)
 
     def _create(self, path: Path, data: bytes) -> None:
         """Make the record of a header and a first entry, and sync it and its directories."""

@@ -62,17 +62,30 @@ def failure(entry: Entry, errors: Mapping[int, str]) -> str:
     return f"{entry.sentence}: not undone: {why}" if why else ""
 
 
-def undo_record(site: Site) -> tuple[Record, dict[int, str], bool]:
-    """Undo the record; return it, why some undos failed, and whether a reboot left none to do."""
+def undo_record(site: Site, after: int = 0) -> tuple[Record, dict[int, str], bool]:
+    """Undo the record; return it, why some undos failed, and whether a reboot left none to do.
+
+    Entries up to the sequence number ``after`` stay as they are.
+    """
     record = load(site.tree)
     header = record.header
     boot_id = site.tree.read(BOOT_ID)
     rebooted = bool(header and header.boot_id and boot_id and header.boot_id != boot_id)
     # Every kind of undo is about state of the kernel, which a reboot made anew.
-    errors = {} if rebooted else _undo_all(site, record.entries)
-    remaining = [entry for entry in record.entries if entry.sequence in errors]
+    kept, undone = _split(record.entries, after)
+    errors = {} if rebooted else _undo_all(site, undone)
+    remaining = kept + [entry for entry in undone if entry.sequence in errors]
     settle(site.tree, header, remaining)
     return record, errors, rebooted
+
+
+def _split(entries: Iterable[Entry], after: int) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries up to the sequence number ``after``, and those beyond it."""
+    early: list[Entry] = []
+    late: list[Entry] = []
+    for entry in entries:
+        (late if entry.sequence > after else early).append(entry)
+    return early, late
 
 
 def _undo_all(site: Site, entries: Iterable[Entry]) -> dict[int, str]:

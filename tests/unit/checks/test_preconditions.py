@@ -5,9 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stand_in import BTF, KMSG, KNOB, as_nobody, intel_host, write
+from stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, write
 
-from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
+from kvmtest.checks.preconditions import (
+    PRECONDITIONS,
+    answer,
+    check_lab,
+    lacking,
+    witness_lacks,
+)
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.lab import Lab
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_PERF_CAPABILITIES
 from kvmtest.host.tree import Tree
@@ -91,6 +99,8 @@ CASES: list[tuple[str, Change, Change, str]] = [
     ),
     ("kprobes", put("/sys/kernel/tracing/kprobe_events", ""), put(KMSG, ""), "no tracefs"),
     ("btf", put(KMSG, ""), remove(BTF), "BTF"),
+    ("run-flags", put(KMSG, ""), remove("/sys/kernel/btf/kvm_intel"), "has no BTF"),
+    ("run-flags", put(KMSG, ""), lambda t: write(t, BTF, UNFIXED), "takes no run flags"),
 ]
 
 
@@ -108,7 +118,9 @@ def test_a_precondition_is_met_and_missed(
 
 
 def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
-    assert {name for name, *_ in CASES} == set(PRECONDITIONS) - {"kvm", "kvm-amd"}
+    # debugctl-switch is met by everything but labs that say otherwise: see below.
+    others = {"kvm", "kvm-amd", "debugctl-switch"}
+    assert {name for name, *_ in CASES} == set(PRECONDITIONS) - others
 
 
 def test_a_stand_in_tree_has_no_dev_kvm_whatever_is_in_it(tmp_path: Path) -> None:
@@ -140,7 +152,7 @@ def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     assert missing == Missing("no permission for /dev/kmsg", "run as root")
 
 
-@pytest.mark.parametrize("name", PRECONDITIONS)
+@pytest.mark.parametrize("name", set(PRECONDITIONS) - {"debugctl-switch"})
 def test_an_empty_tree_lacks_everything_and_says_so_in_one_line(tmp_path: Path, name: str) -> None:
     missing = PRECONDITIONS[name](Machine(Tree(tmp_path)))
     assert missing is not None
@@ -154,6 +166,44 @@ def test_this_machine_answers_every_question(name: str) -> None:
     assert missing is None or missing.what
 
 
+# Labs
+
+
+def in_lab(machine: Machine, **lacks: str) -> Machine:
+    vars(machine)["lab"] = Lab("Bochs", "corei7_skylake_x", "2.7", lacks)
+    return machine
+
+
+@pytest.mark.parametrize("name", PRECONDITIONS)
+def test_what_a_lab_lacks_is_missing_whatever_the_machine_looks_like(
+    tmp_path: Path, name: str
+) -> None:
+    machine = in_lab(Machine(intel_host(tmp_path)), **{name: "the emulator has none"})
+    assert answer(machine, name) == Missing("the emulator has none", "run on a real machine")
+
+
+def test_a_lab_has_what_it_does_not_lack_as_any_machine_has_it(tmp_path: Path) -> None:
+    machine = in_lab(Machine(intel_host(tmp_path)), pmu="no counters")
+    assert answer(machine, "knob") is None
+    assert answer(machine, "nested") is None
+    assert answer(machine, "smi-source") == PRECONDITIONS["smi-source"](machine)
+
+
+def test_only_a_lab_does_not_switch_debugctl(tmp_path: Path) -> None:
+    machine = Machine(intel_host(tmp_path))
+    assert answer(machine, "debugctl-switch") is None
+    lab = in_lab(machine, **{"debugctl-switch": "Bochs does not switch it"})
+    assert "Bochs does not switch it" in [m.what for m in witness_lacks(lab, "leak")]
+    assert "Bochs does not switch it" in [m.what for m in lacking(lab, find("host.msr-survives"))]
+
+
+def test_a_lab_that_lacks_what_nobody_asks_for_is_refused() -> None:
+    check_lab(None)
+    check_lab(Lab("Bochs", "m", "2.7", {"pmu": "none"}))
+    with pytest.raises(EnvironmentUnfit, match="KVMTEST_LAB: lacks pmuu; it takes kvm, kvm-intel"):
+        check_lab(Lab("Bochs", "m", "2.7", {"pmuu": "none"}))
+
+
 # What keeps a property from being decided
 
 
@@ -163,7 +213,7 @@ def test_a_property_lacks_everything_that_is_missing_and_each_once(tmp_path: Pat
         missing = lacking(machine, prop)
         assert len(set(missing)) == len(missing)
         for need in prop.needs:
-            assert PRECONDITIONS[need](machine) in missing
+            assert PRECONDITIONS[need](machine) in (*missing, None)
 
 
 def test_one_witness_that_can_look_is_enough(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ values = {
     "start": st.none() | numbers,
     "cpus": st.lists(numbers),
     "argv": st.lists(texts, min_size=1),
+    "module": texts,
+    "parameters": st.lists(texts),
 }
 undos = st.sampled_from(sorted(UNDO_KINDS)).flatmap(
     lambda kind: st.tuples(
@@ -729,3 +731,131 @@ def test_changes_go_into_evidence_as_json(tree: Tree) -> None:
             "error": None,
         }
     ]
+
+
+# Scopes
+
+
+def test_a_scope_undoes_what_was_changed_in_it_and_leaves_the_rest(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        journal.write(KNOB, "0")
+        with journal.scope():
+            journal.append(PROBES, "p:kvmtest/x f", undo="-:kvmtest/x")
+            journal.make_directory(INSTANCE)
+            journal.write(UNRESTRICTED, "N")
+        assert tree.read(UNRESTRICTED) == "Y"
+        assert not tree.exists(INSTANCE)
+        assert tree.read(PROBES) == "p:kvmtest/x f\n-:kvmtest/x"
+        assert tree.read(KNOB) == "0"
+        assert [change.undone for change in journal.changes] == [False, True, True, True]
+        assert [e.sequence for e in parse(tree.path(RECORD).read_bytes()).entries] == [1]
+    assert tree.read(KNOB) == "1"
+    assert [change.undone for change in journal.changes] == [True] * 4
+
+
+def test_a_scope_leaves_no_record_where_nothing_else_was_changed(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        for _ in range(2):
+            with journal.scope():
+                journal.write(KNOB, "0")
+                assert tree.exists(RECORD)
+            assert not tree.exists(RECORD)
+        assert [(c.sequence, c.undone) for c in journal.changes] == [(1, True), (2, True)]
+
+
+def test_a_scope_puts_back_what_it_found_not_what_the_run_found(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        journal.write(KNOB, "0")
+        with journal.scope():
+            journal.write(KNOB, "1")
+            journal.write(KNOB, "0")
+            journal.write(KNOB, "1")
+        assert tree.read(KNOB) == "0"
+        journal.write(KNOB, "1")
+        assert [(c.old, c.writes) for c in journal.changes] == [("1", 2), ("0", 3)]
+    assert tree.read(KNOB) == "1"
+
+
+def test_a_scope_in_a_scope_ends_alone(tree: Tree) -> None:
+    with Journal.open(tree) as journal, journal.scope():
+        journal.write(KNOB, "0")
+        with journal.scope():
+            journal.write(UNRESTRICTED, "N")
+        assert (tree.read(UNRESTRICTED), tree.read(KNOB)) == ("Y", "0")
+
+
+def test_an_error_in_a_scope_comes_out_with_everything_undone(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+
+        def broken() -> None:
+            with journal.scope():
+                journal.write(KNOB, "0")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            broken()
+        assert tree.read(KNOB) == "1"
+
+
+def test_what_a_scope_can_not_undo_is_tried_again_at_the_end(tree: Tree) -> None:
+    journal = Journal.open(tree)
+    with journal.scope():
+        journal.make_directory(INSTANCE)
+        held = tree.path(f"{INSTANCE}/held")
+        held.write_text("")
+        journal.write(KNOB, "0")
+    assert tree.read(KNOB) == "1"
+    assert [e.kind for e in parse(tree.path(RECORD).read_bytes()).entries] == ["rmdir"]
+    with journal.scope():
+        journal.write(UNRESTRICTED, "N")
+    assert [e.kind for e in parse(tree.path(RECORD).read_bytes()).entries] == ["rmdir"]
+    assert "not empty" in (journal.changes[0].error or "")
+    held.unlink()
+    assert journal.close() == []
+    assert not tree.exists(INSTANCE)
+    assert all(change.undone for change in journal.changes)
+
+
+def test_a_scope_that_is_interrupted_as_it_ends_is_undone_by_close(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    journal = Journal.open(tree)
+    journal.write(UNRESTRICTED, "N")
+
+    def change(patch: pytest.MonkeyPatch) -> None:
+        with journal.scope():
+            journal.write(KNOB, "0")
+            patch.setattr(sys.modules["kvmtest.host.journal.restore"], "settle", interrupted)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        change(patch)
+    journal.append(PROBES, "p:x f", undo="-:x")
+    assert [e.sequence for e in parse(tree.path(RECORD).read_bytes()).entries] == [1, 2, 3]
+    assert journal.close() == []
+    assert (tree.read(KNOB), tree.read(UNRESTRICTED)) == ("1", "Y")
+
+
+@pytest.mark.parametrize("torn", [b"", b"0123"])
+def test_a_torn_end_is_cut_off_when_the_record_is_taken_up_again(tree: Tree, torn: bytes) -> None:
+    journal = Journal.open(tree)
+    journal.write(UNRESTRICTED, "N")
+    with journal.scope():
+        journal.write(KNOB, "0")
+    with tree.path(RECORD).open("ab") as file:
+        file.write(torn)
+    journal.write(KNOB, "0")
+    assert [e.sequence for e in parse(tree.path(RECORD).read_bytes()).entries] == [1, 3]
+    assert journal.close() == []
+
+
+def test_a_dry_run_lists_a_place_once_however_many_scopes_write_it(tree: Tree) -> None:
+    journal = Journal.open(tree, dry_run=True)
+    assert journal.dry_run
+    for _ in range(3):
+        with journal.scope():
+            journal.write(KNOB, "0")
+    assert len(journal.changes) == 1
+    assert not journal.changes[0].undone

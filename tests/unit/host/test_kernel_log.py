@@ -444,3 +444,18 @@ def test_every_record_of_the_real_log_is_parsed(real: KernelLog) -> None:
     records = real.since_mark().records
     assert records
     assert all(r.sequence >= 0 for r in records)
+
+
+def test_what_was_drained_is_not_lost_when_the_kernel_overwrites_it(tmp_path: Path) -> None:
+    path = tmp_path / "dev/kmsg"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    log = KernelLog.open(Tree(tmp_path))
+    assert isinstance(log, KernelLog)
+    with log, path.open("r+b") as file:
+        file.write(b"6,1,1,-;one\n")
+        file.flush()
+        log.drain()
+        file.seek(0)
+        file.write(b"6,9,9,-;two\n")
+        assert [r.message for r in log.since_mark().records] == ["one"]

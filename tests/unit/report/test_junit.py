@@ -61,7 +61,8 @@ def test_characters_that_xml_has_not_survive_as_valid_xml() -> None:
 @given(st.lists(RESULTS, max_size=6), st.text())
 def test_the_counts_are_those_of_the_cases(results: list[Result], hostname: str) -> None:
     suite = suite_of(results, hostname)
-    verdicts = [r.verdict for r in results]
+    # What is known is skipped.
+    verdicts = [Verdict.SKIP if r.is_known_failure else r.verdict for r in results]
     counts = {name: int(suite.get(name, "-1")) for name in ("tests", "failures", "errors")}
     assert counts == {
         "tests": len(results),
@@ -78,3 +79,11 @@ def test_the_document_says_its_encoding() -> None:
     first, *_ = junit([]).splitlines()
     assert first.startswith("<?xml version='1.0'")
     assert ElementTree.fromstring(junit([]).encode()).tag == "testsuites"
+
+
+def test_a_known_defect_is_a_failure_in_a_strict_run_alone() -> None:
+    known = Result("any.soak", Verdict.FAIL, "because", known_defect="docs/findings/x.md")
+    for strict, tag in ((False, "skipped"), (True, "failure")):
+        root = ElementTree.fromstring(junit([known], strict=strict))
+        (element,) = root.iter(tag)
+        assert element.get("message") == "FAIL (known defect, docs/findings/x.md): because"

@@ -106,3 +106,18 @@ def test_any_results_are_read_back(results: list[Result]) -> None:
     assert [not line.ok for line in lines] == failed
     passed = [r.verdict is Verdict.PASS for r in results]
     assert [line.ok and not line.directive for line in lines] == passed
+
+
+def test_a_known_defect_is_expected_to_fail_unless_the_run_is_strict() -> None:
+    known = Result("any.soak", Verdict.FAIL, "because", known_defect="docs/findings/x.md")
+    (line,) = parse(ktap([known]))
+    assert (line.ok, line.directive) == (False, "XFAIL")
+    assert line.diagnosis == "known defect, docs/findings/x.md"
+    (line,) = parse(ktap([known], strict=True))
+    assert (line.ok, line.directive) == (False, "")
+
+
+def test_a_known_defect_that_does_not_show_is_an_ordinary_pass() -> None:
+    mended = Result("any.soak", Verdict.PASS, "because", known_defect="docs/findings/x.md")
+    (line,) = parse(ktap([mended]))
+    assert (line.ok, line.directive) == (True, "")

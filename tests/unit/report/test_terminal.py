@@ -233,3 +233,14 @@ def test_progress_leaves_nothing_on_a_terminal() -> None:
         text = term.text()
         assert text.endswith("\x1b[2K")
         assert "\x1b[?25h" in text, "the cursor stays hidden"
+
+
+def test_a_known_defect_is_shown_with_its_finding_whether_it_shows_or_not() -> None:
+    known = Result("any.soak", Verdict.FAIL, "because", known_defect="docs/x.md")
+    mended = Result("svm.flag-never", Verdict.PASS, "because", known_defect="docs/y.md")
+    text = shown([known, mended])
+    assert "known defect, see docs/x.md; because" in text
+    assert "a known defect does not show: see docs/y.md; because" in text
+    assert summary([known, mended]) == "1 FAIL (1 known), 1 PASS"
+    other = Result("any.no-warnings", Verdict.FAIL, "because")
+    assert summary([known, other]) == "2 FAIL (1 known)"

@@ -1,0 +1,121 @@
+"""Toggles while KVM emulates
+==========================
+
+vmx.entry.after-emulation: without unrestricted guest KVM emulates what vm86 mode can't run, and
+vmx_vcpu_run returns without an entry.
+"""
+
+from kvmtest.guests import Guest, guest_memory, long_guest
+from kvmtest.judge import control, measure
+from kvmtest.kvm import IoExit, Memory, Vcpu
+
+from .context import Context
+from .vmx_scene import Observations, Scene, freeze_bit
+
+__all__ = ["after_emulation"]
+
+#: The last page below 4 GiB, where a CPU begins; and the first instruction: OUT to a port, again.
+RESET_PAGE, RESET_VECTOR = 0xFFFFF000, 0xFFFFFFF0
+PORT = 0x10
+OUT_AND_AGAIN = bytes([0xE6, PORT, 0xEB, 0xFC])
+
+
+def after_emulation(context: Context) -> Observations:
+    """Let KVM see a new host bit first while it emulates the reset vector, then look.
+
+    Once on a new vCPU with the knob on, once with the knob turned off on a vCPU that has run. A
+    figure says what a vCPU shows that never was emulated.
+    """
+    with Scene(context, "vmcs", "runflags") as scene:
+        yield from scene.begin()
+        yield from _unemulated(scene)
+        yield from _new_vcpu(scene)
+        yield from _used_vcpu(scene)
+
+
+def _unemulated(scene: Scene) -> Observations:
+    yield from scene.set_knob(1)
+    with scene.guest() as guest:
+        scene.run(guest)
+        if scene.refusals:
+            dump = yield from scene.dump(guest.vcpu, "without emulation before")
+            if dump:
+                what = "bit 14 of DebugCtl without emulation before"
+                yield measure("vmcs", what, freeze_bit(dump.debugctl), debugctl=hex(dump.debugctl))
+
+
+def _new_vcpu(scene: Scene) -> Observations:
+    yield from scene.set_knob(1)
+    with scene.system.create_vm() as vm:
+        _write_reset_page(vm.add_memory(0x1000, RESET_PAGE))
+        memory = guest_memory(vm)
+        vcpu = scene.vcpu(vm)
+        yield from _emulate(scene, vcpu, "a new vCPU with freeze_on_smi=1")
+        guest = long_guest(vm, vcpu, memory)
+        yield from _look(scene, guest, "after a new vCPU was emulated with freeze_on_smi=1", 1)
+
+
+def _used_vcpu(scene: Scene) -> Observations:
+    yield from scene.set_knob(1)
+    with scene.system.create_vm() as vm:
+        _write_reset_page(vm.add_memory(0x1000, RESET_PAGE))
+        memory = guest_memory(vm)
+        vcpu = scene.vcpu(vm)
+        reset = vcpu.get_sregs(), vcpu.get_regs()
+        guest = long_guest(vm, vcpu, memory)
+        scene.run(guest)
+        vcpu.complete()
+        used = vcpu.get_sregs(), vcpu.get_regs()
+        _put(vcpu, *reset)
+        yield from scene.set_knob(0)
+        yield from _emulate(scene, vcpu, "a vCPU that had run, as freeze_on_smi went to 0")
+        _put(vcpu, *used)
+        state = "after a vCPU was emulated as freeze_on_smi went to 0"
+        yield from _look(scene, guest, state, 0)
+        yield from scene.end(guest)
+
+
+def _emulate(scene: Scene, vcpu: Vcpu, what: str) -> Observations:
+    """Run the vCPU at the reset vector; show that KVM emulated its instruction."""
+    scene.collect()
+    entries, emulated = vcpu.entries, _emulations(vcpu)
+    end = vcpu.run()
+    did = isinstance(end, IoExit) and end.port == PORT and _emulations(vcpu) > emulated
+    remedy = "load kvm_intel with unrestricted_guest=0"
+    for witness in scene.speakers:
+        yield control(witness, f"KVM emulated {what}", did, True, remedy, exit=str(end))
+    yield from _flags(scene, f"while KVM emulated {what}", vcpu.entries - entries)
+    # The OUT is done with, so that the state can be set.
+    vcpu.complete()
+
+
+def _look(scene: Scene, guest: Guest, state: str, value: int) -> Observations:
+    """Run for a moment, and look at the entry after it."""
+    scene.collect()
+    entries = guest.vcpu.entries
+    scene.run(guest)
+    yield from _flags(scene, f"at the first entry {state}", guest.vcpu.entries - entries)
+    yield from scene.look(guest, state, value)
+
+
+def _flags(scene: Scene, state: str, entries: int) -> Observations:
+    """Tell what the run flags were: no claim, as KVM may mend this with the flag or without."""
+    hits = scene.collect(entries).hits
+    if hits:
+        raised = sum(scene.is_flagged(hit.values["flags"]) for hit in hits)
+        yield measure("runflags", f"KVM_RUN_LOAD_DEBUGCTL raised {state}", raised, hits=len(hits))
+
+
+def _emulations(vcpu: Vcpu) -> int:
+    count = vcpu.stats()["insn_emulation"]
+    assert isinstance(count, int)
+    return count
+
+
+def _write_reset_page(memory: Memory) -> None:
+    memory.write(RESET_VECTOR, OUT_AND_AGAIN)
+
+
+def _put(vcpu: Vcpu, sregs: object, regs: object) -> None:
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(regs)

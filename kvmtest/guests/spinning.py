@@ -1,0 +1,103 @@
+"""Spinning guests
+===============
+
+A guest that spins in guest mode on a thread and a CPU of its own, in one KVM_RUN, while others look
+on; then it goes on taking commands.
+"""
+
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from kvmtest.errors import KvmtestError
+from kvmtest.kvm import Exit, Stopped
+
+from . import mailbox as box
+from .guest import Guest
+
+__all__ = ["Spinning"]
+
+#: Nobody looks on for longer: then the guest is taken back.
+DEADLINE_S = 60.0
+#: The time that a guest may take to begin, also in an emulated machine.
+BEGIN_S = 20.0
+
+
+class Spinning:
+    """A context manager in whose block a 64-bit guest, which waits for commands, spins on ``cpu``.
+
+    It spins when the block begins; at its end the vCPU is stopped and the thread joined, and its
+    next entry goes on spinning until :meth:`release`. ``task`` is the thread's id, ``exit`` is None
+    as long as the one KVM_RUN lasts.
+    """
+
+    def __init__(self, guest: Guest, cpu: int) -> None:
+        self.task = 0
+        self.exit: Exit | None = None
+        self._guest = guest
+        self._cpu = cpu
+        self._failed: BaseException | None = None
+        self._placed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"guest on CPU {cpu}")
+
+    def _work(self) -> None:
+        try:
+            self.task = threading.get_native_id()
+            os.sched_setaffinity(0, {self._cpu})  # This thread's, which ends with the block.
+            self._placed.set()
+            self.exit = self._guest.vcpu.run(DEADLINE_S)
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self._placed.set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the KVM_RUN is still going on."""
+        return self.exit is None and self._failed is None
+
+    def __enter__(self) -> Self:
+        # The first command says that the guest runs, the second never ends.
+        box.write_commands(self._guest.mailbox, [box.nop(), box.spin()])
+        self._thread.start()
+        try:
+            self._placed.wait()
+            self._await_begin()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _await_begin(self) -> None:
+        deadline = time.monotonic() + BEGIN_S
+        while not self._guest.mailbox.done:
+            if not self.is_running or time.monotonic() > deadline:
+                why = self._failed or self.exit or f"it did not begin in {BEGIN_S:g} s"
+                raise KvmtestError(f"the {self._guest.image.name} guest does not spin: {why}")
+            os.sched_yield()
+
+    def _end(self) -> None:
+        self._guest.vcpu.stop()
+        self._thread.join()
+        self._guest.vcpu.clear_stop()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+        if error is None and self._failed:
+            raise self._failed
+        if error is None and not isinstance(self.exit, Stopped):
+            raise KvmtestError(f"the spinning guest came back with {self.exit}; try again")
+
+    def release(self) -> None:
+        """Have the guest leave its loop at its next entry, and wait for commands again."""
+        regs = self._guest.vcpu.get_regs()
+        regs.rip = self._guest.image.symbols["ok"]
+        self._guest.vcpu.set_regs(regs)
+        self._guest.resume()

@@ -1,0 +1,155 @@
+"""kvmtest lab survey
+==================
+
+Runs the suite on a list of kernels, and keeps the verdicts in kernels.json, from which it writes
+the page kernels.md.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from kvmtest.errors import EnvironmentUnfit, KvmtestError
+from kvmtest.evidence import Evidence
+from kvmtest.evidence.file import write_whole
+from kvmtest.judge import Verdict
+from kvmtest.lab.bochs import Hardware
+from kvmtest.lab.cache import Cache
+from kvmtest.lab.intel import IntelLab
+from kvmtest.lab.kernels import LabKernel, resolve
+from kvmtest.lab.run import run_once, teller
+from kvmtest.properties import PROPERTIES
+from kvmtest.report.terminal import Progress, console
+
+__all__ = ["Surveyed", "page", "run"]
+
+_DATA, _PAGE = "kernels.json", "kernels.md"
+_MARKS = {
+    Verdict.PASS: "PASS",
+    Verdict.FAIL: "**FAIL**",
+    Verdict.INCONCLUSIVE: "INCONCLUSIVE",
+    Verdict.ERROR: "ERROR",
+    Verdict.MEASURED: "MEASURED",
+}
+_DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """One kernel's verdicts by property, and what they were had with."""
+
+    release: str
+    version: str
+    debian_version: str | None
+    date: str | None
+    kvmtest: str
+    machine: str
+    verdicts: Mapping[str, str]
+    known_defects: Mapping[str, str]
+
+
+def run(kernels: Sequence[str], folder: Path, cpus: int) -> int:
+    """Survey kernels, and write data and page to the folder; what is there already stays.
+
+    Returns 0, or 3 where a kernel could not be surveyed.
+    """
+    surveyed = _load(folder / _DATA)
+    failures = []
+    with Progress() as progress:
+        tell = teller(progress)
+        cache = Cache.default()
+        for number, spec in enumerate(kernels, 1):
+            tell(f"[{number}/{len(kernels)}] {spec}")
+            try:
+                kernel = resolve(spec, None, cache, tell)
+                lab = IntelLab(
+                    kernel, cache, tell, lambda line: progress.say(Text(line)), Hardware(cpus)
+                )
+                _, evidence = run_once(lab, [])
+            except KvmtestError as error:
+                failures.append(f"{spec}: {error}")
+                continue
+            surveyed[kernel.release] = _surveyed(kernel, evidence)
+            _write(folder, surveyed)
+    for line in failures:
+        console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
+    console().print(f"{len(kernels) - len(failures)} of {len(kernels)} kernels: {folder / _PAGE}")
+    return 3 if failures else 0
+
+
+def _surveyed(kernel: LabKernel, evidence: Evidence) -> Surveyed:
+    machine = evidence.machine["lab"]
+    return Surveyed(
+        kernel.release,
+        kernel.version,
+        kernel.debian_version,
+        kernel.date,
+        evidence.kvmtest["version"],
+        f"{machine['emulator']} {machine['version']}, {machine['model']}, "
+        f"{machine['details']['cpus']} CPU",
+        {r.id: r.verdict.value for r in evidence.results},
+        {r.id: r.known_defect for r in evidence.results if r.known_defect},
+    )
+
+
+def _load(path: Path) -> dict[str, Surveyed]:
+    try:
+        rows = json.loads(path.read_text())
+        return {row["release"]: Surveyed(**row) for row in rows}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EnvironmentUnfit(f"{path}: {error}; remove it, or name another -o DIR") from None
+
+
+def _write(folder: Path, surveyed: Mapping[str, Surveyed]) -> None:
+    rows = sorted(surveyed.values(), key=_age)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / _DATA, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_whole(folder / _PAGE, page(rows))
+
+
+def _age(row: Surveyed) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d+", row.version)], row.release
+
+
+def page(rows: Sequence[Surveyed]) -> str:
+    """Return the page: a table with a row for each kernel, a column for each decided property."""
+    columns = [p.id for p in PROPERTIES if any(row.verdicts.get(p.id) in _DECIDED for row in rows)]
+    lines = [
+        "# Kernels",
+        "",
+        f"Made by `kvmtest lab survey` from {_DATA}: Debian's stock kernels in an emulated machine "
+        f"({', '.join(dict.fromkeys(row.machine for row in rows))}). It proves the kernels' code "
+        "and the suite, not a piece of hardware.",
+        "",
+        "A dagger marks a known defect, whose finding is named below. An empty field was not "
+        "decided.",
+        "",
+        "| kernel | version | built | " + " | ".join(f"`{name}`" for name in columns) + " |",
+        "|---|---|---|" + "---|" * len(columns),
+    ]
+    for row in rows:
+        marks = [_mark(row, name) for name in columns]
+        built = f"{row.release} | {row.debian_version or row.version} | {row.date or ''}"
+        lines.append(f"| {built} | {' | '.join(marks)} |")
+    findings = dict.fromkeys(f for row in rows for f in row.known_defects.items())
+    if findings:
+        lines += ["", "Known defects:", ""]
+        lines += [f"* † `{name}`: [{finding}]({_link(finding)})" for name, finding in findings]
+    return "\n".join(lines) + "\n"
+
+
+def _mark(row: Surveyed, name: str) -> str:
+    verdict = row.verdicts.get(name, "")
+    mark = _MARKS.get(Verdict(verdict), "") if verdict else ""
+    return f"{mark} †" if mark and name in row.known_defects else mark
+
+
+def _link(finding: str) -> str:
+    return finding.removeprefix("docs/")

@@ -1,0 +1,70 @@
+"""A spinning guest runs in one KVM_RUN beside its onlooker, and takes commands again afterwards."""
+
+import os
+import threading
+
+import pytest
+
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import Guest, Spinning, mailbox
+from kvmtest.kvm import Stopped
+
+
+def cpu() -> int:
+    return max(os.sched_getaffinity(0))
+
+
+def test_a_guest_spins_in_one_run_and_takes_commands_again(guest: Guest) -> None:
+    before = guest.vcpu.entries
+    with Spinning(guest, cpu()) as spinning:
+        assert spinning.is_running
+        assert spinning.task != threading.get_native_id()
+        assert os.sched_getaffinity(spinning.task) == {cpu()}
+        assert guest.mailbox.done == 1
+        assert guest.vcpu.entries == before + 1
+    assert isinstance(spinning.exit, Stopped)
+    assert threading.active_count() == 1
+    spinning.release()
+    (result,) = guest.execute(mailbox.rdmsr(0x10))
+    assert result.value
+
+
+def test_a_guest_spins_again_and_again(guest: Guest) -> None:
+    cpus = os.sched_getaffinity(0)
+    for _ in range(3):
+        with Spinning(guest, cpu()) as spinning:
+            assert spinning.is_running
+        spinning.release()
+    assert os.sched_getaffinity(0) == cpus, "the onlooker's own CPUs"
+
+
+def test_an_error_in_the_block_stops_the_guest_and_comes_out(guest: Guest) -> None:
+    with pytest.raises(ZeroDivisionError), Spinning(guest, cpu()):
+        raise ZeroDivisionError
+    assert threading.active_count() == 1
+
+
+def test_a_guest_that_does_not_spin_is_told(guest: Guest) -> None:
+    guest.vcpu.stop()
+    with pytest.raises(KvmtestError, match="does not spin"), Spinning(guest, cpu()):
+        pass
+    assert threading.active_count() == 1
+
+
+def test_a_guest_that_comes_back_by_itself_is_told(guest: Guest) -> None:
+    spinning = Spinning(guest, cpu())
+
+    def end() -> None:
+        with spinning:
+            guest.vcpu.stop()
+            spinning._thread.join()
+            spinning.exit = None
+
+    with pytest.raises(KvmtestError, match="came back with None"):
+        end()
+
+
+def test_a_cpu_that_is_not_there_is_told(guest: Guest) -> None:
+    with pytest.raises(KvmtestError, match="does not spin"), Spinning(guest, 8191):
+        pass
+    assert threading.active_count() == 1
