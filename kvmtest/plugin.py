@@ -143,7 +143,8 @@ def decide(
             return
         message = f"{result.verdict}: {result.reason}"
         if result.is_known_failure and not strict:
-            pytest.xfail(f"known defect ({result.known_defect}): {message}")
+            known = f"known defect ({result.known_defect}): {message}"
+            raise pytest.xfail.Exception(known, pytrace=False)
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
             pytest.fail("\n".join([message, result.detail]).strip(), pytrace=False)
         pytest.skip(message)

@@ -7,7 +7,7 @@ Evidence is written whole or not at all, and checked against its schema both way
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,19 @@ def save(evidence: Evidence, path: Path) -> None:
     """Write evidence.json; raises EnvironmentUnfit where it can't be written."""
     data = evidence.to_dict()
     _validate(data, path)
-    write_whole(path, json.dumps(data, indent=1) + "\n")
+    write_whole(path, _text(data))
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """Return evidence as JSON with a line for each part and each result.
+
+    One could read it indented, too, but json indents in Python and not in C.
+    """
+    parts = {name: json.dumps(part) for name, part in data.items() if name != "results"}
+    results = ",\n  ".join(map(json.dumps, data["results"]))
+    parts["results"] = f"[\n  {results}\n ]" if results else "[]"
+    lines = ",\n".join(f' "{name}": {parts[name]}' for name in data)
+    return f"{{\n{lines}\n}}\n"
 
 
 def load(path: Path) -> Evidence:

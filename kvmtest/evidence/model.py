@@ -5,7 +5,7 @@ Everything a reader needs to believe or doubt the verdicts: values that become J
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from kvmtest.judge import Absence, Reading, Role, Verdict
@@ -15,6 +15,11 @@ __all__ = ["SCHEMA", "Evidence", "Result"]
 
 #: Name and version of the format; a change that old readers would misread raises the number.
 SCHEMA = "kvmtest-evidence/1"
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names of a dataclass's fields."""
+    return [field.name for field in fields(value)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,21 @@ class Result:
         """Whether it is a FAIL that the exit status leaves out, unless the run is strict."""
         return self.verdict is Verdict.FAIL and bool(self.known_defect)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON has it.
+
+        Not by :func:`dataclasses.asdict`, which copies each of thousands of readings deeply.
+        """
+        return {
+            **{name: getattr(self, name) for name in _names(self)},
+            "readings": [{name: getattr(r, name) for name in _names(r)} for r in self.readings],
+            "absences": [asdict(absence) for absence in self.absences],
+            "missing": [asdict(missing) for missing in self.missing],
+        }
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Result":
-        """Return the result that :func:`dataclasses.asdict` made ``data`` of."""
+        """Return the result that :meth:`to_dict` made ``data`` of."""
         readings = [Reading(**{**r, "role": Role(r["role"])}) for r in data["readings"]]
         absences = [Absence(a["witness"], Missing(**a["missing"])) for a in data["absences"]]
         parts = {
@@ -80,12 +97,13 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evidence as JSON has it, by the schema beside this module."""
-        data = asdict(self)
-        return {"schema": SCHEMA, **data, "summary": self.summary}
+        parts = {name: getattr(self, name) for name in _names(self) if name != "results"}
+        results = [result.to_dict() for result in self.results]
+        return {"schema": SCHEMA, **parts, "results": results, "summary": self.summary}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evidence":
         """Return the evidence that :meth:`to_dict` made ``data`` of."""
-        fields = {k: v for k, v in data.items() if k not in ("schema", "summary")}
+        parts = {k: v for k, v in data.items() if k not in ("schema", "summary")}
         results = [Result.from_dict(r) for r in data["results"]]
-        return cls(**{**fields, "results": results})
+        return cls(**{**parts, "results": results})

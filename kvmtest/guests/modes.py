@@ -101,7 +101,13 @@ def _write_page_tables(memory: Memory) -> None:
 
 
 def _write_idt(memory: Memory, image: Image) -> None:
-    stubs, interrupt = image.symbols["exception_stubs"], image.symbols["interrupt"]
+    idt = _interrupt_table(image.symbols["exception_stubs"], image.symbols["interrupt"])
+    memory.write(lib.GUEST_IDT, idt)
+
+
+@cache
+def _interrupt_table(stubs: int, interrupt: int) -> bytes:
+    """Return 64-bit mode's gates: as much a constant as the image."""
     idt = bytearray()
     for vector in range(256):
         target = stubs + vector * LONG_STUB_SIZE if vector < STUBS else interrupt
@@ -110,4 +116,4 @@ def _write_idt(memory: Memory, image: Image) -> None:
         low = struct.pack("<HHBBH", target & 0xFFFF, lib.GUEST_CODE_SELECTOR, stack,
                           GATE_INTERRUPT, target >> 16 & 0xFFFF)  # fmt: skip
         idt += low + struct.pack("<II", target >> 32, 0)
-    memory.write(lib.GUEST_IDT, bytes(idt))
+    return bytes(idt)

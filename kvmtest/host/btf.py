@@ -249,6 +249,9 @@ class Btf:
         self._words = array("I", data[types])
         self._strings = data[strings]
         self._trailers = _TRAILER_WORDS | _layouts(data, header_length)
+        # What was asked before: questions about several modules share a base.
+        self._known_strings: dict[str, frozenset[int]] = {}
+        self._known_names: dict[str, list[int]] = {}
         self._strings_start: int = base._strings_end if base else 0
         self._strings_end: int = self._strings_start + len(self._strings)
         self._check_strings()
@@ -383,6 +386,11 @@ class Btf:
 
     def _string_offsets(self, name: str) -> frozenset[int]:
         """Return every offset at which the string ``name`` can be referred to."""
+        if name not in self._known_strings:
+            self._known_strings[name] = self._find_string(name)
+        return self._known_strings[name]
+
+    def _find_string(self, name: str) -> frozenset[int]:
         if not name or not name.isascii() or "\0" in name:
             return frozenset()
         inherited = self._base._string_offsets(name) if self._base else frozenset()
@@ -408,11 +416,17 @@ class Btf:
         """Yield id and record of every type of that name and one of ``kinds``, base first."""
         if self._base:
             yield from self._base._named(name, kinds)
-        found = {at for offset in self._string_offsets(name) for at in self._naming(offset)}
-        for at in sorted(found):
+        for at in self._positions(name):
             record = self._record(self._first_id + at)
             if record.kind in kinds:
                 yield self._first_id + at, record
+
+    def _positions(self, name: str) -> list[int]:
+        """Return the positions of all types of that name, ascending."""
+        if name not in self._known_names:
+            offsets = self._string_offsets(name)
+            self._known_names[name] = sorted(at for o in offsets for at in self._naming(o))
+        return self._known_names[name]
 
     def _naming(self, name_off: int) -> Iterator[int]:
         """Yield the positions of the types whose name is the string at ``name_off``."""

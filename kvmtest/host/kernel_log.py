@@ -74,6 +74,9 @@ TROUBLES: Mapping[str, re.Pattern[str]] = {
     }.items()
 }
 
+# Most lines show no trouble: one look then, not one for each kind.
+_ANY_TROUBLE = re.compile("|".join(f"(?:{pattern.pattern})" for pattern in TROUBLES.values()))
+
 # Kinds of line that may continue a report: an oops comes after its cause, a WARN's own line after
 # the message of its caller. Every other line with a kind begins a report of its own.
 _CONTINUES: Mapping[str, frozenset[str]] = {
@@ -218,7 +221,7 @@ class KernelLog:
         """
         while data := self._next():
             for part in (data,) if self._is_device else split_records(data):
-                self._since.take(parse_record(part))
+                self._since.take(part)
 
     def await_more(self, seconds: float) -> bool:
         """Wait until there is something to read, at most ``seconds``; tell whether there is."""
@@ -272,7 +275,7 @@ class KernelLog:
                 poll.poll(left * 1000)
                 continue
             record = parse_record(data)
-            self._since.take(record)
+            self._since.take(data)
             if token in record.message:
                 self._since = _Since(record.sequence)
                 return None
@@ -283,11 +286,15 @@ class KernelLog:
 
 
 class _Since:
-    """What came after a mark; knows by the sequence numbers what was missed."""
+    """What came after a mark; knows by the sequence numbers what was missed.
+
+    Records are parsed when they are asked for: a log that is only kept costs little.
+    """
 
     def __init__(self, sequence: int | None = None) -> None:
         self._last = sequence
         self._records: list[Record] = []
+        self._unparsed: list[bytes] = []
         self._lost = 0
         self._overruns = 0
 
@@ -295,15 +302,24 @@ class _Since:
         """Note that the kernel overwrote records that come next."""
         self._overruns = 1
 
-    def take(self, record: Record) -> None:
-        gap = 0 if self._last is None else record.sequence - self._last - 1
+    def take(self, data: bytes) -> None:
+        sequence = _sequence(data)
+        gap = 0 if self._last is None else sequence - self._last - 1
         self._lost += max(gap, self._overruns)
         self._overruns = 0
-        self._last = record.sequence
-        self._records.append(record)
+        self._last = sequence
+        self._unparsed.append(data)
 
     def slice(self) -> LogSlice:
+        self._records += list(map(parse_record, self._unparsed))
+        self._unparsed.clear()
         return LogSlice(tuple(self._records), self._lost + self._overruns)
+
+
+def _sequence(data: bytes) -> int:
+    """Return a record's sequence number. Raises LogError."""
+    prefix = _PREFIX.match(data)
+    return int(prefix[2]) if prefix else parse_record(data).sequence
 
 
 def parse_record(data: bytes) -> Record:
@@ -394,7 +410,9 @@ class _Report:
 
 def _kind(line: str) -> str | None:
     """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
-    return next((kind for kind, pattern in TROUBLES.items() if pattern.match(line)), None)
+    if not _ANY_TROUBLE.match(line):
+        return None
+    return next(kind for kind, pattern in TROUBLES.items() if pattern.match(line))
 
 
 def _pair(line: bytes) -> tuple[str, str]:
@@ -405,7 +423,9 @@ def _pair(line: bytes) -> tuple[str, str]:
 
 def _unescape(text: bytes) -> str:
     r"""Decode ``text``, whose bytes outside printable ASCII the kernel writes as ``\xNN``."""
-    return _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), text).decode(errors="replace")
+    if b"\\" in text:
+        text = _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), text)
+    return text.decode(errors="replace")
 
 
 def _why_unreadable(tree: Tree, error: OSError) -> Missing:

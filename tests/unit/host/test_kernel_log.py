@@ -353,15 +353,15 @@ def test_an_overrun_counts_by_the_gap_that_it_leaves() -> None:
     since = _Since(sequence=7)
     since.overrun()
     assert since.slice().lost == 1
-    since.take(record(12, "x"))
+    since.take(b"4,12,12000,-;x\n")
     assert since.slice().lost == 4
 
 
 def test_an_overrun_before_any_known_record_counts_once() -> None:
     since = _Since()
     since.overrun()
-    since.take(record(12, "x"))
-    since.take(record(13, "y"))
+    since.take(b"4,12,12000,-;x\n")
+    since.take(b"4,13,13000,-;y\n")
     assert since.slice().lost == 1
 
 
