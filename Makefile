@@ -11,9 +11,11 @@ STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
 .PHONY: run test lint bench sanitize wheel clean
 
 run: $(INSTALLED)
-	@$(BIN)/kvmtest run $(ARGS)
+	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
 
 test: $(INSTALLED)
+	@sh tools/prerequisites.sh lab && sh tools/prerequisites.sh mutants || \
+		echo "kvmtest: without them the lab's tests are skipped"
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(INSTALLED)

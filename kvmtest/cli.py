@@ -175,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_verdict_options(lab_run)
     lab_run.usage = "kvmtest lab run --machine intel [options] [run options]"
 
+    add("list", _lab_list, "the kernels that Debian's archive offers to the lab", to=labs)
+
     survey = add(
         "survey",
         _lab_survey,
@@ -363,6 +365,20 @@ def _lab_run(options: argparse.Namespace) -> int:
             run_options=words,
         )
     )
+
+
+def _lab_list(options: argparse.Namespace) -> int:
+    from kvmtest.lab.archive import Archive
+    from kvmtest.lab.cache import Cache
+    from kvmtest.report.terminal import console, kernels_table
+
+    def tell(step: str) -> None:
+        print(f"kvmtest: lab: {step}", file=sys.stderr)  # noqa: T201
+
+    offers = Archive(Cache.default(), tell).offers()
+    rows = [(o.release, o.debian_version, ", ".join(o.suites)) for o in offers]
+    console().print(kernels_table(rows))
+    return 0
 
 
 def _lab_survey(options: argparse.Namespace) -> int:

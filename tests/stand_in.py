@@ -164,13 +164,14 @@ def run_kvmtest(
     prefix: Sequence[str] = (),
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    timeout: float = 60,
 ) -> Ended:
     """Run the command to its end; whatever it prints, it is no traceback."""
     done = subprocess.run(
         [*prefix, *command(*words)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         cwd=cwd,
         env=environment() if env is None else env,
     )

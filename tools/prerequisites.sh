@@ -1,10 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Finds the system packages that the build needs. What is missing is named in one line with the
-# command that installs it; root on a Debian-family system gets it installed at once.
+# Finds the system packages that kvmtest needs: without an argument to build it, with "lab" for the
+# lab's emulated machines, with "mutants" to build KVM for them. What is missing is named in one line
+# with the command that installs it; root on a Debian-family system gets it installed at once.
 set -u
 PYTHON=${PYTHON:-python3}
 CC=${CC:-cc}
+purpose=${1:-build}
 missing=
 
 need() { # PACKAGE COMMAND...: the package is missing where the command fails
@@ -17,6 +19,32 @@ compiles() { echo "#include <$1>" | $CC -E -x c -; }
 
 find_missing() {
 	missing=
+	find_missing_for_${purpose}
+	missing=${missing# }
+}
+
+find_missing_for_lab() {
+	need bochs bochs-bin --help
+	need bochs-term test -e /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so
+	need bochsbios test -e /usr/share/bochs/BIOS-bochs-latest
+	need isolinux test -e /usr/lib/ISOLINUX/isolinux.bin
+	need syslinux-common test -e /usr/lib/syslinux/modules/bios/ldlinux.c32
+	need xorriso xorriso -version
+	need busybox-static busybox_is_static
+	need util-linux setpriv --version
+	need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
+}
+
+busybox_is_static() { command -v busybox && ! ldd "$(command -v busybox)"; }
+
+find_missing_for_mutants() {
+	need make make --version
+	need patch patch --version
+	need xz-utils xz --version
+	need dwarves pahole --version
+}
+
+find_missing_for_build() {
 	need python3 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 	need python3-venv "$PYTHON" -c 'import ensurepip, venv'
 	need python3-dev "$PYTHON" -c 'import os, sysconfig
@@ -25,7 +53,6 @@ os.stat(os.path.join(sysconfig.get_paths()["include"], "Python.h"))'
 	need binutils ld --version
 	need libc6-dev compiles stdlib.h
 	need linux-libc-dev compiles linux/kvm.h
-	missing=${missing# }
 }
 
 find_missing

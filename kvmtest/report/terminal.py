@@ -23,6 +23,7 @@ __all__ = [
     "console",
     "facts_table",
     "grouped",
+    "kernels_table",
     "missing_table",
     "properties_table",
     "show_evidence",
@@ -147,6 +148,14 @@ def properties_table() -> Table:
     table = _table("property", "claim", "witnesses", "markers")
     for p in PROPERTIES:
         table.add_row(p.id, p.claim, ", ".join(p.witnesses), ", ".join(p.markers))
+    return table
+
+
+def kernels_table(rows: Iterable[tuple[str, str, str]]) -> Table:
+    """Return kernels on offer: release, version of the package, suites."""
+    table = _table("kernel", "version", "suites")
+    for row in rows:
+        table.add_row(*map(_text, row))
     return table
 
 

@@ -1,0 +1,31 @@
+"""The lab's tests boot a stock kernel for real; what they make stays in the user's cache."""
+
+import pytest
+
+from kvmtest.errors import KvmtestError
+from kvmtest.lab.bochs import Bochs
+from kvmtest.lab.cache import Cache
+from kvmtest.lab.intel import IntelLab
+from kvmtest.lab.kernels import LabKernel, resolve
+
+
+@pytest.fixture(scope="session")
+def bochs() -> Bochs:
+    try:
+        return Bochs.find()
+    except KvmtestError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kernel(bochs: Bochs) -> LabKernel:
+    """The default: the newest 6.12 of this host's Debian release."""
+    try:
+        return resolve(None, None, Cache.default(), print)
+    except KvmtestError as error:
+        pytest.skip(f"needs a kernel of Debian's archive: {error}")
+
+
+@pytest.fixture(scope="session")
+def lab(kernel: LabKernel) -> IntelLab:
+    return IntelLab(kernel, Cache.default(), print, print)

@@ -1,0 +1,92 @@
+"""A stock kernel in the lab, and the same with the fix reverted: green and red."""
+
+import json
+from pathlib import Path
+
+import pytest
+from stand_in import run_kvmtest
+
+from kvmtest.errors import KvmtestError
+from kvmtest.evidence import Evidence, load
+from kvmtest.judge import Verdict
+from kvmtest.lab.cache import Cache
+from kvmtest.lab.intel import IntelLab
+from kvmtest.lab.kernels import LabKernel
+from kvmtest.lab.mutants import find, kit
+from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.run import run_once
+
+# What one CPU of the emulated machine decides, and what it can't show.
+DECIDED = {
+    "kernel.fix-present",
+    "host.knob-effective",
+    "vmx.entry.fresh",
+    "vmx.entry.toggled",
+    "vmx.entry.toggled-back",
+    "vmx.entry.flag-economy",
+    "guest.rdmsr-hides",
+    "vmx.guest.wrmsr-refused",
+    "vmx.guest.write-keeps-host-bit",
+    "vmx.guest.rtm-debug",
+    "any.no-warnings",
+}
+LOST_UPDATE = "vmx.entry.after-emulation"
+NOT_SHOWN = {"host.msr-survives", "vmx.leak.host-events", "vmx.leak.guest-pmu"}
+
+
+def verdicts(evidence: Evidence) -> dict[str, Verdict]:
+    return {result.id: result.verdict for result in evidence.results}
+
+
+@pytest.fixture(scope="module")
+def stock(kernel: LabKernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the command, which the test below asserts."""
+    output = tmp_path_factory.mktemp("lab") / "out"
+    done = run_kvmtest("lab", "run", "-o", output, timeout=1500)
+    assert done.status == 0, done.err
+    assert "1 FAIL (1 known)" in done.out
+    return output
+
+
+def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path) -> None:
+    evidence = load(stock)
+    found = verdicts(evidence)
+    assert {name for name, v in found.items() if v is Verdict.PASS} == DECIDED
+    assert found[LOST_UPDATE] is Verdict.FAIL
+    assert {name: found[name] for name in NOT_SHOWN} == dict.fromkeys(NOT_SHOWN, Verdict.SKIP)
+
+
+def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
+    stock: Path, kernel: LabKernel, lab: IntelLab
+) -> None:
+    evidence = load(stock)
+    machine = evidence.machine["lab"]
+    assert evidence.machine["kind"] == "lab"
+    assert evidence.kernel["release"] == kernel.release
+    assert machine["emulator"] == "Bochs"
+    assert machine["details"]["kernel_digest"] == kernel.digest
+    assert machine["details"]["image_digest"] == lab.image_digest
+    assert machine["details"]["modules"] == "the kernel's own"
+
+
+def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
+    names = {path.name for path in stock.iterdir()}
+    assert names == {"console.log", "evidence.json", "junit.xml", "kernel.log", "ktap.txt"}
+
+
+def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKernel) -> None:
+    cache = Cache.default()
+    try:
+        builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
+        modules = builder.build([find("fix-reverted").patch])
+    except KvmtestError as error:
+        pytest.skip(f"can't build KVM: {error}")
+    outcome, evidence = run_once(lab, [], modules=modules)
+    found = verdicts(evidence)
+    entries = ("fresh", "toggled", "toggled-back", "after-emulation")
+    assert {found[f"vmx.entry.{name}"] for name in entries} == {Verdict.FAIL}
+    assert found["kernel.fix-present"] is Verdict.FAIL
+    assert found["host.knob-effective"] is Verdict.PASS
+    assert outcome.status == evidence.exit_status == 1
+    details = json.dumps(evidence.machine["lab"]["details"])
+    assert "the kernel's own" not in details
