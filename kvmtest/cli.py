@@ -418,12 +418,14 @@ def _report(options: argparse.Namespace) -> int:
     if options.ktap:
         from kvmtest.report.ktap import ktap
 
-        sys.stdout.write(ktap(evidence.results, strict=evidence.strict))
+        text = ktap(evidence.results, evidence.machine_name, strict=evidence.strict)
+        sys.stdout.write(text)
     elif options.junit:
         from kvmtest.evidence.file import write_whole
         from kvmtest.report.junit import junit
 
-        write_whole(options.junit, junit(evidence.results, strict=evidence.strict))
+        name = evidence.machine_name
+        write_whole(options.junit, junit(evidence.results, "", name, strict=evidence.strict))
     else:
         from kvmtest.report.terminal import show_evidence
 

@@ -285,10 +285,10 @@ def _write(
     # The others can be made from the evidence, so it comes first where there is little room.
     save(evidence, output / "evidence.json")
     write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
-    write_whole(output / "ktap.txt", ktap(session.results, strict=options.strict))
-    write_whole(
-        output / "junit.xml", junit(session.results, socket.gethostname(), strict=options.strict)
-    )
+    name, strict = evidence.machine_name, options.strict
+    write_whole(output / "ktap.txt", ktap(session.results, name, strict=strict))
+    document = junit(session.results, socket.gethostname(), name, strict=strict)
+    write_whole(output / "junit.xml", document)
 
 
 def _utc(seconds: float) -> str:

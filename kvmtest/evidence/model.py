@@ -91,6 +91,13 @@ class Evidence:
         return bool(self.kvmtest.get("strict"))
 
     @property
+    def machine_name(self) -> str:
+        """What kind of machine it is; a lab with its emulator."""
+        lab = self.machine.get("lab")
+        name = str(self.machine["kind"])
+        return f"{name} ({lab['emulator']} {lab['version']}, {lab['model']})" if lab else name
+
+    @property
     def summary(self) -> dict[str, int]:
         """How many results there are of each verdict."""
         return {v.value: sum(r.verdict is v for r in self.results) for v in Verdict}

@@ -17,12 +17,18 @@ __all__ = ["junit"]
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 
 
-def junit(results: Sequence[Result], hostname: str = "", *, strict: bool = False) -> str:
+def junit(
+    results: Sequence[Result], hostname: str = "", machine: str = "", *, strict: bool = False
+) -> str:
     """Return the results as a JUnit document, a test case each.
 
-    A known defect is a failure only where the run was ``strict``.
+    ``machine`` says in a property where they were had. A known defect is a failure only where the
+    run was ``strict``.
     """
     suite = ElementTree.Element("testsuite", name="kvmtest", hostname=_xml(hostname))
+    if machine:
+        properties = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(properties, "property", name="machine", value=_xml(machine))
     for result in results:
         _case(suite, result, strict)
     suite.set("tests", str(len(results)))

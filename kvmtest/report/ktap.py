@@ -12,9 +12,13 @@ from kvmtest.judge import Verdict
 __all__ = ["ktap"]
 
 
-def ktap(results: Sequence[Result], *, strict: bool = False) -> str:
-    """Return the results as KTAP, one test each; a known defect is XFAIL unless ``strict``."""
-    lines = ["KTAP version 1", f"1..{len(results)}"]
+def ktap(results: Sequence[Result], machine: str = "", *, strict: bool = False) -> str:
+    """Return the results as KTAP, one test each; a known defect is XFAIL unless ``strict``.
+
+    ``machine`` says in a diagnostic line where they were had.
+    """
+    lines = ["KTAP version 1", *([f"# machine: {machine}"] if machine else [])]
+    lines += [f"1..{len(results)}"]
     lines += [_line(number, result, strict) for number, result in enumerate(results, 1)]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ What a person sees: tables, one line for an error, progress. Colour only on a te
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -113,7 +113,7 @@ def show_evidence(evidence: Evidence) -> None:
     cpu = evidence.machine["cpu"] or {}
     rows = [
         ("run", f"{evidence.kvmtest['started']}, kvmtest {evidence.kvmtest['version']}"),
-        ("machine", f"{_kind(evidence.machine)}: {cpu.get('model_name', 'unknown CPU')}"),
+        ("machine", f"{evidence.machine_name}: {cpu.get('model_name', 'unknown CPU')}"),
         ("kernel", str(evidence.kernel.get("release", evidence.kernel.get("missing")))),
     ]
     screen.print(facts_table(rows))
@@ -121,13 +121,6 @@ def show_evidence(evidence: Evidence) -> None:
     show_results(screen, evidence.results)
     cut = " (the run was interrupted)" if evidence.kvmtest["interrupted"] else ""
     screen.print(f"{summary(evidence.results)}{cut}")
-
-
-def _kind(machine: Mapping[str, Any]) -> str:
-    """Return what kind of machine it is; a lab with its emulator."""
-    lab = machine.get("lab")
-    name = str(machine["kind"])
-    return f"{name} ({lab['emulator']} {lab['version']}, {lab['model']})" if lab else name
 
 
 def summary(results: Iterable[Result]) -> str:

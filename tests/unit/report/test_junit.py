@@ -87,3 +87,9 @@ def test_a_known_defect_is_a_failure_in_a_strict_run_alone() -> None:
         root = ElementTree.fromstring(junit([known], strict=strict))
         (element,) = root.iter(tag)
         assert element.get("message") == "FAIL (known defect, docs/findings/x.md): because"
+
+
+def test_the_machine_is_named_in_a_property() -> None:
+    root = ElementTree.fromstring(junit([], "", "lab (Bochs 2.7, corei7_skylake_x)"))
+    (named,) = root.findall("testsuite/properties/property")
+    assert named.attrib == {"name": "machine", "value": "lab (Bochs 2.7, corei7_skylake_x)"}
