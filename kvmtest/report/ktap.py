@@ -17,8 +17,9 @@ def ktap(results: Sequence[Result], machine: str = "", *, strict: bool = False) 
 
     ``machine`` says in a diagnostic line where they were had.
     """
-    lines = ["KTAP version 1", *([f"# machine: {machine}"] if machine else [])]
-    lines += [f"1..{len(results)}"]
+    lines = ["KTAP version 1", f"1..{len(results)}"]
+    if machine:
+        lines.append(f"# machine: {machine}")
     lines += [_line(number, result, strict) for number, result in enumerate(results, 1)]
     return "\n".join(lines) + "\n"
 

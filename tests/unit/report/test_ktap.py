@@ -125,5 +125,5 @@ def test_a_known_defect_that_does_not_show_is_an_ordinary_pass() -> None:
 
 def test_the_machine_is_named_in_a_diagnostic_line() -> None:
     text = ktap([result(Verdict.PASS)], "lab (Bochs 2.7, corei7_skylake_x)")
-    assert text.splitlines()[1] == "# machine: lab (Bochs 2.7, corei7_skylake_x)"
+    assert text.splitlines()[2] == "# machine: lab (Bochs 2.7, corei7_skylake_x)"
     assert len(parse(text)) == 1
