@@ -108,7 +108,7 @@ class IntelLab:
             self.tell("booting it, once")
             self._machine(None, {}, save=folder).run(_BOOT_SECONDS, "booted")
 
-        name = _digest(self.image_digest, self.bochs.digest, str(self.hardware))
+        name = _digest(self.image_digest, self.bochs.machine_digest(self.hardware))
         return self.cache.entry("booted", name, make)
 
     def ready(self) -> Path:
@@ -120,8 +120,9 @@ class IntelLab:
             self._machine(state, self.package, save=folder).run(_WARM_SECONDS, "ready")
 
         name = _digest(
-            self.image_digest, self.bochs.digest, str(self.hardware), payload.digest(self.package)
-        )
+            self.image_digest, self.bochs.machine_digest(self.hardware),
+            payload.digest(self.package),
+        )  # fmt: skip
         return self.cache.entry("ready", name, make)
 
     def swap(self, folder: Path) -> tuple[dict[str, bytes], list[list[str]]]:
