@@ -178,7 +178,7 @@ def test_a_path_that_a_bochsrc_can_not_say_is_refused(name: str, field: str) -> 
         lambda: configuration(Hardware(), DRIVES, ports),
         lambda: reconfigured(SAVED, DRIVES, ports),
     ):
-        with pytest.raises(EnvironmentUnfit, match="Bochs can't be told of .*; set TMPDIR and "):
+        with pytest.raises(EnvironmentUnfit, match=r"Bochs can't be told of .*; set TMPDIR and "):
             make()
 
 
