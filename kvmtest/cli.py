@@ -194,7 +194,8 @@ def _parser() -> argparse.ArgumentParser:
         _lab_mutants,
         "break KVM on purpose, one line at a time, and see which property notices",
         to=labs,
-        epilog="exit status: 0 no mutant survived, 1 some did, 2 usage, 3 something broke",
+        epilog="exit status: 0 no mutant survived, 1 some did, 2 usage, 3 something broke, "
+        "4 none was decided",
     )
     _add_kernel(mutants)
     mutants.add_argument(
@@ -258,7 +259,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     _add_cpus(parser)
     parser.add_argument("--cold", action="store_true", help="boot, and restore no saved machine")
     parser.add_argument(
-        "--deadline", metavar="S", type=float, default=900.0, help="seconds that it may take"
+        "--deadline", metavar="S", type=_seconds, default=900.0, help="seconds that it may take"
     )
 
 
@@ -285,6 +286,17 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
         default=Path("/"),
         help="read and change the host's files below DIR: a stand-in tree",
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    # What poll(2) can wait for, which leaves out nan and inf.
+    if 0 < seconds <= 86400:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 86400 seconds")
 
 
 def _root(text: str) -> Path:
@@ -349,7 +361,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _lab_run(options: argparse.Namespace) -> int:
     from kvmtest.lab.run import Options, run
+    from kvmtest.properties import select
+    from kvmtest.session import requirement
 
+    # Refused inside the machine they would have cost a boot.
+    select(options.only)
+    for text in options.require:
+        requirement(text)
     words = [f"--only={property_id}" for property_id in options.only]
     words += [f"--require={text}" for text in options.require]
     words += ["--strict"] * options.strict + ["--bisect"] * options.bisect

@@ -46,6 +46,11 @@ char *fgets(char *text, int size, FILE *file)
 
 		if (!line || strncmp(line, COMMAND, strlen(COMMAND)))
 			return line;
+		/* Of a line too long for the debugger, the rest would come as another command. */
+		if (!strchr(line, '\n') && !feof(file)) {
+			fprintf(stderr, "bochs: the folder's name is too long: %s\n", line);
+			_exit(NOT_SAVED);
+		}
 		line[strcspn(line, "\n")] = '\0';
 		save(line + strlen(COMMAND));
 	}

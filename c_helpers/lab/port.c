@@ -178,16 +178,15 @@ static int send(void)
 int main(int argc, char **argv)
 {
 	const char *verb = argc == 2 ? argv[1] : "";
+	int is_receive = !strcmp(verb, "receive");
 
 	if (!strcmp(verb, "breakpoint")) {
 		__asm__ volatile("xchg %%bx, %%bx" ::: "memory");
 		return 0;
 	}
+	if (!is_receive && strcmp(verb, "send"))
+		return fail("usage: port breakpoint | receive | send");
 	if (iopl(3))
 		return fail("I/O ports may not be used; run it as root inside the lab's machine");
-	if (!strcmp(verb, "receive"))
-		return receive();
-	if (!strcmp(verb, "send"))
-		return send();
-	return fail("usage: port breakpoint | receive | send");
+	return is_receive ? receive() : send();
 }

@@ -11,12 +11,21 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["CPU_MODEL", "Bochs", "Drives", "Hardware", "Ports", "configuration", "reconfigured"]
+__all__ = [
+    "CPU_MODEL",
+    "INSTRUCTIONS_PER_SECOND",
+    "PACKAGES",
+    "Bochs",
+    "Drives",
+    "Hardware",
+    "Ports",
+    "configuration",
+    "reconfigured",
+]
 
 #: Packages that root on Debian is asked to install.
 PACKAGES = ("bochs", "bochs-term", "bochsbios", "isolinux", "syslinux-common", "xorriso",
@@ -25,6 +34,8 @@ PACKAGES = ("bochs", "bochs-term", "bochsbios", "isolinux", "syslinux-common", "
 CPU_MODEL = "corei7_skylake_x"
 _MSRS = Path(__file__).with_name("bochs-msrs.def")
 _EXTENSION = Path(__file__).with_name("bochs-extension.so")
+# What the extension calls (c_helpers/bochs/save.c).
+_SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
 _BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 
@@ -59,7 +70,10 @@ class Drives:
 
 @dataclass(frozen=True)
 class Bochs:
-    """The installed emulator. ``extension`` is preloaded into it where this version is known."""
+    """The installed emulator. ``extension`` is preloaded into it where it fits this build.
+
+    ``digest`` is that of all files that a machine is made of, wherever they are.
+    """
 
     program: Path
     version: str
@@ -78,21 +92,35 @@ class Bochs:
                 raise EnvironmentUnfit(f"{file}, which Bochs needs, is missing; {install}")
         path = Path(program).resolve()
         banner = subprocess.run(
-            [path, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [path, "--help"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         version = re.search(r"Bochs x86 Emulator (\S+)", banner.stdout + banner.stderr)
         if version is None:
             raise EnvironmentUnfit(f"{path} does not say that it is Bochs; {install}")
+        fits = _EXTENSION.exists() and _SAVE_STATE in path.read_bytes()
+        extension = _EXTENSION if fits else None
         digest = hashlib.sha256()
-        for file in (path, _BIOS, _VGA_BIOS, _MSRS, *([_EXTENSION] if _EXTENSION.exists() else [])):
+        for file in (path, _BIOS, _VGA_BIOS, _MSRS, *([extension] if extension else [])):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
-        extension = _EXTENSION if _EXTENSION.exists() else None
         return cls(path, version[1], extension, digest.hexdigest())
 
-    @cached_property
+    @property
     def can_save(self) -> bool:
-        """Whether machines can be saved: the extension is there and fits this build."""
+        """Whether machines can be saved."""
         return self.extension is not None
+
+    def machine_digest(self, hardware: "Hardware") -> str:
+        """Return the digest of the emulator and of a machine's configuration."""
+        nowhere = Path("x")
+        text = configuration(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
+        # What is in this file is in the emulator's digest; where it is does not matter.
+        text = text.replace(_quoted(_MSRS), "")
+        return hashlib.sha256(f"{self.digest}\0{text}".encode()).hexdigest()
 
     def boot(self, config: Path, script: Path) -> list[str]:
         """Return the command that boots a machine; the debugger obeys ``script``."""
@@ -113,27 +141,30 @@ class Bochs:
 
 
 def configuration(hardware: Hardware, drives: Drives, ports: Ports) -> str:
-    """Return the text of a bochsrc: a machine without display, network or sound."""
+    """Return the text of a bochsrc: a machine without display, network or sound.
+
+    Raises EnvironmentUnfit where a path can't be said in one.
+    """
     return f"""\
 config_interface: textconfig
 display_library: term
 romimage: file={_BIOS}
 vgaromimage: file={_VGA_BIOS}
 cpu: model={CPU_MODEL}, count={hardware.cpus}, ips={INSTRUCTIONS_PER_SECOND}, \
-reset_on_triple_fault=0, ignore_bad_msrs=0, msrs="{_MSRS}"
+reset_on_triple_fault=0, ignore_bad_msrs=0, msrs={_quoted(_MSRS)}
 memory: guest={hardware.memory}, host={hardware.memory}
 pci: enabled=1, chipset=i440fx
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
-ata0-master: type=cdrom, path="{drives.boot}", status=inserted
+ata0-master: type=cdrom, path={_quoted(drives.boot)}, status=inserted
 ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
-ata1-master: type=cdrom, path="{drives.payload}", status=inserted
+ata1-master: type=cdrom, path={_quoted(drives.payload)}, status=inserted
 boot: cdrom
 clock: sync=none, time0=utc
-com1: enabled=1, mode=file, dev={ports.serial}
-parport1: enabled=1, file={ports.parallel}
+com1: enabled=1, mode=file, dev={_quoted(ports.serial)}
+parport1: enabled=1, file={_quoted(ports.parallel)}
 sound: driver=dummy
 speaker: enabled=0
-log: {ports.log}
+log: {_quoted(ports.log)}
 panic: action=fatal
 error: action=report
 info: action=ignore
@@ -144,15 +175,19 @@ magic_break: enabled=1
 
 
 def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
-    """Return the configuration of a saved machine with other drives and ports."""
+    """Return the configuration of a saved machine with other drives and ports.
+
+    The cache's machines may have been saved by another copy of kvmtest: the MSR file, too, is ours.
+    """
     changes = {
-        r"^ata0-master:.*": f'ata0-master: type=cdrom, path="{drives.boot}", status=inserted, '
-        'model="Generic 1234", biosdetect=auto',
-        r"^ata1-master:.*": f'ata1-master: type=cdrom, path="{drives.payload}", status=inserted, '
-        'model="Generic 1234", biosdetect=auto',
-        r"^com1:.*": f"com1: enabled=1, mode=file, dev={ports.serial}",
-        r"^parport1:.*": f"parport1: enabled=1, file={ports.parallel}",
-        r"^log:.*": f"log: {ports.log}",
+        r"^ata0-master:.*": f"ata0-master: type=cdrom, path={_quoted(drives.boot)}, "
+        'status=inserted, model="Generic 1234", biosdetect=auto',
+        r"^ata1-master:.*": f"ata1-master: type=cdrom, path={_quoted(drives.payload)}, "
+        'status=inserted, model="Generic 1234", biosdetect=auto',
+        r"^com1:.*": f"com1: enabled=1, mode=file, dev={_quoted(ports.serial)}",
+        r"^parport1:.*": f"parport1: enabled=1, file={_quoted(ports.parallel)}",
+        r"^log:.*": f"log: {_quoted(ports.log)}",
+        r'(?<=, )msrs="[^"\n]*"': f"msrs={_quoted(_MSRS)}",
     }
     for pattern, line in changes.items():
         saved, count = re.subn(pattern, line.replace("\\", r"\\"), saved, flags=re.M)
@@ -161,3 +196,13 @@ def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
                 f"the saved machine's configuration has {count} lines {pattern}; use --cold"
             )
     return saved
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a bochsrc has it, where $ begins the name of a variable."""
+    if not str(path).isprintable() or set('"$') & set(str(path)):
+        raise EnvironmentUnfit(
+            f"Bochs can't be told of {str(path)!r}, for its special characters; set TMPDIR and "
+            "KVMTEST_CACHE to other folders"
+        )
+    return f'"{path}"'

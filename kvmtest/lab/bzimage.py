@@ -15,7 +15,10 @@ from kvmtest.guests.image import IMAGES
 from kvmtest.lab.compression import Corrupt, decompress
 from kvmtest.lab.elf import ElfError, reading
 
-__all__ = ["BzImageError", "CannotFlatten", "flatten", "is_bzimage", "version", "vmlinux"]
+__all__ = ["STUB", "BzImageError", "CannotFlatten", "flatten", "is_bzimage", "version", "vmlinux"]
+
+#: The code ahead of a flat kernel.
+STUB = IMAGES / "flat_kernel.elf"
 
 # struct setup_header (arch/x86/include/uapi/asm/bootparam.h): offset in the file, and format.
 _FIELDS = {
@@ -136,7 +139,7 @@ def flatten(image: bytes) -> bytes:
     entry, segments = _segments(vmlinux(image))
     start = min(segment.address for segment in segments)
     end = max(segment.address + segment.size for segment in segments)
-    stub = _stub(IMAGES / "flat_kernel.elf")
+    stub = _stub(STUB)
     _check_fit(image, stub, start, end, entry)
     memory = bytearray(max(segment.address + len(segment.data) for segment in segments) - start)
     for segment in segments:

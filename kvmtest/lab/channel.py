@@ -60,21 +60,37 @@ class Channel:
         line, newline, rest = self._pending.partition(b"\n")
         if not newline:
             return None
-        self._pending = rest
-        message = _message(line)
+        # What was printed without a newline at its end stands before a message on the same line.
+        text, separator, json_text = line.rpartition(_SEPARATOR)
+        message = _message(json_text) if separator else None
         if message is None:
-            return Said(line.decode(errors="replace").rstrip("\r"))
-        if isinstance(message.get("file"), str) and isinstance(message.get("size"), int):
+            self._pending = rest
+            return _said(line)
+        if text:
+            self._pending = self._pending[len(text) :]
+            return _said(text)
+        self._pending = rest
+        if _is_file(message):
             self._file = message["file"], message["size"]
             return self._next()
         return Told(message)
 
 
-def _message(line: bytes) -> dict[str, Any] | None:
-    if not line.startswith(_SEPARATOR):
-        return None
+def _said(line: bytes) -> Said:
+    return Said(line.decode(errors="replace").rstrip("\r"))
+
+
+def _message(text: bytes) -> dict[str, Any] | None:
     try:
-        message = json.loads(line[1:])
-    except ValueError:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
+
+
+def _is_file(message: dict[str, Any]) -> bool:
+    """Tell whether a message announces a file, by a name that is safe to give one."""
+    name, size = message.get("file"), message.get("size")
+    if not isinstance(name, str) or type(size) is not int or size < 0:
+        return False
+    return name.isprintable() and name not in ("", ".", "..") and "/" not in name

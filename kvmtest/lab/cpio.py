@@ -6,6 +6,7 @@ Writes the archive that the kernel unpacks as its first root file system
 no owners, no times, names in order.
 """
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ Entry = File | Link | Directory
 def archive(entries: Mapping[str, Entry]) -> bytes:
     """Return a newc archive of entries by their names, such as ``bin/sh``, without a leading slash.
 
-    The archive is padded to 512 bytes. Raises ValueError for a name that leads out of the root.
+    The archive is padded to 512 bytes. Raises ValueError for a name that leads out of the root, or
+    is not in its shortest form.
     """
     parents = {
         str(parent) for name in entries for parent in PurePosixPath(name).parents if parent.name
@@ -58,12 +60,15 @@ def archive(entries: Mapping[str, Entry]) -> bytes:
 
 
 def _record(number: int, name: str, entry: Entry) -> bytes:
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name} leads out of the archive's root")
+    if not path.name or str(path) != name or "\0" in name or name == _TRAILER:
+        raise ValueError(f"{name!r} is no name for an archive's entry")
     if isinstance(entry, Directory):
         mode, data = stat.S_IFDIR | 0o755, b""
     elif isinstance(entry, Link):
-        mode, data = stat.S_IFLNK | 0o777, entry.target.encode()
+        mode, data = stat.S_IFLNK | 0o777, os.fsencode(entry.target)
     else:
         mode, data = stat.S_IFREG | (0o755 if entry.executable else 0o644), entry.data
     return _header(number, mode, len(data), name) + data + bytes(-len(data) % 4)
@@ -71,7 +76,7 @@ def _record(number: int, name: str, entry: Entry) -> bytes:
 
 def _header(number: int, mode: int, size: int, name: str) -> bytes:
     links = 2 if stat.S_ISDIR(mode) else 1
-    path = name.encode() + b"\0"
+    path = os.fsencode(name) + b"\0"
     # inode, mode, uid, gid, links, mtime, size, two devices (major and minor), name, checksum
     fields = (number, mode, 0, 0, links, 0, size, 0, 0, 0, 0, len(path), 0)
     header = _MAGIC.encode() + b"".join(b"%08x" % field for field in fields) + path

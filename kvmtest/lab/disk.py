@@ -12,10 +12,13 @@ from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["make", "payload"]
+__all__ = ["LOADER", "make", "payload"]
 
-_BOOT = Path("/usr/lib/ISOLINUX/isolinux.bin")
-_MODULE = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+#: The boot loader's files, with their packages.
+LOADER = {
+    Path("/usr/lib/ISOLINUX/isolinux.bin"): "isolinux",
+    Path("/usr/lib/syslinux/modules/bios/ldlinux.c32"): "syslinux-common",
+}
 _CONFIGURATION = """\
 default lab
 prompt 0
@@ -34,17 +37,17 @@ _PAYLOAD_SIZE = 64 << 20
 
 def make(target: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
     """Write the image. Raises EnvironmentUnfit where a tool is missing or fails."""
-    for tool, package in ((_BOOT, "isolinux"), (_MODULE, "syslinux-common")):
-        if not tool.exists():
-            raise EnvironmentUnfit(f"{tool} is missing; apt-get install {package}")
+    for file, package in LOADER.items():
+        if not file.exists():
+            raise EnvironmentUnfit(f"{file} is missing; apt-get install {package}")
     xorriso = shutil.which("xorriso")
     if xorriso is None:
         raise EnvironmentUnfit("xorriso is missing; apt-get install xorriso")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         root = Path(folder)
         (root / "isolinux").mkdir()
-        shutil.copy(_BOOT, root / "isolinux")
-        shutil.copy(_MODULE, root / "isolinux")
+        for file in LOADER:
+            shutil.copy(file, root / "isolinux")
         configuration = _CONFIGURATION.format(command_line=command_line)
         (root / "isolinux" / "isolinux.cfg").write_text(configuration)
         (root / "vmlinuz").write_bytes(kernel)

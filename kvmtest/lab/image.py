@@ -13,7 +13,14 @@ from pathlib import Path
 from .cpio import Entry, File
 from .modules import Module
 
-__all__ = ["COMMAND_LINE", "digest", "module_entries", "own_entries"]
+__all__ = [
+    "COMMAND_LINE",
+    "MODULE_ARGUMENTS",
+    "digest",
+    "file_name",
+    "module_entries",
+    "own_entries",
+]
 
 _INSIDE = Path(__file__).with_name("inside")
 
@@ -80,10 +87,8 @@ def file_name(module: str) -> str:
 
 
 def digest(entries: Mapping[str, Entry]) -> str:
-    """Return a digest of entries by name and content."""
+    """Return a digest of entries by name, kind and content."""
     total = hashlib.sha256()
     for name in sorted(entries):
-        entry = entries[name]
-        data = entry.data if isinstance(entry, File) else repr(entry).encode()
-        total.update(f"{name}\0".encode() + hashlib.sha256(data).digest())
+        total.update(f"{name}\0".encode() + hashlib.sha256(repr(entries[name]).encode()).digest())
     return total.hexdigest()

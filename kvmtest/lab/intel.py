@@ -73,7 +73,7 @@ class IntelLab:
         """The digest of all that the boot disk is made from."""
         return _digest(
             self.kernel.digest, userland.digest(self._userland), image.digest(self._own),
-            image.COMMAND_LINE,
+            image.COMMAND_LINE, _makers(),
         )  # fmt: skip
 
     @cached_property
@@ -108,7 +108,7 @@ class IntelLab:
             self.tell("booting it, once")
             self._machine(None, {}, save=folder).run(_BOOT_SECONDS, "booted")
 
-        name = _digest(self.image_digest, self.bochs.digest, str(self.hardware))
+        name = _digest(self.image_digest, self.bochs.machine_digest(self.hardware))
         return self.cache.entry("booted", name, make)
 
     def ready(self) -> Path:
@@ -120,8 +120,9 @@ class IntelLab:
             self._machine(state, self.package, save=folder).run(_WARM_SECONDS, "ready")
 
         name = _digest(
-            self.image_digest, self.bochs.digest, str(self.hardware), payload.digest(self.package)
-        )
+            self.image_digest, self.bochs.machine_digest(self.hardware),
+            payload.digest(self.package),
+        )  # fmt: skip
         return self.cache.entry("ready", name, make)
 
     def swap(self, folder: Path) -> tuple[dict[str, bytes], list[list[str]]]:
@@ -176,6 +177,14 @@ class IntelLab:
                 "start": "restored from a saved machine" if self.restores else "booted",
             },
         }
+
+
+def _makers() -> str:
+    """Return the digest of what makes an image of its parts: code, stub, and boot loader."""
+    modules = (bzimage, cpio, disk, image, userland)
+    files = [*(Path(str(module.__file__)) for module in modules), bzimage.STUB, *disk.LOADER]
+    # Where one is missing, disk.make and bzimage.flatten say so.
+    return _digest(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))
 
 
 def _digest(*parts: str) -> str:

@@ -8,6 +8,7 @@ what its agent says on the parallel port, and no trace of it afterwards, however
 import contextlib
 import os
 import re
+import secrets
 import selectors
 import shutil
 import signal
@@ -27,18 +28,27 @@ from .channel import Channel, Received, Said, Told
 __all__ = ["Machine", "MachineFailed", "Outcome", "Start"]
 
 # What ends a machine that will not speak again, as its console shows it.
-_FATAL = re.compile(r"(Kernel panic - not syncing: .*|lab: .*)\r?\n")
+_FATAL = re.compile(r"Kernel panic - not syncing: .*|^lab: .*", re.M)
 # How long a machine may go on after that, so that the console is whole.
 _LAST_WORDS = 2.0
 _TAIL_LINES = 15
+# More than a FIFO holds.
+_CHUNK = 1 << 20
+# With what Bochs ends when all is well, and when its debugger was told to quit.
+_GOOD_STATUS = (0, 1)
 
 
 class MachineFailed(EnvironmentUnfit):
-    """A machine did not do its job; ``console`` is the end of what it said."""
+    """A machine did not do its job; ``console`` is all that it said."""
 
     def __init__(self, what: str, console: str) -> None:
         self.console = console
         super().__init__(what)
+
+    @property
+    def tail(self) -> str:
+        """The last lines of its console that say something."""
+        return "\n".join(self.console.strip().splitlines()[-_TAIL_LINES:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,13 @@ class Machine:
         Raises MachineFailed where it panics, hangs, or ends before.
         """
         with _folder() as folder, _Listener(folder, goal, self.hear) as listener:
-            command = self._prepare(folder)
+            try:
+                command = self._prepare(folder)
+            except OSError as error:
+                raise EnvironmentUnfit(
+                    f"can't make a machine in {folder}: {error}; free some space, or set TMPDIR "
+                    "to another folder"
+                ) from None
             with _process(command, folder, self.bochs.environment()) as process:
                 listener.listen(process, deadline)
             return listener.outcome
@@ -122,7 +138,8 @@ class _Listener:
         self._goal = goal
         self._hear = hear
         self._channel = Channel()
-        self._console = b""
+        self._console = bytearray()
+        self._searched = 0
         self._began = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._fatal = ""
@@ -159,28 +176,31 @@ class _Listener:
                 until = min(until, time.monotonic() + _LAST_WORDS)
         self._drain()
         self.outcome.console = self._console.decode(errors="replace").replace("\r\n", "\n")
-        if self._goal in self.outcome.stages and ended and not self._fatal:
+        done = self._goal in self.outcome.stages and ended and not self._fatal
+        if done and process.wait() in _GOOD_STATUS:
             return
-        raise MachineFailed(self._why(ended, process, allowed), self._tail())
+        raise MachineFailed(self._why(ended, process, allowed), self.outcome.console)
 
     def _drain(self) -> None:
+        """Take what is left: once, as one that does not end may write for ever."""
         for key in self._selector.get_map().values():
             if key.data is not None:
                 with contextlib.suppress(BlockingIOError):
-                    while key.data(key.fd):
-                        pass
+                    key.data(key.fd)
 
-    def _take_serial(self, fd: int) -> int:
-        data = os.read(fd, 1 << 16)
-        self._console += data
-        found = _FATAL.search(self._console[-len(data) - 500 :].decode(errors="replace"))
-        if found:
-            self._fatal = self._fatal or found[1].strip()
-        return len(data)
+    def _take_serial(self, fd: int) -> None:
+        # A restored machine's port says NULs, which make a log that other programs call binary.
+        self._console += os.read(fd, _CHUNK).replace(b"\0", b"")
+        complete = self._console.rfind(b"\n") + 1
+        if complete <= self._searched:
+            return
+        lines = self._console[self._searched : complete].decode(errors="replace")
+        self._searched = complete
+        if found := _FATAL.search(lines):
+            self._fatal = self._fatal or found[0].strip()
 
-    def _take_parallel(self, fd: int) -> int:
-        data = os.read(fd, 1 << 16)
-        for event in self._channel.feed(data):
+    def _take_parallel(self, fd: int) -> None:
+        for event in self._channel.feed(os.read(fd, _CHUNK)):
             if isinstance(event, Said):
                 self.outcome.said += event.line + "\n"
                 self._hear(event.line)
@@ -188,7 +208,6 @@ class _Listener:
                 self.outcome.files[event.name] = event.data
             elif isinstance(event, Told):
                 self._take_message(event.message)
-        return len(data)
 
     def _take_message(self, message: dict[str, object]) -> None:
         now = time.monotonic() - self._began
@@ -209,19 +228,24 @@ class _Listener:
                 f"the lab's machine did not end within {allowed:.0f} s (it reached: {reached}); "
                 "allow more with --deadline, or look at its console"
             )
-        status = process.wait()
         said = re.findall(r">>PANIC<< (.*)", _text(self._folder / "bochs.log"))
         said = said or _text(self._folder / "stderr").strip().splitlines()
         reason = said[-1] if said else ""
         detail = f": {reason}" if reason else ""
-        return f"the emulator ended with status {status} before its machine was done{detail}"
-
-    def _tail(self) -> str:
-        return "\n".join(self.outcome.console.strip().splitlines()[-_TAIL_LINES:])
+        status = process.wait()
+        how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with status {status}"
+        return f"the emulator {how} before its machine was done{detail}"
 
 
 def _status(told: object) -> int:
     return told if isinstance(told, int) and 0 <= told <= 255 else 3
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _text(path: Path) -> str:
@@ -234,13 +258,15 @@ def _text(path: Path) -> str:
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """Make a folder that is removed at the end, and also when this process is killed."""
-    path = Path(tempfile.mkdtemp(prefix="kvmtest-lab-"))
-    # Waits for the end of its input, which comes with our end, whatever ends us.
+    path = Path(tempfile.gettempdir(), f"kvmtest-lab-{secrets.token_hex(8)}")
+    # Waits for the end of its input, which comes with our end, whatever ends us. It is there before
+    # the folder is.
     janitor = subprocess.Popen(
         ["sh", "-c", 'read -r _; rm -rf -- "$1"', "janitor", str(path)],
         stdin=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
+        _make_folder(path)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -249,14 +275,27 @@ def _folder() -> Iterator[Path]:
         janitor.wait()
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"can't make {path}: {error.strerror}; set TMPDIR to another folder"
+        ) from None
+
+
 @contextlib.contextmanager
 def _process(
     command: list[str], folder: Path, environment: dict[str, str]
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the emulator, which dies with us, and have it ended at the end."""
+    if shutil.which("setpriv") is None:
+        raise EnvironmentUnfit("setpriv is missing; apt-get install util-linux")
+    # The shell looks whether we were gone before setpriv asked for the signal of our death.
+    unless_orphaned = ["sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            ["setpriv", "--pdeathsig", "KILL", "--", *unless_orphaned, *command],
             stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=folder,
             start_new_session=True,
         )  # fmt: skip

@@ -7,7 +7,8 @@ Boots a kernel in a lab's machine, runs this same kvmtest inside, and brings its
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def run(options: Options) -> int:
     """Do one run in a machine, show what came of it, and return kvmtest's exit status there."""
     clock = _Clock()
     output = claim(options.output) if options.output else None
-    with Progress() as progress:
+    with _failure_shown(output), Progress() as progress:
         tell = teller(progress)
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell)
@@ -109,6 +110,21 @@ def write(outcome: Outcome, output: Path) -> None:
             raise EnvironmentUnfit(
                 f"can't write {output / name}: {error.strerror}; choose another -o DIR"
             ) from None
+
+
+@contextmanager
+def _failure_shown(output: Path | None) -> Iterator[None]:
+    """Show how a failed machine's console ends, and keep all of it in ``output``."""
+    try:
+        yield
+    except MachineFailed as failed:
+        if output:
+            write(Outcome(console=failed.console), output)
+        screen = console(sys.stderr)
+        for line in failed.tail.splitlines():
+            text = "".join(c if c.isprintable() else "\ufffd" for c in line)
+            screen.print(Text(f"  | {text}"), soft_wrap=True)
+        raise
 
 
 class _Clock:

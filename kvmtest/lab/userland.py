@@ -22,6 +22,7 @@ from pathlib import Path
 from kvmtest.errors import EnvironmentUnfit
 
 from .cpio import Entry, File, Link
+from .elf import ElfError, reading
 
 __all__ = ["SITE", "digest", "entries", "sources"]
 
@@ -97,10 +98,11 @@ def _busybox() -> Path:
 
 
 def _is_dynamic(path: Path) -> bool:
-    from elftools.elf.elffile import ELFFile
-
-    with path.open("rb") as file:
-        return any(s["p_type"] == "PT_INTERP" for s in ELFFile(file).iter_segments())
+    try:
+        with reading(path.read_bytes()) as file:
+            return any(s["p_type"] == "PT_INTERP" for s in file.iter_segments())
+    except ElfError:
+        return True  # A script, say: nothing that can be taken inside alone.
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -117,7 +119,13 @@ def _files(folder: Path) -> Iterator[Path]:
 def _libraries(distribution: str) -> Iterator[tuple[str, Path]]:
     """Yield the files of what a distribution requires, by their names in site-packages."""
     for name in sorted(_requirements(distribution)):
-        for file in importlib.metadata.files(name) or []:
+        listed = importlib.metadata.files(name)
+        if not listed:
+            raise EnvironmentUnfit(
+                f"the library {name} does not say which files it has; install kvmtest and what it "
+                "requires into a virtual environment, by python3 -m pip"
+            )
+        for file in listed:
             path = Path(str(file.locate()))
             inside = ".." not in file.parts and "__pycache__" not in file.parts
             if inside and path.is_file() and not _FILES_LEFT_OUT.fullmatch(str(file)):
@@ -132,7 +140,15 @@ def _requirements(distribution: str) -> set[str]:
     wanted: set[str] = set()
     pending = [distribution]
     while pending:
-        for text in importlib.metadata.requires(pending.pop()) or []:
+        name = pending.pop()
+        try:
+            texts = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise EnvironmentUnfit(
+                f"{name} is not installed as a package, so that the lab can't see what it "
+                "requires; install kvmtest by python3 -m pip"
+            ) from None
+        for text in texts:
             required = Requirement(text)
             name = canonicalize_name(required.name)
             applies = required.marker is None or required.marker.evaluate({"extra": ""})
@@ -144,7 +160,10 @@ def _requirements(distribution: str) -> set[str]:
 
 def _linked(objects: Iterable[Path]) -> set[Path]:
     """Return the shared objects that others are linked to, the loader among them."""
-    command = ["ldd", *map(str, objects)]
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        raise EnvironmentUnfit("ldd is missing; apt-get install libc-bin")
+    command = [ldd, *map(str, objects)]
     listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     missing = re.search(r"^\s*(\S+) => not found", listing, re.M)
     if missing:

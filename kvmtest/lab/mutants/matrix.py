@@ -12,7 +12,16 @@ from kvmtest.judge import Verdict
 
 from .table import Mutant
 
-__all__ = ["Fate", "Row", "differences", "fate", "markdown", "survivors"]
+__all__ = [
+    "Fate",
+    "Row",
+    "cells",
+    "columns",
+    "differences",
+    "fate",
+    "markdown",
+    "survivors",
+]
 
 Verdicts = Mapping[str, Verdict]
 

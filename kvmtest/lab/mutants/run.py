@@ -21,6 +21,7 @@ from kvmtest.lab.bochs import Hardware
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import resolve
+from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.run import run_once, teller, write
 from kvmtest.properties import find as find_property
 from kvmtest.report.terminal import Progress, console
@@ -59,7 +60,12 @@ class _Bench:
         except PatchRefused as refused:
             return Row(mutant, Fate.UNDECIDED, str(refused), {})
         built = time.monotonic()
-        verdicts, machine_flags = self.verdicts(modules, mutant, output)
+        try:
+            verdicts, machine_flags = self.verdicts(modules, mutant, output)
+        except MachineFailed as failed:
+            # One bad mutant, out of many, ends nothing but its own run.
+            seconds = time.monotonic() - built
+            return Row(mutant, Fate.UNDECIDED, str(failed), {}, built - began, seconds)
         lacking = [flag for flag in mutant.cpu_flags if flag not in machine_flags]
         if lacking:
             reason = f"the machine's CPU has no {', '.join(lacking)}"
@@ -90,7 +96,7 @@ def _verdicts_of(evidence: Evidence) -> dict[str, Verdict]:
 def run(options: Options) -> int:
     """Judge the mutants; return 0 where none survived and the unmutated build is like the stock.
 
-    Raises UsageError, EnvironmentUnfit.
+    1 where that is not so, 4 where nothing was decided. Raises UsageError, EnvironmentUnfit.
     """
     chosen = [find(name) for name in options.only] or [*MUTANTS, *REPAIRS]
     output = claim(options.output) if options.output else None
@@ -117,7 +123,9 @@ def run(options: Options) -> int:
     if output:
         write_whole(output / "matrix.md", markdown(rows, kernel.origin))
         write_whole(output / "matrix.json", json.dumps(list(map(_plain, rows)), indent=1) + "\n")
-    return 1 if survivors(rows) or differing else 0
+    if survivors(rows) or differing:
+        return 1
+    return 0 if any(row.fate is Fate.KILLED for row in rows) else 4
 
 
 def _plain(row: Row) -> dict[str, object]:
