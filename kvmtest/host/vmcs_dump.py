@@ -31,7 +31,10 @@ _LINES = {
     "debugctl": re.compile(r"DebugCtl = 0x([0-9a-f]{16})  DebugExceptions = 0x([0-9a-f]{16})$"),
     "host": re.compile(r"\*\*\* Host State \*\*\*$"),
     "control": re.compile(r"\*\*\* Control State \*\*\*$"),
-    "entry": re.compile(r"PinBased=\S+ EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"),
+    # Older kernels (5.10, say) have PinBased in a line of its own.
+    "entry": re.compile(
+        r"(?:PinBased=\S+ )?EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"
+    ),
 }
 _ORDER = tuple(_LINES)
 

@@ -93,7 +93,15 @@ def _passed(
     return "; ".join(parts)
 
 
+def _controlled(readings: Sequence[Reading]) -> list[str]:
+    """Return the witnesses that have controls."""
+    return list(dict.fromkeys(r.witness for r in readings if r.role is Role.CONTROL))
+
+
 def _without_claims(readings: Sequence[Reading], absences: Sequence[Absence]) -> Judgement:
+    doubts = [doubt for w in _controlled(readings) if (doubt := _doubt(w, readings))]
+    if doubts:
+        return Judgement(Verdict.INCONCLUSIVE, "; ".join(doubts))
     figures = [r for r in readings if r.role is Role.MEASURE]
     if figures:
         return Judgement(Verdict.MEASURED, "; ".join(str(r) for r in figures))

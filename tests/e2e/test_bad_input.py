@@ -126,7 +126,7 @@ SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncated, "not JSON, or cut short"),
     "empty": (lambda path: path.write_text(""), "not JSON, or cut short"),
     "other schema": (other_schema, "its schema is kvmtest-evidence/7; this kvmtest reads"),
-    "spoilt": (spoilt, "$.results[0].verdict: 'FINE' is not one of"),
+    "spoilt": (spoilt, "$.results[0].verdict: must be one of"),
     "binary": (binary, "this is no text"),
     "gone": (Path.unlink, "No such file or directory; name an evidence.json"),
 }

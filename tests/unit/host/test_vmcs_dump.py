@@ -117,3 +117,12 @@ def test_a_line_twice_in_one_dump_breaks_it() -> None:
     at = next(at for at, line in enumerate(lines) if "DebugCtl" in line)
     again = [*lines[: at + 1], lines[at].replace("4000", "0000"), *lines[at + 1 :]]
     assert whole(again) == []
+
+
+def test_a_dump_of_linux_5_10_has_no_name_before_its_lines_and_pinbased_apart() -> None:
+    lines = [
+        line.replace("PinBased=0x0000007f EntryControls", "EntryControls")
+        for line in dump_lines(FS_BASE, 0x4000, prefix="")
+        if "last attempted" not in line
+    ]
+    assert parse_dumps(records(lines)) == [VmcsDump(0x4000, 0, FS_BASE, 0xD3FF, None)]

@@ -208,6 +208,12 @@ def test_figures_without_a_claim_are_measured() -> None:
     assert judgement.reason == "SMM events: 12"
 
 
+def test_figures_beside_a_control_that_did_not_hold_decide_nothing() -> None:
+    judgement = judge([control("vmcs", "the dump", 1, 2, "mend it"), measure("vmcs", "bits", 12)])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "the dump: 1, expected 2; mend it" in judgement.reason
+
+
 def test_nobody_who_could_look_is_a_skip_with_the_way_to_one() -> None:
     absent = Absence("leak", Missing("there is no PMU", "give it one"))
     judgement = judge([], [absent, absent])

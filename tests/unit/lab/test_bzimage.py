@@ -5,6 +5,7 @@ import gzip
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -155,9 +156,9 @@ class TestFlat:
             flatten(image)
 
     def test_a_missing_stub_is_told_in_one_line(
-        self, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(subject, "IMAGES", tmp_path)
+        monkeypatch.setattr(subject, "STUB", tmp_path / "flat_kernel.elf")
         with pytest.raises(EnvironmentUnfit, match=r"stub of flat kernels.*build it again"):
             flatten(IMAGE)
 
