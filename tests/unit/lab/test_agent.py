@@ -4,6 +4,7 @@ A shell script plays the program port: it sends to a file, and receives from one
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tarfile
@@ -154,7 +155,10 @@ def run_agent(tmp_path: Path, command: list[str], commands: list[list[str]]) -> 
     job = payload.job(command, {"KVMTEST_LAB": "{}"}, commands)
     (tmp_path / "drive").write_bytes(payload.archive(job))
     script = [sys.executable, "-c", RUNNER, str(AGENT), str(tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        script, capture_output=True, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )  # fmt: skip
     # What kvmtest says goes out by the port alone.
     assert (done.stdout, done.stderr) == ("the end\n", "")
     return heard(tmp_path)
