@@ -8,7 +8,6 @@ Has the CPU refuse one VM-entry of a vCPU, so that KVM dumps the VMCS as that en
 import secrets
 import time
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from kvmtest.host.journal import Journal
@@ -107,12 +106,7 @@ class Refusals:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -32,9 +32,7 @@ _LINES = {
     "host": re.compile(r"\*\*\* Host State \*\*\*$"),
     "control": re.compile(r"\*\*\* Control State \*\*\*$"),
     # Older kernels (5.10, say) have PinBased in a line of its own.
-    "entry": re.compile(
-        r"(?:PinBased=\S+ )?EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"
-    ),
+    "entry": re.compile(r"(?:PinBased=\S+ )?EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"),
 }
 _ORDER = tuple(_LINES)
 

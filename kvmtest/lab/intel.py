@@ -43,17 +43,13 @@ class IntelLab:
     ``tell`` gets a line at each step, ``hear`` each line that a machine says.
     """
 
+    bochs: Bochs
     kernel: LabKernel
     cache: Cache
     tell: Tell
     hear: Tell
     hardware: Hardware = field(default_factory=Hardware)
     cold: bool = False
-
-    @cached_property
-    def bochs(self) -> Bochs:
-        """The emulator; raises EnvironmentUnfit."""
-        return Bochs.find()
 
     @cached_property
     def _modules(self) -> list[Module]:

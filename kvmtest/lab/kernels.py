@@ -159,7 +159,7 @@ def _tree(root: Path, modules: Path | None, origin: str | None = None) -> LabKer
 
 def _image(path: Path, modules: Path | None) -> LabKernel:
     if not modules:
-        bzimage.version(_read(path))
+        _banner(path, _read(path))
         raise UsageError(f"{path} is an image alone; name the folder of its modules with --modules")
     return _kernel(
         path, modules, f"the image {path.absolute()} with the modules of {modules.absolute()}"

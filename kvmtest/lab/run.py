@@ -22,7 +22,7 @@ from kvmtest.host.lab import VARIABLE
 from kvmtest.report.terminal import Progress, console, show_evidence
 
 from . import payload
-from .bochs import Hardware
+from .bochs import Bochs, Hardware
 from .cache import Cache
 from .intel import IntelLab
 from .kernels import resolve
@@ -54,11 +54,13 @@ def run(options: Options) -> int:
     output = claim(options.output) if options.output else None
     with _failure_shown(output), Progress() as progress:
         tell = teller(progress)
+        # Looked for first: without it there is no need for a kernel.
+        bochs = Bochs.find()
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell)
         clock.lap("kernel")
         lab = IntelLab(
-            kernel, cache, tell, lambda line: progress.say(Text(line)),
+            bochs, kernel, cache, tell, lambda line: progress.say(Text(line)),
             Hardware(cpus=options.cpus), options.cold,
         )  # fmt: skip
         lab.boot_disk()

@@ -18,7 +18,7 @@ from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
-from kvmtest.lab.bochs import Hardware
+from kvmtest.lab.bochs import Bochs, Hardware
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import LabKernel, resolve
@@ -62,13 +62,19 @@ def run(kernels: Sequence[str], folder: Path, cpus: int) -> int:
     failures = []
     with Progress() as progress:
         tell = teller(progress)
+        bochs = Bochs.find()
         cache = Cache.default()
         for number, spec in enumerate(kernels, 1):
             tell(f"[{number}/{len(kernels)}] {spec}")
             try:
                 kernel = resolve(spec, None, cache, tell)
                 lab = IntelLab(
-                    kernel, cache, tell, lambda line: progress.say(Text(line)), Hardware(cpus)
+                    bochs,
+                    kernel,
+                    cache,
+                    tell,
+                    lambda line: progress.say(Text(line)),
+                    Hardware(cpus),
                 )
                 _, evidence = run_once(lab, [])
             except KvmtestError as error:

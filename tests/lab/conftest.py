@@ -27,5 +27,5 @@ def kernel(bochs: Bochs) -> LabKernel:
 
 
 @pytest.fixture(scope="session")
-def lab(kernel: LabKernel) -> IntelLab:
-    return IntelLab(kernel, Cache.default(), print, print)
+def lab(bochs: Bochs, kernel: LabKernel) -> IntelLab:
+    return IntelLab(bochs, kernel, Cache.default(), print, print)

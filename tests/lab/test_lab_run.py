@@ -1,6 +1,7 @@
 """A stock kernel in the lab, and the same with the fix reverted: green and red."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,12 @@ def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKer
     assert outcome.status == evidence.exit_status == 1
     details = json.dumps(evidence.machine["lab"]["details"])
     assert "the kernel's own" not in details
+
+
+def test_a_machine_that_was_booted_judges_like_one_that_was_restored(
+    stock: Path, lab: IntelLab
+) -> None:
+    outcome, evidence = run_once(replace(lab, cold=True), [])
+    assert verdicts(evidence) == verdicts(load(stock))
+    assert outcome.status == 0
+    assert evidence.machine["lab"]["details"]["start"] == "booted"

@@ -17,7 +17,7 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
-from kvmtest.lab.bochs import Hardware
+from kvmtest.lab.bochs import Bochs, Hardware
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import resolve
@@ -102,11 +102,17 @@ def run(options: Options) -> int:
     output = claim(options.output) if options.output else None
     with Progress() as progress:
         tell = teller(progress)
+        bochs = Bochs.find()
         cache = Cache.default()
         kernel = resolve(options.kernel, None, cache, tell)
         labs = {
             cpus: IntelLab(
-                kernel, cache, tell, lambda line: progress.say(Text(line)), Hardware(cpus=cpus)
+                bochs,
+                kernel,
+                cache,
+                tell,
+                lambda line: progress.say(Text(line)),
+                Hardware(cpus=cpus),
             )
             for cpus in (1, 2)
         }
