@@ -119,4 +119,4 @@ class Emulator:
     def lab(self, **more: object) -> IntelLab:
         """Return the lab of the tree's kernel."""
         kernel = resolve(str(self.tree), None, self.cache, print)
-        return IntelLab(kernel, self.cache, print, print, **more)  # type: ignore[arg-type]
+        return IntelLab(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]

@@ -109,6 +109,14 @@ def test_what_does_not_exist_is_refused_before_anything_boots(
     assert not (emulator.cache.root / "image").exists()
 
 
+def test_without_an_emulator_no_kernel_is_looked_for(
+    emulator: Emulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(emulator.tree))
+    assert main(["lab", "run", "--kernel", "/nowhere"]) == 3
+    assert "Bochs, is not installed; apt-get install" in capsys.readouterr().err
+
+
 def test_a_folder_that_holds_files_is_refused_before_anything_boots(
     emulator: Emulator, tmp_path: Path, capsys: Capture
 ) -> None:
