@@ -103,6 +103,13 @@ class Machine:
                 ) from None
             with _process(command, folder, self.bochs.environment()) as process:
                 listener.listen(process, deadline)
+            save = self.start.save
+            # One that does not know the command goes on past the breakpoint as if it were saved.
+            if save and not (save / "config").is_file():
+                raise MachineFailed(
+                    f"the emulator did not save its machine to {save}; use --cold",
+                    listener.outcome.console,
+                )
             return listener.outcome
 
     def _prepare(self, folder: Path) -> list[str]:

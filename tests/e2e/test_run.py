@@ -165,6 +165,16 @@ def test_pytest_is_silent_without_arguments_for_it(tree: Tree) -> None:
     assert "==" not in run_kvmtest("run", "--root", tree.root, *FIX).out
 
 
+def test_a_quiet_run_writes_and_decides_all_the_same(tree: Tree, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    ended = run_kvmtest("run", "--root", tree.root, *FIX, "--quiet", "-o", output)
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+    assert {path.name for path in output.iterdir()} == FILES
+    write(tree, BTF, UNFIXED)
+    ended = run_kvmtest("run", "--root", tree.root, *FIX, "-q")
+    assert (ended.status, ended.out, ended.err) == (1, "", "")
+
+
 def test_options_that_the_user_keeps_for_other_suites_change_nothing(tree: Tree) -> None:
     env = environment(PYTEST_ADDOPTS="-k nothing --nonsense", PYTEST_PLUGINS="no_such_plugin")
     assert run_kvmtest("run", "--root", tree.root, *FIX, env=env).status == 0

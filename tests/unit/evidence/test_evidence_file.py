@@ -14,7 +14,7 @@ from stand_in import as_nobody, fill, small_disk
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save
 from kvmtest.evidence.directory import claim
-from kvmtest.evidence.file import write_whole
+from kvmtest.evidence.file import loads, write_whole
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.missing import Missing
 
@@ -70,6 +70,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path, evidence: Evidence) -> None:
     assert load(path) == evidence
     assert load(tmp_path) == evidence, "a run's folder stands for the file in it"
     assert [entry.name for entry in tmp_path.iterdir()] == ["evidence.json"]
+
+
+def test_evidence_may_come_as_text(tmp_path: Path) -> None:
+    save(sample(), tmp_path / "evidence.json")
+    text = (tmp_path / "evidence.json").read_text()
+    assert loads(text, Path("of the lab")) == sample()
+    with pytest.raises(EvidenceUnreadable, match=r"^of the lab: not JSON, or cut short .*; copy"):
+        loads(text[:-2], Path("of the lab"))
 
 
 # Reading what is no evidence

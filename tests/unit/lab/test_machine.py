@@ -322,6 +322,13 @@ def test_a_machine_that_was_not_saved_has_failed_although_it_booted(lab: Lab) ->
     )
 
 
+def test_a_machine_that_went_on_instead_of_being_saved_has_failed(lab: Lab) -> None:
+    folder = lab.root / "state"
+    folder.mkdir()
+    with pytest.raises(MachineFailed, match=r"did not save its machine to .*state; use --cold"):
+        lab.run(END, save=folder)
+
+
 def test_an_emulator_that_is_killed_is_told_with_the_signal(lab: Lab) -> None:
     assert "the emulator was killed by SIGSEGV" in str(lab.fail(END + "kill -SEGV $$"))
 

@@ -244,3 +244,20 @@ def test_a_known_defect_is_shown_with_its_finding_whether_it_shows_or_not() -> N
     assert summary([known, mended]) == "1 FAIL (1 known), 1 PASS"
     other = Result("any.no-warnings", Verdict.FAIL, "because")
     assert summary([known, other]) == "2 FAIL (1 known)"
+
+
+def test_progress_in_lines_is_a_line_each_wherever_it_goes() -> None:
+    stream = io.StringIO()
+    long = "x" * 300
+    with Progress(stream, lines=True) as progress:
+        progress.property(PROPERTIES[0], 1, 2)
+        progress.say(long)
+    assert stream.getvalue() == f"[1/2] {PROPERTIES[0].id}\n{long}\n"
+
+
+def test_progress_in_lines_moves_no_cursor_on_a_terminal() -> None:
+    with terminal() as term:
+        with Progress(term.stream, lines=True) as progress:
+            progress.say("one")
+            progress.say("two")
+        assert term.text() == "one\r\ntwo\r\n"

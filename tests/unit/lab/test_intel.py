@@ -1,0 +1,233 @@
+"""kvmtest/lab/intel.py: what is made once, and what makes it be made anew."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
+from lab_emulator import Emulator
+
+from kvmtest.host.lab import Lab
+from kvmtest.lab import bochs, disk, image, payload, userland
+from kvmtest.lab import bzimage as bzimages
+from kvmtest.lab.bochs import Hardware
+from kvmtest.lab.machine import MachineFailed
+
+Patch = pytest.MonkeyPatch
+MODULES = f"lib/modules/{RELEASE}/kernel/arch/x86/kvm"
+
+
+@pytest.fixture
+def emulator(tmp_path: Path, monkeypatch: Patch) -> Emulator:
+    return Emulator.install(tmp_path, monkeypatch)
+
+
+def job() -> dict[str, bytes]:
+    return payload.job(["run"], {})
+
+
+def test_a_machine_is_booted_once_and_kvmtest_started_in_it_once(emulator: Emulator) -> None:
+    outcome = emulator.lab().run(job(), 60)
+    assert set(outcome.files) == {"evidence.json"}
+    assert emulator.starts() == ["booted", "saved as booted", "ready", "saved as ready"]
+    emulator.lab().run(job(), 60)
+    assert emulator.starts() == ["saved as ready"]
+
+
+def test_a_cold_machine_is_booted_each_time_and_neither_saved_nor_restored(
+    emulator: Emulator,
+) -> None:
+    for _ in range(2):
+        outcome = emulator.lab(cold=True).run(job(), 60)
+        assert list(outcome.stages) == ["booted", "ready", "awake", "running", "end"]
+    assert emulator.starts() == ["cold", "cold"]
+    assert not (emulator.cache.root / "booted").exists()
+
+
+def test_without_the_extension_machines_are_cold(emulator: Emulator, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(bochs, "_EXTENSION", emulator.folder / "nowhere")
+    lab = emulator.lab()
+    lab.run(job(), 60)
+    assert emulator.starts() == ["cold"]
+    assert lab.facts()["details"]["start"] == "booted"
+
+
+def test_a_machine_that_fails_to_boot_is_not_kept(emulator: Emulator) -> None:
+    (emulator.folder / "panic").touch()
+    with pytest.raises(MachineFailed, match="Kernel panic - not syncing: no init"):
+        emulator.lab().booted()
+    assert list((emulator.cache.root / "booted").iterdir()) == []
+    (emulator.folder / "panic").unlink()
+    emulator.lab().booted()
+    assert emulator.starts() == ["booted"]
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def inside(name: str) -> Callable[[Emulator, Patch], object]:
+    """Return what changes a file of kvmtest/lab/inside."""
+
+    def change(emulator: Emulator, patch: Patch) -> None:
+        folder = emulator.folder / "inside"
+        folder.mkdir()
+        for path in image._INSIDE.iterdir():
+            if path.is_file():
+                (folder / path.name).write_bytes(path.read_bytes())
+        append(folder / name)
+        patch.setattr(image, "_INSIDE", folder)
+
+    return change
+
+
+def another(module_: object, name: str) -> Callable[[Emulator, Patch], object]:
+    """Return what has a module find a file of its with other contents."""
+
+    def change(emulator: Emulator, patch: Patch) -> None:
+        file = emulator.folder / "another"
+        file.write_bytes(Path(getattr(module_, name)).read_bytes() + b"\n")
+        patch.setattr(module_, name, file)
+
+    return change
+
+
+def other_loader(emulator: Emulator, patch: Patch) -> None:
+    changed = {}
+    for file, package in disk.LOADER.items():
+        copy = emulator.folder / file.name
+        copy.write_bytes(file.read_bytes() + b"\n")
+        changed[copy] = package
+    patch.setattr(disk, "LOADER", changed)
+
+
+def other_kernel(emulator: Emulator, _: Patch) -> None:
+    kernel = bzimage(vmlinux(b"\xf4\xf4"), banner=BANNER)
+    (emulator.tree / f"boot/vmlinuz-{RELEASE}").write_bytes(kernel)
+
+
+def other_module(emulator: Emulator, _: Patch) -> None:
+    data = module("kvm_intel", "kvm", body=b"other")
+    (emulator.tree / f"{MODULES}/kvm-intel.ko").write_bytes(data)
+
+
+IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
+    "kernel": other_kernel,
+    "modules": other_module,
+    "agent": inside("agent.py"),
+    "init": inside("init"),
+    "port": inside("port"),
+    "command line": lambda _, patch: patch.setattr(image, "COMMAND_LINE", "noisy"),
+    "module arguments": lambda _, patch: patch.setitem(image.MODULE_ARGUMENTS, "kvm", "a=1"),
+    "imports": lambda _, patch: patch.setattr(image, "_IMPORTS", ("json",)),
+    "userland": lambda emulator, patch: patch.setattr(
+        userland, "sources", lambda: {"/bin/other": emulator.folder / "bochs-bin"}
+    ),
+    "stub of flat kernels": another(bzimages, "STUB"),
+    "boot loader": other_loader,
+    **{
+        f"code of {each.__name__}": another(each, "__file__")
+        for each in (bzimages, disk, image, userland)
+    },
+}
+MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
+    "emulator": lambda emulator, _: append(emulator.folder / "bochs-bin"),
+    "BIOS": another(bochs, "_BIOS"),
+    "VGA BIOS": another(bochs, "_VGA_BIOS"),
+    "MSRs": another(bochs, "_MSRS"),
+    "extension": another(bochs, "_EXTENSION"),
+    "configuration": lambda _, patch: patch.setattr(bochs, "INSTRUCTIONS_PER_SECOND", 5),
+}
+
+
+def made(emulator: Emulator, hardware: Hardware | None = None) -> tuple[Path, Path, Path]:
+    lab = emulator.lab(hardware=hardware or Hardware())
+    return lab.boot_disk().parent, lab.booted(), lab.ready()
+
+
+@pytest.mark.parametrize("change", IMAGES)
+def test_whatever_an_image_is_made_of_makes_it_and_its_machines_be_made_anew(
+    emulator: Emulator, monkeypatch: Patch, change: str
+) -> None:
+    before = made(emulator)
+    assert made(emulator) == before
+    IMAGES[change](emulator, monkeypatch)
+    assert not set(made(emulator)) & set(before)
+
+
+@pytest.mark.parametrize("change", MACHINES)
+def test_whatever_a_machine_is_made_of_makes_it_be_saved_anew_of_the_same_image(
+    emulator: Emulator, monkeypatch: Patch, change: str
+) -> None:
+    before = made(emulator)
+    if change == "emulator":
+        # It is in the small userland, too.
+        file = emulator.folder / "program"
+        file.touch()
+        monkeypatch.setattr(userland, "sources", lambda: {"/bin/program": file})
+        before = made(emulator)
+    MACHINES[change](emulator, monkeypatch)
+    after = made(emulator)
+    assert after[0] == before[0]
+    assert not set(after[1:]) & set(before[1:])
+
+
+def test_another_hardware_is_another_machine_of_the_same_image(emulator: Emulator) -> None:
+    before, after = made(emulator), made(emulator, Hardware(cpus=2))
+    assert after[0] == before[0]
+    assert not set(after[1:]) & set(before[1:])
+
+
+def test_another_kvmtest_is_started_in_the_same_booted_machine(
+    emulator: Emulator, monkeypatch: Patch
+) -> None:
+    before = made(emulator)
+    monkeypatch.setattr(payload, "package", lambda: {"kvmtest/__init__.py": b""})
+    after = made(emulator)
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+
+
+def test_modules_are_swapped_by_commands_of_the_job(emulator: Emulator, tmp_path: Path) -> None:
+    folder = tmp_path / "built"
+    folder.mkdir()
+    (folder / "kvm.ko").write_bytes(b"1")
+    (folder / "kvm-intel.ko").write_bytes(b"2")
+    files, commands = emulator.lab().swap(folder)
+    assert files == {"kvm.ko": b"1", "kvm-intel.ko": b"2"}
+    assert commands == [
+        ["rmmod", "kvm_intel"],
+        ["rmmod", "kvm"],
+        ["cp", "kvm.ko", "kvm-intel.ko", f"/lib/modules/{RELEASE}/"],
+        ["modprobe", "kvm_intel", "nested=1"],
+    ]
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_evidence_is_told_what_the_machine_is_and_how_it_began(
+    emulator: Emulator, cold: bool
+) -> None:
+    lab = emulator.lab(cold=cold, hardware=Hardware(cpus=2))
+    facts = lab.facts("changed")
+    read = Lab.of({"KVMTEST_LAB": json.dumps(facts)})
+    assert read
+    assert (read.emulator, read.version, read.model) == ("Bochs", "2.7", "corei7_skylake_x")
+    details = read.details
+    assert details["start"] == ("booted" if cold else "restored from a saved machine")
+    assert details["cpus"] == 2
+    assert details["modules"] == "changed"
+    assert details["kernel_digest"] == lab.kernel.digest
+    assert details["image_digest"] == lab.image_digest
+    assert details["command_line"] == image.COMMAND_LINE
+
+
+def test_steps_are_told_when_they_are_done_and_only_then(
+    emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.lab().run(job(), 60)
+    told = capsys.readouterr().out
+    for step in ("making the image", "booting it, once", "starting kvmtest in it, once"):
+        assert told.count(step) == 1
+    emulator.lab().run(job(), 60)
+    assert capsys.readouterr().out == "running the suite in a saved machine\ndeciding\n"

@@ -1,0 +1,207 @@
+"""kvmtest/lab/run.py, by the command kvmtest lab run: one line, the console's end, a status."""
+
+from pathlib import Path
+
+import pytest
+from kernel_files import RELEASE
+from lab_emulator import Emulator, evidence
+
+from kvmtest.cli import main
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.evidence import load
+from kvmtest.judge import Verdict
+from kvmtest.lab.machine import MachineFailed, Outcome
+from kvmtest.lab.run import run_once, write
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    return Emulator.install(tmp_path, monkeypatch)
+
+
+def lab_run(emulator: Emulator, *words: object) -> int:
+    return main(["lab", "run", "--kernel", str(emulator.tree), *map(str, words)])
+
+
+@pytest.mark.parametrize("status", [0, 1, 4])
+def test_evidence_is_shown_and_kept_and_the_status_is_that_of_the_run_inside(
+    emulator: Emulator, tmp_path: Path, capsys: Capture, status: int
+) -> None:
+    inside = evidence({"any.soak": Verdict.FAIL, "kernel.fix-present": Verdict.PASS})
+    emulator.leaves(inside, status)
+    output = tmp_path / "out"
+    assert lab_run(emulator, "-o", output) == status
+    assert sorted(path.name for path in output.iterdir()) == ["console.log", "evidence.json"]
+    assert load(output) == inside
+    captured = capsys.readouterr()
+    assert "any.soak" in captured.out
+    assert captured.out.splitlines()[-1] == "1 FAIL, 1 PASS"
+    steps = captured.err.splitlines()
+    assert steps[0] == f"kvmtest: lab: making the image of Linux {RELEASE}"
+    assert "s in all (kernel " in steps[-1]
+    assert "deciding" not in captured.err, "a machine's own lines are for a terminal"
+
+
+def test_its_options_reach_the_run_inside(emulator: Emulator) -> None:
+    words = ["--only", "any.soak", "--require", "witness:vmcs", "--require", "any.soak", "--cold"]
+    assert lab_run(emulator, *words) == 0
+    assert emulator.starts() == ["cold"]
+    job = (emulator.folder / "job").read_text()
+    assert '"--only=any.soak", "--require=witness:vmcs", "--require=any.soak"' in job
+    assert '"run", "--quiet"' in job
+    assert "KVMTEST_LAB" in job
+
+
+@pytest.mark.parametrize("cold", [["--cold"], []])
+def test_a_machine_that_panics_is_one_line_behind_the_end_of_its_console(
+    emulator: Emulator, tmp_path: Path, capsys: Capture, cold: list[str]
+) -> None:
+    (emulator.folder / "panic").touch()
+    output = tmp_path / "out"
+    assert lab_run(emulator, "-o", output, *cold) == 3
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "  | booting",
+        "  | Kernel panic - not syncing: no init",
+        "kvmtest: the lab's machine failed: Kernel panic - not syncing: no init",
+    ]
+    assert (output / "console.log").read_text().splitlines()[0] == "booting"
+
+
+def test_a_run_that_leaves_no_evidence_is_an_error_with_what_it_said(
+    emulator: Emulator, capsys: Capture
+) -> None:
+    emulator.leaves(None, 0)
+    assert lab_run(emulator) == 3
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "  | deciding",
+        "kvmtest: kvmtest ended with status 0 in the lab's machine and left no evidence",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": "kvmtest-evidence/1"}', "\x1e"])
+def test_evidence_that_can_not_be_read_is_an_error(
+    emulator: Emulator, capsys: Capture, text: str
+) -> None:
+    (emulator.folder / "evidence.json").write_text(text)
+    assert lab_run(emulator) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("kvmtest: evidence.json of the lab: ")
+
+
+USELESS: list[list[str]] = [
+    ["--only", "no.such"],
+    ["--require", "no.such"],
+    ["--require", "witness:none"],
+    ["--kernel", "/nowhere"],
+    ["--modules", "/nowhere"],
+]
+
+
+@pytest.mark.parametrize("words", USELESS, ids=" ".join)
+def test_what_does_not_exist_is_refused_before_anything_boots(
+    emulator: Emulator, capsys: Capture, words: list[str]
+) -> None:
+    assert lab_run(emulator, *words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert emulator.starts() == []
+    assert not (emulator.cache.root / "image").exists()
+
+
+def test_without_an_emulator_no_kernel_is_looked_for(
+    emulator: Emulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(emulator.tree))
+    assert main(["lab", "run", "--kernel", "/nowhere"]) == 3
+    assert "Bochs, is not installed; apt-get install" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_files_is_refused_before_anything_boots(
+    emulator: Emulator, tmp_path: Path, capsys: Capture
+) -> None:
+    assert lab_run(emulator, "-o", tmp_path) == 2
+    assert "choose a new folder" in capsys.readouterr().err
+    assert emulator.starts() == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--machine", "mips"],
+        ["run", "--cpus", "3"],
+        ["run", "--cpus", "many"],
+        *(["run", "--deadline", text] for text in ("0", "-1", "nan", "inf", "1e9", "soon", "")),
+        ["run", "stray"],
+        ["run", "--col"],
+        ["mutants", "--machine", "intel"],
+        ["mutants", "stray"],
+        ["nonsense"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_sense_is_a_usage_error(capsys: Capture, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["lab", *words])
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_arguments_after_two_dashes_are_refused(capsys: Capture) -> None:
+    assert main(["lab", "run", "--", "-v"]) == 2
+    assert capsys.readouterr().err == "kvmtest: only run takes arguments after --\n"
+
+
+def test_the_deadline_is_that_of_the_machine(emulator: Emulator, capsys: Capture) -> None:
+    script = (emulator.folder / "bochs-bin").read_text()
+    hanging = script.replace('tell \'{"stage": "awake"}\'', "exec sleep 1000")
+    (emulator.folder / "bochs-bin").write_text(hanging)
+    assert lab_run(emulator, "--cold", "--deadline", "1.4") == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "did not end within 1 s (it reached: booted, ready); allow more with --deadline" in last
+
+
+def test_other_modules_are_named_in_the_evidence_by_their_digest(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    folder = tmp_path / "built"
+    folder.mkdir()
+    (folder / "kvm-intel.ko").write_bytes(b"2")
+    outcome, found = run_once(emulator.lab(), [], modules=folder)
+    assert outcome.status == 0
+    assert [result.id for result in found.results] == ["any.soak"]
+    job = (emulator.folder / "job").read_text()
+    assert "changed, digest " in job
+    assert '["rmmod", "kvm_intel"]' in job
+
+
+def test_a_failed_machine_s_console_is_that_of_the_exception(emulator: Emulator) -> None:
+    (emulator.folder / "panic").touch()
+    with pytest.raises(MachineFailed) as caught:
+        run_once(emulator.lab(cold=True), [])
+    assert caught.value.tail.splitlines()[0] == "booting"
+
+
+# Writing
+
+
+def test_all_files_and_the_console_are_written(tmp_path: Path) -> None:
+    write(Outcome(files={"a": b"1", "b": b"\0"}, console="é\n"), tmp_path)
+    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert held == {"a": b"1", "b": b"\0", "console.log": "é\n".encode()}
+
+
+@pytest.mark.parametrize("name", ["folder", "n" * 300])
+def test_a_file_that_can_not_be_written_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EnvironmentUnfit, match=r"can't write .*; choose another -o DIR"):
+        write(Outcome(files={name: b""}), tmp_path)
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write(Outcome(files={"../a": b"", "/tmp/b": b""}), folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert {"a", "b"} <= {path.name for path in folder.iterdir()}

@@ -1,0 +1,140 @@
+"""kvmtest/lab/mutants/run.py: a matrix of verdicts of a made-up machine, and a status.
+
+The builder makes no modules here: it names a folder for each mutant, by which the emulator knows
+what to leave.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from lab_emulator import Emulator, evidence
+
+from kvmtest.cli import main
+from kvmtest.judge import Verdict
+from kvmtest.lab.mutants import run as module
+from kvmtest.lab.mutants.builder import PatchRefused
+from kvmtest.lab.mutants.table import MUTANTS, REPAIRS, find
+
+Capture = pytest.CaptureFixture[str]
+PASS, FAIL, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.SKIP
+NAMES = ("no-reload-at-entry", "guest-sees-bit")
+OWNERS = [find(name).owner for name in NAMES]
+STOCK = dict.fromkeys(OWNERS, PASS)
+
+
+class Bench:
+    """Builds nothing; before a build returns, it has the machine behave as that build would."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self.outcomes: dict[str, Mapping[str, Verdict] | str] = {}
+
+    def build(self, patches: list[Path] | tuple[()] = ()) -> Path:
+        name = patches[0].stem if patches else "rebuilt"
+        outcome = self.outcomes.get(name, STOCK)
+        if outcome == "refused":
+            raise PatchRefused("the patch does not fit")
+        self.emulator.leaves(None if isinstance(outcome, str) else evidence(outcome), 0)
+        folder = self.emulator.folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "kvm-intel.ko").write_text(name)
+        return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    emulator = Emulator.install(tmp_path, monkeypatch)
+    made = Bench(emulator)
+    emulator.leaves(evidence(STOCK), 0)
+    monkeypatch.setattr(module.kit, "fetch", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(module, "ModuleBuilder", lambda *_: made)
+    return made
+
+
+def judge(bench: Bench, *words: object) -> int:
+    chosen = [f"--only={name}" for name in NAMES]
+    tree = str(bench.emulator.tree)
+    return main(["lab", "mutants", "--kernel", tree, *chosen, *map(str, words)])
+
+
+def test_where_each_owner_fails_all_are_killed(
+    bench: Bench, tmp_path: Path, capsys: Capture
+) -> None:
+    for name, owner in zip(NAMES, OWNERS, strict=True):
+        bench.outcomes[name] = {**STOCK, owner: FAIL}
+    output = tmp_path / "out"
+    assert judge(bench, "-o", output) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "the unmutated build has the verdicts of the stock kernel",
+        "2 mutants: 2 killed, 0 survived, 0 undecided",
+    ]
+    rows = json.loads((output / "matrix.json").read_text())
+    assert [(row["mutant"], row["fate"]) for row in rows] == [(n, "killed") for n in NAMES]
+    assert "| no-reload-at-entry | killed |" in (output / "matrix.md").read_text()
+    folders = {path.name for path in output.iterdir() if path.is_dir()}
+    assert folders == {"stock", "rebuilt", *NAMES}
+    assert all((output / folder / "evidence.json").exists() for folder in folders)
+
+
+def test_a_survivor_is_named_and_makes_the_status_1(bench: Bench, capsys: Capture) -> None:
+    bench.outcomes[NAMES[0]] = {**STOCK, OWNERS[0]: FAIL}
+    assert judge(bench) == 1
+    out = capsys.readouterr().out
+    assert f"guest-sees-bit survived: {OWNERS[1]}: PASS" in out
+    assert out.endswith("2 mutants: 1 killed, 1 survived, 0 undecided\n")
+
+
+def test_a_rebuilt_kernel_that_is_judged_otherwise_makes_the_status_1(
+    bench: Bench, capsys: Capture
+) -> None:
+    bench.outcomes = {n: {**STOCK, o: FAIL} for n, o in zip(NAMES, OWNERS, strict=True)}
+    bench.outcomes["rebuilt"] = {**STOCK, OWNERS[0]: SKIP}
+    assert judge(bench) == 1
+    difference = f"{OWNERS[0]}: PASS on the stock kernel, SKIP on the unmutated build"
+    assert difference in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        ("refused", "the patch does not fit"),
+        ("breaks", "kvmtest ended with status 0 in the lab's machine and left no evidence"),
+    ],
+)
+def test_a_mutant_that_can_not_be_judged_ends_nothing_but_its_own_run(
+    bench: Bench, capsys: Capture, outcome: str, reason: str
+) -> None:
+    bench.outcomes = {NAMES[0]: outcome, NAMES[1]: {**STOCK, OWNERS[1]: FAIL}}
+    assert judge(bench) == 0
+    out = capsys.readouterr().out
+    assert f"no-reload-at-entry undecided: {reason}" in out
+    assert out.endswith("2 mutants: 1 killed, 0 survived, 1 undecided\n")
+
+
+def test_a_matrix_in_which_nothing_was_decided_is_no_success(bench: Bench) -> None:
+    stock = dict.fromkeys(OWNERS, SKIP)
+    bench.emulator.leaves(evidence(stock), 4)
+    bench.outcomes = dict.fromkeys(["rebuilt", *NAMES], stock)
+    assert judge(bench) == 4
+
+
+def test_an_unknown_mutant_is_refused_before_anything_is_built(
+    bench: Bench, capsys: Capture
+) -> None:
+    assert judge(bench, "--only", "no-such") == 2
+    assert capsys.readouterr().err.startswith("kvmtest: ")
+    assert bench.emulator.starts() == []
+
+
+def test_a_stock_kernel_that_can_not_be_judged_ends_it(bench: Bench, capsys: Capture) -> None:
+    bench.emulator.leaves(None, 0)
+    assert judge(bench) == 3
+    assert "left no evidence" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_names_used_here_are_those_of_mutants() -> None:
+    assert {find(name) for name in NAMES} <= {*MUTANTS, *REPAIRS}
