@@ -20,7 +20,7 @@ SEED = 20250730
 INTERRUPTIONS = {signal.SIGINT: 40, signal.SIGTERM: 8}
 
 # So many that toggling the knob, and reading MSRs on all of them, takes a while.
-CPUS = 256
+CPUS = 1024
 
 # The command as its entry point starts it, but that it says when it begins: what Python itself
 # does before that with a signal is not ours.
