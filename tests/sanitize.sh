@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 cp -r kvmtest c_helpers guests setup.py pyproject.toml README.md LICENSE "$work"
 rm -f "$work"/kvmtest/_native*.so
 mkdir -p "$work/tests"
-cp -r tests/kvm tests/unit tests/suite "$work/tests"
+cp -r tests/*.py tests/kvm tests/unit tests/suite "$work/tests"
 
 (cd "$work" && KVMTEST_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace)
 

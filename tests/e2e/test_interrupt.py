@@ -141,7 +141,7 @@ def test_a_run_interrupted_at_any_moment_restores_the_host(
         span = host.seconds()
         return [
             host.interrupt(
-                str(at), number, moment * (0.1 if changed else 1) * span, changed=changed
+                str(at), number, moment * (0.02 if changed else 1) * span, changed=changed
             )
             for at, (moment, changed) in enumerate(mine)
         ]
