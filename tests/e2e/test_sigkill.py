@@ -238,7 +238,7 @@ class Outcome:
 
 
 def spans(start: Start, stand_in: StandIn) -> dict[bytes, float]:
-    """Run a victim to its end; return the seconds from each phase to the end."""
+    """Run a victim to its end; return the seconds from each phase to the next, or to the end."""
     began = {STARTING: time.perf_counter()}
     victim = start(stand_in.tree.root)
     while phase := os.read(victim.phases, 1):
@@ -247,7 +247,10 @@ def spans(start: Start, stand_in: StandIn) -> dict[bytes, float]:
     os.close(victim.phases)
     assert os.waitpid(victim.pid, 0)[1] == 0, "the victim fails even when nobody kills it"
     stand_in.await_free()
-    return {phase: end - then for phase, then in began.items()}
+    return {
+        phase: after - then
+        for (phase, then), after in zip(began.items(), [*began.values(), end][1:], strict=True)
+    }
 
 
 def kill_at_random(
