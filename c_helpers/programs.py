@@ -21,9 +21,10 @@ def build(target: Path = LAB) -> None:
     compiler = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS]
     (target / "inside").mkdir(parents=True, exist_ok=True)
     port, extension = target / "inside" / "port", target / "bochs-extension.so"
+    parts = [str(HERE / "bochs" / name) for name in ("save.c", "loop.c")]
     for arguments in (
         ["-static", "-s", "-o", str(port), str(HERE / "lab" / "port.c")],
-        ["-fPIC", "-shared", "-o", str(extension), str(HERE / "bochs" / "save.c"), "-ldl"],
+        ["-fPIC", "-shared", "-o", str(extension), *parts, "-ldl"],
     ):
         subprocess.run([*compiler, *arguments], check=True)
 
