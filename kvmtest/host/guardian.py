@@ -1,16 +1,15 @@
 """Guardian
 ========
 
-The process that outlives a killed run and undoes its host changes from the journal's record. It is
-a fresh interpreter and not a fork: the run goes on after 0.3 ms whatever its memory (a fork of
-300 MiB takes 6 ms) while 60 ms of start pass on another CPU, threads don't matter (a fork among
-threads may deadlock, and Python 3.12 warns of it), and `pkill -f "kvmtest run"` does not hit it.
+The process that outlives a killed run and undoes its host changes from the journal's record, as the
+run sees it; what it does is in :mod:`kvmtest.host.vigil`. It is a fresh interpreter and not a fork:
+the run goes on after 0.3 ms whatever its memory (a fork of 300 MiB takes 6 ms), threads don't
+matter (a fork among threads may deadlock, and Python 3.12 warns of it), and a ``pkill`` of
+``kvmtest run`` does not hit it.
 """
 
 import contextlib
 import os
-import select
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +17,16 @@ from typing import TYPE_CHECKING
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.lock import Lock
 from kvmtest.host.tree import Tree
+from kvmtest.host.vigil import END, READY
 
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["Guardian", "main"]
+__all__ = ["Guardian"]
 
-# Without site-packages, whose start-up files take time and may start threads.
-_COMMAND = (sys.executable, "-S", "-P", "-m", "kvmtest.host.guardian")
-
-_READY = b"r"
-_END = b"e"
-
-# Milliseconds to wait, once the run is dead, for the commands that it left running.
-_COMMANDS_END_MS = 60_000
+# Without site-packages, whose start-up files take time and may start threads; and not by -m, which
+# imports more than the guardian does.
+_COMMAND = (sys.executable, "-S", "-P", "-c", "from kvmtest.host.vigil import main; main()")
 
 
 class Guardian:
@@ -83,10 +78,10 @@ class Guardian:
         """Wait until the guardian is up. Raises EnvironmentUnfit where it died on the way."""
         if self._ready < 0:
             return
-        if os.read(self._ready, 1) != _READY:
+        if os.read(self._ready, 1) != READY:
             raise EnvironmentUnfit(
                 "the guardian, which would undo host changes, did not start; "
-                f"look at `{sys.executable} -m kvmtest.host.guardian`"
+                f"look at `{sys.executable} -m kvmtest.host.vigil`"
             )
         os.close(self._ready)
         self._ready = -1
@@ -96,7 +91,7 @@ class Guardian:
         if self.lifeline >= 0:
             # Broken where somebody killed it: nothing is left for it to do anyway.
             with contextlib.suppress(BrokenPipeError):
-                os.write(self.lifeline, _END)
+                os.write(self.lifeline, END)
             os.close(self.lifeline)
             self.lifeline = -1
         if self._ready >= 0:
@@ -124,64 +119,3 @@ def _spawn(tree: Tree, fds: tuple[int, int, int, int]) -> "subprocess.Popen[byte
         env=settings | {"PYTHONPATH": package},
         start_new_session=True,
     )
-
-
-def main(argv: list[str]) -> int:
-    """Guard one run: wait for its end, and undo what it left where it died."""
-    from kvmtest.host.journal import undo_left
-
-    if len(argv) != 5:
-        print("kvmtest's guardian: started by `kvmtest run` alone", file=sys.stderr)  # noqa: T201
-        return 2
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    os.environ.pop("PYTHONPATH", None)  # Not for the commands of an undo.
-    _outlive_memory_shortage()
-    watched, told, run, lock = map(int, argv[1:])
-    _tell_ready(told)
-    if _ended_cleanly(watched, run):
-        return 0
-    return 1 if undo_left(Tree(Path(argv[0])), hold=(lock,)).failed else 0
-
-
-def _outlive_memory_shortage() -> None:
-    """Have the kernel kill the run and not its guardian when memory runs out (proc(5))."""
-    with contextlib.suppress(OSError):  # Root alone may.
-        Path("/proc/self/oom_score_adj").write_text("-1000")
-
-
-def _tell_ready(told: int) -> None:
-    # Broken where the run is dead already, which its pidfd says too.
-    with contextlib.suppress(BrokenPipeError):
-        os.write(told, _READY)
-    os.close(told)
-
-
-def _ended_cleanly(watched: int, run: int) -> bool:
-    """Wait for the run's end; tell whether it said goodbye, so that nothing is left to undo.
-
-    The lifeline alone would wake too early: an exiting process closes its descriptors one by one,
-    and a tracing instance can't be removed while one of them is open. The pidfd ``run`` becomes
-    readable when all of them are closed (pidfd_open(2)); then commands that the run started may
-    still hold the lifeline, and what they change would come after the undo.
-    """
-    poller = select.poll()
-    poller.register(watched, select.POLLIN)
-    poller.register(run, select.POLLIN)
-    remaining = {watched, run}
-    limit: int | None = None
-    while remaining:
-        ready = poller.poll(limit)
-        if not ready:
-            return False
-        for fd, _ in ready:
-            if fd == watched and os.read(watched, 1) == _END:
-                return True
-            poller.unregister(fd)
-            remaining.discard(fd)
-            limit = _COMMANDS_END_MS if fd == run else limit
-    return False
-
-
-if __name__ == "__main__":
-    os._exit(main(sys.argv[1:]))  # Without the interpreter's tidying: a run waits for this end.
