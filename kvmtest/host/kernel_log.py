@@ -12,9 +12,10 @@ import select
 import stat
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 from kvmtest.errors import KvmtestError
 from kvmtest.host.tree import Tree
@@ -87,6 +88,8 @@ _CONTINUES: Mapping[str, frozenset[str]] = {
 
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 
+_NO_PAIRS: Mapping[str, str] = MappingProxyType({})
+
 # A register dump with a long call trace and the list of modules has about a hundred lines.
 _LONGEST_REPORT = 200
 
@@ -95,8 +98,7 @@ class LogError(KvmtestError):
     """The kernel log holds what is no record, or can't be read on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record of the kernel log; ``time_us`` counts from boot, as printk's clock does.
 
     ``flags`` is "c" for the fragment of a line, mostly "-". ``dictionary`` holds the continuation
@@ -109,7 +111,7 @@ class Record:
     time_us: int
     flags: str
     message: str
-    dictionary: Mapping[str, str] = field(default_factory=dict)
+    dictionary: Mapping[str, str] = _NO_PAIRS
 
     @property
     def is_from_kernel(self) -> bool:
@@ -328,16 +330,18 @@ def parse_record(data: bytes) -> Record:
     prefix = _PREFIX.fullmatch(head)
     if not (semicolon and prefix):
         raise LogError(f"{data[:80]!r} is no record of the kernel log; read {_KMSG} itself")
-    message, *continuation = body.rstrip(b"\n").split(b"\n")
-    priority = int(prefix[1])
+    message, _, continuation = body.rstrip(b"\n").partition(b"\n")
+    pairs = [_pair(line) for line in continuation.split(b"\n") if line.startswith(b" ")]
+    priority, sequence, time_us, flags = prefix.groups()
+    facility, level = divmod(int(priority), 8)
     return Record(
-        level=priority & 7,
-        facility=priority >> 3,
-        sequence=int(prefix[2]),
-        time_us=int(prefix[3]),
-        flags=prefix[4].decode(errors="replace"),
-        message=_unescape(message),
-        dictionary=dict(_pair(line) for line in continuation if line.startswith(b" ")),
+        level,
+        facility,
+        int(sequence),
+        int(time_us),
+        flags.decode(errors="replace"),
+        _unescape(message),
+        MappingProxyType(dict(pairs)) if pairs else _NO_PAIRS,
     )
 
 

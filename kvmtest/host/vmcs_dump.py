@@ -19,7 +19,7 @@ __all__ = ["VmcsDump", "dump_of", "parse_dumps"]
 _LOAD_DEBUG_CONTROLS = 1 << 2
 
 # Newer kernels begin each line with the module's name, 6.1 and older ones do not.
-_PREFIX = re.compile(r"kvm_intel: ")
+_PREFIX = "kvm_intel: "
 
 # Older kernels (5.10, say) do not have this line.
 _LAST_ENTRY = re.compile(r"VMCS .*, last attempted VM-entry on CPU (-?\d+)$")
@@ -35,6 +35,9 @@ _LINES = {
     "entry": re.compile(r"(?:PinBased=\S+ )?EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"),
 }
 _ORDER = tuple(_LINES)
+
+# Most lines are none of these: one look then, not one for each.
+_ANY = re.compile("|".join(f"(?:{p.pattern})" for p in (_LAST_ENTRY, *_LINES.values())))
 
 _REMEDY = "look at the kernel log, and run without other VMs"
 _BROKEN = Missing("a VMCS dump in the kernel log is cut off, or mixed with another", _REMEDY)
@@ -69,6 +72,8 @@ def parse_dumps(records: Iterable[Record]) -> list[VmcsDump] | Missing:
     begun: _Begun | None = None
     cpu: int | None = None
     for line in _lines(records):
+        if not _ANY.match(line):
+            continue
         last_entry = _LAST_ENTRY.match(line)
         if last_entry:
             cpu = int(last_entry[1])
@@ -102,7 +107,7 @@ def _lines(records: Iterable[Record]) -> Iterator[str]:
     for record in records:
         if record.is_from_kernel:
             for line in record.message.split("\n"):
-                yield _PREFIX.sub("", line, count=1)
+                yield line.removeprefix(_PREFIX)
 
 
 class _Begun:
