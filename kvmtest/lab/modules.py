@@ -7,6 +7,7 @@ it holds for the very bytes that are loaded, which modules.dep of a changed fold
 """
 
 import os
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ __all__ = [
     "parse_modinfo",
     "parse_module",
 ]
+
+_SIGNED = b"~Module signature appended~\n"
+_SIGNATURE_INFO = 12  # The size of struct module_signature, between signature and mark.
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
@@ -43,6 +47,15 @@ class Module:
     data: bytes = field(repr=False)
     depends: tuple[str, ...] = ()
     """What must be loaded before it, as its .modinfo has it."""
+
+    @property
+    def unsigned(self) -> bytes:
+        """Its file without the signature that may follow it (include/linux/module_signature.h)."""
+        if not self.data.endswith(_SIGNED):
+            return self.data
+        end = len(self.data) - len(_SIGNED)
+        (length,) = struct.unpack_from(">I", self.data, end - 4)
+        return self.data[: end - _SIGNATURE_INFO - length]
 
 
 class ModuleFolder:

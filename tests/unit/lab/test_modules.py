@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,12 @@ def test_any_modinfo_is_parsed(modinfo: bytes) -> None:
 
 def test_the_first_of_two_values_counts() -> None:
     assert parse_modinfo(b"a=1\0b\0a=2\0c=x=y\0") == {"a": "1", "c": "x=y"}
+
+
+@pytest.mark.parametrize("body", [b"", b"\x7fELF and so on"])
+def test_a_signature_is_cut_off_where_there_is_one(body: bytes) -> None:
+    signature = b"signed"
+    info = struct.pack(">BBBBB3xI", 0, 0, 2, 0, 0, len(signature))
+    signed = body + signature + info + b"~Module signature appended~\n"
+    assert Module("kvm", signed).unsigned == body
+    assert Module("kvm", body).unsigned == body
