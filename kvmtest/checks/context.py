@@ -38,11 +38,6 @@ class Context:
     journal: "Journal"
     kernel_log: RunLog | Missing
 
-    def keep_log(self) -> None:
-        """Read the run's kernel log so far, as what was just logged may soon be overwritten."""
-        if not isinstance(self.kernel_log, Missing):
-            self.kernel_log.log.drain()
-
 
 #: A check yields readings as it takes them, so that those before a failure are kept.
 Check = Callable[[Context], Generator[Reading | Absence, None, None]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from kvmtest.host.journal import Journal
-from kvmtest.host.kernel_log import KernelLog
+from kvmtest.host.kernel_log import KernelLog, Position
 from kvmtest.host.tree import Tree
 from kvmtest.host.vmcs_dump import VmcsDump, dump_of
 from kvmtest.kvm import Exit, FailEntryExit, Vcpu
@@ -64,44 +64,55 @@ class Refusals:
         journal.write(PARAMETER, "1")
         self._log = log
         self._patience = 0.0 if journal.dry_run else PATIENCE_S
+        self._opened: KernelLog | None = None
 
     @classmethod
-    def open(cls, tree: Tree, journal: Journal) -> "Refusals | Missing":
-        """Open the kernel log, from its end on, and switch the dumps on; or say what is missing."""
-        log = KernelLog.open(tree)
-        if isinstance(log, Missing):
-            return log
-        try:
+    def open(
+        cls, tree: Tree, journal: Journal, log: KernelLog | None = None
+    ) -> "Refusals | Missing":
+        """Switch the dumps on, or say what is missing.
+
+        They are read from ``log``, or where there is none from a reader of their own.
+        """
+        if log is not None:
             return cls(journal, log)
+        opened = KernelLog.open(tree)
+        if isinstance(opened, Missing):
+            return opened
+        try:
+            refusals = cls(journal, opened)
         except BaseException:
-            log.close()
+            opened.close()
             raise
+        refusals._opened = opened
+        return refusals
 
     def refuse(self, vcpu: Vcpu) -> Refusal:
         """Have the CPU refuse the vCPU's next entry, and put the vCPU's segments back."""
         fs_base = _non_canonical()
         good, bad = vcpu.get_sregs(), vcpu.get_sregs()
         bad.fs.base = fs_base
-        self._log.mark()
+        before = self._log.here()
         vcpu.set_sregs(bad)
         try:
             end = vcpu.run()
         finally:
             vcpu.set_sregs(good)
-        return self._read(end, fs_base)
+        return self._read(end, fs_base, before)
 
-    def _read(self, end: Exit, fs_base: int) -> Refusal:
+    def _read(self, end: Exit, fs_base: int, before: Position) -> Refusal:
         deadline = time.monotonic() + self._patience
         while True:
-            slice_ = self._log.since_mark()
+            slice_ = self._log.since(before)
             dump = dump_of(slice_.records, fs_base)
             left = deadline - time.monotonic()
             if isinstance(dump, VmcsDump) or left <= 0 or not self._log.await_more(left):
                 return Refusal(end, fs_base, dump, slice_.lost)
 
     def close(self) -> None:
-        """Close the log."""
-        self._log.close()
+        """Close the log where it was opened for this."""
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> Self:
         return self

@@ -50,7 +50,7 @@ class Scene:
     def __init__(self, context: Context, *wanted: str) -> None:
         self.machine = context.machine
         self.journal = context.journal
-        self._keep_log = context.keep_log
+        self._run_log = context.kernel_log
         self.refusals: Refusals | None = None
         self.probe: KprobeEvent | None = None
         self.flags: RunFlags | None = None
@@ -77,7 +77,9 @@ class Scene:
     def _open_refusals(self) -> None:
         if "vmcs" not in self._wanted or witness_lacks(self.machine, "vmcs"):
             return
-        refusals = Refusals.open(self.machine.tree, self.journal)
+        run = self._run_log
+        log = None if isinstance(run, Missing) else run.log
+        refusals = Refusals.open(self.machine.tree, self.journal, log)
         if isinstance(refusals, Missing):
             self._absences.append(Absence("vmcs", refusals))
         else:
@@ -200,7 +202,6 @@ class Scene:
         """Have the vCPU's next entry refused; give its dump, if it is whole, and a control."""
         assert self.refusals
         refusal = self.refusals.refuse(vcpu)
-        self._keep_log()
         expected = f"whole, with FS base {refusal.fs_base:#x}"
         problem, dump = refusal.problem, refusal.dump
         what = f"the dump of the entry refused {state}"

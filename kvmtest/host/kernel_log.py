@@ -131,6 +131,16 @@ class Mark:
     unproven: Missing | None
 
 
+class Position(NamedTuple):
+    """A position in what was read of the log: how many records came before it, and were lost."""
+
+    records: int
+    lost: int
+
+
+_BEGIN = Position(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class LogSlice:
     """The records since a mark; ``lost`` counts those that the kernel overwrote unread."""
@@ -215,6 +225,19 @@ class KernelLog:
         """
         self.drain()
         return self._since.slice()
+
+    def here(self) -> Position:
+        """Return the end of the log as it is now, for :meth:`since`. Raises LogError."""
+        self.drain()
+        return self._since.end()
+
+    def since(self, position: Position) -> LogSlice:
+        """Return all records from ``position``, taken after the last mark, until now.
+
+        Like :meth:`since_mark`, which it does not disturb. Raises LogError.
+        """
+        self.drain()
+        return self._since.slice(position)
 
     def drain(self) -> None:
         """Read what is there now and keep it, before the kernel overwrites it. Raises LogError.
@@ -312,10 +335,14 @@ class _Since:
         self._last = sequence
         self._unparsed.append(data)
 
-    def slice(self) -> LogSlice:
+    def end(self) -> Position:
+        return Position(len(self._records) + len(self._unparsed), self._lost + self._overruns)
+
+    def slice(self, begin: Position = _BEGIN) -> LogSlice:
         self._records += list(map(parse_record, self._unparsed))
         self._unparsed.clear()
-        return LogSlice(tuple(self._records), self._lost + self._overruns)
+        lost = self._lost + self._overruns - begin.lost
+        return LogSlice(tuple(self._records[begin.records :]), lost)
 
 
 def _sequence(data: bytes) -> int:

@@ -6,9 +6,15 @@ so that the same code reads the live machine or a stand-in tree given by ``--roo
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["Tree"]
+
+
+@lru_cache(maxsize=1024)
+def _path(root: Path, name: str) -> Path:
+    return root / name.lstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,7 @@ class Tree:
 
     def path(self, name: str) -> Path:
         """Return where the host's absolute path ``name`` is, e.g. ``/proc/cpuinfo``."""
-        return self.root / name.lstrip("/")
+        return _path(self.root, name)
 
     def exists(self, name: str) -> bool:
         """Tell whether ``name`` is there, as far as we may look (following links)."""

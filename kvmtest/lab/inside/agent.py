@@ -17,6 +17,7 @@ import importlib
 import io
 import json
 import os
+import pkgutil
 import struct
 import subprocess
 import sys
@@ -77,8 +78,19 @@ def kvmtest(*words: str) -> int:
 
 
 def warm_up() -> None:
-    """Have kvmtest imported, and what it needs of an unchanging kernel read."""
+    """Have kvmtest imported, and what it needs of an unchanging kernel and of its guests read."""
     sys.path.insert(0, str(PACKAGE))
+    import kvmtest as package
+
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    from kvmtest.errors import EnvironmentUnfit
+    from kvmtest.guests import image
+
+    for path in image.IMAGES.glob("*.elf"):
+        with contextlib.suppress(EnvironmentUnfit):  # Not all are guests.
+            image.load(path.stem)
     with (
         Path(os.devnull).open("w") as nothing,
         contextlib.redirect_stdout(nothing),
