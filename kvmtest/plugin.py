@@ -125,11 +125,7 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
 
 
 @pytest.fixture
-def decide(
-    request: pytest.FixtureRequest,
-    kvmtest_session: "Session",
-    record_property: Callable[[str, object], None],
-) -> Decide:
+def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide:
     """Decide a property; the test's outcome follows the verdict."""
     from kvmtest.judge import Verdict
 
@@ -137,8 +133,9 @@ def decide(
 
     def decide(prop: Property) -> None:
         result = kvmtest_session.decide(prop)
-        record_property("verdict", result.verdict.value)
-        record_property("reason", result.reason)
+        # As record_property has it, whose plugin a run does without.
+        properties = request.node.user_properties
+        properties += [("verdict", result.verdict.value), ("reason", result.reason)]
         if result.verdict is Verdict.PASS:
             return
         message = f"{result.verdict}: {result.reason}"

@@ -47,7 +47,8 @@ BISECT_SKIP = 125
 _IDLE_PLUGINS = (
     "terminal", "debugging", "unittest", "legacypath", "tmpdir", "monkeypatch", "recwarn",
     "pastebin", "doctest", "setuponly", "setupplan", "stepwise", "threadexception",
-    "unraisableexception", "logging", "faulthandler", "subtests",
+    "unraisableexception", "logging", "faulthandler", "subtests", "capture", "junitxml",
+    "assertion", "warnings", "reports",
 )  # fmt: skip
 
 

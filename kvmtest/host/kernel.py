@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from kvmtest.host.btf import Btf, BtfError
 from kvmtest.host.tree import Tree
@@ -214,6 +214,9 @@ def _read_vmlinux_btf(tree: Tree) -> Btf | Missing:
 
 _running_vmlinux_btf = cache(_read_vmlinux_btf)
 
+# A module that was loaded anew has, mostly, the same types.
+_module_btf = lru_cache(maxsize=4)(Btf)
+
 
 def module_btf(tree: Tree, module: str, vmlinux: Btf | Missing | None = None) -> FoundBtf | Missing:
     """Return the BTF that describes ``module``, whether it is loaded or built in.
@@ -235,7 +238,7 @@ def module_btf(tree: Tree, module: str, vmlinux: Btf | Missing | None = None) ->
     if data is None:
         return Missing(f"{split} can't be read", "run as root")
     try:
-        return FoundBtf(Btf(data, base), f"{split} over {_VMLINUX}")
+        return FoundBtf(_module_btf(data, base), f"{split} over {_VMLINUX}")
     except BtfError as error:
         return _corrupt(split, error)
 
