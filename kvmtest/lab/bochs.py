@@ -48,7 +48,7 @@ class Hardware:
     """What a machine is made of; ``memory`` in MiB."""
 
     cpus: int = 1
-    memory: int = 512
+    memory: int = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,8 @@ class Bochs:
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
         # The display "term" writes to standard output, and wants a terminal that it knows.
         kept["TERM"] = "vt100"
+        # Restoring fills the machine's memory: in huge pages where the host has them.
+        kept["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         if self.extension:
             kept["LD_PRELOAD"] = str(self.extension)
         return kept
