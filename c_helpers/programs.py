@@ -21,7 +21,7 @@ def build(target: Path = LAB) -> None:
     compiler = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS]
     (target / "inside").mkdir(parents=True, exist_ok=True)
     port, extension = target / "inside" / "port", target / "bochs-extension.so"
-    parts = [str(HERE / "bochs" / name) for name in ("save.c", "loop.c")]
+    parts = [str(path) for path in sorted((HERE / "bochs").glob("*.c"))]
     for arguments in (
         ["-static", "-s", "-o", str(port), str(HERE / "lab" / "port.c")],
         ["-fPIC", "-shared", "-o", str(extension), *parts, "-ldl"],

@@ -257,6 +257,14 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--modules", metavar="DIR", type=Path, help="the kernel's modules, where they are elsewhere"
     )
     _add_cpus(parser)
+    parser.add_argument(
+        "--show-cpu-feature",
+        metavar="F",
+        dest="cpu_features",
+        action="append",
+        default=[],
+        help="have its CPUID show a feature that it has not: rtm",
+    )
     parser.add_argument("--cold", action="store_true", help="boot, and restore no saved machine")
     parser.add_argument(
         "--deadline", metavar="S", type=_seconds, default=900.0, help="seconds that it may take"
@@ -377,6 +385,7 @@ def _lab_run(options: argparse.Namespace) -> int:
             kernel=options.kernel,
             modules=options.modules,
             cpus=options.cpus,
+            cpu_features=tuple(options.cpu_features),
             cold=options.cold,
             deadline=options.deadline,
             output=options.output,

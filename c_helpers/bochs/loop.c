@@ -8,27 +8,21 @@
  * the debugger called only where it has something to do, and the checks of memory accesses end before
  * they begin.
  *
- * It is written for one build of the emulator, and replaces nothing where the code that it stands for
- * is not that build's to the byte. With a second CPU, and where the debugger has more to stop at (steps,
- * breakpoints by address, traces), it leaves the work to the original.
+ * It is written for one build of the emulator, and replaces nothing in another. Where the debugger has
+ * more to stop at (breakpoints by address, traces), it leaves the work to the original.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <link.h>
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
-/* The build ID of Debian's 2.7+dfsg-4+deb12u1, amd64, */
-#define BUILD                                                                                   \
-	"\x6e\x89\xe0\xc0\x7c\x09\x6a\xb3\x05\xb6"                                              \
-	"\x8e\xb0\xbf\x69\xc4\xae\xb7\x88\xd1\x0d"
+#include "build.h"
 
-/* and the places in its objects of what the loop uses. */
+/* The places in the objects of the known build of what the loop uses. */
 #define RIP             0xd8
 #define PREVIOUS_RIP    0x110
 #define SPECULATIVE_RSP 0x128  /* bool */
@@ -37,11 +31,13 @@
 #define STOPS           0x9438 /* two bools: at a watchpoint, at a magic breakpoint */
 #define STOP_REASON     0x943a
 #define TRACE           0x943b /* bool */
+#define LIMIT           0x9450 /* of COUNT */
 #define COUNTDOWN       0x1638 /* of ticks, in bx_pc_system; 32 bits */
 #define GUARD_INTERRUPT 0x520  /* bool, in bx_guard */
 
 #define STOP_TRACE      0x80000000u /* in ASYNC_EVENT: begin a new trace */
-#define GUARDED         0x17        /* in bx_guard: a breakpoint by address, or by count */
+#define BY_ADDRESS      0x07        /* in bx_guard: it has breakpoints by address */
+#define BY_COUNT        0x10        /* in bx_guard: it stops at LIMIT, as with CPUs that take turns */
 
 /* bxInstruction_c; a pointer to a member function is two words. */
 struct instruction {
@@ -78,16 +74,16 @@ static struct {
 	jmp_buf *fault;
 } emulator;
 
-/* Whether the debugger has more to stop at than what sets STOPS. */
+/* Whether the debugger has more to stop at than STOPS and LIMIT. */
 static bool is_watched(void *cpu)
 {
-	return *emulator.cpus != 1 || AT(uint32_t, emulator.guard, 0) & GUARDED || *emulator.shown ||
-	       AT(uint8_t, cpu, TRACE);
+	return AT(uint32_t, emulator.guard, 0) & BY_ADDRESS || *emulator.shown || AT(uint8_t, cpu, TRACE);
 }
 
+/* After an instruction: with one CPU, time goes by instructions; CPUs that take turns share it. */
 static void tick(void)
 {
-	if (--AT(uint32_t, emulator.system, COUNTDOWN) == 0)
+	if (*emulator.cpus == 1 && --AT(uint32_t, emulator.system, COUNTDOWN) == 0)
 		emulator.elapse(emulator.system);
 }
 
@@ -105,6 +101,8 @@ static bool is_interrupted(void)
 
 static void loop(void *cpu)
 {
+	uint64_t limit = AT(uint32_t, emulator.guard, 0) & BY_COUNT ? AT(uint64_t, cpu, LIMIT) : UINT64_MAX;
+
 	if (is_watched(cpu)) {
 		emulator.loop(cpu);
 		return;
@@ -135,7 +133,8 @@ static void loop(void *cpu)
 				AT(uint64_t, cpu, PREVIOUS_RIP) = AT(uint64_t, cpu, RIP);
 				AT(uint64_t, cpu, COUNT)++;
 				tick();
-				if (AT(volatile uint16_t, cpu, STOPS) && emulator.debugger(cpu))
+				if ((AT(volatile uint16_t, cpu, STOPS) || AT(uint64_t, cpu, COUNT) >= limit) &&
+				    emulator.debugger(cpu))
 					return;
 			} while (!AT(volatile uint32_t, cpu, ASYNC_EVENT) && ++instruction != end);
 			if (is_interrupted() && emulator.debugger(cpu))
@@ -143,33 +142,6 @@ static void loop(void *cpu)
 		} while (!AT(volatile uint32_t, cpu, ASYNC_EVENT));
 		AT(uint32_t, cpu, ASYNC_EVENT) &= ~STOP_TRACE;
 	}
-}
-
-/* Whether the program's build is the one that the places above are those of. */
-static int is_known(struct dl_phdr_info *program, size_t size, void *unused)
-{
-	(void)size;
-	(void)unused;
-	for (int i = 0; i < program->dlpi_phnum; i++) {
-		const ElfW(Phdr) *part = &program->dlpi_phdr[i];
-		const char *note = (const char *)program->dlpi_addr + part->p_vaddr;
-
-		if (part->p_type == PT_NOTE && memmem(note, part->p_memsz, BUILD, sizeof(BUILD) - 1))
-			return 1;
-	}
-	return -1; /* The first is the program; its libraries do not matter. */
-}
-
-/* Write code over the emulator's. */
-static void replace(void *code, const void *bytes, size_t size)
-{
-	uintptr_t page = (uintptr_t)code & -(uintptr_t)sysconf(_SC_PAGESIZE);
-	size_t length = (uintptr_t)code + size - page;
-
-	if (mprotect((void *)page, length, PROT_READ | PROT_WRITE | PROT_EXEC))
-		return;
-	memcpy(code, bytes, size);
-	mprotect((void *)page, length, PROT_READ | PROT_EXEC);
 }
 
 /* "jmp *(rip)", and where to */
@@ -205,7 +177,7 @@ __attribute__((constructor)) static void install(void)
 	struct jump jump = JUMP(loop);
 	void *linear, *physical, *function;
 
-	if (dl_iterate_phdr(is_known, NULL) != 1)
+	if (!bochs_is_known())
 		return;
 	function = dlsym(RTLD_DEFAULT, "_ZN8BX_CPU_C8cpu_loopEv");
 	linear = dlsym(RTLD_DEFAULT, "_Z24bx_dbg_lin_memory_accessjmmjjjPh");
@@ -222,7 +194,7 @@ __attribute__((constructor)) static void install(void)
 	emulator.loop = keep(function, whole, sizeof(whole));
 	if (!emulator.loop)
 		return;
-	replace(function, &jump, sizeof(jump));
-	replace(linear, &nothing, sizeof(nothing));
-	replace(physical, &nothing, sizeof(nothing));
+	bochs_overwrite(function, &jump, sizeof(jump), PROT_READ | PROT_EXEC);
+	bochs_overwrite(linear, &nothing, sizeof(nothing), PROT_READ | PROT_EXEC);
+	bochs_overwrite(physical, &nothing, sizeof(nothing), PROT_READ | PROT_EXEC);
 }

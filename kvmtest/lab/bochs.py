@@ -19,6 +19,7 @@ __all__ = [
     "CPU_MODEL",
     "INSTRUCTIONS_PER_SECOND",
     "PACKAGES",
+    "SHOWN",
     "Bochs",
     "Drives",
     "Hardware",
@@ -32,6 +33,10 @@ PACKAGES = ("bochs", "bochs-term", "bochsbios", "isolinux", "syslinux-common", "
             "busybox-static")  # fmt: skip
 
 CPU_MODEL = "corei7_skylake_x"
+
+#: CPU features that a machine can show besides (c_helpers/bochs/cpuid.c).
+SHOWN = ("rtm",)
+
 _MSRS = Path(__file__).with_name("bochs-msrs.def")
 _EXTENSION = Path(__file__).with_name("bochs-extension.so")
 # What the extension calls (c_helpers/bochs/save.c).
@@ -45,10 +50,15 @@ INSTRUCTIONS_PER_SECOND = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine is made of; ``memory`` in MiB."""
+    """What a machine is made of; ``memory`` in MiB.
+
+    ``cpu_features`` are shown in CPUID although the model has them not, by the names that Linux has
+    for them (SHOWN): for software that asks for them and does something else then.
+    """
 
     cpus: int = 1
     memory: int = 384
+    cpu_features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +130,8 @@ class Bochs:
         text = configuration(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
         # What is in this file is in the emulator's digest; where it is does not matter.
         text = text.replace(_quoted(_MSRS), "")
-        return hashlib.sha256(f"{self.digest}\0{text}".encode()).hexdigest()
+        features = ",".join(hardware.cpu_features)
+        return hashlib.sha256(f"{self.digest}\0{text}\0{features}".encode()).hexdigest()
 
     def boot(self, config: Path, script: Path) -> list[str]:
         """Return the command that boots a machine; the debugger obeys ``script``."""
@@ -130,7 +141,7 @@ class Bochs:
         """Return the command that restores a machine."""
         return [str(self.program), "-q", "-r", str(state), "-rc", str(script)]
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, hardware: Hardware) -> dict[str, str]:
         """Return the environment that the emulator runs in."""
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
         # The display "term" writes to standard output, and wants a terminal that it knows.
@@ -139,6 +150,8 @@ class Bochs:
         kept["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         if self.extension:
             kept["LD_PRELOAD"] = str(self.extension)
+        if hardware.cpu_features:
+            kept["KVMTEST_CPU_FEATURES"] = ",".join(hardware.cpu_features)
         return kept
 
 

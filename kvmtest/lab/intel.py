@@ -164,6 +164,7 @@ class IntelLab:
                 "emulator_digest": self.bochs.digest,
                 "cpus": self.hardware.cpus,
                 "memory_mib": self.hardware.memory,
+                "shown_cpu_features": " ".join(self.hardware.cpu_features),
                 "instructions_per_second": INSTRUCTIONS_PER_SECOND,
                 "kernel": self.kernel.origin,
                 "kernel_digest": self.kernel.digest,

@@ -101,7 +101,7 @@ class Machine:
                     f"can't make a machine in {folder}: {error}; free some space, or set TMPDIR "
                     "to another folder"
                 ) from None
-            with _process(command, folder, self.bochs.environment()) as process:
+            with _process(command, folder, self.bochs.environment(self.start.hardware)) as process:
                 listener.listen(process, deadline)
             save = self.start.save
             # One that does not know the command goes on past the breakpoint as if it were saved.

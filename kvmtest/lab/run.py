@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from kvmtest.errors import EnvironmentUnfit
+from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import loads
@@ -22,7 +22,7 @@ from kvmtest.host.lab import VARIABLE
 from kvmtest.report.terminal import Progress, console, show_evidence
 
 from . import payload
-from .bochs import Bochs, Hardware
+from .bochs import SHOWN, Bochs, Hardware
 from .cache import Cache
 from .intel import IntelLab
 from .kernels import resolve
@@ -42,6 +42,7 @@ class Options:
     kernel: str | None = None
     modules: Path | None = None
     cpus: int = 1
+    cpu_features: tuple[str, ...] = ()
     cold: bool = False
     deadline: float = DEADLINE
     output: Path | None = None
@@ -56,12 +57,13 @@ def run(options: Options) -> int:
         tell = teller(progress)
         # Looked for first: without it there is no need for a kernel.
         bochs = Bochs.find()
+        _check(options)
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell)
         clock.lap("kernel")
         lab = IntelLab(
             bochs, kernel, cache, tell, lambda line: progress.say(Text(line)),
-            Hardware(cpus=options.cpus), options.cold,
+            Hardware(cpus=options.cpus, cpu_features=options.cpu_features), options.cold,
         )  # fmt: skip
         lab.boot_disk()
         clock.lap("image")
@@ -112,6 +114,12 @@ def write(outcome: Outcome, output: Path) -> None:
             raise EnvironmentUnfit(
                 f"can't write {output / name}: {error.strerror}; choose another -o DIR"
             ) from None
+
+
+def _check(options: Options) -> None:
+    for feature in options.cpu_features:
+        if feature not in SHOWN:
+            raise UsageError(f"--show-cpu-feature {feature}: it can show {', '.join(SHOWN)}")
 
 
 @contextmanager

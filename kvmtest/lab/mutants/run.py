@@ -6,7 +6,7 @@ Builds KVM with each named fault, runs the suite on it, and prints which propert
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
-from kvmtest.lab.bochs import Bochs, Hardware
+from kvmtest.lab.bochs import SHOWN, Bochs, Hardware
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import resolve
@@ -47,10 +47,10 @@ class Options:
 
 @dataclass
 class _Bench:
-    """One kernel, its builder, and a lab for each number of CPUs."""
+    """One kernel, its builder, and who makes the lab with some hardware."""
 
     builder: ModuleBuilder
-    labs: dict[int, IntelLab]
+    lab: Callable[[Hardware], IntelLab]
 
     def judge(self, mutant: Mutant, output: Path | None) -> Row:
         """Build a mutant, run the suite on it, and return its row."""
@@ -79,14 +79,20 @@ class _Bench:
         self, modules: Path | None, mutant: Mutant | None = None, output: Path | None = None
     ) -> tuple[Verdicts, Sequence[str]]:
         """Return the suite's verdicts with some modules, and the flags of the machine's CPU."""
-        cpus = 2 if mutant and "second-cpu" in find_property(mutant.owner).needs else 1
-        outcome, evidence = run_once(self.labs[cpus], ["--strict"], modules=modules)
+        lab = self.lab(_hardware(mutant) if mutant else Hardware())
+        outcome, evidence = run_once(lab, ["--strict"], modules=modules)
         if output:
             folder = output / (mutant.name if mutant else "stock" if modules is None else "rebuilt")
             folder.mkdir()
             write(outcome, folder)
         cpu = evidence.machine["cpu"] or {}
         return _verdicts_of(evidence), cpu.get("features", [])
+
+
+def _hardware(mutant: Mutant) -> Hardware:
+    """Return a machine in which the mutant's fault can show, as far as there is one."""
+    cpus = 2 if "second-cpu" in find_property(mutant.owner).needs else 1
+    return Hardware(cpus, cpu_features=tuple(f for f in mutant.cpu_flags if f in SHOWN))
 
 
 def _verdicts_of(evidence: Evidence) -> dict[str, Verdict]:
@@ -105,18 +111,12 @@ def run(options: Options) -> int:
         bochs = Bochs.find()
         cache = Cache.default()
         kernel = resolve(options.kernel, None, cache, tell)
-        labs = {
-            cpus: IntelLab(
-                bochs,
-                kernel,
-                cache,
-                tell,
-                lambda line: progress.say(Text(line)),
-                Hardware(cpus=cpus),
-            )
-            for cpus in (1, 2)
-        }
-        bench = _Bench(ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell), labs)
+
+        def lab(hardware: Hardware) -> IntelLab:
+            hear = progress.say
+            return IntelLab(bochs, kernel, cache, tell, lambda line: hear(Text(line)), hardware)
+
+        bench = _Bench(ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell), lab)
         tell("the stock kernel")
         stock, _ = bench.verdicts(None, output=output)
         rebuilt, _ = bench.verdicts(bench.builder.build(), output=output)

@@ -42,7 +42,7 @@ def test_the_emulator_is_found_with_its_version(installed: Path) -> None:
     found = Bochs.find()
     assert (found.program, found.version) == (installed / "bochs-bin", "2.7")
     assert found.can_save
-    assert found.environment()["LD_PRELOAD"] == str(installed.parent / "_EXTENSION")
+    assert found.environment(Hardware())["LD_PRELOAD"] == str(installed.parent / "_EXTENSION")
 
 
 def test_where_there_is_no_emulator_one_is_told_what_to_install(
@@ -75,7 +75,7 @@ def test_without_a_way_to_save_machines_are_booted_each_time(installed: Path, re
         program(installed, "echo 'Bochs x86 Emulator 3.0'")
     found = Bochs.find()
     assert not found.can_save
-    assert "LD_PRELOAD" not in found.environment()
+    assert "LD_PRELOAD" not in found.environment(Hardware())
 
 
 def test_the_environment_is_small_and_names_a_terminal(
@@ -83,9 +83,15 @@ def test_the_environment_is_small_and_names_a_terminal(
 ) -> None:
     monkeypatch.setenv("BOCHSRC", "/elsewhere")
     monkeypatch.setenv("TERM", "xterm-kitty")
-    environment = Bochs.find().environment()
+    environment = Bochs.find().environment(Hardware())
     assert environment["TERM"] == "vt100"
-    assert set(environment) <= {"PATH", "HOME", "LANG", "TERM", "LD_PRELOAD"}
+    assert set(environment) <= {"PATH", "HOME", "LANG", "TERM", "GLIBC_TUNABLES", "LD_PRELOAD"}
+
+
+def test_a_shown_feature_goes_to_the_extension_and_makes_another_machine(installed: Path) -> None:
+    bochs, plain, with_rtm = Bochs.find(), Hardware(), Hardware(cpu_features=("rtm",))
+    assert bochs.environment(with_rtm)["KVMTEST_CPU_FEATURES"] == "rtm"
+    assert bochs.machine_digest(plain) != bochs.machine_digest(with_rtm)
 
 
 # What a machine's name depends on
