@@ -41,6 +41,8 @@ _MSRS = Path(__file__).with_name("bochs-msrs.def")
 _EXTENSION = Path(__file__).with_name("bochs-extension.so")
 # What the extension calls (c_helpers/bochs/save.c).
 _SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
+# The build whose insides the extension knows (c_helpers/bochs/build.c).
+_KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
 _BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 
@@ -82,6 +84,7 @@ class Drives:
 class Bochs:
     """The installed emulator. ``extension`` is preloaded into it where it fits this build.
 
+    ``is_known`` tells that the extension knows its insides, and does more than to save.
     ``digest`` is that of all files that a machine is made of, wherever they are.
     """
 
@@ -89,6 +92,7 @@ class Bochs:
     version: str
     extension: Path | None
     digest: str = field(repr=False)
+    is_known: bool = False
 
     @classmethod
     def find(cls) -> "Bochs":
@@ -112,12 +116,14 @@ class Bochs:
         version = re.search(r"Bochs x86 Emulator (\S+)", banner.stdout + banner.stderr)
         if version is None:
             raise EnvironmentUnfit(f"{path} does not say that it is Bochs; {install}")
-        fits = _EXTENSION.exists() and _SAVE_STATE in path.read_bytes()
+        code = path.read_bytes()
+        fits = _EXTENSION.exists() and _SAVE_STATE in code
         extension = _EXTENSION if fits else None
         digest = hashlib.sha256()
         for file in (path, _BIOS, _VGA_BIOS, _MSRS, *([extension] if extension else [])):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
-        return cls(path, version[1], extension, digest.hexdigest())
+        known = extension is not None and _KNOWN_BUILD in code
+        return cls(path, version[1], extension, digest.hexdigest(), known)
 
     @property
     def can_save(self) -> bool:

@@ -57,7 +57,7 @@ def run(options: Options) -> int:
         tell = teller(progress)
         # Looked for first: without it there is no need for a kernel.
         bochs = Bochs.find()
-        _check(options)
+        _check(options, bochs)
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell)
         clock.lap("kernel")
@@ -116,10 +116,15 @@ def write(outcome: Outcome, output: Path) -> None:
             ) from None
 
 
-def _check(options: Options) -> None:
+def _check(options: Options, bochs: Bochs) -> None:
     for feature in options.cpu_features:
         if feature not in SHOWN:
             raise UsageError(f"--show-cpu-feature {feature}: it can show {', '.join(SHOWN)}")
+        if not bochs.is_known:
+            raise EnvironmentUnfit(
+                f"--show-cpu-feature {feature}: this build of Bochs can't be made to show it; use "
+                "that of Debian 12"
+            )
 
 
 @contextmanager

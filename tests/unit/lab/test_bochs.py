@@ -88,6 +88,21 @@ def test_the_environment_is_small_and_names_a_terminal(
     assert set(environment) <= {"PATH", "HOME", "LANG", "TERM", "GLIBC_TUNABLES", "LD_PRELOAD"}
 
 
+def test_the_known_build_is_the_extension_s() -> None:
+    source = (Path(__file__).parents[3] / "c_helpers/bochs/build.c").read_text()
+    table = source[source.index("build[]") : source.index("};")]
+    assert bytes.fromhex("".join(re.findall(r"0x(..)", table))) == module._KNOWN_BUILD
+
+
+def test_a_build_is_known_by_its_id_where_there_is_the_extension(installed: Path) -> None:
+    assert not Bochs.find().is_known
+    with (installed / "bochs-bin").open("ab") as file:
+        file.write(b"# " + module._KNOWN_BUILD + b"\n")
+    assert Bochs.find().is_known
+    (installed.parent / "_EXTENSION").unlink()
+    assert not Bochs.find().is_known
+
+
 def test_a_shown_feature_goes_to_the_extension_and_makes_another_machine(installed: Path) -> None:
     bochs, plain, with_rtm = Bochs.find(), Hardware(), Hardware(cpu_features=("rtm",))
     assert bochs.environment(with_rtm)["KVMTEST_CPU_FEATURES"] == "rtm"

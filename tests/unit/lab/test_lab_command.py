@@ -109,6 +109,17 @@ def test_what_does_not_exist_is_refused_before_anything_boots(
     assert not (emulator.cache.root / "image").exists()
 
 
+@pytest.mark.parametrize(
+    ("feature", "status", "said"),
+    [("amx", 2, "it can show rtm"), ("rtm", 3, "this build of Bochs")],
+)
+def test_a_feature_that_can_not_be_shown_is_refused(
+    emulator: Emulator, capsys: Capture, feature: str, status: int, said: str
+) -> None:
+    assert main(["lab", "run", "--show-cpu-feature", feature]) == status
+    assert said in capsys.readouterr().err
+
+
 def test_without_an_emulator_no_kernel_is_looked_for(
     emulator: Emulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
