@@ -5,12 +5,12 @@ What a lab's machine boots: its command line, and its first root file system mad
 userland, the kernel's modules, and the programs of kvmtest/lab/inside.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .cpio import Entry, File
+from .digest import of_files
 from .modules import Module
 
 __all__ = [
@@ -92,7 +92,4 @@ def file_name(module: str) -> str:
 
 def digest(entries: Mapping[str, Entry]) -> str:
     """Return a digest of entries by name, kind and content."""
-    total = hashlib.sha256()
-    for name in sorted(entries):
-        total.update(f"{name}\0".encode() + hashlib.sha256(repr(entries[name]).encode()).digest())
-    return total.hexdigest()
+    return of_files({name: repr(entry).encode() for name, entry in entries.items()})

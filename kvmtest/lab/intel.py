@@ -16,6 +16,7 @@ from typing import Any
 from . import bzimage, cpio, disk, image, payload, userland
 from .bochs import CPU_MODEL, INSTRUCTIONS_PER_SECOND, Bochs, Hardware
 from .cache import Cache
+from .digest import of_files, of_parts
 from .kernels import NEEDED, LabKernel
 from .machine import Machine, Outcome, Start
 from .modules import Module
@@ -67,7 +68,7 @@ class IntelLab:
     @cached_property
     def image_digest(self) -> str:
         """The digest of all that the boot disk is made from."""
-        return _digest(
+        return of_parts(
             self.kernel.digest, userland.digest(self._userland), image.digest(self._own),
             image.COMMAND_LINE, _makers(),
         )  # fmt: skip
@@ -104,7 +105,7 @@ class IntelLab:
             self.tell("booting it, once")
             self._machine(None, {}, save=folder).run(_BOOT_SECONDS, "booted")
 
-        name = _digest(self.image_digest, self.bochs.machine_digest(self.hardware))
+        name = of_parts(self.image_digest, self.bochs.machine_digest(self.hardware))
         return self.cache.entry("booted", name, make)
 
     def ready(self) -> Path:
@@ -115,9 +116,9 @@ class IntelLab:
             self.tell("starting kvmtest in it, once")
             self._machine(state, self.package, save=folder).run(_WARM_SECONDS, "ready")
 
-        name = _digest(
+        name = of_parts(
             self.image_digest, self.bochs.machine_digest(self.hardware),
-            payload.digest(self.package),
+            of_files(self.package),
         )  # fmt: skip
         return self.cache.entry("ready", name, make)
 
@@ -181,8 +182,4 @@ def _makers() -> str:
     modules = (bzimage, cpio, disk, image, userland)
     files = [*(Path(str(module.__file__)) for module in modules), bzimage.STUB, *disk.LOADER]
     # Where one is missing, disk.make and bzimage.flatten say so.
-    return _digest(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return of_parts(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))

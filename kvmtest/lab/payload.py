@@ -5,7 +5,6 @@ What a machine is given on its payload drive: kvmtest itself, or the job of one 
 of files by their names.
 """
 
-import hashlib
 import io
 import json
 import secrets
@@ -17,7 +16,7 @@ from pathlib import Path
 import kvmtest
 import kvmtest.suite
 
-__all__ = ["archive", "digest", "job", "package"]
+__all__ = ["archive", "job", "package"]
 
 Files = Mapping[str, bytes]
 
@@ -36,14 +35,6 @@ def package() -> dict[str, bytes]:
             if path.is_file() and not _LEFT_OUT & set(inner.parts[:-1] or inner.parts):
                 files[f"{name}/{inner}"] = path.read_bytes()
     return files
-
-
-def digest(files: Files) -> str:
-    """Return a digest of names and contents."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        total.update(f"{name}\0".encode() + hashlib.sha256(files[name]).digest())
-    return total.hexdigest()
 
 
 def job(

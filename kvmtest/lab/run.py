@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.text import Text
@@ -24,11 +24,12 @@ from kvmtest.report.terminal import Progress, console, show_evidence
 from . import payload
 from .bochs import SHOWN, Bochs, Hardware
 from .cache import Cache
+from .digest import of_files
 from .intel import IntelLab
-from .kernels import resolve
+from .kernels import LabKernel, resolve
 from .machine import MachineFailed, Outcome
 
-__all__ = ["DEADLINE", "Options", "run", "run_once", "teller", "write"]
+__all__ = ["DEADLINE", "Options", "assemble", "run", "run_once", "teller", "write"]
 
 MACHINES = ("intel",)
 DEADLINE = 900.0
@@ -61,10 +62,8 @@ def run(options: Options) -> int:
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell)
         clock.lap("kernel")
-        lab = IntelLab(
-            bochs, kernel, cache, tell, lambda line: progress.say(Text(line)),
-            Hardware(cpus=options.cpus, cpu_features=options.cpu_features), options.cold,
-        )  # fmt: skip
+        hardware = Hardware(cpus=options.cpus, cpu_features=options.cpu_features)
+        lab = replace(assemble(progress, bochs, kernel, cache, hardware), cold=options.cold)
         lab.boot_disk()
         clock.lap("image")
         if lab.restores:
@@ -79,6 +78,17 @@ def run(options: Options) -> int:
     return outcome.status
 
 
+def assemble(
+    progress: Progress, bochs: Bochs, kernel: LabKernel, cache: Cache, hardware: Hardware
+) -> IntelLab:
+    """Return a lab that shows in the progress line what it does, and what its machines say."""
+
+    def hear(line: str) -> None:
+        progress.say(Text(line))
+
+    return IntelLab(bochs, kernel, cache, teller(progress), hear, hardware)
+
+
 def run_once(
     lab: IntelLab,
     words: Sequence[str],
@@ -91,7 +101,7 @@ def run_once(
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
     files, commands = lab.swap(modules) if modules else ({}, [])
-    origin = f"changed, digest {payload.digest(files)}" if modules else "the kernel's own"
+    origin = f"changed, digest {of_files(files)}" if modules else "the kernel's own"
     environment = {VARIABLE: json.dumps(lab.facts(origin))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
     job = {**files, **payload.job(command, environment, commands)}

@@ -20,9 +20,8 @@ from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
 from kvmtest.lab.bochs import Bochs, Hardware
 from kvmtest.lab.cache import Cache
-from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import LabKernel, resolve
-from kvmtest.lab.run import run_once, teller
+from kvmtest.lab.run import assemble, run_once, teller
 from kvmtest.properties import PROPERTIES
 from kvmtest.report.terminal import Progress, console
 
@@ -68,14 +67,7 @@ def run(kernels: Sequence[str], folder: Path, cpus: int) -> int:
             tell(f"[{number}/{len(kernels)}] {spec}")
             try:
                 kernel = resolve(spec, None, cache, tell)
-                lab = IntelLab(
-                    bochs,
-                    kernel,
-                    cache,
-                    tell,
-                    lambda line: progress.say(Text(line)),
-                    Hardware(cpus),
-                )
+                lab = assemble(progress, bochs, kernel, cache, Hardware(cpus))
                 _, evidence = run_once(lab, [])
             except KvmtestError as error:
                 failures.append(f"{spec}: {error}")

@@ -6,7 +6,6 @@ standard library, and the libraries that kvmtest needs, with the shared objects 
 kvmtest itself is not among them: it comes to the machine with each run.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import marshal
@@ -22,6 +21,7 @@ from pathlib import Path
 from kvmtest.errors import EnvironmentUnfit
 
 from .cpio import Entry, File, Link
+from .digest import of_files
 from .elf import ElfError, reading
 
 __all__ = ["SITE", "digest", "entries", "sources"]
@@ -65,11 +65,7 @@ def sources() -> dict[str, Path]:
 
 def digest(files: Sources) -> str:
     """Return a digest of names and contents."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        total.update(f"{name}\0".encode())
-        total.update(hashlib.sha256(files[name].read_bytes()).digest())
-    return total.hexdigest()
+    return of_files({name: path.read_bytes() for name, path in files.items()})
 
 
 def entries(files: Sources) -> dict[str, Entry]:

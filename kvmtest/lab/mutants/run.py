@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.table import Table
@@ -22,7 +23,7 @@ from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import resolve
 from kvmtest.lab.machine import MachineFailed
-from kvmtest.lab.run import run_once, teller, write
+from kvmtest.lab.run import assemble, run_once, teller, write
 from kvmtest.properties import find as find_property
 from kvmtest.report.terminal import Progress, console
 
@@ -112,11 +113,10 @@ def run(options: Options) -> int:
         cache = Cache.default()
         kernel = resolve(options.kernel, None, cache, tell)
 
-        def lab(hardware: Hardware) -> IntelLab:
-            hear = progress.say
-            return IntelLab(bochs, kernel, cache, tell, lambda line: hear(Text(line)), hardware)
-
-        bench = _Bench(ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell), lab)
+        bench = _Bench(
+            ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell),
+            partial(assemble, progress, bochs, kernel, cache),
+        )
         tell("the stock kernel")
         stock, _ = bench.verdicts(None, output=output)
         rebuilt, _ = bench.verdicts(bench.builder.build(), output=output)
