@@ -19,7 +19,8 @@ from kvmtest.lab.digest import of_files
 
 def test_the_package_runs_from_its_files_alone(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(payload.archive(payload.package()))) as tar:
-        tar.extractall(tmp_path, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(tmp_path)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     # In front of where the package is installed.
     where = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kvmtest, kvmtest._native;"
