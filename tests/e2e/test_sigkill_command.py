@@ -91,4 +91,5 @@ def victim(root: Path, tell: Callable[[bytes], object]) -> None:
 
 def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(host: Knob) -> None:
     start = forked(lambda tell: victim(host.tree.root, tell))
-    check_kills(start, host, KILLS, SEED, WAYS, 3 * KILLS)
+    outcomes = check_kills(start, host, KILLS, SEED, WAYS, 2 * KILLS)
+    assert sum(bool(outcome.differed) for outcome in outcomes) > KILLS / 10
