@@ -40,7 +40,7 @@ void bochs_overwrite(void *place, const void *bytes, size_t size, int protection
 
 	if (mprotect((void *)page, length, protection | PROT_WRITE)) {
 		perror("bochs: the emulator can't be extended");
-		_exit(75);
+		_exit(FAILED);
 	}
 	memcpy(place, bytes, size);
 	mprotect((void *)page, length, protection);

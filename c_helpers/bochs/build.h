@@ -8,6 +8,9 @@
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
+/* What the emulator ends with where the library fails it; Bochs itself ends with 0 or 1. */
+#define FAILED 75
+
 /* Whether the program is the one build whose insides are known here: Debian's 2.7+dfsg-4+deb12u1, amd64. */
 HIDDEN bool bochs_is_known(void);
 

@@ -15,11 +15,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "build.h"
+
 #define COMMAND    "!save "
 #define SAVE_STATE "_ZN13bx_real_sim_c10save_stateEPKc"
-
-/* What the emulator ends with where it could not save; Bochs itself ends with 0 or 1. */
-#define NOT_SAVED  75
 
 typedef char *fgets_function(char *text, int size, FILE *file);
 typedef _Bool save_function(void *simulator, const char *folder);
@@ -32,7 +31,7 @@ static void save(const char *folder)
 	if (simulator && *simulator && save_state && save_state(*simulator, folder))
 		return;
 	fprintf(stderr, "bochs: the state can't be saved to %s\n", folder);
-	_exit(NOT_SAVED);
+	_exit(FAILED);
 }
 
 char *fgets(char *text, int size, FILE *file)
@@ -49,7 +48,7 @@ char *fgets(char *text, int size, FILE *file)
 		/* Of a line too long for the debugger, the rest would come as another command. */
 		if (!strchr(line, '\n') && !feof(file)) {
 			fprintf(stderr, "bochs: the folder's name is too long: %s\n", line);
-			_exit(NOT_SAVED);
+			_exit(FAILED);
 		}
 		line[strcspn(line, "\n")] = '\0';
 		save(line + strlen(COMMAND));

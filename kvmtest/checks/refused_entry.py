@@ -55,16 +55,16 @@ class Refusal:
 
 
 class Refusals:
-    """Makes refusals and reads their dumps; close it after use.
+    """Makes refusals and reads their dumps from ``log``; close it after use.
 
     Switches dump_invalid_vmcs on through ``journal``.
     """
 
-    def __init__(self, journal: Journal, log: KernelLog) -> None:
+    def __init__(self, journal: Journal, log: KernelLog, *, is_own: bool = False) -> None:
         journal.write(PARAMETER, "1")
         self._log = log
+        self._is_own = is_own
         self._patience = 0.0 if journal.dry_run else PATIENCE_S
-        self._opened: KernelLog | None = None
 
     @classmethod
     def open(
@@ -80,12 +80,10 @@ class Refusals:
         if isinstance(opened, Missing):
             return opened
         try:
-            refusals = cls(journal, opened)
+            return cls(journal, opened, is_own=True)
         except BaseException:
             opened.close()
             raise
-        refusals._opened = opened
-        return refusals
 
     def refuse(self, vcpu: Vcpu) -> Refusal:
         """Have the CPU refuse the vCPU's next entry, and put the vCPU's segments back."""
@@ -111,8 +109,8 @@ class Refusals:
 
     def close(self) -> None:
         """Close the log where it was opened for this."""
-        if self._opened is not None:
-            self._opened.close()
+        if self._is_own:
+            self._log.close()
 
     def __enter__(self) -> Self:
         return self

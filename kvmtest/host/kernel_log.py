@@ -223,8 +223,7 @@ class KernelLog:
 
         Never waits; each call returns everything since the mark again.
         """
-        self.drain()
-        return self._since.slice()
+        return self.since(_BEGIN)
 
     def here(self) -> Position:
         """Return the end of the log as it is now, for :meth:`since`. Raises LogError."""
@@ -338,7 +337,7 @@ class _Since:
     def end(self) -> Position:
         return Position(len(self._records) + len(self._unparsed), self._lost + self._overruns)
 
-    def slice(self, begin: Position = _BEGIN) -> LogSlice:
+    def slice(self, begin: Position) -> LogSlice:
         self._records += list(map(parse_record, self._unparsed))
         self._unparsed.clear()
         lost = self._lost + self._overruns - begin.lost

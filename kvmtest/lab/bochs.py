@@ -15,6 +15,8 @@ from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 
+from .digest import of_parts
+
 __all__ = [
     "CPU_MODEL",
     "INSTRUCTIONS_PER_SECOND",
@@ -46,7 +48,7 @@ _KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
 _BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 
-#: Emulated instructions a second, by which the machine's clocks go; Bochs manages about 70 million.
+#: Emulated instructions a second, by which the machine's clocks go; Bochs manages up to 80 million.
 INSTRUCTIONS_PER_SECOND = 100_000_000
 
 
@@ -136,8 +138,7 @@ class Bochs:
         text = configuration(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
         # What is in this file is in the emulator's digest; where it is does not matter.
         text = text.replace(_quoted(_MSRS), "")
-        features = ",".join(hardware.cpu_features)
-        return hashlib.sha256(f"{self.digest}\0{text}\0{features}".encode()).hexdigest()
+        return of_parts(self.digest, text, *hardware.cpu_features)
 
     def boot(self, config: Path, script: Path) -> list[str]:
         """Return the command that boots a machine; the debugger obeys ``script``."""

@@ -65,7 +65,7 @@ def module_entries(release: str, modules: Sequence[Module]) -> dict[str, Entry]:
     """Return modules where modprobe looks for them, and what it reads about them.
 
     They come without their signatures: the machine has no keys (COMMAND_LINE), and to find that out
-    takes the kernel as long as all else that it does to load one.
+    takes the kernel more time than all else that it does to load one.
     """
     folder = f"lib/modules/{release}"
     entries: dict[str, Entry] = {f"{folder}/{file_name(m.name)}": File(m.unsigned) for m in modules}

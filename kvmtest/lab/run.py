@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.text import Text
@@ -63,7 +63,7 @@ def run(options: Options) -> int:
         kernel = resolve(options.kernel, options.modules, cache, tell)
         clock.lap("kernel")
         hardware = Hardware(cpus=options.cpus, cpu_features=options.cpu_features)
-        lab = replace(assemble(progress, bochs, kernel, cache, hardware), cold=options.cold)
+        lab = assemble(progress, bochs, kernel, cache, hardware, cold=options.cold)
         lab.boot_disk()
         clock.lap("image")
         if lab.restores:
@@ -79,14 +79,20 @@ def run(options: Options) -> int:
 
 
 def assemble(
-    progress: Progress, bochs: Bochs, kernel: LabKernel, cache: Cache, hardware: Hardware
+    progress: Progress,
+    bochs: Bochs,
+    kernel: LabKernel,
+    cache: Cache,
+    hardware: Hardware,
+    *,
+    cold: bool = False,
 ) -> IntelLab:
     """Return a lab that shows in the progress line what it does, and what its machines say."""
 
     def hear(line: str) -> None:
         progress.say(Text(line))
 
-    return IntelLab(bochs, kernel, cache, teller(progress), hear, hardware)
+    return IntelLab(bochs, kernel, cache, teller(progress), hear, hardware, cold)
 
 
 def run_once(

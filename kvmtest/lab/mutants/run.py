@@ -112,7 +112,6 @@ def run(options: Options) -> int:
         bochs = Bochs.find()
         cache = Cache.default()
         kernel = resolve(options.kernel, None, cache, tell)
-
         bench = _Bench(
             ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell),
             partial(assemble, progress, bochs, kernel, cache),

@@ -12,6 +12,7 @@ from vmcs_lines import as_kmsg, dump_lines
 from kvmtest.checks import refused_entry
 from kvmtest.checks.refused_entry import PARAMETER, Refusal, Refusals
 from kvmtest.host.journal import Journal
+from kvmtest.host.kernel_log import KernelLog
 from kvmtest.host.tree import Tree
 from kvmtest.host.vmcs_dump import VmcsDump
 from kvmtest.kvm import Exit, FailEntryExit, HltExit
@@ -151,3 +152,27 @@ def test_without_a_kernel_log_there_are_no_refusals(tree: Tree) -> None:
     with Journal.open(tree) as journal:
         assert isinstance(Refusals.open(tree, journal), Missing)
         assert journal.changes == []
+
+
+def test_a_log_that_is_given_is_read_and_left_open(tree: Tree) -> None:
+    log = KernelLog.open(tree)
+    assert isinstance(log, KernelLog)
+    with log, Journal.open(tree) as journal:
+        made = Refusals.open(tree, journal, log)
+        assert isinstance(made, Refusals)
+        with made:
+            assert refuse(made, RefusingVcpu(tree, good)).problem is None
+        assert len(log.since_mark().records) == len(good(0))
+
+
+def test_a_log_of_its_own_is_closed(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        made = Refusals.open(tree, journal)
+        assert isinstance(made, Refusals)
+        held = descriptors_of(tree.path(KMSG))
+        made.close()
+        assert (held, descriptors_of(tree.path(KMSG))) == (1, 0)
+
+
+def descriptors_of(path: Path) -> int:
+    return [fd.readlink() for fd in Path("/proc/self/fd").iterdir() if fd.exists()].count(path)

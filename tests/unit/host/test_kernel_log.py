@@ -12,6 +12,7 @@ from kvmtest.host.kernel_log import (
     TROUBLES,
     KernelLog,
     LogError,
+    LogSlice,
     Record,
     _Since,
     parse_record,
@@ -347,6 +348,20 @@ def test_a_gap_in_the_sequence_counts_as_lost(tmp_path: Path) -> None:
         kernel_log.mark()
         written(tmp_path, b"6,10,1,-;a\n6,11,1,-;b\n6,15,1,-;c\n")
         assert kernel_log.since_mark().lost == 3
+
+
+def test_a_position_divides_what_came_and_what_was_lost_before_and_after_it(
+    tmp_path: Path,
+) -> None:
+    with opened(written(tmp_path, b"")) as kernel_log:
+        written(tmp_path, b"6,1,0,-;one\n6,4,0,-;two\n")
+        here = kernel_log.here()
+        assert kernel_log.since(here) == LogSlice((), 0)
+        written(tmp_path, b"6,5,0,-;three\n6,7,0,-;four\n")
+        later = kernel_log.since(here)
+        assert ([r.message for r in later.records], later.lost) == (["three", "four"], 1)
+        whole = kernel_log.since_mark()
+        assert ([r.sequence for r in whole.records], whole.lost) == ([1, 4, 5, 7], 3)
 
 
 def test_an_overrun_counts_by_the_gap_that_it_leaves() -> None:
