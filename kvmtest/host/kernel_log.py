@@ -337,7 +337,7 @@ class _Since:
     def end(self) -> Position:
         return Position(len(self._records) + len(self._unparsed), self._lost + self._overruns)
 
-    def slice(self, begin: Position) -> LogSlice:
+    def slice(self, begin: Position = _BEGIN) -> LogSlice:
         self._records += list(map(parse_record, self._unparsed))
         self._unparsed.clear()
         lost = self._lost + self._overruns - begin.lost
