@@ -22,9 +22,20 @@ INTERRUPTIONS = {signal.SIGINT: 40, signal.SIGTERM: 8}
 # So many that toggling the knob, and reading MSRs on all of them, takes a while.
 CPUS = 1024
 
-# The command as its entry point starts it, but that it says when it begins: what Python itself
-# does before that with a signal is not ours.
-COMMAND = "import sys, kvmtest.cli; print('ready', flush=True); sys.exit(kvmtest.cli.main())"
+# The command as its entry point starts it, but that it says when it begins (what Python itself does
+# before that with a signal is not ours) and when it has first turned the knob on.
+COMMAND = f"""
+import sys, kvmtest.cli
+from kvmtest.host.journal import Journal
+write, told = Journal.write, []
+def telling_write(journal, name, value):
+    write(journal, name, value)
+    if (name, value, told) == ({KNOB!r}, "1", []):
+        told.append(print("changed", flush=True))
+Journal.write = telling_write
+print("ready", flush=True)
+sys.exit(kvmtest.cli.main())
+"""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Host:
             [sys.executable, "-c", COMMAND, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,  # Else a line that is awaited would take along what follows it.
             env=environment(),
         )
         assert process.stdout
@@ -68,9 +80,9 @@ class Host:
         return time.perf_counter() - begin
 
     def await_change(self, process: "subprocess.Popen[bytes]") -> None:
-        """Spin until the run has changed the knob."""
-        while self.tree.read(KNOB) != "1":
-            assert process.poll() is None, "it ended without a change"
+        """Wait until the run has changed the knob."""
+        assert process.stdout
+        assert process.stdout.readline() == b"changed\n", "it ended without a change"
 
     def interrupt(
         self, name: str, number: signal.Signals, delay: float, *, changed: bool = False
