@@ -33,6 +33,7 @@ class Role(StrEnum):
     CLAIM = "claim"
     CONTROL = "control"
     MEASURE = "measure"
+    SAMPLE = "sample"  # what statistics make claims and controls of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Reading:
         return same_kind and self.observed == self.expected
 
     def __str__(self) -> str:
-        agrees = self.agrees or self.role is Role.MEASURE
+        agrees = self.agrees or self.role in (Role.MEASURE, Role.SAMPLE)
         relation = "" if agrees else f", expected {_word(self.expected)}"
         return f"{self.what}: {_word(self.observed)}{relation}"
 

@@ -1,0 +1,158 @@
+"""Samples
+=======
+
+What the leak experiment records: stretches of a guest's execution with what was counted in them,
+holes in the guest's time, and toggles of the freeze knob. Each becomes a reading of evidence and
+can be made of one again, so that a verdict can be checked from the record alone.
+
+Times are TSC values of the host; a guest's are brought to it by its TSC offset.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from .readings import Reading, Role, Scalar
+
+__all__ = ["Arm", "Gap", "Samples", "Toggle", "Window"]
+
+WITNESS = "leak"
+_COUNTED, _KNOWN = "counted ", "known "
+
+
+class Arm(StrEnum):
+    """The condition that a window was taken under."""
+
+    QUIET = "quiet"  # no SMIs are raised
+    CONTROL = "control"  # SMIs, and the knob off: they must be counted
+    TREATMENT = "treatment"  # SMIs, and the knob on: they must not be counted
+    MIXED = "mixed"  # SMIs, and a toggle among them: of no arm
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One stretch of guest execution on one vCPU.
+
+    ``counted`` is what each counter gained, by its name ("instructions:k", say), and ``known`` what
+    the guest executed, for counters of which that is known. ``exits`` are the VM-exits amid it,
+    ``smis`` those that the vCPU's CPU counted, ``gaps`` the holes that the guest saw in its time.
+    """
+
+    arm: Arm
+    began: int
+    ended: int
+    counted: Mapping[str, int]
+    known: Mapping[str, int]
+    exits: int
+    smis: int
+    gaps: int
+    vcpu: int = 0
+
+    @property
+    def guest_smis(self) -> int | None:
+        """How many of the SMIs came in guest mode; None where that can't be told.
+
+        Every VM-exit is a gap, and so is every SMI in guest mode, while one in host mode hides in
+        a VM-exit's gap.
+        """
+        in_guest = self.gaps - self.exits
+        return in_guest if 0 <= in_guest <= self.smis else None
+
+    def reading(self, number: int) -> Reading:
+        """Return it as the ``number``-th of its experiment."""
+        raw: dict[str, Scalar] = {
+            "arm": self.arm.value, "began": self.began, "ended": self.ended, "exits": self.exits,
+            "smis": self.smis, "gaps": self.gaps, "vcpu": self.vcpu,
+            **{_COUNTED + name: count for name, count in self.counted.items()},
+            **{_KNOWN + name: count for name, count in self.known.items()},
+        }  # fmt: skip
+        return Reading(WITNESS, Role.SAMPLE, f"window {number}", self.arm.value, None, raw=raw)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Scalar]) -> Self:
+        """Return the window that :meth:`reading` wrote; raises KeyError or ValueError."""
+        numbers = {name: _integer(value) for name, value in raw.items() if name != "arm"}
+        return cls(
+            Arm(str(raw["arm"])),
+            counted=_named(numbers, _COUNTED),
+            known=_named(numbers, _KNOWN),
+            **{name: numbers[name] for name in ("began", "ended", "exits", "smis", "gaps", "vcpu")},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A hole that a guest saw in its time: an SMI or a VM-exit; ``vcpu`` is the guest's."""
+
+    began: int
+    ended: int
+    vcpu: int = 0
+
+    def reading(self, number: int) -> Reading:
+        """Return it as the ``number``-th of its experiment."""
+        raw = {"began": self.began, "ended": self.ended, "vcpu": self.vcpu}
+        return Reading(
+            WITNESS, Role.SAMPLE, f"gap {number}", self.ended - self.began, None, raw=raw
+        )
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Scalar]) -> Self:
+        """Return the gap that :meth:`reading` wrote; raises KeyError or ValueError."""
+        return cls(*(_integer(raw[name]) for name in ("began", "ended", "vcpu")))
+
+
+@dataclass(frozen=True, slots=True)
+class Toggle:
+    """A write of the freeze knob: it had the old value at ``began``, the new one at ``ended``."""
+
+    value: int
+    began: int
+    ended: int
+
+    def reading(self, number: int) -> Reading:
+        """Return it as the ``number``-th of its experiment."""
+        raw = {"value": self.value, "began": self.began, "ended": self.ended}
+        return Reading(WITNESS, Role.SAMPLE, f"toggle {number}", self.value, None, raw=raw)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Scalar]) -> Self:
+        """Return the toggle that :meth:`reading` wrote; raises KeyError or ValueError."""
+        return cls(*(_integer(raw[name]) for name in ("value", "began", "ended")))
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """All samples of one experiment, in the order in which they were recorded."""
+
+    windows: list[Window] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    toggles: list[Toggle] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, readings: Iterable[Reading]) -> Self:
+        """Return the samples among an experiment's readings; raises KeyError or ValueError."""
+        samples = cls()
+        for reading in readings:
+            if reading.role is not Role.SAMPLE:
+                continue
+            match reading.what.partition(" ")[0]:
+                case "window":
+                    samples.windows.append(Window.of(reading.raw))
+                case "gap":
+                    samples.gaps.append(Gap.of(reading.raw))
+                case "toggle":
+                    samples.toggles.append(Toggle.of(reading.raw))
+                case other:
+                    raise ValueError(f"no sample is called {other}")
+        return samples
+
+
+def _integer(value: Scalar) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def _named(numbers: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {n.removeprefix(prefix): v for n, v in numbers.items() if n.startswith(prefix)}
