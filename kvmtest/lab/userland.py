@@ -1,7 +1,7 @@
 """The machine's userland
 ======================
 
-What of this host's own programs goes into a lab's machine: a static busybox, this Python with its
+What of this host's own programs goes into a lab's machine: a static busybox, a Python with its
 standard library, and the libraries that kvmtest needs, with the shared objects they are linked to.
 kvmtest itself is not among them: it comes to the machine with each run.
 """
@@ -13,8 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,11 +21,13 @@ from kvmtest.errors import EnvironmentUnfit
 from .cpio import Entry, File, Link
 from .digest import of_files
 from .elf import ElfError, reading
+from .interpreter import Interpreter
 
 __all__ = ["SITE", "digest", "entries", "sources"]
 
 #: Where libraries are inside the machine, for sys.path.
 SITE = "/site"
+_PYTHON = "/bin/python3"
 
 # What kvmtest is installed with but does not import while it decides properties.
 _LEFT_OUT = {"markdown-it-py", "mdurl", "pycparser", "python-ptrace"}
@@ -50,14 +50,13 @@ def sources() -> dict[str, Path]:
     Raises EnvironmentUnfit where one is missing, with what to install.
     """
     found = {"/bin/busybox": _busybox()}
-    interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    found["/bin/python3"] = interpreter
-    stdlib = Path(sysconfig.get_paths(vars={"base": sys.base_prefix})["stdlib"])
-    for path in _files(stdlib):
+    interpreter = Interpreter.of_machine()
+    found[_PYTHON] = interpreter.program
+    for path in _files(interpreter.stdlib):
         found[str(path)] = path
     for name, path in _libraries("kvmtest"):
         found[f"{SITE}/{name}"] = path
-    objects = [path for path in found.values() if ".so" in path.name or path == interpreter]
+    objects = [path for path in found.values() if ".so" in path.name or path == interpreter.program]
     for path in _linked(objects):
         found[str(path)] = path
     return found
@@ -73,14 +72,15 @@ def entries(files: Sources) -> dict[str, Entry]:
     made: dict[str, Entry] = {}
     for name, path in files.items():
         data = path.read_bytes()
+        if name == _PYTHON:
+            # It finds its standard library from where it is installed.
+            made[name.lstrip("/")] = Link(str(path))
+            name = str(path)
         made[name.lstrip("/")] = File(data, os.access(path, os.X_OK))
         if name.endswith(".py"):
             cached = importlib.util.cache_from_source(name)
             if (bytecode := _bytecode(path, data)) is not None:
                 made[cached.lstrip("/")] = File(bytecode)
-    # The interpreter finds its standard library from where it is installed (PEP 405 aside).
-    home = Path(sys.base_prefix) / "bin" / "python3"
-    made[str(home).lstrip("/")] = Link("/bin/python3")
     return made
 
 
