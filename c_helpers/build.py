@@ -18,18 +18,25 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 INCLUDES = [HERE, HERE.parent / "guests"]
-SOURCES = ["deadline.c", "run_loop.c", "toggler.c"]
+SOURCES = ["deadline.c", "rdpmc.c", "run_loop.c", "toggler.c"]
 
 # Which declarations of the preprocessed header Python is to see.
-STRUCTS = re.compile(r"kvm_\w+|kvmtest_\w+|runner|run_\w+|toggle\w+|mailbox\w*|gap")
-FUNCTIONS = re.compile(r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run) \(", re.VERBOSE)
-CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_")
+STRUCTS = re.compile(r"kvm_\w+|kvmtest_\w+|runner|run_\w+|toggle\w+|mailbox\w*|gap|perf_event_attr")
+ENUMS = re.compile(
+    r"kvm_tdx_cmd_id|run_end|perf_(?:type_id|hw_id|sw_ids|event_(?:read_format|ioc_flags))"
+)
+FUNCTIONS = re.compile(
+    r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run|rdpmc_read) \(", re.VERBOSE
+)
+CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_|PERF_")
 EXTRA = """
 uint64_t clock_tsc(void);
 int64_t clock_now(void);
 int kvm_ioctl(int fd, unsigned long request, void *argument);
 void *kvm_mmap(int fd, size_t size);
 int kvm_munmap(void *address, size_t size);
+int perf_open(struct perf_event_attr *attr, int thread, int cpu, int group);
+uint64_t rdpmc_count(int64_t offset, uint64_t counter, unsigned int width);
 """
 
 
@@ -63,8 +70,8 @@ def declaration(statement: str) -> str | None:
         return statement
     if match := re.match(r"struct (\w+) \{", statement):
         return struct(statement) if STRUCTS.fullmatch(match[1]) else None
-    if re.match(r"enum (kvm_tdx_cmd_id|run_end) \{", statement):
-        return statement
+    if match := re.match(r"enum (\w+) \{", statement):
+        return statement if ENUMS.fullmatch(match[1]) else None
     if FUNCTIONS.search(statement) and statement.endswith(");"):
         return statement
     return None

@@ -3,13 +3,17 @@
 #ifndef KVMTEST_NATIVE_H
 #define KVMTEST_NATIVE_H
 
+#include <linux/perf_event.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "kvm_abi.h"
 #include "layout.h"
 #include "mailbox.h"
+#include "rdpmc.h"
 #include "run_loop.h"
 #include "toggler.h"
 
@@ -31,6 +35,12 @@ static inline void *kvm_mmap(int fd, size_t size)
 static inline int kvm_munmap(void *address, size_t size)
 {
 	return munmap(address, size);
+}
+
+/* perf_event_open(2), which has no function in the C library. */
+static inline int perf_open(struct perf_event_attr *attr, int thread, int cpu, int group)
+{
+	return syscall(SYS_perf_event_open, attr, thread, cpu, group, PERF_FLAG_FD_CLOEXEC);
 }
 
 #endif

@@ -1,0 +1,75 @@
+"""The catalogue of events
+=======================
+
+An event's name becomes numbers, with what sysfs says of PMUs and tracefs of tracepoints.
+"""
+
+import os
+
+from kvmtest.errors import UsageError
+from kvmtest.host.perf_pmus import HARDWARE_PMUS, Pmu, hardware_pmu, pmu_names
+from kvmtest.host.tracing import TRACING
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+from .event import Event, PmuTerms, Tracepoint, listed, parse
+from .refusal import CounterError, tracepoints_hidden
+
+__all__ = ["find_event"]
+
+EVENTS = f"{TRACING}/events"
+
+
+def find_event(tree: Tree, text: str) -> Event:
+    """Return the event that ``text`` names on this machine; nothing is opened.
+
+    Raises UsageError where it names nothing, and :class:`CounterError` where the machine has no
+    such PMU, or does not show its tracepoints.
+    """
+    match parse(text):
+        case PmuTerms() as terms:
+            return terms.event(_pmu(tree, terms))
+        case Tracepoint() as tracepoint:
+            return tracepoint.event(_number(tree, tracepoint))
+        case Event() as event:
+            return _of_one_kind_of_core(tree, event)
+
+
+def _pmu(tree: Tree, terms: PmuTerms) -> Pmu:
+    pmu = Pmu.of(tree, terms.pmu)
+    if isinstance(pmu, Pmu):
+        return pmu
+    cores = hardware_pmu(tree)
+    if terms.pmu in HARDWARE_PMUS and isinstance(cores, Missing):
+        raise CounterError(terms.text, cores)
+    there = listed(terms.pmu, pmu_names(tree))
+    raise UsageError(f"{terms.text}: {pmu.what}; there are: {there}")
+
+
+def _number(tree: Tree, tracepoint: Tracepoint) -> int:
+    """Return a tracepoint's id (Documentation/trace/events.rst)."""
+    number = tree.read(f"{EVENTS}/{tracepoint.system}/{tracepoint.name}/id")
+    if number is not None:
+        return int(number)
+    if not tree.exists(EVENTS):
+        raise CounterError(tracepoint.text, tracepoints_hidden(tree))
+    if not tree.exists(f"{EVENTS}/{tracepoint.system}"):
+        systems = listed(tracepoint.system, _folders(tree, EVENTS))
+        raise UsageError(
+            f"{tracepoint.text}: no tracepoints {tracepoint.system}; there are: {systems}"
+        )
+    names = listed(tracepoint.name, _folders(tree, f"{EVENTS}/{tracepoint.system}"))
+    raise UsageError(f"{tracepoint.text}: no such tracepoint; {tracepoint.system} has: {names}")
+
+
+def _folders(tree: Tree, name: str) -> list[str]:
+    return [entry.name for entry in os.scandir(tree.path(name)) if entry.is_dir()]
+
+
+def _of_one_kind_of_core(tree: Tree, event: Event) -> Event:
+    """Refuse a generic hardware event where the cores differ: it would count on one kind alone."""
+    cores = hardware_pmu(tree) if event.pmu == "hardware" else ()
+    if not isinstance(cores, Missing) and len(cores) > 1:
+        choices = " or ".join(f"{pmu.name}/.../" for pmu in cores)
+        raise UsageError(f"{event.name}: the cores here are not all of one kind; write {choices}")
+    return event

@@ -1,0 +1,190 @@
+r"""Counter groups
+==============
+
+perf_event_open(2): events that are counted together, or not at all. Around a guest's run::
+
+    tree = Tree()
+    events = [find_event(tree, name) for name in ("instructions:uG", "instructions:kG")]
+    with CounterGroup(tree, events, pinned=True) as group:
+        group.enable()
+        before = group.read()
+        vcpu.run()
+        print((group.read() - before).of("instructions:uG"))
+"""
+
+import fcntl
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Self
+
+from kvmtest._native import ffi, lib
+from kvmtest.errors import UsageError
+from kvmtest.host.tree import Tree
+from kvmtest.kvm.shared import SharedMemory
+
+from .counts import READ_FORMAT, Counts, GroupFormat
+from .event import Event
+from .refusal import not_counted, not_opened
+
+__all__ = ["CounterGroup", "UserCounters"]
+
+# perf_event_open(2)'s word for any CPU, any thread, and no group.
+ANY = -1
+
+
+class CounterGroup:
+    """Events that the kernel counts together, disabled at first; close it after use.
+
+    It counts the calling thread, or the thread ``tid``; with ``cpu`` alone, whatever runs on that
+    CPU. ``pinned``: they keep their counters, or the group is in error. ``tree`` is the machine
+    that errors are explained by. The first event leads.
+
+    Raises :class:`CounterError`, which says what is missing, and UsageError.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        events: Sequence[Event],
+        *,
+        tid: int | None = None,
+        cpu: int | None = None,
+        pinned: bool = False,
+    ) -> None:
+        names = [event.name for event in events]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"a group is of one event or more, all different, not {names}")
+        self.events = tuple(events)
+        self.thread = threading.get_native_id() if tid is None and cpu is None else tid
+        self._tree = tree
+        self._fds: list[int] = []
+        self._leader = -1
+        try:
+            for event in events:
+                self._fds.append(self._open(event, cpu, pinned))
+            ids = [_id(fd) for fd in self._fds]
+        except BaseException:
+            self.close()
+            raise
+        self._leader = self._fds[0]
+        self._format = GroupFormat(names, ids)
+        self._size, self._decode = self._format.size, self._format.decode
+
+    def _open(self, event: Event, cpu: int | None, pinned: bool) -> int:
+        leads = not self._fds
+        attr = ffi.new(
+            "struct perf_event_attr *",
+            {
+                "type": event.type,
+                "size": ffi.sizeof("struct perf_event_attr"),
+                "config": event.config,
+                "config1": event.config1,
+                "config2": event.config2,
+                "read_format": READ_FORMAT,
+                # The leader's hold for the group.
+                "disabled": leads,
+                "pinned": leads and pinned,
+                **dict.fromkeys(event.excluded, 1),
+            },
+        )
+        thread = ANY if self.thread is None else self.thread
+        group = ANY if leads else self._fds[0]
+        fd: int = lib.perf_open(attr, thread, ANY if cpu is None else cpu, group)
+        if fd < 0:
+            raise not_opened(self._tree, event, ffi.errno)
+        return fd
+
+    def enable(self) -> None:
+        """Have all events count."""
+        fcntl.ioctl(self._leader, lib.PERF_EVENT_IOC_ENABLE, lib.PERF_IOC_FLAG_GROUP)
+
+    def disable(self) -> None:
+        """Have no event count; the counts stay."""
+        fcntl.ioctl(self._leader, lib.PERF_EVENT_IOC_DISABLE, lib.PERF_IOC_FLAG_GROUP)
+
+    def reset(self) -> None:
+        """Set all counts to 0; the times go on."""
+        fcntl.ioctl(self._leader, lib.PERF_EVENT_IOC_RESET, lib.PERF_IOC_FLAG_GROUP)
+
+    def read(self) -> Counts:
+        """Return the counts, all of one time.
+
+        Raises :class:`CounterError` where the group did not count all the time that it was enabled:
+        such counts are estimates.
+        """
+        counts = self._decode(os.read(self._leader, self._size))
+        if counts is None:
+            raise not_counted(self._tree, self.events, 0, 0)
+        if counts.running_ns != counts.enabled_ns:
+            raise not_counted(self._tree, self.events, counts.enabled_ns, counts.running_ns)
+        return counts
+
+    def close(self) -> None:
+        """Close all events."""
+        self._leader = -1
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def map_pages(self) -> list[SharedMemory]:
+        """Map the page that the kernel keeps of each event (struct perf_event_mmap_page)."""
+        pages: list[SharedMemory] = []
+        try:
+            for fd in self._fds:
+                pages.append(SharedMemory(mmap.PAGESIZE, fd))
+        except OSError:
+            for page in pages:
+                page.close()
+            raise
+        return pages
+
+
+class UserCounters:
+    """The counters of a group, read by RDPMC without a system call; close it after use.
+
+    Only the thread that the group counts may have it: RDPMC reads the counters of the CPU that it
+    runs on. Raises UsageError.
+    """
+
+    def __init__(self, group: CounterGroup) -> None:
+        if group.thread != threading.get_native_id():
+            raise UsageError("RDPMC reads the own thread's counters alone; read the group instead")
+        self._pages = group.map_pages()
+        self._addresses = ffi.new("void *[]", [page.pointer for page in self._pages])
+        self._counts = ffi.new("uint64_t[]", len(self._pages))
+
+    def read(self) -> tuple[int, ...] | None:
+        """Return the counts in the order of the group's events.
+
+        None where RDPMC is not allowed (events that are no hardware's, /sys/devices/cpu/rdpmc), or
+        an event is not on its counter now: read the group instead.
+        """
+        if lib.rdpmc_read(self._addresses, len(self._pages), self._counts):
+            return None
+        return tuple(self._counts)
+
+    def close(self) -> None:
+        """Unmap the pages."""
+        self._addresses = ffi.NULL
+        while self._pages:
+            self._pages.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _id(fd: int) -> int:
+    """Return the id that a group's read gives an event."""
+    answer: bytes = fcntl.ioctl(fd, lib.PERF_EVENT_IOC_ID, bytes(8))
+    return int.from_bytes(answer, sys.byteorder)
