@@ -48,10 +48,11 @@ def _pmu(tree: Tree, terms: PmuTerms) -> Pmu:
 
 def _number(tree: Tree, tracepoint: Tracepoint) -> int:
     """Return a tracepoint's id (Documentation/trace/events.rst)."""
-    number = tree.read(f"{EVENTS}/{tracepoint.system}/{tracepoint.name}/id")
+    file = f"{EVENTS}/{tracepoint.system}/{tracepoint.name}/id"
+    number = tree.read(file)
     if number is not None:
         return int(number)
-    if not tree.exists(EVENTS):
+    if tree.exists(file) or not tree.exists(EVENTS):
         raise CounterError(tracepoint.text, tracepoints_hidden(tree))
     if not tree.exists(f"{EVENTS}/{tracepoint.system}"):
         systems = listed(tracepoint.system, _folders(tree, EVENTS))

@@ -58,7 +58,7 @@ _MODIFIERS = r"(?::(?P<modifiers>\w+))?"
 _PMU_TERMS = re.compile(r"(?P<pmu>[\w.-]+)/(?P<terms>[^/]*)/(?P<modifiers>\w*)", re.ASCII)
 _GENERIC = re.compile(rf"(?P<name>{'|'.join([*HARDWARE, *SOFTWARE])}){_MODIFIERS}", re.ASCII)
 _TRACEPOINT = re.compile(rf"(?P<system>[\w-]+):(?P<name>[\w-]+){_MODIFIERS}", re.ASCII)
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
+_RANGE = re.compile(r"(\d\d?)(?:-(\d\d?))?", re.ASCII)
 
 # Of many names an error shows the closest.
 _SHOWN = 12
@@ -141,14 +141,13 @@ class PmuTerms:
                 f"{listed(name, pmu.events)}; its terms: {listed(name, places)}"
             )
         config, _, ranges = places[name].partition(":")
-        spans = [_RANGE.fullmatch(span) for span in ranges.split(",")]
-        bits = [
-            bit
-            for span in spans
-            if span
-            for bit in range(int(span[1]), int(span[2] or span[1]) + 1)
-        ]
-        if config not in CONFIGS or not all(spans) or not bits or max(bits) > 63:
+        bits: list[int] = []
+        for span in ranges.split(","):
+            if match := _RANGE.fullmatch(span):
+                bits.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+            else:
+                bits.append(64)
+        if config not in CONFIGS or not bits or max(bits) > 63:
             raise UsageError(
                 f"{self.text}: {name} belongs into {places[name]!r}, which kvmtest does not know; "
                 f"leave {name} out"

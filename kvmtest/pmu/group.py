@@ -27,7 +27,7 @@ from kvmtest.kvm.shared import SharedMemory
 
 from .counts import READ_FORMAT, Counts, GroupFormat
 from .event import Event
-from .refusal import not_counted, not_opened
+from .refusal import CounterError, not_counted, not_opened
 
 __all__ = ["CounterGroup", "UserCounters"]
 
@@ -39,8 +39,9 @@ class CounterGroup:
     """Events that the kernel counts together, disabled at first; close it after use.
 
     It counts the calling thread, or the thread ``tid``; with ``cpu`` alone, whatever runs on that
-    CPU. ``pinned``: they keep their counters, or the group is in error. ``tree`` is the machine
-    that errors are explained by. The first event leads.
+    CPU; with both, the thread as long as it keeps to that CPU. ``pinned``: its events keep their
+    counters, or reading it is refused. ``tree`` is the machine that errors are explained by. The
+    first event leads.
 
     Raises :class:`CounterError`, which says what is missing, and UsageError.
     """
@@ -59,12 +60,13 @@ class CounterGroup:
             raise UsageError(f"a group is of one event or more, all different, not {names}")
         self.events = tuple(events)
         self.thread = threading.get_native_id() if tid is None and cpu is None else tid
+        self._cpu = cpu
         self._tree = tree
         self._fds: list[int] = []
         self._leader = -1
         try:
             for event in events:
-                self._fds.append(self._open(event, cpu, pinned))
+                self._fds.append(self._open(event, pinned))
             ids = [_id(fd) for fd in self._fds]
         except BaseException:
             self.close()
@@ -73,7 +75,7 @@ class CounterGroup:
         self._format = GroupFormat(names, ids)
         self._size, self._decode = self._format.size, self._format.decode
 
-    def _open(self, event: Event, cpu: int | None, pinned: bool) -> int:
+    def _open(self, event: Event, pinned: bool) -> int:
         leads = not self._fds
         attr = ffi.new(
             "struct perf_event_attr *",
@@ -91,8 +93,8 @@ class CounterGroup:
             },
         )
         thread = ANY if self.thread is None else self.thread
-        group = ANY if leads else self._fds[0]
-        fd: int = lib.perf_open(attr, thread, ANY if cpu is None else cpu, group)
+        cpu = ANY if self._cpu is None else self._cpu
+        fd: int = lib.perf_open(attr, thread, cpu, ANY if leads else self._fds[0])
         if fd < 0:
             raise not_opened(self._tree, event, ffi.errno)
         return fd
@@ -117,10 +119,14 @@ class CounterGroup:
         """
         counts = self._decode(os.read(self._leader, self._size))
         if counts is None:
-            raise not_counted(self._tree, self.events, 0, 0)
+            raise self._not_counted(0, 0)
         if counts.running_ns != counts.enabled_ns:
-            raise not_counted(self._tree, self.events, counts.enabled_ns, counts.running_ns)
+            raise self._not_counted(counts.enabled_ns, counts.running_ns)
         return counts
+
+    def _not_counted(self, enabled_ns: int, running_ns: int) -> CounterError:
+        cpu = None if self.thread is None else self._cpu
+        return not_counted(self._tree, self.events, enabled_ns, running_ns, cpu)
 
     def close(self) -> None:
         """Close all events."""

@@ -15,13 +15,16 @@ from kvmtest.host.perf_pmus import (
     nmi_watchdog,
     perf_event_paranoid,
 )
-from kvmtest.host.security import LOCKDOWN_OFF, lockdown
+from kvmtest.host.security import lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 from .event import Event
 
 __all__ = ["CounterError", "not_counted", "not_opened", "tracepoints_hidden"]
+
+# Each counts on one kind of core alone.
+HYBRID_PMUS = ("cpu_core", "cpu_atom")
 
 
 class CounterError(EnvironmentUnfit):
@@ -42,68 +45,57 @@ def not_opened(tree: Tree, event: Event, number: int) -> CounterError:
 
 
 def not_counted(
-    tree: Tree, events: Sequence[Event], enabled_ns: int, running_ns: int
+    tree: Tree, events: Sequence[Event], enabled_ns: int, running_ns: int, cpu: int | None = None
 ) -> CounterError:
     """Return the error for a group that did not count all the time that it was enabled.
 
-    Both are 0 for a pinned group in its error state, which perf reads as end of file.
+    Both are 0 for a pinned group in its error state, which perf reads as end of file. ``cpu`` is
+    where alone it counts its thread.
     """
     if not enabled_ns:
         what = "the pinned group did not get its counters"
     elif not running_ns:
         what = "the group was never given its counters"
     else:
-        share = running_ns / enabled_ns
-        what = f"the group was multiplexed: it counted {share:.1%} of the time that it was enabled"
-    remedies = [
-        "end other perf sessions",
-        *(
-            ["sysctl kernel.nmi_watchdog=0 (it takes a counter)"]
-            if nmi_watchdog(tree) is True
-            else []
-        ),
-        *(f"keep the thread on the CPUs of {pmu}" for pmu in _kinds_of_core(events)),
-        "or count fewer events at once",
-    ]
-    return CounterError(
-        ", ".join(event.name for event in events), Missing(what, ", ".join(remedies))
-    )
+        what = f"the group was multiplexed: it counted {running_ns} ns of {enabled_ns}"
+    remedies = ["end other perf sessions"]
+    if nmi_watchdog(tree) is True:
+        remedies.append("sysctl kernel.nmi_watchdog=0 (it takes a counter)")
+    for pmu in sorted({event.pmu for event in events} & set(HYBRID_PMUS)):
+        remedies.append(f"keep the thread on the CPUs of {pmu}")
+    if cpu is not None:
+        remedies.append(f"keep the thread on CPU {cpu}")
+    missing = Missing(what, ", ".join([*remedies, "or count fewer events at once"]))
+    return CounterError(", ".join(event.name for event in events), missing)
 
 
 def tracepoints_hidden(tree: Tree) -> Missing:
-    """Return why this machine shows no tracepoints (tracefs_lockdown in fs/tracefs/inode.c)."""
-    state = _lockdown(tree)
-    if state:
-        return Missing(
-            f"tracefs can't be read under kernel lockdown ({state})", "turn lockdown off"
-        )
+    """Return why this machine shows no tracepoints."""
+    if _confidential(tree):
+        return Missing("kernel lockdown (confidentiality) hides tracefs", "turn lockdown off")
     if os.geteuid():
-        return Missing("tracefs can't be read, or is not mounted", "run as root")
+        return Missing("tracefs is not readable, or not mounted", "run as root")
     return Missing("tracefs is not mounted", "mount -t tracefs tracefs /sys/kernel/tracing")
 
 
-def _kinds_of_core(events: Sequence[Event]) -> list[str]:
-    """Return the PMUs among the events' that count on one kind of core alone."""
-    return sorted({event.pmu for event in events} & {"cpu_core", "cpu_atom"})
-
-
-def _lockdown(tree: Tree) -> str:
-    """Return the lockdown state, or nothing where it is off or unknown."""
-    state = lockdown(tree)
-    return "" if isinstance(state, Missing) or state == LOCKDOWN_OFF else state
+def _confidential(tree: Tree) -> bool:
+    """Tell whether lockdown is of the kind that forbids perf and tracefs (security/security.c)."""
+    return lockdown(tree) == "confidentiality"
 
 
 def _forbidden(tree: Tree, event: Event) -> Missing:
-    state = _lockdown(tree)
+    if _confidential(tree):
+        return Missing("kernel lockdown (confidentiality) restricts perf", "turn lockdown off")
     if os.geteuid() == 0:
-        by = f"kernel lockdown ({state})" if state else "a container's seccomp filter or an LSM"
-        return Missing(f"root may not use perf: {by} forbids it", "run outside of it")
+        return Missing(
+            "root may not use perf: a container's seccomp filter or an LSM forbids it",
+            "run outside of the container",
+        )
     level = perf_event_paranoid(tree)
     if isinstance(level, Missing):
         return level
-    locked = f", and kernel lockdown is on ({state})" if state else ""
     return Missing(
-        f"not permitted: kernel.perf_event_paranoid is {level}{locked}",
+        f"not permitted: kernel.perf_event_paranoid is {level}",
         "run as root or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=-1",
     )
 

@@ -1,0 +1,58 @@
+"""The tracepoint kvm:kvm_exit, counted by a perf group, sees each exit of a guest and no other."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stand_in import need_root
+
+from kvmtest.guests import Guest
+from kvmtest.host.tree import Tree
+from kvmtest.kvm import Vm
+from kvmtest.pmu import CounterError, CounterGroup, find_event
+
+EVENTS = ("kvm:kvm_exit", "kvm:kvm_entry", "context-switches")
+
+
+@pytest.fixture
+def tracing(tmp_path: Path) -> Iterator[Tree]:
+    """This machine with tracefs, mounted for the test where it is not."""
+    if Tree().exists("/sys/kernel/tracing/events"):
+        yield Tree()
+        return
+    need_root()
+    at = tmp_path / "sys/kernel/tracing"
+    at.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tracefs", "tracefs", at], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs to mount tracefs: {done.stderr.strip()}")
+    try:
+        yield Tree(tmp_path)
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+@pytest.fixture
+def exits(tracing: Tree) -> Iterator[CounterGroup]:
+    try:
+        group = CounterGroup(tracing, [find_event(tracing, name) for name in EVENTS])
+    except CounterError as error:
+        pytest.skip(f"needs perf and KVM's tracepoints: {error}")
+    with group:
+        yield group
+
+
+def exits_of(guest: Guest) -> int:
+    count = guest.vcpu.stats()["exits"]
+    assert isinstance(count, int)
+    return count
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_each_exit_is_counted(real: Guest, exits: CounterGroup, count: int) -> None:
+    exits.enable()
+    stats, before = exits_of(real), exits.read()
+    real.ring(count)
+    counted, stats = exits.read() - before, exits_of(real) - stats
+    print(counted, stats)

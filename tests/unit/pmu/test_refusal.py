@@ -1,0 +1,90 @@
+"""A refusal names what stands in the way on this machine, and what to do."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from stand_in import stand_in
+
+from kvmtest.pmu import CounterError, Event
+from kvmtest.pmu.refusal import not_counted, not_opened
+
+CYCLES = Event("cycles:uG", "hardware", 0, excluded=frozenset({"exclude_host"}))
+SWITCHES = Event("context-switches", "software", 1, 3)
+ATOM = Event("cpu_atom/instructions/", "cpu_atom", 10, 0xC0)
+
+WATCHDOG = {"/proc/sys/kernel/nmi_watchdog": "1\n"}
+CONFIDENTIAL = {"/sys/kernel/security/lockdown": "none integrity [confidentiality]\n"}
+GUEST = {
+    "/proc/cpuinfo": "processor: 0\nvendor_id: GenuineIntel\nflags: hypervisor\n",
+    "/sys/bus/event_source/devices/msr/type": "9\n",
+}
+WITH_PMU = {"/sys/bus/event_source/devices/cpu/type": "4\n"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP])
+def test_a_machine_without_a_pmu_is_told_from_one_that_lacks_the_event(
+    tmp_path: Path, number: int
+) -> None:
+    tree = stand_in(tmp_path / "guest", GUEST)
+    assert "this virtual machine has no PMU" in str(not_opened(tree, CYCLES, number))
+    assert "PMU software can't count this event" in str(not_opened(tree, SWITCHES, number))
+    tree = stand_in(tmp_path / "metal", WITH_PMU)
+    assert "PMU hardware can't count this event" in str(not_opened(tree, CYCLES, number))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_the_paranoid_level_is_named_to_who_is_not_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    tree = stand_in(tmp_path, {"/proc/sys/kernel/perf_event_paranoid": "3\n"})
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "kernel.perf_event_paranoid is 3; run as root" in str(not_opened(tree, CYCLES, number))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "container" in str(not_opened(tree, CYCLES, number))
+
+
+@pytest.mark.parametrize(
+    ("files", "number", "words"),
+    [
+        (CONFIDENTIAL, errno.EPERM, "kernel lockdown (confidentiality) restricts perf"),
+        (WATCHDOG, errno.EBUSY, "sysctl kernel.nmi_watchdog=0"),
+        ({}, errno.EBUSY, "end other perf sessions"),
+        ({}, errno.EINVAL, "refuses config 0x0, exclude_host, the CPU, or so big a group"),
+        ({}, errno.ESRCH, "the thread has ended"),
+        ({}, errno.ENOSYS, "CONFIG_PERF_EVENTS"),
+        ({}, errno.EMFILE, "ulimit -n"),
+        ({}, errno.E2BIG, "Argument list too long; see perf_event_open(2)"),
+    ],
+)
+def test_an_errno_has_its_reason(
+    tmp_path: Path, files: dict[str, str], number: int, words: str
+) -> None:
+    error = not_opened(stand_in(tmp_path, files), CYCLES, number)
+    assert isinstance(error, CounterError)
+    assert error.errno == number
+    assert str(error).startswith(f"can't count cycles:uG ({errno.errorcode[number]}): ")
+    assert words in str(error)
+    assert error.missing.remedy
+
+
+@pytest.mark.parametrize(
+    ("enabled", "running", "words"),
+    [
+        (0, 0, "the pinned group did not get its counters"),
+        (1000, 0, "the group was never given its counters"),
+        (1000, 999, "multiplexed: it counted 999 ns of 1000"),
+    ],
+)
+def test_an_uncounted_group_says_how_little_and_what_to_end(
+    tmp_path: Path, enabled: int, running: int, words: str
+) -> None:
+    quiet = not_counted(stand_in(tmp_path / "a", {}), [CYCLES, SWITCHES], enabled, running)
+    assert words in str(quiet)
+    assert "cycles:uG, context-switches" in str(quiet)
+    assert "end other perf sessions" in quiet.missing.remedy
+    assert "watchdog" not in quiet.missing.remedy
+    watched = not_counted(stand_in(tmp_path / "b", WATCHDOG), [ATOM], enabled, running)
+    assert "sysctl kernel.nmi_watchdog=0" in watched.missing.remedy
+    assert "keep the thread on the CPUs of cpu_atom" in watched.missing.remedy
