@@ -34,4 +34,4 @@ assert native.__file__.startswith('$work'), native.__file__
 print('sanitized:', native.__file__)"
 # Captured by pytest, a report would be lost with the process that it ends.
 LD_PRELOAD=$preload "$python" -m pytest -p no:cacheprovider -q --capture=sys \
-	tests/kvm tests/unit/kvm tests/unit/host/test_toggler.py "$@"
+	tests/kvm tests/unit/kvm tests/unit/host/test_toggler.py tests/unit/pmu "$@"
