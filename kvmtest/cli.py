@@ -1,8 +1,8 @@
 """The command line
 ================
 
-``kvmtest doctor | list | run | restore | report | kernel inspect``. Each command is a function that
-returns an exit status; imports that take time are made by the command that needs them.
+``kvmtest doctor | list | run | restore | report | lab | smi | kernel``. Each command is a function
+that returns an exit status; imports that take time are made by the command that needs them.
 """
 
 import argparse
@@ -209,6 +209,26 @@ def _parser() -> argparse.ArgumentParser:
         help="write the matrix, and the evidence of every run, to a new folder",
     )
 
+    smi = commands.add_parser("smi", help="sources of SMIs", allow_abbrev=False)
+    about_smis = smi.add_subparsers(dest="smi_command", required=True, metavar="COMMAND")
+    probe = add(
+        "probe",
+        _smi_probe,
+        "which SMI sources work here, proved by a count of SMIs",
+        to=about_smis,
+        epilog="exit status: 0 some source is proved, 2 usage, 3 another run holds the machine, "
+        "4 no source is proved",
+    )
+    _add_smi_source(probe, "--source")
+    probe.add_argument(
+        "--rate", metavar="HZ", type=_rate, default=2.0, help="triggers a second (default: 2)"
+    )
+    probe.add_argument(
+        "--count", metavar="N", type=_count, default=10, help="triggers (default: 10)"
+    )
+    probe.add_argument("--json", action="store_true", help="the proofs as JSON")
+    _add_root(probe)
+
     kernel = commands.add_parser("kernel", help="facts about kernels", allow_abbrev=False)
     about = kernel.add_subparsers(dest="kernel_command", required=True, metavar="COMMAND")
     inspect = add(
@@ -246,6 +266,18 @@ def _add_verdict_options(parser: argparse.ArgumentParser) -> None:
         help="exit 0 good, 1 bad, 125 otherwise, for git bisect run",
     )
     parser.add_argument("--strict", action="store_true", help="count known defects as FAIL")
+    _add_smi_source(parser, "--smi-source")
+
+
+def _add_smi_source(parser: argparse.ArgumentParser, option: str) -> None:
+    parser.add_argument(
+        option,
+        metavar="NAME",
+        type=_smi_source,
+        dest="smi_source",
+        help="what raises SMIs: lab, efivar[:VARIABLE], passive, command:CMD or apm-port[:VALUE] "
+        "(default: lab or efivar)",
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -307,6 +339,32 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 86400 seconds")
 
 
+def _smi_source(text: str) -> str:
+    from kvmtest.smi import split
+
+    try:
+        split(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= 100_000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 100000")
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if 0.01 <= rate <= 10_000:
+        return rate
+    raise argparse.ArgumentTypeError(f"{text}: it takes from 0.01 to 10000 Hz")
+
+
 def _root(text: str) -> Path:
     try:
         path = Path(text).resolve(strict=True)
@@ -357,6 +415,7 @@ def _run(options: argparse.Namespace) -> int:
             allow_other_vms=options.allow_other_vms,
             quiet=options.quiet,
             reload_modules=options.reload_modules,
+            smi_source=options.smi_source,
             strict=options.strict,
             pytest_args=options.pytest_args,
         )
@@ -378,6 +437,7 @@ def _lab_run(options: argparse.Namespace) -> int:
         requirement(text)
     words = [f"--only={property_id}" for property_id in options.only]
     words += [f"--require={text}" for text in options.require]
+    words += [f"--smi-source={options.smi_source}"] * (options.smi_source is not None)
     words += ["--strict"] * options.strict + ["--bisect"] * options.bisect
     return run(
         Options(
@@ -458,6 +518,18 @@ def _report(options: argparse.Namespace) -> int:
 
         show_evidence(evidence)
     return 0
+
+
+def _smi_probe(options: argparse.Namespace) -> int:
+    from kvmtest.report.smi import probe
+
+    return probe(
+        options.root,
+        options.smi_source,
+        triggers=options.count,
+        rate_hz=options.rate,
+        as_json=options.json,
+    )
 
 
 def _inspect(options: argparse.Namespace) -> int:

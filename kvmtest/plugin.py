@@ -68,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--allow-other-vms", action="store_true", help="run beside other VMs")
     group.addoption("--reload-modules", action="store_true",
                     help="reload the KVM module for properties that need it")  # fmt: skip
+    group.addoption("--smi-source", metavar="NAME", help="what raises SMIs (kvmtest smi probe)")
     group.addoption("--strict-defects", action="store_true", help="count known defects as FAIL")
 
 
@@ -113,8 +114,12 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
         requirements = [requirement(text) for text in request.config.getoption("--require")]
         allow = request.config.getoption("--allow-other-vms")
         reload_modules = request.config.getoption("--reload-modules")
+        smi_source = request.config.getoption("--smi-source")
         session = Session(
-            Machine(Tree()), requirements, allow_other_vms=allow, reload_modules=reload_modules
+            Machine(Tree(), smi_source),
+            requirements,
+            allow_other_vms=allow,
+            reload_modules=reload_modules,
         )
         request.config.stash[SESSION] = session
         session.begin()

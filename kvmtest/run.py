@@ -66,6 +66,7 @@ class Options:
     allow_other_vms: bool = False
     quiet: bool = False
     reload_modules: bool = False
+    smi_source: str | None = None
     strict: bool = False
     pytest_args: list[str] = field(default_factory=list)
 
@@ -81,7 +82,7 @@ def run(options: Options, interruption: Interruption) -> int:
         if not required.properties & {p.id for p in chosen}:
             raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
     session = Session(
-        Machine(Tree(options.root)),
+        Machine(Tree(options.root), options.smi_source),
         # To git bisect a missing precondition is no bad commit: see _bisect.
         [] if options.bisect else requirements,
         options.dry_run,

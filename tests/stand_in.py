@@ -1,6 +1,7 @@
 """A stand-in tree: the files of an Intel host, as far as kvmtest looks at them."""
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from btf_blob import Blob
 
 import kvmtest
 from kvmtest.host.btf import Btf
+from kvmtest.host.fadt import Fadt
 from kvmtest.host.journal import RECORD
 from kvmtest.host.lock import LOCK
 from kvmtest.host.msr import IA32_PERF_CAPABILITIES
@@ -127,6 +129,22 @@ def snapshot(tree: Tree) -> dict[str, bytes]:
     """Return every file of the tree but the lock, which stays by design."""
     files = {str(p.relative_to(tree.root)): p for p in tree.root.rglob("*") if p.is_file()}
     return {n: p.read_bytes() for n, p in files.items() if n not in (LOCK[1:], f"{RECORD[1:]}.new")}
+
+
+FACP = "/sys/firmware/acpi/tables/FACP"
+XEON = Fadt(0xB2, 0xA0, 0xA1, 0xF2, 0x80, 0x85, 0x20)
+
+
+def fadt_table(fadt: Fadt, length: int = 276) -> bytes:
+    """Return the bytes of an intact FACP that says ``fadt``."""
+    data = bytearray(length)
+    data[:8] = b"FACP" + struct.pack("<I", length)
+    data[48:52] = struct.pack("<I", fadt.smi_cmd)
+    data[52:56] = bytes([fadt.acpi_enable, fadt.acpi_disable, fadt.s4bios_req, fadt.pstate_cnt])
+    data[95] = fadt.cst_cnt
+    data[112:116] = struct.pack("<I", fadt.flags)
+    data[9] = -sum(data) & 0xFF
+    return bytes(data)
 
 
 # The command

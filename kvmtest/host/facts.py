@@ -60,6 +60,6 @@ def host_facts(machine: Machine) -> dict[str, Any]:
         "secure_boot": plain(machine.secure_boot),
         "pmus": plain(machine.pmus),
         "pmu_names": plain(machine.pmu_names),
-        "smi_candidates": plain(machine.smi_candidates),
+        "fadt": plain(machine.fadt),
         "kvm_users": plain(machine.census),
     }

@@ -10,9 +10,10 @@ from functools import cached_property
 
 from kvmtest.missing import Missing
 
-from . import census, freeze_knob, kernel, msr, perf_pmus, run_flags, security, smi_candidates
+from . import census, freeze_knob, kernel, msr, perf_pmus, run_flags, security
 from .btf import Btf
 from .cpu import Cpu
+from .fadt import Fadt, read_fadt
 from .kernel import FixPresence, Kernel
 from .kvm_module import KvmModule
 from .lab import Lab
@@ -23,9 +24,14 @@ __all__ = ["Machine"]
 
 @dataclass(frozen=True)
 class Machine:
-    """The host whose files are below ``tree``."""
+    """The host whose files are below ``tree``.
+
+    ``smi_source`` is the source of SMIs that the user wants there; None leaves the choice to
+    :func:`kvmtest.smi.choose`.
+    """
 
     tree: Tree
+    smi_source: str | None = None
 
     def forget_kvm(self) -> None:
         """Look up anew, when next asked for, what a reload of the KVM module changes."""
@@ -103,9 +109,9 @@ class Machine:
         return perf_pmus.pmu_names(self.tree)
 
     @cached_property
-    def smi_candidates(self) -> list[smi_candidates.Candidate]:
-        """What might trigger an SMI here; nothing was fired."""
-        return smi_candidates.candidates(self.tree)
+    def fadt(self) -> Fadt | Missing:
+        """The ACPI Fixed Description Table."""
+        return read_fadt(self.tree)
 
     @cached_property
     def census(self) -> census.Census:

@@ -17,6 +17,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES
+from kvmtest.smi import sources
 
 from .terminal import console, facts_table, grouped, missing_table
 
@@ -89,9 +90,9 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "MSRs", str(machine.msr) if isinstance(machine.msr, Missing) else "readable"
     pmus = machine.pmus
     yield "PMU", str(pmus) if isinstance(pmus, Missing) else ", ".join(pmu.name for pmu in pmus)
-    for candidate in machine.smi_candidates:
-        looks = str(candidate.obstacle) if candidate.obstacle else "looks usable (not fired)"
-        yield f"SMI by {candidate.name}", looks
+    for name, source in sources(machine).items():
+        looks = str(source) if isinstance(source, Missing) else "looks usable (not fired)"
+        yield f"SMI by {name}", looks
     yield "lockdown", str(machine.lockdown)
     boot = machine.secure_boot
     yield "Secure Boot", str(boot) if isinstance(boot, Missing) else ("on" if boot else "off")

@@ -1,0 +1,138 @@
+"""kvmtest smi probe
+=================
+
+Which SMI sources work on this machine, each proved by a count; as a table and as JSON.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from kvmtest import __version__
+from kvmtest.host.facts import machine_facts, plain
+from kvmtest.host.kernel_log import KernelLog
+from kvmtest.host.lock import Lock
+from kvmtest.host.machine import Machine
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+from kvmtest.smi import BY_NAME, Proof, SmiCount, Source, choose, counts, prove, sources, split
+
+from .terminal import Progress, console, facts_table
+
+__all__ = ["probe"]
+
+
+def probe(
+    root: Path, wanted: str | None, *, triggers: int, rate_hz: float, as_json: bool = False
+) -> int:
+    """Prove the source that is wanted, or all that may be tried unasked; print what came of it.
+
+    Returns the exit status: 0 where some source is proved, else 4. Raises UsageError for a rate
+    that a source does not take, and LockHeld where another run would see the SMIs.
+    """
+    machine = Machine(Tree(root))
+    count = counts(machine)
+    found = {split(wanted)[0]: choose(machine, wanted)} if wanted else sources(machine)
+    proofs: dict[str, Proof | Missing] = {}
+    for name, source in found.items():
+        if isinstance(source, Missing):
+            proofs[name] = source
+        elif isinstance(count, Missing):
+            proofs[name] = Missing(f"nothing counts SMIs here: {count.what}", count.remedy)
+        elif not wanted and name in BY_NAME:
+            proofs[name] = Missing("it looks usable, and was not tried", f"use --source {name}")
+        else:
+            proofs[name] = _prove(machine, source, count, triggers, rate_hz)
+    if as_json:
+        print(json.dumps(_as_dict(machine, count, found, proofs), indent=1))  # noqa: T201
+    else:
+        _show(count, found, proofs)
+    return 0 if any(_holds(proof) for proof in proofs.values()) else 4
+
+
+def _prove(
+    machine: Machine, source: Source, count: SmiCount, triggers: int, rate_hz: float
+) -> Proof:
+    """Prove one source; a source leaves nothing to undo, so that the lock is all it needs."""
+    lock = Lock.take(machine.tree)
+    try:
+        log = KernelLog.open(machine.tree)
+        with Progress() as progress, nullcontext() if isinstance(log, Missing) else log:
+            progress.say(Text(f"{source.name}: {source.describes}"))
+            return prove(source, count, log, triggers=triggers, rate_hz=rate_hz)
+    finally:
+        lock.release()
+
+
+def _holds(proof: Proof | Missing) -> bool:
+    return isinstance(proof, Proof) and proof.refusal is None
+
+
+def _as_dict(
+    machine: Machine,
+    count: SmiCount | Missing,
+    found: dict[str, Source | Missing],
+    proofs: dict[str, Proof | Missing],
+) -> dict[str, Any]:
+    return {
+        "kvmtest": __version__,
+        "machine": machine_facts(machine),
+        "count": plain(count) if isinstance(count, Missing) else count.name,
+        "sources": {
+            name: plain(proof)
+            if isinstance(source, Missing)
+            else {
+                "describes": source.describes,
+                "changes": source.changes,
+                "proved": _holds(proof),
+                **plain(proof),
+            }
+            for (name, source), proof in zip(found.items(), proofs.values(), strict=True)
+        },
+    }
+
+
+def _show(
+    count: SmiCount | Missing,
+    found: dict[str, Source | Missing],
+    proofs: dict[str, Proof | Missing],
+) -> None:
+    screen = console()
+    counted_by = str(count) if isinstance(count, Missing) else count.name
+    screen.print(facts_table([("SMIs counted by", counted_by)]))
+    screen.print("\n[bold]SMI sources[/]")
+    screen.print(facts_table((f"  {name}", _row(found[name], proofs[name])) for name in found))
+
+
+def _row(source: Source | Missing, proof: Proof | Missing) -> str:
+    what = [] if isinstance(source, Missing) else [f"{source.describes}; changes {source.changes}"]
+    return "\n".join([*what, *([str(proof)] if isinstance(proof, Missing) else _lines(proof))])
+
+
+def _lines(proof: Proof) -> Iterator[str]:
+    yield "proved" if proof.refusal is None else f"not proved: {proof.refusal}"
+    if proof.counted:
+        sent = "" if proof.sent is None else f"{proof.sent} sent, "
+        yield f"{sent}{_per_cpu(proof.counted)} counted"
+    if proof.latencies_s:
+        low, middle, high = (
+            f"{each(proof.latencies_s) * 1e3:.3f}" for each in (min, statistics.median, max)
+        )
+        yield f"each took {low} to {high} ms, the median {middle} ms"
+    if proof.refusal is None and proof.safe_hz is not None:
+        yield f"safe up to {proof.safe_hz:.3g} Hz"
+    if proof.unwatched:
+        yield f"the kernel log was not watched: {proof.unwatched}"
+
+
+def _per_cpu(counted: dict[int, int]) -> str:
+    """Return counts in words, such as "20 on each of 8 CPUs"."""
+    if len(set(counted.values())) == 1:
+        number = next(iter(counted.values()))
+        return f"{number} on each of {len(counted)} CPUs" if len(counted) > 1 else str(number)
+    return ", ".join(f"{number} on CPU {cpu}" for cpu, number in counted.items())

@@ -1,0 +1,88 @@
+"""SMIs by reading a UEFI variable
+===============================
+
+Most firmware keeps its variables in SMM: each read through efivarfs (fs/efivarfs/file.c) asks for
+the size and then for the value, an SMI each. Gentle: nothing is written, and it works under
+lockdown. Firmware that keeps a copy for reading (EDK2's variable runtime cache) raises none, which
+the count shows.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvmtest.errors import KvmtestError
+from kvmtest.host.machine import Machine
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+from .source import Fire, Triggered
+
+__all__ = ["find"]
+
+_EFI = "/sys/firmware/efi"
+_EFIVARS = f"{_EFI}/efivars"
+
+# Short ones that nearly every firmware has (UEFI 2.10, 3.3: globally defined variables).
+_GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+_FAVOURITES = tuple(f"{name}-{_GLOBAL}" for name in ("BootOrder", "BootCurrent", "SecureBoot"))
+
+
+def find(machine: Machine, variable: str) -> Triggered | Missing:
+    """Return the source that reads ``variable`` (NAME-GUID; "": any), or what is missing."""
+    found = _variable(machine.tree, variable)
+    if isinstance(found, Missing):
+        return found
+
+    @contextmanager
+    def opened() -> Iterator[Fire]:
+        fd = _open(found)
+        try:
+            yield lambda: _read(fd, found)
+        finally:
+            os.close(fd)
+
+    return Triggered(
+        "efivar",
+        f"reads the UEFI variable {found.name}",
+        "nothing",
+        fastest_hz=100,
+        longest_s=0.05,
+        opened=opened,
+    )
+
+
+def _variable(tree: Tree, wanted: str) -> Path | Missing:
+    """Return the file of a variable that can be read."""
+    if not tree.exists(_EFI):
+        return Missing("this system was not booted by UEFI, so there are no UEFI variables")
+    there = {path.name: path for path in tree.glob(f"{_EFIVARS}/*-*")}
+    if not there:
+        return Missing(
+            "no UEFI variables are to be seen: efivarfs is not mounted or empty",
+            f"mount -t efivarfs efivarfs {_EFIVARS}",
+        )
+    if wanted and wanted not in there:
+        return Missing(f"there is no UEFI variable {wanted}", f"choose one of {_EFIVARS}")
+    names = [wanted] if wanted else [*(n for n in _FAVOURITES if n in there), *there]
+    for name in names:
+        if os.access(there[name], os.R_OK, effective_ids=True):
+            return there[name]
+    return Missing(f"no permission to read {there[names[0]]}", "run as root")
+
+
+def _open(variable: Path) -> int:
+    try:
+        return os.open(variable, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KvmtestError(f"can't open {variable}: {error.strerror}; choose another") from error
+
+
+def _read(fd: int, variable: Path) -> None:
+    try:
+        attributes = os.pread(fd, 4, 0)
+    except OSError as error:
+        raise KvmtestError(f"can't read {variable}: {error.strerror}; choose another") from error
+    if not attributes:
+        raise KvmtestError(f"{variable} is empty; choose another")

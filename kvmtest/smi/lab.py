@@ -1,0 +1,60 @@
+"""SMIs of a lab's machine
+=======================
+
+The lab's emulated machine has an MSR of its own for them: a period in ticks of the TSC, 0 for
+none. SMIs come while a guest runs; bit 63 has them come also while none does. The MSR after it
+counts what was raised. Both are state of the emulated machine and end with it, so nothing is left
+to undo where this process dies.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from kvmtest.host.machine import Machine
+from kvmtest.host.tsc import tsc_hz
+from kvmtest.missing import Missing
+
+from .source import Periodic
+
+__all__ = ["find"]
+
+# Where Lab.details names the MSR.
+_DETAIL = "smi_source_msr"
+_OUTSIDE_GUESTS = 1 << 63
+# The only one whose SMBASE the emulated machine's BIOS relocates.
+_CPU = 0
+
+
+def find(machine: Machine, argument: str) -> Periodic | Missing:
+    """Return the emulated machine's source, or what is missing."""
+    index = machine.lab.details.get(_DETAIL) if machine.lab else None
+    if not isinstance(index, int):
+        return Missing("this is no emulated machine of a lab that raises SMIs")
+    msrs = machine.msr
+    if isinstance(msrs, Missing):
+        return msrs
+
+    @contextmanager
+    def switched(rate_hz: float, outside_guests: bool) -> Iterator[Callable[[], int]]:
+        period = _prime(int(tsc_hz() / rate_hz))
+        msrs.write(index, _CPU, period | _OUTSIDE_GUESTS if outside_guests else period)
+        try:
+            yield lambda: msrs.read(index + 1, _CPU)
+        finally:
+            msrs.write(index, _CPU, 0)
+
+    return Periodic(
+        "lab",
+        f"has the emulated machine raise SMIs on CPU {_CPU}",
+        f"MSR {index:#x} of the emulated machine, 0 again at the end",
+        fastest_hz=10_000,
+        switched=switched,
+    )
+
+
+def _prime(least: int) -> int:
+    """Return the first prime from ``least`` on: a period that no clock of the kernel shares."""
+    return next(
+        n for n in count(max(least, 2)) if all(n % divisor for divisor in range(2, int(n**0.5) + 1))
+    )

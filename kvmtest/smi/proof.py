@@ -1,0 +1,167 @@
+"""Proving a source
+================
+
+A source is believed when a count of SMIs follows it, and given up at once where the machine reacts
+badly: a trigger takes too long, the count does not move, the kernel reports trouble.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from kvmtest.errors import KvmtestError
+from kvmtest.host.kernel_log import KernelLog, Position, troubles
+from kvmtest.host.tsc import tsc_hz
+from kvmtest.missing import Missing
+
+from .counts import SmiCount
+from .source import Periodic, Source, Triggered, check_rate, stamped
+
+__all__ = ["Proof", "prove"]
+
+# Of a CPU's time: more than this in SMM, and the machine no longer does its work (clocks drift,
+# watchdogs bark).
+_SAFE_SHARE = 0.05
+
+# Of the SMIs counted around triggers, the most that may have come by themselves.
+_BY_THEMSELVES = 0.1
+
+# How the kernel begins reports of machine checks (arch/x86/kernel/cpu/mce, drivers/acpi/apei).
+_HARDWARE_ERROR = "[Hardware Error]"
+
+
+@dataclass(slots=True)
+class Proof:
+    """What a count showed of a source; ``refusal`` says why it is no proof, None where it is one.
+
+    ``sent`` is how many triggers were fired, or how many SMIs the source says that it raised; None
+    where it only waits. ``counted`` has the SMIs counted on each CPU meanwhile, ``quiet`` those
+    counted on it between triggers. ``latencies_s`` has the time that each trigger took.
+    ``safe_hz`` is the rate up to which SMIs take at most a twentieth of the time, and that the
+    source takes; None for one that has no rate. ``unwatched`` says why the kernel's reports of
+    trouble were not seen.
+    """
+
+    source: str
+    count: str
+    sent: int | None = None
+    counted: dict[int, int] = field(default_factory=dict)
+    quiet: dict[int, int] = field(default_factory=dict)
+    latencies_s: list[float] = field(default_factory=list)
+    safe_hz: float | None = None
+    refusal: str | None = None
+    unwatched: Missing | None = None
+
+
+def prove(
+    source: Source,
+    count: SmiCount,
+    log: KernelLog | Missing,
+    *,
+    triggers: int = 10,
+    rate_hz: float = 2.0,
+) -> Proof:
+    """Have ``source`` raise SMIs ``triggers`` times at ``rate_hz``, and see whether they count.
+
+    A source that is not triggered one by one gets the time that so many would take. Raises
+    UsageError for a rate that the source does not take.
+    """
+    check_rate(source, rate_hz)
+    proof = Proof(source.name, count.name, unwatched=log if isinstance(log, Missing) else None)
+    watch = _Watch(log)
+    try:
+        if isinstance(source, Triggered):
+            proof.refusal = _fire(source, count, watch, triggers, rate_hz, proof)
+        else:
+            proof.refusal = _wait(source, count, triggers, rate_hz, proof) or watch.complaint()
+    except KvmtestError as error:
+        proof.refusal = str(error)
+    return proof
+
+
+def _fire(
+    source: Triggered,
+    count: SmiCount,
+    watch: "_Watch",
+    triggers: int,
+    rate_hz: float,
+    proof: Proof,
+) -> str | None:
+    """Fire one by one, with a look at the machine after each; return what went wrong."""
+    ticks_per_s = tsc_hz()
+    around_s = between_s = 0.0
+    proof.sent = 0
+    with source.opened() as fire:
+        before, begun = count.read_all(), time.monotonic()
+        for number in range(1, triggers + 1):
+            trigger = stamped(fire)
+            after, ended = count.read_all(), time.monotonic()
+            proof.sent += 1
+            latency_s = (trigger.after - trigger.before) / ticks_per_s
+            proof.latencies_s.append(latency_s)
+            proof.safe_hz = min(source.fastest_hz, _SAFE_SHARE / max(proof.latencies_s))
+            around_s += ended - begun
+            rises = _add(count, proof.counted, before, after)
+            if latency_s > source.longest_s:
+                return (
+                    f"trigger {number} took {latency_s * 1e3:.1f} ms, more than "
+                    f"{source.longest_s * 1e3:g} ms"
+                )
+            if not rises:
+                return f"trigger {number} raised no SMI that {count.name} counts"
+            if complaint := watch.complaint():
+                return f"after trigger {number} {complaint}"
+            time.sleep(1 / rate_hz)
+            before, begun = count.read_all(), time.monotonic()
+            between_s += begun - ended
+            _add(count, proof.quiet, after, before)
+    by_themselves = max(proof.quiet.values()) * around_s / between_s
+    if by_themselves > _BY_THEMSELVES * max(proof.counted.values()):
+        return (
+            f"SMIs come by themselves too often to tell: {max(proof.quiet.values())} on one CPU "
+            f"in the {between_s:.1f} s between triggers"
+        )
+    return watch.complaint()
+
+
+def _wait(
+    source: Periodic, count: SmiCount, triggers: int, rate_hz: float, proof: Proof
+) -> str | None:
+    """Wait for SMIs that come by themselves; return what went wrong."""
+    before = count.read_all()
+    with source.raising(rate_hz, outside_guests=True) as raising:
+        time.sleep(triggers / rate_hz)
+    _add(count, proof.counted, before, count.read_all())
+    proof.sent, most = raising.raised, max(proof.counted.values())
+    proof.safe_hz = None if proof.sent is None else source.fastest_hz
+    if not most:
+        return f"no SMI that {count.name} counts came in {triggers / rate_hz:g} s"
+    if proof.sent not in (None, most):
+        return f"it raised {proof.sent} SMIs, but {count.name} counts {most}"
+    return None
+
+
+def _add(
+    count: SmiCount, sums: dict[int, int], before: dict[int, int], after: dict[int, int]
+) -> int:
+    """Add what was counted between two reads to ``sums``; return the most that one CPU counted."""
+    rises = {cpu: count.increase(before[cpu], after[cpu]) for cpu in before}
+    for cpu, rise in rises.items():
+        sums[cpu] = sums.get(cpu, 0) + rise
+    return max(rises.values())
+
+
+class _Watch:
+    """Looks whether the kernel reports trouble."""
+
+    def __init__(self, log: KernelLog | Missing) -> None:
+        self._log = log
+        self._begin = Position(0, 0) if isinstance(log, Missing) else log.here()
+
+    def complaint(self) -> str | None:
+        """Return what the kernel reported since the beginning, or None."""
+        if isinstance(self._log, Missing):
+            return None
+        records = self._log.since(self._begin).records
+        lines = [r.message for r in records if r.is_from_kernel and _HARDWARE_ERROR in r.message]
+        lines += [trouble.headline for trouble in troubles(records)]
+        return f"the kernel reported: {lines[0]}" if lines else None

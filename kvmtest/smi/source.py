@@ -1,0 +1,137 @@
+"""Sources of SMIs
+===============
+
+What all sources have in common: SMIs come while a block is run, at a rate, and stop at its end.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kvmtest._native import lib
+from kvmtest.errors import UsageError
+
+__all__ = ["Fire", "Periodic", "Raising", "Source", "Trigger", "Triggered", "check_rate", "stamped"]
+
+#: Raises SMIs once, and returns when they are over. Raises KvmtestError.
+Fire = Callable[[], None]
+
+
+class Trigger(NamedTuple):
+    """The TSC before and after one trigger: its SMIs were in between."""
+
+    before: int
+    after: int
+
+
+@dataclass(slots=True)
+class Raising:
+    """What a source did during a block.
+
+    ``triggers`` grows during the block; it stays empty for a source that is not triggered one by
+    one. ``raised`` is how many SMIs such a source says that it raised: None where it can't tell,
+    and before the block's end. ``failed`` is what ended a source before the block's end; it is
+    raised there.
+    """
+
+    triggers: list[Trigger] = field(default_factory=list)
+    raised: int | None = None
+    failed: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Triggered:
+    """A source whose every SMI is asked for.
+
+    ``describes`` says what it does, ``changes`` what that changes on the host. ``opened`` is a
+    context that gives what fires once. ``fastest_hz`` bounds the rate. A trigger that takes longer
+    than ``longest_s`` shows a machine that does not bear it.
+    """
+
+    name: str
+    describes: str
+    changes: str
+    fastest_hz: float
+    longest_s: float
+    opened: Callable[[], AbstractContextManager[Fire]]
+
+    @contextmanager
+    def raising(self, rate_hz: float) -> Iterator[Raising]:
+        """Fire at ``rate_hz``, in a thread of its own, while the block is run.
+
+        Raises UsageError for a rate that it does not take; and at the end of the block what a
+        trigger raised, after which there were no more.
+        """
+        check_rate(self, rate_hz)
+        raising, stop = Raising(), threading.Event()
+        with self.opened() as fire:
+
+            def work() -> None:
+                try:
+                    while not stop.is_set():
+                        begun = time.monotonic()
+                        raising.triggers.append(stamped(fire))
+                        # From its beginning, so that it is never faster than asked for.
+                        stop.wait(begun + 1 / rate_hz - time.monotonic())
+                except BaseException as failed:
+                    raising.failed = failed
+
+            thread = threading.Thread(target=work, name=f"SMIs by {self.name}")
+            thread.start()
+            try:
+                yield raising
+            finally:
+                stop.set()
+                thread.join()
+        if raising.failed:
+            raise raising.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """A source whose SMIs come by themselves, once it is switched on.
+
+    ``switched`` takes a rate, and whether SMIs are wanted while no guest runs too. It is a context
+    that gives how many SMIs were raised so far, or None where nobody counts them.
+    """
+
+    name: str
+    describes: str
+    changes: str
+    fastest_hz: float
+    switched: Callable[[float, bool], AbstractContextManager[Callable[[], int] | None]]
+
+    @contextmanager
+    def raising(self, rate_hz: float, *, outside_guests: bool = False) -> Iterator[Raising]:
+        """Have SMIs come while the block is run: while a guest runs, or also ``outside_guests``.
+
+        Raises UsageError for a rate that it does not take, KvmtestError where it can't be switched.
+        """
+        check_rate(self, rate_hz)
+        raising = Raising()
+        with self.switched(rate_hz, outside_guests) as raised:
+            before = raised() if raised else 0
+            yield raising
+        if raised:
+            raising.raised = raised() - before
+
+
+Source = Triggered | Periodic
+
+
+def stamped(fire: Fire) -> Trigger:
+    """Fire once, and return when."""
+    before = lib.clock_tsc()
+    fire()
+    return Trigger(before, lib.clock_tsc())
+
+
+def check_rate(source: Source, rate_hz: float) -> None:
+    """Raise UsageError for a rate that the source does not take."""
+    if not 0 < rate_hz <= source.fastest_hz:
+        raise UsageError(
+            f"SMI source {source.name} takes rates up to {source.fastest_hz:g} Hz, not {rate_hz:g}"
+        )
