@@ -1,0 +1,212 @@
+"""A source is proved by a count that follows it, and given up where the machine reacts badly."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+from stand_in import KMSG, stand_in
+
+from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.host.kernel_log import KernelLog
+from kvmtest.missing import Missing
+from kvmtest.smi import Periodic, Proof, Triggered, prove
+
+UNWATCHED = Missing("no kernel log")
+
+
+class Count:
+    """A count that the test moves; ``on_read`` is called before each look at all CPUs."""
+
+    name = "the test"
+
+    def __init__(self, *values: int, on_read: Callable[["Count"], None] | None = None) -> None:
+        self.values = list(values)
+        self.reads = 0
+        self._on_read = on_read
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        return tuple(range(len(self.values)))
+
+    def read(self, cpu: int) -> int:
+        return self.values[cpu]
+
+    def increase(self, before: int, after: int) -> int:
+        return (after - before) % 2**32
+
+    def read_all(self) -> dict[int, int]:
+        self.reads += 1
+        if self._on_read:
+            self._on_read(self)
+        return dict(enumerate(self.values))
+
+    def smi(self, number: int = 1) -> None:
+        self.values = [(value + number) % 2**32 for value in self.values]
+
+
+def triggered(fire: Callable[[], None], longest_s: float = 1.0) -> Triggered:
+    return Triggered("test", "fires", "nothing", 1000, longest_s, lambda: nullcontext(fire))
+
+
+def proved(fire: Callable[[], None], count: Count, **options: float) -> Proof:
+    return prove(triggered(fire, **options), count, UNWATCHED, triggers=5, rate_hz=1000)
+
+
+def test_a_source_that_the_count_follows_is_proved() -> None:
+    count = Count(0xFFFF_FFFE, 10)
+    proof = proved(lambda: count.smi(2), count)
+    assert proof.refusal is None
+    assert proof.sent == 5
+    assert proof.counted == {0: 10, 1: 10}
+    assert proof.quiet == {0: 0, 1: 0}
+    assert len(proof.latencies_s) == 5
+    assert all(0 < latency < 1 for latency in proof.latencies_s)
+    assert proof.unwatched == UNWATCHED
+
+
+def test_one_cpu_that_counts_is_enough() -> None:
+    count = Count(0, 0)
+
+    def fire() -> None:
+        count.values[1] += 1
+
+    proof = proved(fire, count)
+    assert proof.refusal is None
+    assert proof.counted == {0: 0, 1: 5}
+
+
+def test_the_safe_rate_leaves_the_machine_nineteen_twentieths_of_its_time() -> None:
+    count = Count(0)
+
+    def fire() -> None:
+        count.smi()
+        time.sleep(0.001)
+
+    proof = proved(fire, count)
+    longest = max(proof.latencies_s)
+    assert longest >= 0.001
+    assert proof.safe_hz == pytest.approx(0.05 / longest)
+    assert proof.safe_hz is not None
+    assert proof.safe_hz <= 50.0
+    quick = Count(0)
+    assert proved(quick.smi, quick).safe_hz == 1000
+
+
+def fires(count: Count, number: int, then: Callable[[], None]) -> Callable[[], None]:
+    """Raise an SMI at each fire, and do something else instead at one of them."""
+    fired = iter(range(1, 1000))
+    return lambda: then() if next(fired) == number else count.smi()
+
+
+def test_it_stops_where_the_count_does_not_move() -> None:
+    count = Count(0)
+    proof = proved(fires(count, 3, lambda: None), count)
+    assert proof.refusal == "trigger 3 raised no SMI that the test counts"
+    assert proof.sent == 3
+
+
+def test_it_stops_where_a_trigger_takes_too_long() -> None:
+    count = Count(0)
+
+    def slow() -> None:
+        count.smi()
+        time.sleep(0.02)
+
+    proof = proved(fires(count, 2, slow), count, longest_s=0.01)
+    assert proof.refusal is not None
+    assert proof.refusal.startswith("trigger 2 took 2")
+    assert proof.refusal.endswith("ms, more than 10 ms")
+    assert proof.sent == 2
+
+
+def test_it_stops_where_a_trigger_fails() -> None:
+    count = Count(0)
+
+    def fail() -> None:
+        raise KvmtestError("no such port; use another")
+
+    proof = proved(fires(count, 4, fail), count)
+    assert proof.refusal == "no such port; use another"
+    assert proof.sent == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["mce: [Hardware Error]: CPU 0: Machine Check: 0 Bank 5: be00", "WARNING: CPU: 0 PID: 1 at x"],
+)
+def test_it_stops_where_the_kernel_reports_trouble(tmp_path: Path, line: str) -> None:
+    tree = stand_in(tmp_path, {KMSG: "0,1,1,-;mce: [Hardware Error]: of long ago\n"})
+    count = Count(0)
+
+    def trouble() -> None:
+        count.smi()
+        with tree.path(KMSG).open("a") as log:
+            log.write(f"12,2,5,-;mce: [Hardware Error]: said a user\n0,3,6,-;{line}\n")
+
+    log = KernelLog.open(tree)
+    assert isinstance(log, KernelLog)
+    with log:
+        source = triggered(fires(count, 2, trouble))
+        proof = prove(source, count, log, triggers=5, rate_hz=1000)
+    assert proof.refusal == f"after trigger 2 the kernel reported: {line}"
+    assert proof.sent == 2
+    assert proof.unwatched is None
+
+
+def test_a_dead_source_is_not_proved_by_smis_that_come_by_themselves() -> None:
+    def on_read(count: Count) -> None:
+        count.values = [time.monotonic_ns() // 100_000 % 2**32]
+
+    proof = proved(lambda: time.sleep(0.002), Count(0, on_read=on_read))
+    assert proof.sent == 5
+    assert proof.refusal is not None
+    assert proof.refusal.startswith("SMIs come by themselves too often to tell: ")
+
+
+def test_a_source_of_many_smis_is_proved_beside_a_rare_one_of_its_own() -> None:
+    def on_read(count: Count) -> None:
+        if count.reads == 3:
+            count.smi()
+
+    count = Count(0, on_read=on_read)
+    proof = proved(lambda: count.smi(10), count)
+    assert proof.quiet == {0: 1}
+    assert proof.refusal is None
+
+
+def test_a_rate_that_the_source_does_not_take_is_a_usage_error() -> None:
+    with pytest.raises(UsageError):
+        prove(triggered(lambda: None), Count(0), UNWATCHED, rate_hz=1001)
+
+
+def periodic(count: Count, comes: int, says: int | None) -> Periodic:
+    @contextmanager
+    def switched(_: float, outside_guests: bool) -> Iterator[Callable[[], int] | None]:
+        assert outside_guests
+        raised = iter([100, 100 + says] if says is not None else [])
+        yield None if says is None else lambda: next(raised)
+        count.smi(comes)
+
+    return Periodic("test", "comes", "nothing", 1000, switched)
+
+
+@pytest.mark.parametrize(
+    ("comes", "says", "refusal"),
+    [
+        (4, 4, None),
+        (4, None, None),
+        (0, None, "no SMI that the test counts came in 0.002 s"),
+        (0, 4, "no SMI that the test counts came in 0.002 s"),
+        (4, 5, "it raised 5 SMIs, but the test counts 4"),
+    ],
+)
+def test_a_source_that_is_not_triggered_is_proved_by_what_it_says_and_what_is_counted(
+    comes: int, says: int | None, refusal: str | None
+) -> None:
+    count = Count(0)
+    proof = prove(periodic(count, comes, says), count, UNWATCHED, triggers=2, rate_hz=1000)
+    assert proof.refusal == refusal
+    assert (proof.sent, proof.counted) == (says, {0: comes})
+    assert proof.safe_hz == (None if says is None else 1000)
