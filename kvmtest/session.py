@@ -31,6 +31,7 @@ from kvmtest.judge.requirements import Requirement, enforce
 from kvmtest.known_defects import known_defect
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
+from kvmtest.smi import choose
 
 __all__ = ["Session", "requirement"]
 
@@ -80,10 +81,11 @@ class Session:
         """Take the machine's lock, undo what a dead run left, and mark the kernel log.
 
         Raises :class:`~kvmtest.errors.EnvironmentUnfit` where another run holds the machine, or
-        other VMs run on it.
+        other VMs run on it, and UsageError where the user named an SMI source that makes no sense.
         """
         if self._context is None:
             check_lab(self.machine.lab)
+            choose(self.machine, self.machine.smi_source)
             journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
             self.recovered = list(journal.recovered)
             try:

@@ -464,3 +464,13 @@ def test_a_known_defect_is_told_of_what_a_witness_decided(
     result = session.decide(prop)
     assert (result.verdict, result.known_defect) == (verdict, finding)
     assert result.is_known_failure is (readings is BAD)
+
+
+def test_a_session_does_not_begin_with_an_smi_source_that_makes_no_sense(tree: Tree) -> None:
+    with pytest.raises(UsageError, match="it takes a byte"):
+        Session(Machine(tree, "apm-port:x")).begin()
+    session = Session(Machine(tree, "passive"))
+    try:
+        assert session.begin().smi_source == "passive"
+    finally:
+        session.end()

@@ -189,6 +189,15 @@ def test_a_lab_has_what_it_does_not_lack_as_any_machine_has_it(tmp_path: Path) -
     assert answer(machine, "smi-source") == PRECONDITIONS["smi-source"](machine)
 
 
+def test_the_smi_source_that_the_user_named_is_the_one_asked_for(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    assert answer(Machine(tree), "smi-source") is not None
+    assert answer(Machine(tree, "command:true"), "smi-source") is None
+    missing = answer(Machine(tree, "efivar"), "smi-source")
+    assert missing is not None
+    assert missing.what.startswith("this system was not booted by UEFI")
+
+
 def test_only_a_lab_does_not_switch_debugctl(tmp_path: Path) -> None:
     machine = Machine(intel_host(tmp_path))
     assert answer(machine, "debugctl-switch") is None

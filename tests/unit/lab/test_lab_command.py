@@ -46,10 +46,14 @@ def test_evidence_is_shown_and_kept_and_the_status_is_that_of_the_run_inside(
 
 def test_its_options_reach_the_run_inside(emulator: Emulator) -> None:
     words = ["--only", "any.soak", "--require", "witness:vmcs", "--require", "any.soak", "--cold"]
+    words += ["--smi-source", "passive"]
     assert lab_run(emulator, *words) == 0
     assert emulator.starts() == ["cold"]
     job = (emulator.folder / "job").read_text()
-    assert '"--only=any.soak", "--require=witness:vmcs", "--require=any.soak"' in job
+    assert (
+        '"--only=any.soak", "--require=witness:vmcs", "--require=any.soak", "--smi-source=passive"'
+        in job
+    )
     assert '"run", "--quiet"' in job
     assert "KVMTEST_LAB" in job
 

@@ -1,0 +1,142 @@
+"""kvmtest smi probe proves what it can, and shows why the rest can't be used.
+
+In a stand-in tree a command that raises a byte of the MSR device is an SMI that counts.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in import FACP, XEON, fadt_table, intel_host, write
+
+from kvmtest.cli import main
+from kvmtest.host.lock import Lock
+from kvmtest.host.msr import MSR_SMI_COUNT
+from kvmtest.host.tree import Tree
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Tree:
+    tree = intel_host(tmp_path / "host")
+    write(tree, FACP, fadt_table(XEON))
+    write(tree, "/dev/port", bytes(0x100))
+    write(tree, "/sys/firmware/efi/efivars/BootOrder-1", b"\7\0\0\0")
+    return tree
+
+
+@pytest.fixture
+def smi(host: Tree, tmp_path: Path) -> str:
+    """A source that counts two SMIs a trigger on each CPU."""
+    device = host.path("/dev/cpu/0/msr")
+    script = write(
+        Tree(tmp_path),
+        "/smi",
+        f"n=$(od -An -tu1 -j{MSR_SMI_COUNT} -N1 {device})\n"
+        f'printf "\\\\$(printf %o $((n + 2)))" |'
+        f" dd of={device} bs=1 seek={MSR_SMI_COUNT} conv=notrunc status=none\n",
+    )
+    return f"command:sh {script}"
+
+
+@pytest.fixture
+def probe(host: Tree, capsys: Capture) -> Callable[..., tuple[int, str]]:
+    def probe(*words: str) -> tuple[int, str]:
+        status = main(["smi", "probe", "--root", str(host.root), "--rate", "10", *words])
+        return status, capsys.readouterr().out
+
+    return probe
+
+
+def probed(probe: Callable[..., tuple[int, str]], *words: str) -> tuple[int, dict[str, Any]]:
+    status, out = probe("--json", *words)
+    return status, json.loads(out)
+
+
+def test_a_source_that_counts_is_proved(probe: Callable[..., tuple[int, str]], smi: str) -> None:
+    status, out = probe("--source", smi, "--count", "3")
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[0] == "SMIs counted by MSR 0x34"
+    assert "proved" in lines
+    assert "3 sent, 6 on each of 2 CPUs counted" in lines
+    assert any(line.startswith("safe up to ") for line in lines)
+
+
+def test_its_json_has_the_whole_proof(probe: Callable[..., tuple[int, str]], smi: str) -> None:
+    status, told = probed(probe, "--source", smi, "--count", "2")
+    assert status == 0
+    assert told["count"] == "MSR 0x34"
+    assert told["machine"]["kind"] == "stand-in"
+    (name, source), *others = told["sources"].items()
+    assert (name, others) == ("command", [])
+    assert source["proved"] is True
+    assert source["counted"] == {"0": 4, "1": 4}
+    assert len(source["latencies_s"]) == source["sent"] == 2
+
+
+def test_unasked_only_gentle_sources_are_tried(
+    probe: Callable[..., tuple[int, str]], host: Tree
+) -> None:
+    status, told = probed(probe)
+    assert status == 4
+    assert told["sources"]["efivar"]["proved"] is False
+    assert told["sources"]["efivar"]["refusal"] == "trigger 1 raised no SMI that MSR 0x34 counts"
+    for name in ("passive", "apm-port"):
+        assert told["sources"][name]["missing"] == "it looks usable, and was not tried"
+        assert told["sources"][name]["remedy"] == f"use --source {name}"
+    assert told["sources"]["lab"]["missing"]
+    assert host.path("/dev/port").read_bytes() == bytes(0x100)
+
+
+def test_the_port_is_written_where_it_is_asked_for(
+    probe: Callable[..., tuple[int, str]], host: Tree
+) -> None:
+    status, out = probe("--source", "apm-port:0x91")
+    assert status == 4
+    assert "not proved: trigger 1 raised no SMI that MSR 0x34 counts" in out
+    assert host.path("/dev/port").read_bytes()[0xB2] == 0x91
+
+
+def test_without_a_count_nothing_is_tried(
+    probe: Callable[..., tuple[int, str]], host: Tree
+) -> None:
+    host.path("/dev/cpu/0/msr").write_bytes(b"")
+    status, told = probed(probe, "--source", "apm-port")
+    assert status == 4
+    assert told["sources"]["apm-port"]["missing"].startswith("nothing counts SMIs here: CPU 0")
+    assert host.path("/dev/port").read_bytes() == bytes(0x100)
+
+
+def test_a_run_that_holds_the_machine_is_not_disturbed(
+    probe: Callable[..., tuple[int, str]], host: Tree, capsys: Capture
+) -> None:
+    lock = Lock.take(host)
+    try:
+        status = main(["smi", "probe", "--root", str(host.root), "--source", "apm-port"])
+    finally:
+        lock.release()
+    assert status == 3
+    assert "another kvmtest run holds" in capsys.readouterr().err
+    assert host.path("/dev/port").read_bytes() == bytes(0x100)
+    Lock.take(host).release()
+    assert probe("--source", "apm-port")[0] == 4
+    Lock.take(host).release()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--source", "apm-port:300"], "it takes a byte"),
+        (["--source", "apm-port", "--rate", "50"], "takes rates up to 20 Hz, not 50"),
+    ],
+)
+def test_what_a_source_does_not_take_is_refused(
+    host: Tree, capsys: Capture, words: list[str], said: str
+) -> None:
+    assert main(["smi", "probe", "--root", str(host.root), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert host.path("/dev/port").read_bytes() == bytes(0x100)
