@@ -110,29 +110,32 @@ def _show(
 
 
 def _row(source: Source | Missing, proof: Proof | Missing) -> str:
-    what = [] if isinstance(source, Missing) else [f"{source.describes}; changes {source.changes}"]
-    return "\n".join([*what, *([str(proof)] if isinstance(proof, Missing) else _lines(proof))])
+    if isinstance(source, Missing):
+        return str(source)
+    first, *others = [str(proof)] if isinstance(proof, Missing) else _lines(proof)
+    return "\n".join([first, f"{source.describes}; changes {source.changes}", *others])
 
 
 def _lines(proof: Proof) -> Iterator[str]:
-    yield "proved" if proof.refusal is None else f"not proved: {proof.refusal}"
+    safe = "" if proof.safe_hz is None else f", safe up to {proof.safe_hz:.3g} Hz"
+    yield f"proved{safe}" if proof.refusal is None else f"not proved: {proof.refusal}"
     if proof.counted:
-        sent = "" if proof.sent is None else f"{proof.sent} sent, "
-        yield f"{sent}{_per_cpu(proof.counted)} counted"
+        sent = "" if proof.sent is None else f"sent: {proof.sent}; "
+        yield f"{sent}SMIs counted: {_per_cpu(proof.counted)}"
     if proof.latencies_s:
         low, middle, high = (
             f"{each(proof.latencies_s) * 1e3:.3f}" for each in (min, statistics.median, max)
         )
-        yield f"each took {low} to {high} ms, the median {middle} ms"
-    if proof.refusal is None and proof.safe_hz is not None:
-        yield f"safe up to {proof.safe_hz:.3g} Hz"
+        yield f"time each took: {low} to {high} ms, median {middle} ms"
     if proof.unwatched:
         yield f"the kernel log was not watched: {proof.unwatched}"
 
 
 def _per_cpu(counted: dict[int, int]) -> str:
     """Return counts in words, such as "20 on each of 8 CPUs"."""
-    if len(set(counted.values())) == 1:
-        number = next(iter(counted.values()))
-        return f"{number} on each of {len(counted)} CPUs" if len(counted) > 1 else str(number)
+    least, most = min(counted.values()), max(counted.values())
+    if least == most:
+        return f"{most} on each of {len(counted)} CPUs" if len(counted) > 1 else str(most)
+    if len(counted) > 4:
+        return f"{least} to {most} on each of {len(counted)} CPUs"
     return ", ".join(f"{number} on CPU {cpu}" for cpu, number in counted.items())
