@@ -12,9 +12,10 @@ from operator import mul
 
 from .samples import Window
 
-__all__ = ["Baseline", "Covariates", "dot"]
+__all__ = ["Baseline", "Columns", "Covariates", "Ticks", "dot"]
 
 Columns = list[list[float]]
+Ticks = Callable[[Window], float]
 
 # A covariate that others explain to this share of its variance tells nothing of its own.
 _TOLERANCE = 1e-9
@@ -22,7 +23,7 @@ _TOLERANCE = 1e-9
 
 def dot(ones: Sequence[float], others: Sequence[float]) -> float:
     """Return the sum of products."""
-    return sum(map(mul, ones, others))
+    return float(sum(map(mul, ones, others)))
 
 
 class Covariates:
@@ -33,10 +34,10 @@ class Covariates:
     What does not vary among the quiet windows, or not by itself, is left out.
     """
 
-    def __init__(self, quiet: list[Window], ticks: Callable[[Window], float] | None) -> None:
+    def __init__(self, quiet: list[Window], ticks: Ticks | None) -> None:
         self._ticks = ticks
         self._degree = 2 if len(quiet) >= 8 else 1 if len(quiet) >= 5 else 0
-        self._vcpus = sorted({window.vcpu for window in quiet})[1:]
+        self._vcpus = sorted({window.vcpu for window in quiet})
         first, last = min(w.began for w in quiet), max(w.ended for w in quiet)
         self._middle, self._span = first + last, max(last - first, 1)
         columns = self._columns(quiet)
@@ -54,15 +55,16 @@ class Covariates:
         return [[value - means[at] for value in columns[at]] for at in self._kept]
 
     def explain(self, window: Window) -> bool:
-        """Whether the quiet windows say what the window's VM-exits cost."""
-        return self._exits is None or window.exits == self._exits
+        """Whether the quiet windows say what its VM-exits cost, and what its vCPU counts."""
+        is_like = self._exits is None or window.exits == self._exits
+        return is_like and window.vcpu in self._vcpus
 
     def _columns(self, windows: Sequence[Window]) -> Columns:
         middle, span = self._middle, self._span
         times = [(w.began + w.ended - middle) / span for w in windows]
         columns: Columns = [times, [time * time for time in times]][: self._degree]
         columns.append([float(w.exits) for w in windows])
-        columns += [[float(w.vcpu == vcpu) for w in windows] for vcpu in self._vcpus]
+        columns += [[float(w.vcpu == vcpu) for w in windows] for vcpu in self._vcpus[1:]]
         if self._ticks:
             columns.append([self._ticks(w) for w in windows])
         return columns
@@ -92,31 +94,31 @@ class Baseline:
         if freedom < 3:
             return None
         mean = sum(gains) / count
-        rests = [gain - mean for gain in gains]
-        products = [dot(column, rests) for column in columns]
+        centred = [gain - mean for gain in gains]
+        products = [dot(column, centred) for column in columns]
         slopes = [dot(row, products) for row in covariates.inverse]
-        for slope, column in zip(slopes, columns, strict=True):
-            rests = [rest - slope * value for rest, value in zip(rests, column, strict=True)]
+        rests = _without(centred, slopes, columns)
         farthest = max(map(abs, rests)) * sqrt(count / freedom)
-        return cls(
-            covariates, mean, slopes, count, dot(rests, rests), freedom, farthest
-        )  # fmt: skip
+        squares = dot(rests, rests)
+        return cls(covariates, mean, slopes, count, squares, freedom, farthest)
 
-    def excess(self, gains: Sequence[float], columns: Columns) -> list[float]:
+    def rests(self, gains: Sequence[float], columns: Columns) -> list[float]:
         """Return what windows with these covariates gained above the baseline."""
         mean = self.mean
-        rests = [gain - mean for gain in gains]
-        for slope, column in zip(self.slopes, columns, strict=True):
-            rests = [rest - slope * value for rest, value in zip(rests, column, strict=True)]
-        return rests
+        return _without([gain - mean for gain in gains], self.slopes, columns)
 
-    def leverage(self, count: int, columns: Columns) -> float:
-        """Return the variance of the baseline summed over windows, in units of one window's."""
+    def leverage(self, columns: Columns, count: int) -> float:
+        """Return the variance of the baseline's sum over so many windows, in units of one's."""
         sums = [sum(column) for column in columns]
         rows = self.covariates.inverse
-        return count * count / self.count + sum(
-            total * dot(row, sums) for total, row in zip(sums, rows, strict=True)
-        )
+        products = [total * dot(row, sums) for total, row in zip(sums, rows, strict=True)]
+        return count * count / self.count + sum(products)
+
+
+def _without(values: list[float], slopes: list[float], columns: Columns) -> list[float]:
+    for slope, column in zip(slopes, columns, strict=True):
+        values = [value - slope * x for value, x in zip(values, column, strict=True)]
+    return values
 
 
 def _inverse(matrix: Columns) -> tuple[list[int], Columns]:

@@ -1,0 +1,234 @@
+"""Excess
+======
+
+What counters gained above their baseline for each SMI in guest mode, how surely, and whether that
+is a leak.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, hypot, inf, sqrt
+
+from .arms import Arms, smis_of
+from .baseline import Baseline, Columns, Covariates, Ticks, dot
+from .samples import Window
+
+__all__ = ["WINDOWS", "Excess", "View", "more_smis", "views"]
+
+#: A leak counts from this part of the control's on.
+LEAK = 0.01
+#: How often one bound of an interval may be wrong.
+ERROR = 1e-5
+#: A window leaks by itself where it is so many times as far off as any quiet one, and so many
+#: events where these agree to the last one.
+STANDS_OUT, STANDS_OUT_EVENTS = 50.0, 10.0
+#: Counts are whole: an arm's sum and its baseline's may be off by an event each.
+SUM_UNSURE = 2.0
+#: Windows that an arm needs, and degrees of freedom that more of hardly narrow an interval.
+WINDOWS, MANY = 4, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """An arm's excess per SMI in guest mode.
+
+    ``half`` is half its interval; ``of_many`` is what that would be were the noise known as well as
+    from many windows. ``floor`` is what noise alone may reach by the quiet windows.
+    """
+
+    mean: float
+    half: float
+    of_many: float
+    floor: float
+    smis: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than noise."""
+        return self.mean - self.half > self.floor
+
+    def __str__(self) -> str:
+        return f"{self.mean - self.half:.4g} to {self.mean + self.half:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one counter shows.
+
+    ``standing_out`` treatment windows of ``windows`` leak by themselves. ``obscure`` ones say
+    nothing for the claim: nobody knows what they should have counted. ``counts`` says whether the
+    counter counts the guest at all.
+    """
+
+    counts: bool
+    control: Excess
+    treatment: Excess
+    windows: int
+    standing_out: int
+    obscure: int
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it counts SMM with the knob off."""
+        return self.control.is_clear
+
+    @property
+    def limit(self) -> float:
+        """The excess per SMI that is a leak."""
+        return LEAK * self.control.mean
+
+    @property
+    def half(self) -> float:
+        """Half the interval of the treatment's excess against the limit, itself uncertain."""
+        return hypot(self.treatment.half, LEAK * self.control.half)
+
+    @property
+    def is_against(self) -> bool:
+        """Whether SMM is surely counted with the knob on."""
+        is_above = self.treatment.mean - self.limit > self.half
+        return self.standing_out > 0 or (is_above and self.treatment.is_clear)
+
+    @property
+    def is_for(self) -> bool:
+        """Whether SMM is surely not counted with the knob on."""
+        return not self.obscure and abs(self.treatment.mean) + self.half < self.limit
+
+    @property
+    def wanted(self) -> str:
+        """What would decide it."""
+        mean, limit = self.treatment.mean, self.limit
+        if self.obscure:
+            return (
+                f"{self.obscure} windows with the knob on are like no quiet one: "
+                "take quiet windows with as many VM-exits, and record every gap"
+            )
+        if mean + self.half < -limit:
+            return "quiet windows counted more than those with SMIs: take them in the same way"
+        of_many = hypot(self.treatment.of_many, LEAK * self.control.of_many)
+        # A mean beside the limit by chance would ask for ever.
+        wanted = max(abs(abs(mean) - limit), limit / 2)
+        return more_smis(self.treatment.smis, of_many, wanted, "on")
+
+
+def more_smis(smis: int, half: float, wanted: float, knob: str) -> str:
+    """Say how many more SMIs narrow an interval as wanted: it goes by their square root.
+
+    Where they are enough, the windows are too few to know the noise: then as many again.
+    """
+    share = (half / wanted) ** 2 - 1 if wanted > 0 else inf
+    more = smis * (share if share > 0 else 1)
+    words = f"about {ceil(more)}" if more < 1e6 else "more than a million"
+    return f"{words} more SMIs in guest mode with the knob {knob}"
+
+
+def views(names: Iterable[str], arms: Arms, ticks: Ticks | None = None) -> dict[str, View]:
+    """Return what the counters show, of those of which there are windows enough."""
+    if len(arms.quiet) < WINDOWS:
+        return {}
+    covariates = Covariates(arms.quiet, ticks)
+    off = [window for window in arms.control if covariates.explain(window)]
+    on = [window for window in arms.treatment if covariates.explain(window)]
+    loose = arms.bounds + [w for w in arms.treatment if not covariates.explain(w)]
+    if min(len(off), len(on)) < WINDOWS:
+        return {}
+    sides = [_Side(each, smis_of(each), covariates.of(each)) for each in (off, on, loose)]
+    found = {name: _view(name, covariates, arms, *sides) for name in names}
+    return {name: view for name, view in found.items() if view}
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Windows of an arm, their SMIs, and their covariates: the same for all counters."""
+
+    windows: list[Window]
+    smis: list[int]
+    columns: Columns
+
+
+def _view(
+    name: str, covariates: Covariates, arms: Arms, off: _Side, on: _Side, loose: _Side
+) -> View | None:
+    baseline = Baseline.fit(covariates, _gains(name, arms.quiet))
+    if not baseline:
+        return None
+    control = _excess(baseline, _rests(name, baseline, off), off, pooled=False)
+    rests = _rests(name, baseline, on)
+    limit = LEAK * control.mean
+    odd = _standing_out(baseline, _rests(name, baseline, loose), loose, limit)
+    obscure = sum(not covariates.explain(window) for window in odd)
+    standing_out = len(_standing_out(baseline, rests, on, limit)) + len(odd) - obscure
+    return View(
+        _counts(name, arms.quiet),
+        control,
+        _excess(baseline, rests, on, pooled=True),
+        len(on.windows) + len(loose.windows),
+        standing_out,
+        obscure + arms.unheard,
+    )
+
+
+def _gains(name: str, windows: Iterable[Window]) -> list[float]:
+    return [float(window.counted[name] - window.known.get(name, 0)) for window in windows]
+
+
+def _rests(name: str, baseline: Baseline, side: _Side) -> list[float]:
+    return baseline.rests(_gains(name, side.windows), side.columns)
+
+
+def _counts(name: str, quiet: Sequence[Window]) -> bool:
+    """Whether a counter counts at all; one that the guest gives nothing to count may be still."""
+    counted = [window.counted[name] for window in quiet]
+    known = [window.known[name] for window in quiet if name in window.known]
+    if not known:
+        return min(counted) > 0
+    return sum(known) / 2 <= sum(counted) and (min(counted) > 0 or not any(known))
+
+
+def _excess(baseline: Baseline, rests: Sequence[float], side: _Side, *, pooled: bool) -> Excess:
+    """Return an arm's excess per SMI.
+
+    SMM is not always as long, so that windows that leak differ by more than noise, and the interval
+    is from their own scatter. Where they need not leak (``pooled``), they and the quiet ones tell
+    of the noise together.
+    """
+    count, total = len(rests), sum(side.smis)
+    mean = sum(rests) / total
+    distances = [rest - mean * smis for rest, smis in zip(rests, side.smis, strict=True)]
+    squares = dot(distances, distances)
+    variance, freedom = squares * count / (count - 1), count - 1
+    noise = baseline.squares / baseline.freedom
+    leverage = baseline.leverage(side.columns, count)
+    floor = _quantile(baseline.freedom) * sqrt(noise * (count + leverage))
+    if pooled:
+        freedom += baseline.freedom
+        noise = (baseline.squares + squares) / freedom
+        variance = max(variance, noise * count)
+    deviation = sqrt(variance + noise * leverage)
+    half, of_many = _quantile(freedom) * deviation, _quantile(MANY) * deviation
+    half, of_many, floor = (max(each, SUM_UNSURE) / total for each in (half, of_many, floor))
+    return Excess(mean, half, of_many, floor, total)
+
+
+def _standing_out(
+    baseline: Baseline, rests: Sequence[float], side: _Side, limit: float
+) -> list[Window]:
+    """Return the windows that leak each by itself."""
+    noise = max(STANDS_OUT * baseline.farthest, STANDS_OUT_EVENTS)
+    found = []
+    for at, (rest, smis) in enumerate(zip(rests, side.smis, strict=True)):
+        above = rest - limit * smis
+        if above > noise:
+            leverage = baseline.leverage([[column[at]] for column in side.columns], 1)
+            if above > noise * sqrt(1 + leverage):
+                found.append(side.windows[at])
+    return found
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """Return what Student's t exceeds with the probability ERROR."""
+    # Imported here, as it takes long and only this experiment needs it.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(float(freedom), 1 - ERROR))

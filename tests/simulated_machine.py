@@ -1,0 +1,137 @@
+"""A machine that takes SMIs while its guest runs, simulated: samples whose truth is known."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from math import exp, sqrt
+from random import Random
+
+from kvmtest.judge.samples import Arm, Gap, Samples, Window
+
+KNOWN = 100_000  # instructions that the guest executes in a window
+TICKS = 1_000_000  # TSC ticks that it runs for
+EXIT_TICKS = 2_000
+CYCLES_PER_TICK = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """``handler`` is what an SMI executes; ``noise`` is in counts, of the named kind.
+
+    Each window gains 3 counts, and one per VM-exit. ``smis`` is the mean of a window with SMIs, of
+    which the part ``in_host`` comes in host mode. ``variation`` is the relative deviation of the
+    handler's length, ``drift`` the step of a random walk and, ten times, the slope over all
+    windows, in units of the noise. The part ``lost`` of all gaps is not seen by the guest; of those
+    seen the part ``recorded`` fits into the log.
+
+    With the knob on the part ``leak`` of each handler is counted, and all of it in ``lost_updates``
+    of the windows. Each block is a quiet window, one with the knob off, and one with it on.
+    """
+
+    handler: float
+    kind: str = "exact"
+    noise: float = 0.0
+    blocks: int = 10
+    smis: float = 5.0
+    in_host: float = 0.0
+    variation: float = 0.0
+    drift: float = 0.0
+    lost: float = 0.0
+    recorded: float = 1.0
+    counter: str = "instructions:k"
+    exits: int = 4
+    leak: float = 0.0
+    lost_updates: int = 0
+    control: float = 1.0
+
+    def samples(self, random: Random) -> Samples:
+        """Return one experiment's samples."""
+        samples = Samples()
+        stale = set(random.sample(range(self.blocks), self.lost_updates))
+        walk, clock = 0.0, 0
+        slope = 10 * self.drift * self.noise / (3 * self.blocks) * random.choice((-1, 1))
+        for block in range(self.blocks):
+            shares = {Arm.QUIET: 0.0, Arm.CONTROL: self.control, Arm.TREATMENT: self.leak}
+            for arm, share in shares.items():
+                walk += slope
+                if self.drift:
+                    walk += random.gauss(0, self.drift * self.noise)
+                is_stale = arm is Arm.TREATMENT and block in stale
+                if is_stale:
+                    share = 1.0
+                clock = self._window(samples, random, arm, share, walk, clock, is_stale)
+        if self.recorded < 1:
+            del samples.gaps[int(self.recorded * len(samples.gaps)) :]
+        return samples
+
+    def _window(
+        self,
+        samples: Samples,
+        random: Random,
+        arm: Arm,
+        share: float,
+        drift: float,
+        began: int,
+        is_stale: bool,
+    ) -> int:
+        smis = 0 if arm is Arm.QUIET else poisson(random, self.smis)
+        in_guest = sum(random.random() >= self.in_host for _ in range(smis))
+        if is_stale:  # It is the truth about the machine only if it shows.
+            smis, in_guest = max(smis, 1), max(in_guest, 1)
+        exits = random.randint(0, self.exits)
+        if smis > in_guest:
+            exits = max(exits, 1)  # An SMI in host mode comes amid a VM-exit.
+        counted = 3 + exits + drift + self._noise(random)
+        if share and in_guest:
+            length = 1.0
+            if self.variation:
+                shape = in_guest / self.variation**2
+                length = random.gammavariate(shape, 1 / shape)
+            counted += share * in_guest * self.handler * length
+        gaps = exits + in_guest
+        ended = began + TICKS + exits * EXIT_TICKS + in_guest * int(self.handler)
+        known = {self.counter: KNOWN}
+        if self.counter.startswith("cycles"):
+            known = {}
+            at = began + 1
+            for gap in range(gaps):
+                length = EXIT_TICKS if gap < exits else int(self.handler)
+                samples.gaps.append(Gap(at, at + length))
+                at += length + 1
+            counted += CYCLES_PER_TICK * TICKS
+        else:
+            counted += KNOWN
+        if self.lost:
+            gaps = sum(random.random() >= self.lost for _ in range(gaps))
+        samples.windows.append(
+            Window(arm, began, ended, {self.counter: round(counted)}, known, exits, smis, gaps)
+        )
+        return ended + 1000
+
+    def _noise(self, random: Random) -> float:
+        match self.kind:
+            case "exact":
+                return 0.0
+            case "gaussian":
+                return random.gauss(0, self.noise)
+            case "heavy":  # Student's t with 3 degrees of freedom: its variance is barely finite.
+                squares = sum(random.gauss(0, 1) ** 2 for _ in range(3))
+                return random.gauss(0, self.noise) / sqrt(squares / 3)
+            case "spiked":  # One window in twenty is ten times as noisy.
+                scale = 10 if random.random() < 0.05 else 1
+                return random.gauss(0, scale * self.noise)
+        raise ValueError(self.kind)
+
+
+def poisson(random: Random, mean: float) -> int:
+    """Return a count of events that come at random, so many in the mean."""
+    return bisect_left(_poisson_table(mean), random.random())
+
+
+@cache
+def _poisson_table(mean: float) -> list[float]:
+    terms = [exp(-mean)]
+    for count in range(1, int(mean + 10 * sqrt(mean) + 10)):
+        terms.append(terms[-1] * mean / count)
+    return list(accumulate(terms))
