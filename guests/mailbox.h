@@ -42,6 +42,14 @@
  */
 #define MAILBOX_LOOP_OVERHEAD 23
 
+/*
+ * The same for a list of exactly one MAILBOX_WATCH: the overhead, and so many for each poll and for each
+ * gap that is logged.
+ */
+#define MAILBOX_WATCH_OVERHEAD 37
+#define MAILBOX_WATCH_POLL     16
+#define MAILBOX_WATCH_GAP      7
+
 /* Offsets for the assembly; the structures below have a compile-time check of each. */
 #define MAILBOX_OFF_MAGIC     0
 #define MAILBOX_OFF_COUNT     4

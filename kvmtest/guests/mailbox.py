@@ -25,6 +25,7 @@ __all__ = [
     "read_results",
     "spin",
     "watch",
+    "watched",
     "write_commands",
     "wrmsr",
 ]
@@ -122,6 +123,15 @@ def exit_often(count: int) -> Command:
 def watch(ticks: int, threshold: int) -> Command:
     """Poll the TSC for ``ticks``; values: gaps (>= ``threshold``), polls, shortest, longest."""
     return Command(lib.MAILBOX_WATCH, (ticks, threshold))
+
+
+def watched(polls: int, gaps: int) -> int:
+    """Return how many instructions a list of one ``watch`` retires from resume to exit.
+
+    ``polls`` and ``gaps`` are its result; the gaps must all have been logged.
+    """
+    once: int = lib.MAILBOX_WATCH_OVERHEAD
+    return once + polls * lib.MAILBOX_WATCH_POLL + gaps * lib.MAILBOX_WATCH_GAP
 
 
 def spin() -> Command:

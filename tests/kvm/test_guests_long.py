@@ -69,6 +69,16 @@ def test_a_loop_of_none_is_a_loop_of_one(guest: Guest) -> None:
     assert guest.execute(box.loop(0))[0].fault is None
 
 
+@pytest.mark.parametrize(("ticks", "threshold"), [(1, 1 << 62), (100_000, 1 << 62), (300_000, 1)])
+def test_a_watch_retires_what_its_polls_and_gaps_say(
+    guest: Guest, ticks: int, threshold: int
+) -> None:
+    steps = single_steps(guest, box.watch(ticks, threshold))
+    gaps, polls, *_ = box.read_results(guest.mailbox)[0].values
+    assert bool(gaps) == (threshold == 1)
+    assert steps == box.watched(polls, gaps)
+
+
 # Coming up
 
 
