@@ -6,14 +6,11 @@
  *
  * The model's bx_cpuid_t::get_cpuid_leaf() is replaced in its table of virtual functions.
  */
-#define _GNU_SOURCE
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "build.h"
+#include "hooks.h"
 
 #define VARIABLE "KVMTEST_CPU_FEATURES"
 #define TABLE    "_ZTV18corei7_skylake_x_t"
@@ -59,16 +56,10 @@ static bool has(const char *list, const char *name)
 __attribute__((constructor)) static void install(void)
 {
 	const char *list = getenv(VARIABLE);
-	leaf_function *ours = leaf_with_features;
-	void **table;
 
 	if (!list || !bochs_is_known())
 		return;
 	for (size_t i = 0; i < FEATURES; i++)
 		shown[i] = has(list, features[i].name);
-	table = dlsym(RTLD_DEFAULT, TABLE);
-	original = (leaf_function *)dlsym(RTLD_DEFAULT, FUNCTION);
-	for (int i = 0; i < WORDS; i++)
-		if (table[i] == (void *)original)
-			bochs_overwrite(&table[i], &ours, sizeof(ours), PROT_READ);
+	original = hook_word(TABLE, WORDS, FUNCTION, leaf_with_features);
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "build.h"
+#include "state.h"
 
 #define COMMAND    "!save "
 #define SAVE_STATE "_ZN13bx_real_sim_c10save_stateEPKc"
@@ -28,7 +29,7 @@ static void save(const char *folder)
 	void **simulator = dlsym(RTLD_DEFAULT, "SIM");
 	save_function *save_state = dlsym(RTLD_DEFAULT, SAVE_STATE);
 
-	if (simulator && *simulator && save_state && save_state(*simulator, folder))
+	if (simulator && *simulator && save_state && save_state(*simulator, folder) && state_save(folder))
 		return;
 	fprintf(stderr, "bochs: the state can't be saved to %s\n", folder);
 	_exit(FAILED);

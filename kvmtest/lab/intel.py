@@ -21,13 +21,22 @@ from .kernels import NEEDED, LabKernel
 from .machine import Machine, Outcome, Start
 from .modules import Module
 
-__all__ = ["LACKS", "IntelLab"]
+__all__ = ["LACKS", "PMU", "IntelLab"]
 
-#: What stock Bochs does not model, by the precondition that it therefore does not meet.
+#: What stock Bochs does not model, by the precondition that it therefore does not meet. In a build
+#: that the extension knows it does.
 LACKS = {
     "pmu": "the emulated machine (Bochs) has no performance counters",
     "debugctl-switch": "the emulated machine (Bochs) does not switch DEBUGCTL at VM-entry and "
     "VM-exit",
+}
+
+#: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
+PMU = {
+    "pmu": "kvmtest's model, version 1",
+    "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
+    "cycles; SMIs on other CPUs than 0, real handlers and their latency",
+    "smi_source_msr": 0x4B500000,
 }
 
 # Seconds that the steps may take; a loaded host is several times slower than an idle one.
@@ -160,7 +169,7 @@ class IntelLab:
             "emulator": "Bochs",
             "version": self.bochs.version,
             "model": CPU_MODEL,
-            "lacks": LACKS,
+            "lacks": {} if self.bochs.is_known else LACKS,
             "details": {
                 "emulator_digest": self.bochs.digest,
                 "cpus": self.hardware.cpus,
@@ -172,6 +181,7 @@ class IntelLab:
                 "modules": modules,
                 "command_line": image.COMMAND_LINE,
                 "image_digest": self.image_digest,
+                **(PMU if self.bochs.is_known else {}),
                 "start": "restored from a saved machine" if self.restores else "booted",
             },
         }
