@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvmtest import __version__
-from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.interruption import Interruption
 
 __all__ = ["main"]
@@ -165,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     form = report.add_mutually_exclusive_group()
     form.add_argument("--ktap", action="store_true", help="print KTAP")
     form.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML")
+    form.add_argument(
+        "--plots", metavar="DIR", type=Path, help="draw what was sampled, as SVG and PNG"
+    )
 
     lab = commands.add_parser("lab", help="emulated machines", allow_abbrev=False)
     labs = lab.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
@@ -244,7 +247,7 @@ def _add_verdict_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         dest="output",
-        help="write evidence.json, junit.xml, ktap.txt and kernel.log to a new folder",
+        help="write evidence.json, junit.xml, ktap.txt, kernel.log and plots to a new folder",
     )
     parser.add_argument(
         "--only",
@@ -513,6 +516,14 @@ def _report(options: argparse.Namespace) -> int:
 
         name = evidence.machine_name
         write_whole(options.junit, junit(evidence.results, "", name, strict=evidence.strict))
+    elif options.plots:
+        from kvmtest.report.plots import write_plots
+
+        if not write_plots(evidence, options.plots):
+            raise EnvironmentUnfit(
+                f"{options.evidence}: no result has samples to draw; name a run that decided a "
+                "property by the witness leak"
+            )
     else:
         from kvmtest.report.terminal import show_evidence
 

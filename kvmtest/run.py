@@ -33,6 +33,7 @@ from kvmtest.missing import Missing
 from kvmtest.properties import Property, select
 from kvmtest.report.junit import junit
 from kvmtest.report.ktap import ktap
+from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_results, summary
 from kvmtest.session import Session, requirement
 
@@ -291,6 +292,9 @@ def _write(
     write_whole(output / "ktap.txt", ktap(session.results, name, strict=strict))
     document = junit(session.results, socket.gethostname(), name, strict=strict)
     write_whole(output / "junit.xml", document)
+    # Those of a lab's machine are drawn outside.
+    if session.machine.lab is None:
+        write_beside(evidence, output)
 
 
 def _utc(seconds: float) -> str:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.library import library
+from kvmtest.library import library
 
 __all__ = ["Corrupt", "decompress", "name_of"]
 

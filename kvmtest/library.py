@@ -1,7 +1,7 @@
 """Optional libraries
 ==================
 
-The libraries of the extra ``lab``, imported where they are used.
+The libraries of kvmtest's extras, imported where they are used.
 """
 
 import importlib
@@ -15,8 +15,8 @@ __all__ = ["library"]
 _PACKAGES = {"debian": "python-debian"}
 
 
-def library(module: str, purpose: str) -> Any:
-    """Import ``module``; raises EnvironmentUnfit that names the package where it is missing."""
+def library(module: str, purpose: str, extra: str = "lab") -> Any:
+    """Import ``module`` of an ``extra``; raises EnvironmentUnfit that names what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -24,5 +24,5 @@ def library(module: str, purpose: str) -> Any:
         package = _PACKAGES.get(top, top)
         raise EnvironmentUnfit(
             f"{purpose} needs the Python library {package} ({error}); "
-            f"install it: python3 -m pip install 'kvmtest[lab]', or {package} alone"
+            f"install it: python3 -m pip install 'kvmtest[{extra}]', or {package} alone"
         ) from None

@@ -1,0 +1,81 @@
+"""Plots
+=====
+
+A picture of each result that has samples, as SVG and PNG. They need matplotlib, the extra
+``plots``, which is imported when there is something to draw.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.evidence import Evidence, Result
+from kvmtest.judge import Role
+from kvmtest.library import library
+
+__all__ = ["write_beside", "write_plots"]
+
+# Nothing of the writing program or of the time: the same evidence gives the same bytes.
+_METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}
+_SETTINGS = {
+    "font.size": 9,
+    "svg.hashsalt": "kvmtest",
+    "axes.linewidth": 0.7,
+    "hatch.linewidth": 0.5,
+}
+
+
+def write_plots(evidence: Evidence, folder: Path) -> list[Path]:
+    """Write ID.svg and ID.png for each result with windows, and return the files.
+
+    Raises EnvironmentUnfit where matplotlib is missing, samples are broken, or a file can't be
+    written.
+    """
+    results = [result for result in evidence.results if _has_windows(result)]
+    written = [file for result in results for file in _pictures(evidence, result).items()]
+    try:
+        if written:
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, data in written:
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"can't write plots to {folder}: {error.strerror}; choose another folder"
+        ) from None
+    return [folder / name for name, _ in written]
+
+
+def write_beside(evidence: Evidence, output: Path) -> None:
+    """Draw a run's plots beside its evidence; what hinders it is told, and costs no verdict."""
+    try:
+        write_plots(evidence, output)
+    except Exception as error:
+        print(f"kvmtest: no plots: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _has_windows(result: Result) -> bool:
+    return any(r.role is Role.SAMPLE and r.what.startswith("window ") for r in result.readings)
+
+
+def _pictures(evidence: Evidence, result: Result) -> dict[str, bytes]:
+    """Return the files of one result, by name."""
+    matplotlib = library("matplotlib", "drawing plots", "plots")
+    from .leak_figure import draw
+
+    # The user's own settings are for the user's own plots.
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        try:
+            figure = draw(evidence, result)
+        except (KeyError, ValueError) as error:
+            raise EnvironmentUnfit(
+                f"{result.id}: its samples can't be drawn ({error}); run it again"
+            ) from None
+        files = {}
+        for form, metadata in _METADATA.items():
+            data = io.BytesIO()
+            figure.savefig(data, format=form, metadata=metadata, dpi=150)
+            files[f"{result.id}.{form}"] = data.getvalue()
+        return files
