@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from kvmtest._native import ffi, lib
 from kvmtest.errors import UsageError
@@ -77,24 +77,10 @@ class CounterGroup:
 
     def _open(self, event: Event, pinned: bool) -> int:
         leads = not self._fds
-        attr = ffi.new(
-            "struct perf_event_attr *",
-            {
-                "type": event.type,
-                "size": ffi.sizeof("struct perf_event_attr"),
-                "config": event.config,
-                "config1": event.config1,
-                "config2": event.config2,
-                "read_format": READ_FORMAT,
-                # The leader's hold for the group.
-                "disabled": leads,
-                "pinned": leads and pinned,
-                **dict.fromkeys(event.excluded, 1),
-            },
-        )
         thread = ANY if self.thread is None else self.thread
         cpu = ANY if self._cpu is None else self._cpu
-        fd: int = lib.perf_open(attr, thread, cpu, ANY if leads else self._fds[0])
+        group = ANY if leads else self._fds[0]
+        fd: int = lib.perf_open(_attributes(event, leads, pinned), thread, cpu, group)
         if fd < 0:
             raise not_opened(self._tree, event, ffi.errno)
         return fd
@@ -188,6 +174,24 @@ class UserCounters:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _attributes(event: Event, leads: bool, pinned: bool) -> Any:
+    """Return the ``struct perf_event_attr *`` of a group's event; its leader holds for all."""
+    return ffi.new(
+        "struct perf_event_attr *",
+        {
+            "type": event.type,
+            "size": ffi.sizeof("struct perf_event_attr"),
+            "config": event.config,
+            "config1": event.config1,
+            "config2": event.config2,
+            "read_format": READ_FORMAT,
+            "disabled": leads,
+            "pinned": leads and pinned,
+            **dict.fromkeys(event.excluded, 1),
+        },
+    )
 
 
 def _id(fd: int) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from stand_in import need_root
 
+from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest
 from kvmtest.host.tree import Tree
-from kvmtest.pmu import CounterError, CounterGroup, find_event
+from kvmtest.pmu import CounterGroup, find_event
 
 EVENTS = ("kvm:kvm_userspace_exit", "kvm:kvm_pio", "kvm:kvm_exit")
 
@@ -36,10 +37,11 @@ def tracing(tmp_path: Path) -> Iterator[Tree]:
 @pytest.fixture
 def exits(tracing: Tree) -> Iterator[CounterGroup]:
     try:
-        group = CounterGroup(tracing, [find_event(tracing, name) for name in EVENTS])
-    except CounterError as error:
+        CounterGroup(tracing, [find_event(tracing, "context-switches")]).close()
+        events = [find_event(tracing, name) for name in EVENTS]
+    except KvmtestError as error:
         pytest.skip(f"needs perf and KVM's tracepoints: {error}")
-    with group:
+    with CounterGroup(tracing, events) as group:
         yield group
 
 
