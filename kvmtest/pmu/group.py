@@ -1,4 +1,4 @@
-r"""Counter groups
+"""Counter groups
 ==============
 
 perf_event_open(2): events that are counted together, or not at all. Around a guest's run::
