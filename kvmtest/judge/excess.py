@@ -7,19 +7,17 @@ is a leak.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import ceil, hypot, inf, sqrt
 
 from .arms import Arms, smis_of
 from .baseline import Baseline, Columns, Covariates, Ticks, dot
+from .quantiles import QUANTILES
 from .samples import Window
 
 __all__ = ["WINDOWS", "Excess", "View", "more_smis", "views"]
 
 #: A leak counts from this part of the control's on.
 LEAK = 0.01
-#: How often one bound of an interval may be wrong.
-ERROR = 1e-5
 #: A window leaks by itself where it is so many times as far off as any quiet one, and so many
 #: events where these agree to the last one.
 STANDS_OUT, STANDS_OUT_EVENTS = 50.0, 10.0
@@ -225,10 +223,6 @@ def _standing_out(
     return found
 
 
-@cache
 def _quantile(freedom: int) -> float:
-    """Return what Student's t exceeds with the probability ERROR."""
-    # Imported here, as it takes long and only this experiment needs it.
-    from scipy.special import stdtrit
-
-    return float(stdtrit(float(freedom), 1 - ERROR))
+    """Return what Student's t exceeds with the probability ERROR, or a little more."""
+    return QUANTILES[min(freedom, len(QUANTILES)) - 1]
