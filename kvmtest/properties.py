@@ -112,6 +112,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("knob", "freeze-bit", "kvm", "debugctl-switch"),
         ("hostmsr",),
         FIX,
+        "host:msr_survives",
     ),
     Property(
         "host.hotplug",
@@ -227,6 +228,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("leak",),
         SDM_FREEZE,
+        "leak:host_events",
     ),
     Property(
         "vmx.leak.guest-pmu",
@@ -235,6 +237,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("leak",),
         SDM_FREEZE,
+        "leak:guest_pmu",
     ),
     Property(
         "nvmx.entry.l2",

@@ -1,18 +1,20 @@
 """The host's own MSRs
 ===================
 
-host.knob-effective.
+host.knob-effective, host.msr-survives.
 """
 
+import os
 from collections.abc import Iterator
 
-from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
+from kvmtest.host.msr import IA32_DEBUGCTL, MsrAccess
 from kvmtest.judge import Absence, Reading, claim, control
 from kvmtest.missing import Missing
 
 from .context import Context
+from .vmx_scene import Observations, Scene, freeze_bit, only_on
 
-__all__ = ["knob_effective"]
+__all__ = ["knob_effective", "msr_survives"]
 
 IA32_TSC = 0x10
 
@@ -36,7 +38,7 @@ def knob_effective(context: Context) -> Iterator[Reading | Absence]:
     for value in (0, 1, 0, 1):
         machine.knob.set(journal, value)
         for cpu, debugctl in machine.msr.read_all(IA32_DEBUGCTL).items():
-            bit = int(bool(debugctl & IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+            bit = freeze_bit(debugctl)
             was_set |= bool(bit)
             what = f"MSR 0x1d9 bit 14 of CPU {cpu} with the knob at {value}"
             yield claim("hostmsr", what, bit, value, debugctl=debugctl)
@@ -44,6 +46,23 @@ def knob_effective(context: Context) -> Iterator[Reading | Absence]:
         # A hypervisor may advertise the bit and drop it; that is not this kernel's fault.
         what = "bit 14 was ever 1 in this virtual machine"
         yield control("hostmsr", what, was_set, True, "run on bare metal")
+
+
+def msr_survives(context: Context) -> Observations:
+    """Run a guest on every CPU, with the knob at 0 and at 1, and read bit 14 there.
+
+    Before it runs on a CPU the MSR is what the knob says: the control. The vCPU comes from another
+    CPU, or from before a toggle, so that KVM has an old value to make a mistake with.
+    """
+    with Scene(context, "hostmsr") as scene, scene.guest() as guest:
+        for value in (0, 1, 0, 1):
+            yield from scene.set_knob(value)
+            for cpu in sorted(os.sched_getaffinity(0) & set(scene.msr.cpus)):
+                with only_on(cpu):
+                    scene.run(guest)
+                    debugctl = scene.msr.read(IA32_DEBUGCTL, cpu)
+                what = f"bit 14 of CPU {cpu} after a guest ran there with the knob at {value}"
+                yield claim("hostmsr", what, freeze_bit(debugctl), value, debugctl=hex(debugctl))
 
 
 def _tsc_moves(msr: MsrAccess, cpu: int) -> Reading:

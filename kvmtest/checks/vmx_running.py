@@ -7,8 +7,6 @@ KVM_RUN.
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, Spinning
@@ -19,7 +17,7 @@ from kvmtest.missing import Missing
 
 from .context import Context
 from .vmx_entry import two_cpus
-from .vmx_scene import Observations, Scene
+from .vmx_scene import Observations, Scene, only_on
 
 __all__ = ["toggled_running"]
 
@@ -38,7 +36,7 @@ def toggled_running(context: Context) -> Observations:
         yield from (Absence(witness, cpus) for witness in ("vmcs", "runflags"))
         return
     here, there = cpus
-    with Scene(context, "vmcs", "runflags") as scene, scene.guest() as guest, _only_on(here):
+    with Scene(context, "vmcs", "runflags") as scene, scene.guest() as guest, only_on(here):
         yield from scene.begin()
         # Opened now: it can't be while the vCPU runs.
         guest.vcpu.stats()
@@ -102,14 +100,3 @@ def _exits(guest: Guest) -> int:
     exits = guest.vcpu.stats()["exits"]
     assert isinstance(exits, int)
     return exits
-
-
-@contextmanager
-def _only_on(cpu: int) -> Iterator[None]:
-    """Keep this thread on one CPU, off the vCPU's."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cpus)

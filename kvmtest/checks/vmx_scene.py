@@ -5,6 +5,7 @@ What the checks of vmx.entry.* and vmx.guest.* share: the knob and what the host
 guests, and the witnesses vmcs (a refused entry's dump) and runflags (a probe on vmx_vcpu_run).
 """
 
+import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
@@ -25,7 +26,7 @@ from .context import Context
 from .preconditions import witness_lacks
 from .refused_entry import Refusals
 
-__all__ = ["OWN_BITS", "Observations", "Scene", "allowed_bits", "freeze_bit"]
+__all__ = ["OWN_BITS", "Observations", "Scene", "allowed_bits", "freeze_bit", "only_on"]
 
 Observations = Iterator[Reading | Absence]
 T = TypeVar("T")
@@ -105,9 +106,9 @@ class Scene:
 
     @property
     def speakers(self) -> list[str]:
-        """The witnesses of VM-entries that look here."""
-        looking = {"vmcs": self.refusals, "runflags": self.probe, "guest": True}
-        return [name for name in self._wanted if looking.get(name)]
+        """The wanted witnesses that look here."""
+        looking = {"vmcs": self.refusals, "runflags": self.probe}
+        return [name for name in self._wanted if looking.get(name, True)]
 
     def begin(self) -> Observations:
         """Say which witnesses can't look, and why."""
@@ -308,6 +309,17 @@ def allowed_bits(vcpu: Vcpu) -> list[int]:
             allowed.append(bit)
     vcpu.set_msr(IA32_DEBUGCTL, 0)
     return allowed
+
+
+@contextmanager
+def only_on(cpu: int) -> Iterator[None]:
+    """Keep this thread on one CPU."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def _there(fact: T | Missing) -> T:

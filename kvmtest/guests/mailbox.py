@@ -130,8 +130,8 @@ def watched(polls: int, gaps: int) -> int:
 
     ``polls`` and ``gaps`` are its result; the gaps must all have been logged.
     """
-    once: int = lib.MAILBOX_WATCH_OVERHEAD
-    return once + polls * lib.MAILBOX_WATCH_POLL + gaps * lib.MAILBOX_WATCH_GAP
+    each: int = polls * lib.MAILBOX_WATCH_POLL + gaps * lib.MAILBOX_WATCH_GAP
+    return each + int(lib.MAILBOX_WATCH_OVERHEAD)
 
 
 def spin() -> Command:

@@ -1,0 +1,129 @@
+"""The counters of a leak experiment
+=================================
+
+What a guest's execution is counted by, and what the guest is known to have executed meanwhile: the
+host's perf events that count guest mode, or the guest's own counters.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.guests import Guest, mailbox
+from kvmtest.host.machine import Machine
+from kvmtest.missing import Missing
+from kvmtest.pmu import CounterGroup, find_event
+
+__all__ = ["Counters", "Execution", "GuestCounters", "HostCounters"]
+
+# SDM volume 4, table 2-2, and volume 3, 20.2 (architectural performance monitoring).
+IA32_PERFEVTSEL0, IA32_FIXED_CTR_CTRL, IA32_PERF_GLOBAL_CTRL = 0x186, 0x38D, 0x38F
+INSTRUCTIONS_RETIRED = 0xC0
+USR, OS, ENABLE = 1 << 16, 1 << 17, 1 << 22
+FIXED_OS, FIXED_USR = 1, 2
+#: RDPMC's bit for fixed counters, which also enables the first of them in IA32_PERF_GLOBAL_CTRL.
+RDPMC_FIXED, GLOBAL_FIXED = 1 << 30, 1 << 32
+
+#: A guest that has to share its CPU with SMIs and threads needs longer than it watches.
+PATIENCE_S = 10.0
+
+
+class Execution(NamedTuple):
+    """What one watch saw (gaps, polls, and its shortest and longest step), counted and known."""
+
+    gaps: int
+    polls: int
+    shortest: int
+    longest: int
+    counted: Mapping[str, int]
+    known: Mapping[str, int]
+
+
+class Counters(Protocol):
+    """Something that counts a guest's watch."""
+
+    def execute(self, ticks: int, threshold: int) -> Execution:
+        """Have the guest watch its time, and count it."""
+
+
+class HostCounters:
+    """perf events that count this thread's guest mode alone, user and kernel mode apart.
+
+    A context manager. Raises CounterError.
+    """
+
+    def __init__(self, machine: Machine, guest: Guest, cpu: int) -> None:
+        self._guest = guest
+        pmus = machine.pmus
+        if isinstance(pmus, Missing):
+            raise EnvironmentUnfit(str(pmus))
+        pmu = next((p.name for p in pmus if p.cpus is None or cpu in p.cpus), pmus[0].name)
+        self._kernel, self._user = (f"{pmu}/instructions/{mode}G" for mode in "ku")
+        names = (self._kernel, self._user, f"{pmu}/cpu-cycles/kG", f"{pmu}/cpu-cycles/uG")
+        events = [find_event(machine.tree, name) for name in names]
+        self._group = CounterGroup(machine.tree, events, pinned=True)
+
+    def __enter__(self) -> "HostCounters":
+        self._group.enable()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._group.close()
+
+    def execute(self, ticks: int, threshold: int) -> Execution:
+        """Have the guest watch its time, and count it. The guest runs in kernel mode alone."""
+        before = self._group.read()
+        command = mailbox.watch(ticks, threshold)
+        (result,) = self._guest.execute(command, timeout=PATIENCE_S)
+        counted = (self._group.read() - before).by_name()
+        gaps, polls, shortest, longest = _values(result)
+        known = {self._kernel: mailbox.watched(polls, gaps), self._user: 0}
+        return Execution(gaps, polls, shortest, longest, counted, known)
+
+
+class GuestCounters:
+    """The guest's own counters: a fixed and a general one, both of instructions, read by RDPMC.
+
+    What the guest executes between two reads of one is its watch and a constant more.
+    """
+
+    _INDICES: Mapping[str, int] = {
+        "guest's instructions (fixed counter 0)": RDPMC_FIXED,
+        "guest's instructions (counter 0)": 0,
+    }
+    _SETUP: Mapping[int, int] = {
+        IA32_FIXED_CTR_CTRL: FIXED_OS | FIXED_USR,
+        IA32_PERFEVTSEL0: INSTRUCTIONS_RETIRED | USR | OS | ENABLE,
+        IA32_PERF_GLOBAL_CTRL: GLOBAL_FIXED | 1,
+    }
+
+    def __init__(self, guest: Guest) -> None:
+        """Switch the counters on; raises GuestFault where KVM gives the guest none."""
+        self._guest = guest
+        writes = [mailbox.wrmsr(msr, value) for msr, value in self._SETUP.items()]
+        for result in guest.execute(*writes):
+            _values(result)
+
+    def execute(self, ticks: int, threshold: int) -> Execution:
+        """Have the guest read its counters, watch its time, and read them again."""
+        reads = [mailbox.rdpmc(index) for index in self._INDICES.values()]
+        watch = mailbox.watch(ticks, threshold)
+        results = self._guest.execute(*reads, watch, *reads, timeout=PATIENCE_S)
+        count = len(reads)
+        gaps, polls, shortest, longest = _values(results[count])
+        known = mailbox.watched(polls, gaps)
+        # 48 bits wide at most (SDM volume 3, 20.2.2).
+        counted = {
+            name: (after.value - before.value) % (1 << 48)
+            for name, before, after in zip(
+                self._INDICES, results[:count], results[count + 1 :], strict=True
+            )
+        }
+        return Execution(gaps, polls, shortest, longest, counted, dict.fromkeys(counted, known))
+
+
+def _values(result: mailbox.Result) -> tuple[int, int, int, int]:
+    """Return a result's values; raises GuestFault where the command faulted."""
+    if result.fault:
+        raise mailbox.GuestFault(result.fault)
+    return result.values
