@@ -137,7 +137,7 @@ def test_it_stops_where_a_trigger_fails() -> None:
     ["mce: [Hardware Error]: CPU 0: Machine Check: 0 Bank 5: be00", "WARNING: CPU: 0 PID: 1 at x"],
 )
 def test_it_stops_where_the_kernel_reports_trouble(tmp_path: Path, line: str) -> None:
-    tree = stand_in(tmp_path, {KMSG: "0,1,1,-;mce: [Hardware Error]: of long ago\n"})
+    tree = stand_in(tmp_path, {KMSG: ""})
     count = Count(0)
 
     def trouble() -> None:
@@ -148,6 +148,7 @@ def test_it_stops_where_the_kernel_reports_trouble(tmp_path: Path, line: str) ->
     log = KernelLog.open(tree)
     assert isinstance(log, KernelLog)
     with log:
+        tree.path(KMSG).write_text("0,1,1,-;mce: [Hardware Error]: of before\n")
         source = triggered(fires(count, 2, trouble))
         proof = prove(source, count, log, triggers=5, rate_hz=1000)
     assert proof.refusal == f"after trigger 2 the kernel reported: {line}"

@@ -193,7 +193,7 @@ def test_a_command_is_run_and_its_failure_is_told(
 
 def lab_machine(root: Path) -> Machine:
     """A lab's machine, whose MSR device is a file, in which MSRs overlap."""
-    host = machine(root, {})
+    host = machine(root, VARIABLES)
     details = {"smi_source_msr": LAB_MSR}
     vars(host)["lab"] = Lab("Bochs", "skylake", "2.7", {}, details)
     os.truncate(host.tree.path("/dev/cpu/0/msr"), LAB_MSR + 16)
