@@ -7,7 +7,7 @@ Which SMI sources work on this machine, each proved by a count; as a table and a
 import json
 import statistics
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,17 @@ def probe(
     count = counts(machine)
     found = {split(wanted)[0]: choose(machine, wanted)} if wanted else sources(machine)
     proofs: dict[str, Proof | Missing] = {}
-    for name, source in found.items():
-        if isinstance(source, Missing):
-            proofs[name] = source
-        elif isinstance(count, Missing):
-            proofs[name] = Missing(f"nothing counts SMIs here: {count.what}", count.remedy)
-        elif not wanted and name in BY_NAME:
-            proofs[name] = Missing("it looks usable, and was not tried", f"use --source {name}")
-        else:
-            proofs[name] = _prove(machine, source, count, triggers, rate_hz)
+    with nullcontext() if isinstance(count, Missing) else closing(count):
+        for name, source in found.items():
+            if isinstance(source, Missing):
+                proofs[name] = source
+            elif isinstance(count, Missing):
+                proofs[name] = count
+            elif not wanted and name in BY_NAME:
+                untried = "it looks usable, and was not tried"
+                proofs[name] = Missing(untried, f"use --source {name}")
+            else:
+                proofs[name] = _prove(machine, source, count, triggers, rate_hz)
     if as_json:
         print(json.dumps(_as_dict(machine, count, found, proofs), indent=1))  # noqa: T201
     else:

@@ -4,19 +4,28 @@
 What tells on each CPU how many SMIs it took.
 """
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
 from kvmtest.host import msr
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import MSR_SMI_COUNT, MsrAccess
+from kvmtest.host.perf_pmus import smi_event
+from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
+from kvmtest.pmu import CounterError, CounterGroup, Event, find_event
 
-__all__ = ["MsrSmiCount", "SmiCount", "counts"]
+__all__ = ["MsrSmiCount", "PerfSmiCount", "SmiCount", "counts", "event_name"]
+
+# PMCx02B of AMD's family 17h and later: ls_smi_rx, SMIs received (PPR, performance monitor events).
+_LS_SMI_RX = "cpu/event=0x2b/"
+_ZEN = 0x17
 
 
 class SmiCount(Protocol):
-    """A count on each of ``cpus`` that goes up by one for each SMI, and wraps."""
+    """A count on each of ``cpus`` that goes up by one for each SMI; close it after use."""
 
     @property
     def name(self) -> str:
@@ -34,6 +43,9 @@ class SmiCount(Protocol):
 
     def increase(self, before: int, after: int) -> int:
         """Return how many SMIs came between two reads."""
+
+    def close(self) -> None:
+        """Give back what counting takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,78 @@ class MsrSmiCount:
         """Return how many SMIs came between two reads, fewer than 2**32."""
         return (after - before) % (1 << 32)
 
+    def close(self) -> None:
+        """Do nothing: nothing is kept open."""
+
+
+class PerfSmiCount:
+    """A perf event that counts SMIs on each of ``cpus``, from now on; it does not wrap.
+
+    Raises CounterError.
+    """
+
+    def __init__(self, tree: Tree, event: Event, cpus: Sequence[int]) -> None:
+        self.name = f"perf event {event.name}"
+        self.cpus = tuple(cpus)
+        self._groups: dict[int, CounterGroup] = {}
+        with ExitStack() as opened:
+            for cpu in cpus:
+                self._groups[cpu] = opened.enter_context(CounterGroup(tree, [event], cpu=cpu))
+                self._groups[cpu].enable()
+            self._opened = opened.pop_all()
+
+    def read(self, cpu: int) -> int:
+        """Return the count of ``cpu``. Raises CounterError."""
+        return self._groups[cpu].read().values[0]
+
+    def read_all(self) -> dict[int, int]:
+        """Return the count of every CPU, by CPU number. Raises CounterError."""
+        return {cpu: self.read(cpu) for cpu in self.cpus}
+
+    def increase(self, before: int, after: int) -> int:
+        """Return how many SMIs came between two reads."""
+        return after - before
+
+    def close(self) -> None:
+        """Close the events."""
+        self._opened.close()
+
 
 def counts(machine: Machine) -> SmiCount | Missing:
     """Return a count that works on every online CPU, or why there is none."""
     msrs = msr.access(machine.tree, MSR_SMI_COUNT)
-    return msrs if isinstance(msrs, Missing) else MsrSmiCount(msrs)
+    if not isinstance(msrs, Missing):
+        return MsrSmiCount(msrs)
+    perf = _perf_count(machine)
+    if not isinstance(perf, Missing):
+        return perf
+    return Missing(f"nothing counts SMIs: {msrs.what}; {perf.what}", msrs.remedy or perf.remedy)
+
+
+def event_name(machine: Machine) -> str | Missing:
+    """Return the perf event that counts SMIs on this machine's CPUs, or why there is none."""
+    cpu = machine.cpu
+    if isinstance(cpu, Missing):
+        return cpu
+    if cpu.vendor != "amd":
+        event = smi_event(machine.tree)
+        return event if isinstance(event, Missing) else "msr/smi/"
+    if isinstance(machine.pmus, Missing):
+        return machine.pmus
+    if cpu.family < _ZEN:
+        return Missing("AMD's event ls_smi_rx is not in this CPU", "run on family 17h or later")
+    return _LS_SMI_RX
+
+
+def _perf_count(machine: Machine) -> PerfSmiCount | Missing:
+    if not machine.tree.is_live:
+        return Missing("a stand-in tree has no perf events", "run on the machine itself")
+    name, cpu = event_name(machine), machine.cpu
+    if isinstance(cpu, Missing):
+        return cpu
+    if isinstance(name, Missing):
+        return name
+    try:
+        return PerfSmiCount(machine.tree, find_event(machine.tree, name), cpu.online)
+    except CounterError as error:
+        return error.missing

@@ -22,7 +22,8 @@ def _passive(machine: Machine, _: str) -> Periodic | Missing:
     """Return the source that waits for what comes by itself, or what is missing."""
     count = counts(machine)
     if isinstance(count, Missing):
-        return Missing(f"SMIs that come by themselves can't be seen: {count.what}", count.remedy)
+        return count
+    count.close()
 
     @contextmanager
     def switched(_: float, __: bool) -> Iterator[None]:

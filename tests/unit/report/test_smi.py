@@ -107,7 +107,7 @@ def test_without_a_count_nothing_is_tried(
     host.path("/dev/cpu/0/msr").write_bytes(b"")
     status, told = probed(probe, "--source", "apm-port")
     assert status == 4
-    assert told["sources"]["apm-port"]["missing"].startswith("nothing counts SMIs here: CPU 0")
+    assert told["sources"]["apm-port"]["missing"].startswith("nothing counts SMIs: CPU 0")
     assert host.path("/dev/port").read_bytes() == bytes(0x100)
 
 

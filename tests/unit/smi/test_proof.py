@@ -42,6 +42,9 @@ class Count:
             self._on_read(self)
         return dict(enumerate(self.values))
 
+    def close(self) -> None:
+        pass
+
     def smi(self, number: int = 1) -> None:
         self.values = [(value + number) % 2**32 for value in self.values]
 

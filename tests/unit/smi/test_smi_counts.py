@@ -1,18 +1,22 @@
-"""SMIs are counted by MSR 0x34, which has 32 bits and wraps."""
+"""SMIs are counted by MSR 0x34, which has 32 bits and wraps, or by perf."""
 
+import mmap
+import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_in import intel_host, write
+from stand_in import intel_host, stand_in, write
 
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import MSR_SMI_COUNT, MsrAccess
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
+from kvmtest.pmu import CounterError, find_event
 from kvmtest.smi import SmiCount, counts
-from kvmtest.smi.counts import MsrSmiCount
+from kvmtest.smi.counts import MsrSmiCount, PerfSmiCount, event_name
 
 
 def count_of(root: Path, *values: int) -> SmiCount:
@@ -51,3 +55,82 @@ def test_a_machine_without_a_count_says_so(
     missing = counts(Machine(tree))
     assert isinstance(missing, Missing)
     assert words in missing.what
+
+
+# By perf
+
+CPU = "/sys/bus/event_source/devices/cpu/type"
+SMI = "/sys/bus/event_source/devices/msr/events/smi"
+
+
+def amd(family: int) -> str:
+    return f"processor: 0\nvendor_id: AuthenticAMD\ncpu family: {family}\nflags: svm\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "event"),
+    [
+        ({SMI: "event=0x04", "/sys/bus/event_source/devices/msr/type": "9"}, "msr/smi/"),
+        ({"/proc/cpuinfo": amd(25), CPU: "4"}, "cpu/event=0x2b/"),
+    ],
+)
+def test_each_vendor_has_an_event_of_its_own(
+    tmp_path: Path, files: dict[str, str], event: str
+) -> None:
+    tree = intel_host(tmp_path)
+    stand_in(tmp_path, files)
+    assert event_name(Machine(tree)) == event
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "no perf PMU msr"),
+        ({"/sys/bus/event_source/devices/msr/type": "9"}, "perf PMU msr has no smi event"),
+        ({"/proc/cpuinfo": amd(21), CPU: "4"}, "ls_smi_rx is not in this CPU"),
+        ({"/proc/cpuinfo": ""}, "describes no x86 CPU"),
+    ],
+)
+def test_a_machine_without_an_event_says_so(
+    tmp_path: Path, files: dict[str, str], words: str
+) -> None:
+    tree = intel_host(tmp_path)
+    stand_in(tmp_path, files)
+    missing = event_name(Machine(tree))
+    assert isinstance(missing, Missing)
+    assert words in missing.what
+
+
+def test_without_the_msr_both_reasons_are_told(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    tree.path("/dev/cpu/0/msr").unlink()
+    missing = counts(Machine(tree))
+    assert isinstance(missing, Missing)
+    assert missing.what.startswith("nothing counts SMIs: module msr is not loaded")
+    assert missing.what.endswith("; a stand-in tree has no perf events")
+    assert missing.remedy == "modprobe msr"
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_perf_counts_on_each_cpu_apart_from_its_opening_to_its_close() -> None:
+    cpu, *others = sorted(os.sched_getaffinity(0))
+    try:
+        count = PerfSmiCount(Tree(), find_event(Tree(), "page-faults"), [cpu, *others])
+    except CounterError as error:
+        pytest.skip(f"needs perf: {error}")
+    with closing(count):
+        assert count.cpus == (cpu, *others)
+        before = count.read_all()
+        os.sched_setaffinity(0, {cpu})
+        try:
+            with mmap.mmap(-1, 100 * mmap.PAGESIZE) as memory:
+                for at in range(0, len(memory), mmap.PAGESIZE):
+                    memory[at] = 1
+        finally:
+            os.sched_setaffinity(0, {cpu, *others})
+        assert count.increase(before[cpu], count.read(cpu)) >= 100
+        kept = open_files()
+    assert open_files() == kept - len(count.cpus)

@@ -77,7 +77,7 @@ def test_each_obstacle_is_named(tmp_path: Path, wanted: str, files: Files, words
 def test_nothing_waits_for_smis_that_nobody_counts(tmp_path: Path) -> None:
     missing = choose(Machine(Tree(tmp_path)), "passive")
     assert isinstance(missing, Missing)
-    assert "can't be seen" in missing.what
+    assert "nothing counts SMIs" in missing.what
     assert source(machine(tmp_path, {}), "passive").changes == "nothing"
 
 
