@@ -19,10 +19,10 @@ from kvmtest.missing import Missing
 
 from .source import Fire, Triggered
 
-__all__ = ["HARMLESS", "find"]
+__all__ = ["find"]
 
-#: What stress-ng's smi stressor writes, as firmware has no command of that number.
-HARMLESS = 0x90
+# What stress-ng's smi stressor writes.
+_DEFAULT = 0x90
 
 _DEVICE = "/dev/port"
 
@@ -74,11 +74,11 @@ def find(machine: Machine, value: str) -> Triggered | Missing:
 
 def _byte(text: str) -> int:
     try:
-        byte = int(text, 0) if text else HARMLESS
+        byte = int(text, 0) if text else _DEFAULT
     except ValueError:
         byte = -1
     if not 0 <= byte <= 0xFF:
-        raise UsageError(f"SMI source apm-port:{text}: it takes a byte, such as {HARMLESS:#x}")
+        raise UsageError(f"SMI source apm-port:{text}: it takes a byte, such as {_DEFAULT:#x}")
     return byte
 
 
