@@ -116,13 +116,13 @@ def open_files() -> int:
 
 
 def test_perf_counts_on_each_cpu_apart_from_its_opening_to_its_close() -> None:
-    cpu, *others = sorted(os.sched_getaffinity(0))
+    *others, cpu = sorted(os.sched_getaffinity(0))
     try:
-        count = PerfSmiCount(Tree(), find_event(Tree(), "page-faults"), [cpu, *others])
+        count = PerfSmiCount(Tree(), find_event(Tree(), "page-faults"), [*others, cpu])
     except CounterError as error:
         pytest.skip(f"needs perf: {error}")
     with closing(count):
-        assert count.cpus == (cpu, *others)
+        assert count.cpus == (*others, cpu)
         before = count.read_all()
         os.sched_setaffinity(0, {cpu})
         try:

@@ -14,6 +14,7 @@ from kvmtest.host.tree import Tree
 from kvmtest.host.tsc import tsc_hz
 from kvmtest.missing import Missing
 from kvmtest.smi import BY_NAME, Periodic, Source, Triggered, choose, command, sources
+from kvmtest.smi.counts import MsrSmiCount
 
 EFIVARS = "/sys/firmware/efi/efivars"
 LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -79,6 +80,16 @@ def test_nothing_waits_for_smis_that_nobody_counts(tmp_path: Path) -> None:
     assert isinstance(missing, Missing)
     assert "nothing counts SMIs" in missing.what
     assert source(machine(tmp_path, {}), "passive").changes == "nothing"
+
+
+def test_a_count_that_was_only_looked_for_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = machine(tmp_path, {})
+    closed = []
+    monkeypatch.setattr(MsrSmiCount, "close", closed.append)
+    choose(host, "passive")
+    assert len(closed) == 1
 
 
 def test_a_port_or_variable_that_may_not_be_used_says_so(
