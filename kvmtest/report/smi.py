@@ -119,7 +119,8 @@ def _row(source: Source | Missing, proof: Proof | Missing) -> str:
 
 
 def _lines(proof: Proof) -> Iterator[str]:
-    safe = "" if proof.safe_hz is None else f", safe up to {proof.safe_hz:.3g} Hz"
+    # Two digits say it, without an exponent.
+    safe = "" if proof.safe_hz is None else f", safe up to {float(f'{proof.safe_hz:.2g}'):g} Hz"
     yield f"proved{safe}" if proof.refusal is None else f"not proved: {proof.refusal}"
     if proof.counted:
         sent = "" if proof.sent is None else f"sent: {proof.sent}; "

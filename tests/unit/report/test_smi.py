@@ -15,6 +15,8 @@ from kvmtest.cli import main
 from kvmtest.host.lock import Lock
 from kvmtest.host.msr import MSR_SMI_COUNT
 from kvmtest.host.tree import Tree
+from kvmtest.report import smi as smi_report
+from kvmtest.smi import Proof
 
 Capture = pytest.CaptureFixture[str]
 
@@ -64,6 +66,14 @@ def test_a_source_that_counts_is_proved(probe: Callable[..., tuple[int, str]], s
     assert any(line.startswith("command proved, safe up to ") for line in lines)
     assert "sent: 3; SMIs counted: 6 on each of 2 CPUs" in lines
     assert any(line.startswith("time each took: ") for line in lines)
+
+
+def test_a_rate_has_no_exponent(
+    probe: Callable[..., tuple[int, str]], host: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = Proof("efivar", "MSR 0x34", sent=9, counted={0: 9}, safe_hz=10_000)
+    monkeypatch.setattr(smi_report, "prove", lambda *_, **__: proof)
+    assert "proved, safe up to 10000 Hz" in probe()[1]
 
 
 def test_its_json_has_the_whole_proof(probe: Callable[..., tuple[int, str]], smi: str) -> None:
