@@ -7,7 +7,7 @@ SMIs. The windows of the three arms are interleaved; kvmtest.judge.leak judges t
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from statistics import median
 
@@ -92,6 +92,7 @@ def _smis(machine: Machine) -> Smis | Missing:
         return Missing(f"SMIs can't be counted: {count.what}", count.remedy)
     allowed = sorted(os.sched_getaffinity(0) & set(count.cpus))
     if not allowed:
+        count.close()
         return Missing("no CPU that this process may use counts SMIs", "run it without taskset")
     rate = LAB_RATE_HZ if source.name == "lab" else RATE_HZ
     return Smis(source, count, min(rate, source.fastest_hz), allowed[0])
@@ -102,7 +103,12 @@ def _experiment(context: Context, make: MakeCounters) -> Observations:
     if isinstance(smis, Missing):
         yield Absence("leak", smis)
         return
-    with Scene(context, "leak") as scene, scene.guest() as guest, only_on(smis.cpu):
+    with (
+        closing(smis.count),
+        Scene(context, "leak") as scene,
+        scene.guest() as guest,
+        only_on(smis.cpu),
+    ):
         proof = _proof(context, smis)
         yield proof
         if not proof.agrees:

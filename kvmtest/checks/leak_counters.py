@@ -58,8 +58,13 @@ class HostCounters:
         if isinstance(pmus, Missing):
             raise EnvironmentUnfit(str(pmus))
         pmu = next((p.name for p in pmus if p.cpus is None or cpu in p.cpus), pmus[0].name)
-        self._kernel, self._user = (f"{pmu}/instructions/{mode}G" for mode in "ku")
-        names = (self._kernel, self._user, f"{pmu}/cpu-cycles/kG", f"{pmu}/cpu-cycles/uG")
+        kernel, user = (
+            [f"{pmu}/{event}/{mode}G" for event in ("instructions", "cpu-cycles")] for mode in "ku"
+        )
+        self._instructions = kernel[0]
+        # The guest runs in kernel mode alone.
+        self._nothing = dict.fromkeys(user, 0)
+        names = [*kernel, *user]
         events = [find_event(machine.tree, name) for name in names]
         self._group = CounterGroup(machine.tree, events, pinned=True)
 
@@ -71,13 +76,13 @@ class HostCounters:
         self._group.close()
 
     def execute(self, ticks: int, threshold: int) -> Execution:
-        """Have the guest watch its time, and count it. The guest runs in kernel mode alone."""
+        """Have the guest watch its time, and count it."""
         before = self._group.read()
         command = mailbox.watch(ticks, threshold)
         (result,) = self._guest.execute(command, timeout=PATIENCE_S)
         counted = (self._group.read() - before).by_name()
         gaps, polls, shortest, longest = _values(result)
-        known = {self._kernel: mailbox.watched(polls, gaps), self._user: 0}
+        known = {self._instructions: mailbox.watched(polls, gaps), **self._nothing}
         return Execution(gaps, polls, shortest, longest, counted, known)
 
 

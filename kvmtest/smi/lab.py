@@ -38,9 +38,10 @@ def find(machine: Machine, argument: str) -> Periodic | Missing:
     @contextmanager
     def switched(rate_hz: float, outside_guests: bool) -> Iterator[Callable[[], int]]:
         period = _prime(int(tsc_hz() / rate_hz))
+        before = msrs.read(index + 1, _CPU)
         msrs.write(index, _CPU, period | _OUTSIDE_GUESTS if outside_guests else period)
         try:
-            yield lambda: msrs.read(index + 1, _CPU)
+            yield lambda: msrs.read(index + 1, _CPU) - before
         finally:
             msrs.write(index, _CPU, 0)
 

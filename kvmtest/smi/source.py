@@ -95,7 +95,7 @@ class Periodic:
     """A source whose SMIs come by themselves, once it is switched on.
 
     ``switched`` takes a rate, and whether SMIs are wanted while no guest runs too. It is a context
-    that gives how many SMIs were raised so far, or None where nobody counts them.
+    that gives how many SMIs it has raised since then, or None where nobody counts them.
     """
 
     name: str
@@ -113,10 +113,9 @@ class Periodic:
         check_rate(self, rate_hz)
         raising = Raising()
         with self.switched(rate_hz, outside_guests) as raised:
-            before = raised() if raised else 0
             yield raising
         if raised:
-            raising.raised = raised() - before
+            raising.raised = raised()
 
 
 Source = Triggered | Periodic

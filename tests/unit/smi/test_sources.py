@@ -86,8 +86,8 @@ def test_a_count_that_was_only_looked_for_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = machine(tmp_path, {})
-    closed = []
-    monkeypatch.setattr(MsrSmiCount, "close", closed.append)
+    closed: list[MsrSmiCount] = []
+    monkeypatch.setattr(MsrSmiCount, "close", lambda count: closed.append(count))
     choose(host, "passive")
     assert len(closed) == 1
 
