@@ -16,6 +16,7 @@
 #include "rdpmc.h"
 #include "run_loop.h"
 #include "toggler.h"
+#include "vmcs12.h"
 
 /* ioctl as cffi can call it directly; one with "..." goes the slow way through libffi. */
 static inline int kvm_ioctl(int fd, unsigned long request, void *argument)

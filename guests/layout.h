@@ -14,6 +14,9 @@
 #define GUEST_IDT            0x10000
 #define GUEST_GAP_LOG        0x11000    /* struct gap[GUEST_GAP_CAPACITY] */
 #define GUEST_GAP_CAPACITY   3840
+#define GUEST_VMXON          0x20000    /* a page each: what L1 gives to VMX, and to its own guest */
+#define GUEST_VMCS12         0x21000
+#define GUEST_VIRTUAL_APIC   0x22000
 #define GUEST_MEMORY_SIZE    0x200000
 
 #define GUEST_CODE_SELECTOR  0x08

@@ -22,6 +22,11 @@ done:
 
 	.globl resumed
 resumed:
+	/*
+	 * L1 goes on here after an entry to L2 that only the CPU refuses, or a few bytes on: KVM skips the
+	 * VMLAUNCH that is not there, by whatever instruction length it finds.
+	 */
+	.skip	14, 0x90
 	movl	$0, MAILBOX_OFF_DONE(%r15)
 	movq	$failed, recovery
 	lea	MAILBOX_OFF_COMMAND(%r15), %r13

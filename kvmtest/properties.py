@@ -252,8 +252,9 @@ PROPERTIES: tuple[Property, ...] = (
         "after a VM-Fail that only hardware catches, L1 runs on with the host's bit",
         ("intel", "nested", "lab"),
         NESTED,
-        ENTRY,
+        ("vmcs",),
         FIX,
+        "nested:vmfail_reload",
     ),
     Property(
         "nvmx.vmcs12.freeze-bit",
@@ -286,6 +287,7 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("leak",),
         SDM_FREEZE,
+        "leak:l2_events",
     ),
     Property(
         "svm.flag-never",

@@ -15,6 +15,7 @@ from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest
 from kvmtest.guests.mailbox import GuestFault
+from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.machine import Machine
 from kvmtest.host.tsc import tsc_hz
 from kvmtest.judge import Absence, Reading, control
@@ -28,7 +29,7 @@ from .context import Context
 from .leak_counters import Counters, Execution, GuestCounters, HostCounters
 from .vmx_scene import Observations, Scene, only_on
 
-__all__ = ["guest_pmu", "host_events"]
+__all__ = ["guest_pmu", "host_events", "l2_events"]
 
 #: Of the interleaved arms; each time another one comes first, against drift.
 ROUNDS = 9
@@ -57,16 +58,17 @@ MakeCounters = Callable[[ExitStack, Machine, Guest, int], Counters]
 
 def host_events(context: Context) -> Observations:
     """Count a guest's execution by perf events of the host."""
-
-    def make(stack: ExitStack, machine: Machine, guest: Guest, cpu: int) -> Counters:
-        return stack.enter_context(HostCounters(machine, guest, cpu))
-
-    yield from _experiment(context, make)
+    yield from _experiment(context, _host_counters)
 
 
 def guest_pmu(context: Context) -> Observations:
     """Have the guest count its own execution."""
     yield from _experiment(context, lambda _, __, guest, ___: GuestCounters(guest))
+
+
+def l2_events(context: Context) -> Observations:
+    """Count L2 by perf events of the host. L1 sees each toggle first, and then enters L2 anew."""
+    yield from _experiment(context, _host_counters, nested=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,11 @@ def _smis(machine: Machine) -> Smis | Missing:
     return Smis(source, count, min(rate, source.fastest_hz), allowed[0])
 
 
-def _experiment(context: Context, make: MakeCounters) -> Observations:
+def _host_counters(stack: ExitStack, machine: Machine, guest: Guest, cpu: int) -> Counters:
+    return stack.enter_context(HostCounters(machine, guest, cpu))
+
+
+def _experiment(context: Context, make: MakeCounters, *, nested: bool = False) -> Observations:
     smis = _smis(context.machine)
     if isinstance(smis, Missing):
         yield Absence("leak", smis)
@@ -122,7 +128,8 @@ def _experiment(context: Context, make: MakeCounters) -> Observations:
                 yield Absence("leak", Missing(str(error)))
                 return
             samples = Samples()
-            yield from _rounds(scene, Watcher(guest, counters, smis), samples)
+            l2 = NestedGuest(guest) if nested else None
+            yield from _rounds(scene, Watcher(guest, counters, smis), samples, l2)
         yield from conclude(samples)
 
 
@@ -137,14 +144,24 @@ def _proof(context: Context, smis: Smis) -> Reading:
     return control("leak", what, observed, "yes", remedy, sent=proof.sent)
 
 
-def _rounds(scene: Scene, watcher: "Watcher", samples: Samples) -> Observations:
+def _rounds(
+    scene: Scene, watcher: "Watcher", samples: Samples, l2: NestedGuest | None
+) -> Observations:
     """Take the windows of all arms, and record them."""
+    if l2:
+        l2.enter()
     watcher.calibrate()
     for turn in range(ROUNDS):
         for at in range(len(ORDER)):
             arm = ORDER[(turn + at) % len(ORDER)]
             yield from scene.set_knob(KNOB[arm])
+            if l2:
+                l2.leave()
+                l2.enter()
             window, gaps = watcher.take(arm)
+            if l2:
+                remedy = "see why L1 gets L2's exits"
+                yield control("leak", "the window was L2's", l2.is_in_l2, True, remedy)
             yield window.reading(len(samples.windows))
             samples.windows.append(window)
             for gap in gaps:

@@ -219,7 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "l2-without-host-bit",
         "prepare_vmcs02: `vmx_guest_debugctl_write(vcpu, vmcs12->guest_ia32_debugctl & …)`",
-        "nvmx.entry.l2",
+        "nvmx.leak.l2",
     ),
 )
 
