@@ -247,5 +247,5 @@ void pmu_leave_smm(struct pmu *pmu)
 		pmu->debugctl = pmu->frozen_debugctl;
 		pmu->global_control = pmu->frozen_global_control;
 	}
-	pmu->is_frozen = pmu->in_smm = false;
+	pmu->in_smm = false;
 }

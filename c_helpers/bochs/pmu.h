@@ -33,7 +33,7 @@ struct pmu {
 	uint64_t general[PMU_GENERAL], select[PMU_GENERAL];
 	uint64_t fixed[PMU_FIXED], fixed_control;
 	uint64_t global_control, debugctl;
-	uint64_t frozen_global_control, frozen_debugctl; /* while is_frozen: as RSM brings them back */
+	uint64_t frozen_global_control, frozen_debugctl; /* in SMM, if is_frozen: as RSM brings them back */
 	uint32_t smi_count;
 	uint8_t cpl;
 	bool in_guest; /* VMX non-root operation, or SMM entered from there */
