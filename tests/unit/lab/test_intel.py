@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
 from lab_emulator import Emulator
 
 from kvmtest.host.lab import Lab
-from kvmtest.lab import bochs, disk, image, payload, userland
+from kvmtest.lab import bochs, disk, image, intel, payload, userland
 from kvmtest.lab import bzimage as bzimages
 from kvmtest.lab.bochs import Hardware
 from kvmtest.lab.machine import MachineFailed
@@ -220,6 +221,15 @@ def test_evidence_is_told_what_the_machine_is_and_how_it_began(
     assert details["kernel_digest"] == lab.kernel.digest
     assert details["image_digest"] == lab.image_digest
     assert details["command_line"] == image.COMMAND_LINE
+
+
+def test_a_known_emulator_has_counters_and_another_lacks_them(emulator: Emulator) -> None:
+    lab = emulator.lab()
+    assert set(lab.facts()["lacks"]) == {"pmu", "debugctl-switch"}
+    assert not lab.facts()["details"].keys() & intel.PMU.keys()
+    lab.bochs = replace(lab.bochs, is_known=True)
+    assert lab.facts()["lacks"] == {}
+    assert lab.facts()["details"].items() >= intel.PMU.items()
 
 
 def test_steps_are_told_when_they_are_done_and_only_then(
