@@ -17,6 +17,7 @@
 #define SPECULATIVE_RSP 0x128 /* bool */
 #define COUNT           0x130 /* of steps of the loop: instructions, iterations of REP, faults */
 #define CPL             0x175 /* 8 bits */
+#define CR0             0x29c /* 32 bits */
 #define CR4             0x2b0 /* 32 bits */
 #define ASYNC_EVENT     0x93b8 /* 32 bits */
 #define IN_REPEAT       0x93bc /* bool: the last REP that was stepped has iterations left */
