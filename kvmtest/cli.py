@@ -1,8 +1,9 @@
 """The command line
 ================
 
-``kvmtest doctor | list | run | restore | report | lab | smi | kernel``. Each command is a function
-that returns an exit status; imports that take time are made by the command that needs them.
+``kvmtest doctor | list | run | restore | report | replay | lab | smi | kernel``. Each command is a
+function that returns an exit status; imports that take time are made by the command that needs
+them.
 """
 
 import argparse
@@ -167,6 +168,16 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML")
     form.add_argument(
         "--plots", metavar="DIR", type=Path, help="draw what was sampled, as SVG and PNG"
+    )
+
+    replay = add(
+        "replay",
+        _replay,
+        "judge the readings of a recorded run again",
+        epilog="exit status: 0 the same verdicts, 1 some differ, 2 usage, 3 unreadable evidence",
+    )
+    replay.add_argument(
+        "evidence", metavar="EVIDENCE", type=Path, help="evidence.json, or its folder"
     )
 
     lab = commands.add_parser("lab", help="emulated machines", allow_abbrev=False)
@@ -541,6 +552,12 @@ def _smi_probe(options: argparse.Namespace) -> int:
         rate_hz=options.rate,
         as_json=options.json,
     )
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from kvmtest.replay import run
+
+    return run(options.evidence)
 
 
 def _inspect(options: argparse.Namespace) -> int:

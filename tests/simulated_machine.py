@@ -10,7 +10,7 @@ from random import Random
 from kvmtest.judge.samples import Arm, Gap, Samples, Window
 
 KNOWN = 100_000  # instructions that the guest executes in a window
-TICKS = 1_000_000  # TSC ticks that it runs for
+TICKS = 10_000_000  # TSC ticks that the window lasts
 EXIT_TICKS = 2_000
 CYCLES_PER_TICK = 0.8
 
@@ -90,7 +90,7 @@ class Machine:
                 length = random.gammavariate(shape, 1 / shape)
             counted += share * in_guest * self.handler * length
         gaps = exits + in_guest
-        ended = began + TICKS + exits * EXIT_TICKS + in_guest * int(self.handler)
+        ended = began + TICKS
         known = {self.counter: KNOWN}
         if self.counter.startswith("cycles"):
             known = {}
@@ -99,7 +99,8 @@ class Machine:
                 length = EXIT_TICKS if gap < exits else int(self.handler)
                 samples.gaps.append(Gap(at, at + length))
                 at += length + 1
-            counted += CYCLES_PER_TICK * TICKS
+            ran = TICKS - exits * EXIT_TICKS - in_guest * int(self.handler)
+            counted += CYCLES_PER_TICK * ran
         else:
             counted += KNOWN
         if self.lost:

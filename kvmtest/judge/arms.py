@@ -82,7 +82,8 @@ def ran(windows: Iterable[Window], gaps: Sequence[Gap]) -> dict[Key, float]:
     for window in windows:
         begun = begins.get(window.vcpu, [])
         first, last = bisect_left(begun, window.began), bisect_left(begun, window.ended)
-        if last - first == window.gaps:
-            lost = sum(lengths.get(window.vcpu, [])[first:last])
-            ticks[key(window)] = float(window.ended - window.began - lost)
+        lost = sum(lengths.get(window.vcpu, [])[first:last])
+        left = window.ended - window.began - lost
+        if last - first == window.gaps and left > 0:
+            ticks[key(window)] = float(left)
     return ticks

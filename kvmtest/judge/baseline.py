@@ -5,17 +5,16 @@ What a counter gains without SMIs, learnt from quiet windows by least squares: s
 so much more or less as time goes by, per VM-exit, and on each vCPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from operator import mul
 
 from .samples import Window
 
-__all__ = ["Baseline", "Columns", "Covariates", "Ticks", "dot"]
+__all__ = ["Baseline", "Columns", "Covariates", "dot"]
 
 Columns = list[list[float]]
-Ticks = Callable[[Window], float]
 
 # A covariate that others explain to this share of its variance tells nothing of its own.
 _TOLERANCE = 1e-9
@@ -30,12 +29,10 @@ class Covariates:
     """What a window's count may depend on besides SMIs, as deviations from the quiet windows' mean.
 
     These are time (a parabola over the experiment, a line where quiet windows are few), VM-exits,
-    the vCPU, and, where they are asked for, TSC ticks that the guest ran (``ticks`` of a window).
-    What does not vary among the quiet windows, or not by itself, is left out.
+    and the vCPU. What does not vary among the quiet windows, or not by itself, is left out.
     """
 
-    def __init__(self, quiet: list[Window], ticks: Ticks | None) -> None:
-        self._ticks = ticks
+    def __init__(self, quiet: list[Window]) -> None:
         self._degree = 2 if len(quiet) >= 8 else 1 if len(quiet) >= 5 else 0
         self._vcpus = sorted({window.vcpu for window in quiet})
         first, last = min(w.began for w in quiet), max(w.ended for w in quiet)
@@ -65,8 +62,6 @@ class Covariates:
         columns: Columns = [times, [time * time for time in times]][: self._degree]
         columns.append([float(w.exits) for w in windows])
         columns += [[float(w.vcpu == vcpu) for w in windows] for vcpu in self._vcpus[1:]]
-        if self._ticks:
-            columns.append([self._ticks(w) for w in windows])
         return columns
 
 

@@ -5,12 +5,13 @@ What counters gained above their baseline for each SMI in guest mode, how surely
 is a leak.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, hypot, inf, sqrt
+from typing import NamedTuple, Self
 
-from .arms import Arms, smis_of
-from .baseline import Baseline, Columns, Covariates, Ticks, dot
+from .arms import Arms, Key, key, smis_of
+from .baseline import Baseline, Columns, Covariates, dot
 from .quantiles import QUANTILES
 from .samples import Window
 
@@ -120,58 +121,92 @@ def more_smis(smis: int, half: float, wanted: float, knob: str) -> str:
     return f"{words} more SMIs in guest mode with the knob {knob}"
 
 
-def views(names: Iterable[str], arms: Arms, ticks: Ticks | None = None) -> dict[str, View]:
-    """Return what the counters show, of those of which there are windows enough."""
+def views(
+    names: Iterable[str], arms: Arms, ticks: Mapping[Key, float] | None = None
+) -> dict[str, View]:
+    """Return what the counters show, of those of which there are windows enough.
+
+    What they should have counted is known, or goes by the ``ticks`` that the guest ran.
+    """
     if len(arms.quiet) < WINDOWS:
         return {}
-    covariates = Covariates(arms.quiet, ticks)
-    off = [window for window in arms.control if covariates.explain(window)]
-    on = [window for window in arms.treatment if covariates.explain(window)]
-    loose = arms.bounds + [w for w in arms.treatment if not covariates.explain(w)]
-    if min(len(off), len(on)) < WINDOWS:
+    frame = _Frame.of(arms)
+    if min(len(frame.off.windows), len(frame.on.windows)) < WINDOWS:
         return {}
-    sides = [_Side(each, smis_of(each), covariates.of(each)) for each in (off, on, loose)]
-    found = {name: _view(name, covariates, arms, *sides) for name in names}
+    found = {name: _view(name, frame, ticks) for name in names}
     return {name: view for name, view in found.items() if view}
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """Windows of an arm, their SMIs, and their covariates: the same for all counters."""
+class _Side(NamedTuple):
+    """Windows of an arm, their SMIs, and their covariates."""
 
     windows: list[Window]
     smis: list[int]
     columns: Columns
 
 
-def _view(
-    name: str, covariates: Covariates, arms: Arms, off: _Side, on: _Side, loose: _Side
-) -> View | None:
-    baseline = Baseline.fit(covariates, _gains(name, arms.quiet))
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What is the same for all counters.
+
+    ``off`` and ``on`` are the windows of both arms that a figure can be made of, ``loose`` other
+    treatment windows.
+    """
+
+    covariates: Covariates
+    quiet: list[Window]
+    off: _Side
+    on: _Side
+    loose: _Side
+    unheard: int
+
+    @classmethod
+    def of(cls, arms: Arms) -> Self:
+        covariates = Covariates(arms.quiet)
+        off = [window for window in arms.control if covariates.explain(window)]
+        on = [window for window in arms.treatment if covariates.explain(window)]
+        loose = arms.bounds + [w for w in arms.treatment if not covariates.explain(w)]
+        off_side, on_side, loose_side = (
+            _Side(each, smis_of(each), covariates.of(each)) for each in (off, on, loose)
+        )
+        return cls(covariates, arms.quiet, off_side, on_side, loose_side, arms.unheard)
+
+
+def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View | None:
+    due = _due(name, frame.quiet, ticks)
+
+    def gains(windows: Iterable[Window]) -> list[float]:
+        return [window.counted[name] - due(window) for window in windows]
+
+    baseline = Baseline.fit(frame.covariates, gains(frame.quiet))
     if not baseline:
         return None
-    control = _excess(baseline, _rests(name, baseline, off), off, pooled=False)
-    rests = _rests(name, baseline, on)
+    off, on, loose = (
+        baseline.rests(gains(side.windows), side.columns)
+        for side in (frame.off, frame.on, frame.loose)
+    )
+    control = _excess(baseline, off, frame.off, pooled=False)
     limit = LEAK * control.mean
-    odd = _standing_out(baseline, _rests(name, baseline, loose), loose, limit)
-    obscure = sum(not covariates.explain(window) for window in odd)
-    standing_out = len(_standing_out(baseline, rests, on, limit)) + len(odd) - obscure
+    odd = _standing_out(baseline, loose, frame.loose, limit)
+    obscure = sum(not frame.covariates.explain(window) for window in odd)
     return View(
-        _counts(name, arms.quiet),
+        _counts(name, frame.quiet),
         control,
-        _excess(baseline, rests, on, pooled=True),
-        len(on.windows) + len(loose.windows),
-        standing_out,
-        obscure + arms.unheard,
+        _excess(baseline, on, frame.on, pooled=True),
+        len(on) + len(loose),
+        len(_standing_out(baseline, on, frame.on, limit)) + len(odd) - obscure,
+        obscure + frame.unheard,
     )
 
 
-def _gains(name: str, windows: Iterable[Window]) -> list[float]:
-    return [float(window.counted[name] - window.known.get(name, 0)) for window in windows]
-
-
-def _rests(name: str, baseline: Baseline, side: _Side) -> list[float]:
-    return baseline.rests(_gains(name, side.windows), side.columns)
+def _due(
+    name: str, quiet: Sequence[Window], ticks: Mapping[Key, float] | None
+) -> Callable[[Window], float]:
+    """Return what a counter should gain in a window, but for its baseline."""
+    if ticks is None:
+        return lambda window: window.known[name]
+    rate = sum(window.counted[name] for window in quiet) / sum(ticks[key(w)] for w in quiet)
+    return lambda window: rate * ticks[key(window)]
 
 
 def _counts(name: str, quiet: Sequence[Window]) -> bool:

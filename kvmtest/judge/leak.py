@@ -8,7 +8,7 @@ how, and how often it errs.
 from collections.abc import Iterable, Sequence
 from math import ceil
 
-from .arms import Arms, key, ran, smis_of
+from .arms import Arms, ran, smis_of
 from .excess import WINDOWS, View, more_smis, views
 from .readings import Reading, Scalar, claim, control, measure
 from .samples import WITNESS, Arm, Samples, Window
@@ -42,7 +42,7 @@ def conclude(samples: Samples) -> list[Reading]:
     seen = views(known, arms)
     if others:
         ticks = ran(windows, samples.gaps)
-        seen |= views(others, arms.only(ticks), lambda window: ticks[key(window)])
+        seen |= views(others, arms.only(ticks), ticks)
     for name in names:
         must_decide = name in known or not known
         view = seen.get(name)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmtest.evidence import Evidence, Result
-from kvmtest.judge import Verdict
+from kvmtest.judge import Judgement, Verdict
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, Property
 
@@ -27,6 +27,7 @@ __all__ = [
     "missing_table",
     "properties_table",
     "show_evidence",
+    "show_replay",
     "show_results",
     "summary",
 ]
@@ -41,6 +42,9 @@ STYLES = {
 }
 # Decided first, then what needs attention, then what does not apply.
 ORDER = [Verdict.FAIL, Verdict.ERROR, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.MEASURED]
+# Columns of words that are not to be broken.
+WHOLE = ("verdict", "recorded", "replayed", "property")
+RANK = {verdict: at for at, verdict in enumerate([*ORDER, Verdict.SKIP])}
 PIPE_WIDTH = 100
 T = TypeVar("T", bound=Hashable)
 
@@ -61,8 +65,7 @@ class _Console(Console):
 def results_table(results: Sequence[Result]) -> Table:
     """Return verdict, property and reason; equal verdicts for equal reasons share a row."""
     table = _table("verdict", "property", "reason")
-    rank = {verdict: at for at, verdict in enumerate([*ORDER, Verdict.SKIP])}
-    ordered = sorted(results, key=lambda r: rank[r.verdict])
+    ordered = sorted(results, key=lambda r: RANK[r.verdict])
     rows = grouped({r.id: (r.verdict, _short_reason(r)) for r in ordered})
     for (verdict, reason), ids in rows.items():
         mark = Text(verdict.value, STYLES[verdict])
@@ -123,6 +126,21 @@ def show_evidence(evidence: Evidence) -> None:
     screen.print(f"{summary(evidence.results)}{cut}")
 
 
+def show_replay(screen: Console, judged: Sequence[tuple[Result, Judgement]], others: int) -> None:
+    """Print recorded verdicts beside those of the same readings now; ``others`` were not judged."""
+    table = _table("recorded", "replayed", "property", "reason")
+    for result, now in sorted(judged, key=lambda pair: RANK[pair[1].verdict]):
+        marks = (Text(verdict.value, STYLES[verdict]) for verdict in (result.verdict, now.verdict))
+        table.add_row(*marks, Text(result.id), _text(now.reason))
+    screen.print(table)
+    screen.print()
+    different = [result.id for result, now in judged if result.verdict is not now.verdict]
+    same = f"all {len(judged)} verdicts are the same" if judged else "nothing was judged"
+    said = f"{len(different)} of {len(judged)} verdicts differ: {', '.join(different)}"
+    left = f" ({others} SKIP or ERROR were not judged)" if others else ""
+    screen.print(f"{said if different else same}{left}", soft_wrap=True)
+
+
 def summary(results: Iterable[Result]) -> str:
     """Return how many there are of each verdict, e.g. "1 FAIL (1 known), 3 PASS, 29 SKIP"."""
     results = list(results)
@@ -170,7 +188,7 @@ def _text(text: str) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("verdict", "property"))
+        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     return table
 
 

@@ -1,0 +1,65 @@
+"""Replay
+======
+
+The readings of a recorded run judged again, by this version's rules: so a reader checks a verdict.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kvmtest.evidence import Evidence, EvidenceUnreadable, Result, load
+from kvmtest.judge import Judgement, Verdict, judge, skip
+from kvmtest.judge.leak import again
+from kvmtest.judge.requirements import Requirement, enforce
+from kvmtest.report.terminal import console, show_replay
+from kvmtest.session import requirement
+
+__all__ = ["replay", "run"]
+
+SAME, DIFFERENT = 0, 1
+
+
+def run(path: Path) -> int:
+    """Print recorded and new verdicts; return 0 where they are the same, 1 where some differ.
+
+    Raises :class:`~kvmtest.evidence.EvidenceUnreadable`, or UsageError where the run required what
+    this version does not know.
+    """
+    evidence = load(path)
+    try:
+        judged = list(replay(evidence))
+    except (KeyError, ValueError) as error:
+        problem = f"a sample is broken or lacks {error}"
+        raise EvidenceUnreadable(f"{path}: {problem}; copy it again, or run again") from None
+    show_replay(console(), judged, len(evidence.results) - len(judged))
+    differs = any(result.verdict is not judgement.verdict for result, judgement in judged)
+    return DIFFERENT if differs else SAME
+
+
+def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
+    """Judge again what was judged, and give it beside the result.
+
+    A SKIP or ERROR was not: there is nothing to be judged. Raises KeyError or ValueError where a
+    sample is broken.
+    """
+    required = _requirements(evidence.kvmtest["command"])
+    for result in evidence.results:
+        if result.verdict not in (Verdict.SKIP, Verdict.ERROR):
+            judgement = (
+                skip(map(str, result.missing))
+                if result.missing
+                else judge(again(result.readings), result.absences)
+            )
+            yield result, enforce(result.id, judgement, required)
+
+
+def _requirements(command: Sequence[str]) -> list[Requirement]:
+    """Return what the run required; a bisection asks for it in another way."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--require", action="append", default=[])
+    parser.add_argument("--bisect", action="store_true")
+    # What follows "--" was for pytest.
+    words = list(command)[: command.index("--") if "--" in command else None]
+    options, _ = parser.parse_known_args(words)
+    return [] if options.bisect else [requirement(text) for text in options.require]

@@ -1,0 +1,128 @@
+"""kvmtest replay: recorded readings judged again, and how that ends."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from simulated_machine import Machine
+
+from kvmtest.cli import main
+from kvmtest.evidence import Evidence, Result, save
+from kvmtest.judge import Absence, Reading, Verdict, claim, control, judge
+from kvmtest.judge.leak import conclude
+from kvmtest.judge.samples import Samples
+from kvmtest.missing import Missing
+
+Capture = pytest.CaptureFixture[str]
+LEAK = "vmx.leak.host-events"
+
+
+def sampled(samples: Samples) -> list[Reading]:
+    kinds = (samples.windows, samples.gaps, samples.toggles)
+    return [each.reading(n) for kind in kinds for n, each in enumerate(kind)]
+
+
+def experiment(machine: Machine) -> Result:
+    """Return what a run records of an experiment that ends as its samples say."""
+    samples = machine.samples(random.Random(1))
+    knob = control("hostmsr", "the knob reaches MSR 0x1d9", True, True, "")
+    readings = [knob, *sampled(samples), *conclude(samples)]
+    judgement = judge(readings)
+    return Result(LEAK, judgement.verdict, judgement.reason, readings=readings)
+
+
+def simple(verdict: Verdict, observed: bool = True) -> Result:
+    readings = [control("btf", "c", 1, 1, ""), claim("btf", "the member", observed, True)]
+    return Result("kernel.fix-present", verdict, "because", readings=readings)
+
+
+def written(path: Path, results: Sequence[Result], command: Sequence[str] = ()) -> Path:
+    versions = {"version": "0", "command": ["kvmtest", "run", *command], "started": "", "ended": ""}
+    evidence = Evidence(
+        {**versions, "interrupted": False},
+        {"kind": "host", "virtualisation": "", "cpu": None},
+        {}, {}, {"changes": [], "failures": [], "recovered": []},
+        {"missing": None, "records": 0, "lost": 0}, list(results), 0,
+    )  # fmt: skip
+    save(evidence, path / "evidence.json")
+    return path / "evidence.json"
+
+
+@pytest.mark.parametrize(("leak", "verdict"), [(0.0, Verdict.PASS), (1.0, Verdict.FAIL)])
+def test_an_experiment_is_judged_again_from_its_samples(
+    tmp_path: Path, capsys: Capture, leak: float, verdict: Verdict
+) -> None:
+    result = experiment(Machine(handler=11, leak=leak))
+    assert result.verdict is verdict
+    assert main(["replay", str(written(tmp_path, [result]))]) == 0
+    output = capsys.readouterr().out
+    assert output.split("\n")[1].split()[:3] == [verdict, verdict, LEAK]
+    assert "all 1 verdicts are the same\n" in output
+
+
+def falsified(result: Result, changed: Callable[[Reading], Reading]) -> Result:
+    return dataclasses.replace(result, readings=[changed(r) for r in result.readings])
+
+
+def test_what_was_concluded_is_not_believed_but_concluded_anew(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    def whitewashed(reading: Reading) -> Reading:
+        return dataclasses.replace(reading, observed=reading.expected)
+
+    false = falsified(experiment(Machine(handler=11, leak=1.0)), whitewashed)
+    assert judge(false.readings).verdict is Verdict.PASS
+    path = written(tmp_path, [dataclasses.replace(false, verdict=Verdict.PASS)])
+    assert main(["replay", str(path)]) == 1
+    assert f"1 of 1 verdicts differ: {LEAK}\n" in capsys.readouterr().out
+
+
+def test_a_control_that_was_no_conclusion_still_counts(tmp_path: Path) -> None:
+    def unplugged(reading: Reading) -> Reading:
+        if reading.witness != "hostmsr":
+            return reading
+        return control("leak", reading.what, False, True, "")
+
+    path = written(tmp_path, [falsified(experiment(Machine(handler=11)), unplugged)])
+    assert main(["replay", str(path)]) == 1
+
+
+def test_other_readings_are_judged_as_they_are(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["replay", str(written(tmp_path, [simple(Verdict.PASS)]))]) == 0
+    assert main(["replay", str(written(tmp_path, [simple(Verdict.PASS, False)]))]) == 1
+    assert "PASS      FAIL      kernel.fix-present" in capsys.readouterr().out
+
+
+def test_what_was_not_judged_is_left_alone(tmp_path: Path, capsys: Capture) -> None:
+    results = [simple(Verdict.ERROR), dataclasses.replace(simple(Verdict.SKIP), id="any.soak")]
+    assert main(["replay", str(written(tmp_path, results))]) == 0
+    assert "nothing was judged (2 SKIP or ERROR were not judged)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "undecided",
+    [{"missing": [Missing("no BTF")]}, {"absences": [Absence("btf", Missing("no BTF"))]}],
+)
+def test_what_was_required_and_not_decided_fails_again(
+    tmp_path: Path, undecided: dict[str, list[object]]
+) -> None:
+    result = Result("kernel.fix-present", Verdict.FAIL, "--require", **undecided)
+    assert main(["replay", str(written(tmp_path, [result], ["--require=witness:btf"]))]) == 0
+    assert main(["replay", str(written(tmp_path, [result], ["--", "--require=any.soak"]))]) == 1
+    assert main(["replay", str(written(tmp_path, [result], ["--require", "new.thing"]))]) == 2
+
+
+def test_a_broken_sample_is_told_in_one_line(tmp_path: Path, capsys: Capture) -> None:
+    path = written(tmp_path, [experiment(Machine(handler=11))])
+    data = json.loads(path.read_text())
+    windows = [r for r in data["results"][0]["readings"] if r["what"].startswith("window")]
+    windows[3]["raw"].pop("smis")
+    path.write_text(json.dumps(data))
+    assert main(["replay", str(path)]) == 3
+    error = capsys.readouterr().err
+    assert error == (
+        f"kvmtest: {path}: a sample is broken or lacks 'smis'; copy it again, or run again\n"
+    )
