@@ -55,11 +55,12 @@ def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
 
 
 def _requirements(command: Sequence[str]) -> list[Requirement]:
-    """Return what the run required; a bisection asks for it in another way."""
+    """Return what the run required; a bisection asks for it in another way.
+
+    What follows "--" was for pytest, and argparse stops there.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--require", action="append", default=[])
     parser.add_argument("--bisect", action="store_true")
-    # What follows "--" was for pytest.
-    words = list(command)[: command.index("--") if "--" in command else None]
-    options, _ = parser.parse_known_args(words)
+    options, _ = parser.parse_known_args(command)
     return [] if options.bisect else [requirement(text) for text in options.require]

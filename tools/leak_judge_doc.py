@@ -1,7 +1,7 @@
 """Writes docs/leak-judge.md: tries the leak experiment's judge on simulated machines.
 
-``python tools/leak_judge_doc.py [TRIALS]``: 30000 trials a point, where none errs, bound its
-errors below 1e-4 with 95 % confidence; they take ten to twenty minutes on two CPUs.
+``python tools/leak_judge_doc.py [TRIALS]``: 30000 trials a point, where none errs, bound its errors
+below 1e-4 with 95 % confidence. They take about 17 minutes of CPU time, on two CPUs if there are.
 """
 
 import os

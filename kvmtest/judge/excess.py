@@ -15,7 +15,7 @@ from .baseline import Baseline, Columns, Covariates, dot
 from .quantiles import QUANTILES
 from .samples import Window
 
-__all__ = ["WINDOWS", "Excess", "View", "more_smis", "views"]
+__all__ = ["LEAK", "WINDOWS", "Excess", "View", "due", "more_smis", "views"]
 
 #: A leak counts from this part of the control's on.
 LEAK = 0.01
@@ -173,10 +173,10 @@ class _Frame:
 
 
 def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View | None:
-    due = _due(name, frame.quiet, ticks)
+    expected = due(name, frame.quiet, ticks)
 
     def gains(windows: Iterable[Window]) -> list[float]:
-        return [window.counted[name] - due(window) for window in windows]
+        return [window.counted[name] - expected(window) for window in windows]
 
     baseline = Baseline.fit(frame.covariates, gains(frame.quiet))
     if not baseline:
@@ -199,7 +199,7 @@ def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View |
     )
 
 
-def _due(
+def due(
     name: str, quiet: Sequence[Window], ticks: Mapping[Key, float] | None
 ) -> Callable[[Window], float]:
     """Return what a counter should gain in a window, but for its baseline."""

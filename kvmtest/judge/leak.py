@@ -11,7 +11,7 @@ from math import ceil
 from .arms import Arms, ran, smis_of
 from .excess import WINDOWS, View, more_smis, views
 from .readings import Reading, Scalar, claim, control, measure
-from .samples import WITNESS, Arm, Samples, Window
+from .samples import WITNESS, Samples, Window
 
 __all__ = ["again", "conclude"]
 
@@ -29,7 +29,7 @@ def conclude(samples: Samples) -> list[Reading]:
     Counters of which it is known what the guest executed must be decided. Others are heard where
     they are sure and are figures where not, unless there are no better ones.
     """
-    windows = [window for window in samples.windows if window.arm is not Arm.MIXED]
+    windows = samples.windows
     names = windows[0].counted.keys() if windows else ()
     if any(window.counted.keys() != names for window in windows):
         raise ValueError("the windows do not all count the same")

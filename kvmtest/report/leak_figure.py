@@ -20,7 +20,7 @@ from kvmtest.evidence import Evidence, Result
 from kvmtest.judge import Reading, Scalar
 from kvmtest.judge.arms import Arms, key, ran, smis_of
 from kvmtest.judge.baseline import Baseline, Covariates
-from kvmtest.judge.excess import LEAK
+from kvmtest.judge.excess import LEAK, due
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
 if TYPE_CHECKING:
@@ -135,15 +135,16 @@ def _series(name: str, samples: Samples, readings: Sequence[Reading]) -> Series:
     if not all(name in window.known for window in windows):
         ticks = ran(windows, samples.gaps)
         windows = [window for window in windows if key(window) in ticks]
-    gains = {key(w): float(w.counted[name] - w.known.get(name, 0)) for w in windows}
     intervals = _intervals(name, readings)
     if quiet := Arms.of(windows).quiet:
-        covariates = Covariates(quiet, (lambda window: ticks[key(window)]) if ticks else None)
+        covariates, expected = Covariates(quiet), due(name, quiet, ticks)
+        gains = {key(window): window.counted[name] - expected(window) for window in windows}
         if baseline := Baseline.fit(covariates, [gains[key(window)] for window in quiet]):
             excess = baseline.rests(list(gains.values()), covariates.of(windows))
             return Series(name, "excess", windows, excess, intervals)
     what = "counted" if ticks else "counted \N{MINUS SIGN} known"
-    return Series(name, what, windows, list(gains.values()), intervals)
+    over_known = [float(w.counted[name] - w.known.get(name, 0)) for w in windows]
+    return Series(name, what, windows, over_known, intervals)
 
 
 def _intervals(name: str, readings: Sequence[Reading]) -> dict[Arm, Interval]:

@@ -11,7 +11,7 @@ from simulated_machine import Machine
 
 from kvmtest.cli import main
 from kvmtest.evidence import Evidence, Result, save
-from kvmtest.judge import Absence, Reading, Verdict, claim, control, judge
+from kvmtest.judge import Absence, Reading, Role, Verdict, claim, control, judge, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Samples
 from kvmtest.missing import Missing
@@ -67,15 +67,18 @@ def falsified(result: Result, changed: Callable[[Reading], Reading]) -> Result:
     return dataclasses.replace(result, readings=[changed(r) for r in result.readings])
 
 
+@pytest.mark.parametrize(("leak", "lie"), [(1.0, Verdict.PASS), (0.0, Verdict.FAIL)])
 def test_what_was_concluded_is_not_believed_but_concluded_anew(
-    tmp_path: Path, capsys: Capture
+    tmp_path: Path, capsys: Capture, leak: float, lie: Verdict
 ) -> None:
-    def whitewashed(reading: Reading) -> Reading:
-        return dataclasses.replace(reading, observed=reading.expected)
+    def falsely(reading: Reading) -> Reading:
+        is_claim = reading.role is Role.CLAIM
+        observed = not reading.observed if is_claim else reading.observed
+        return dataclasses.replace(reading, observed=observed)
 
-    false = falsified(experiment(Machine(handler=11, leak=1.0)), whitewashed)
-    assert judge(false.readings).verdict is Verdict.PASS
-    path = written(tmp_path, [dataclasses.replace(false, verdict=Verdict.PASS)])
+    false = falsified(experiment(Machine(handler=11, leak=leak)), falsely)
+    assert judge(false.readings).verdict is lie
+    path = written(tmp_path, [dataclasses.replace(false, verdict=lie)])
     assert main(["replay", str(path)]) == 1
     assert f"1 of 1 verdicts differ: {LEAK}\n" in capsys.readouterr().out
 
@@ -96,6 +99,12 @@ def test_other_readings_are_judged_as_they_are(tmp_path: Path, capsys: Capture) 
     assert "PASS      FAIL      kernel.fix-present" in capsys.readouterr().out
 
 
+def test_figures_without_samples_stay_figures(tmp_path: Path) -> None:
+    readings = [control("leak", "c", 1, 1, ""), measure("leak", "events", 3)]
+    result = Result("svm.leak.guest-only", Verdict.MEASURED, "events: 3", readings=readings)
+    assert main(["replay", str(written(tmp_path, [result]))]) == 0
+
+
 def test_what_was_not_judged_is_left_alone(tmp_path: Path, capsys: Capture) -> None:
     results = [simple(Verdict.ERROR), dataclasses.replace(simple(Verdict.SKIP), id="any.soak")]
     assert main(["replay", str(written(tmp_path, results))]) == 0
@@ -107,12 +116,20 @@ def test_what_was_not_judged_is_left_alone(tmp_path: Path, capsys: Capture) -> N
     [{"missing": [Missing("no BTF")]}, {"absences": [Absence("btf", Missing("no BTF"))]}],
 )
 def test_what_was_required_and_not_decided_fails_again(
-    tmp_path: Path, undecided: dict[str, list[object]]
+    tmp_path: Path, capsys: Capture, undecided: dict[str, list[object]]
 ) -> None:
     result = Result("kernel.fix-present", Verdict.FAIL, "--require", **undecided)
-    assert main(["replay", str(written(tmp_path, [result], ["--require=witness:btf"]))]) == 0
-    assert main(["replay", str(written(tmp_path, [result], ["--", "--require=any.soak"]))]) == 1
-    assert main(["replay", str(written(tmp_path, [result], ["--require", "new.thing"]))]) == 2
+
+    def status(*command: str) -> int:
+        return main(["replay", str(written(tmp_path, [result], command))])
+
+    assert status("--require=witness:btf") == 0
+    assert "no BTF" in capsys.readouterr().out
+    assert status() == 1
+    assert status("--", "--require=witness:btf") == 1
+    # A bisection leaves it undecided.
+    assert status("--bisect", "--require=witness:btf") == 1
+    assert status("--require", "new.thing") == 2
 
 
 def test_a_broken_sample_is_told_in_one_line(tmp_path: Path, capsys: Capture) -> None:

@@ -6,10 +6,13 @@ import re
 import time
 from collections.abc import Callable
 
+import numpy
 import pytest
+from scipy.special import stdtrit
 from simulated_machine import Machine
 
 from kvmtest.judge import Judgement, Reading, Role, Verdict, judge
+from kvmtest.judge.arms import ran
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Gap, Samples, Window
 
@@ -109,6 +112,19 @@ def test_one_window_no_farther_off_than_noise_may_be_decides_nothing() -> None:
     assert verdict(noisy).verdict is Verdict.INCONCLUSIVE
 
 
+def test_one_window_within_the_limit_is_no_leak() -> None:
+    assert verdict(samples(off=1000, change=once(4, more(counted=40)))).verdict is Verdict.PASS
+
+
+def test_a_leak_must_be_above_what_counts_may_be_off_by() -> None:
+    assert verdict(samples(on=1, blocks=4, smis=1)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_one_window_a_few_events_off_decides_nothing() -> None:
+    judgement = verdict(samples(change=once(4, more(counted=8))))
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+
+
 # What must never pass
 
 
@@ -116,6 +132,8 @@ def test_without_smis_nothing_is_decided() -> None:
     judgement = verdict(samples(smis=0))
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "more SMIs in guest mode with the knob off" in judgement.reason
+    # Figures of nothing would only hide what is lacking.
+    assert len(conclude(samples(smis=0))) == 4
 
 
 def test_without_windows_nothing_is_decided() -> None:
@@ -129,8 +147,11 @@ def test_without_quiet_windows_nothing_is_decided() -> None:
 
 
 def test_quiet_windows_with_an_smi_are_no_baseline() -> None:
-    made = samples(change=only(Arm.QUIET, more(counted=11, smis=1, gaps=1)))
-    assert verdict(made).verdict is Verdict.INCONCLUSIVE
+    spoilt = more(counted=11, smis=1, gaps=1)
+    assert verdict(samples(change=only(Arm.QUIET, spoilt))).verdict is Verdict.INCONCLUSIVE
+    made = samples()
+    made.windows[3], made.windows[9] = spoilt(made.windows[3]), spoilt(made.windows[9])
+    assert verdict(made).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("gain", [0, 3])
@@ -157,11 +178,37 @@ def test_a_control_that_does_not_leak_is_no_control() -> None:
     assert "SMM is counted with the knob off: no, expected yes" in judgement.reason
 
 
+def test_a_control_that_leaks_in_one_window_is_no_clear_one() -> None:
+    made = samples(off=0)
+    made.windows[13] = more(counted=500)(made.windows[13])
+    assert "SMM is counted with the knob off: no" in verdict(made).reason
+
+
+def test_a_control_must_be_above_what_counts_may_be_off_by() -> None:
+    # Four events of four SMIs: by two sure, and two are within the noise floor.
+    assert "SMM is counted with the knob off: no" in verdict(samples(1, 1, 4, 1)).reason
+    assert verdict(samples(2, 2, 4, 1)).verdict is Verdict.FAIL
+
+
+def test_a_control_of_uncertain_size_makes_the_limit_uncertain() -> None:
+    def varying(window: Window) -> Window:
+        return more(counted=5 if window.began // 3_300_000 % 2 else -5)(window)
+
+    assert verdict(samples(smis=2)).verdict is Verdict.PASS
+    made = samples(smis=2, change=only(Arm.CONTROL, varying))
+    assert verdict(made).verdict is Verdict.INCONCLUSIVE
+
+
 def test_a_control_within_the_noise_says_how_many_smis_would_show_it() -> None:
     machine = Machine(handler=1000, kind="gaussian", noise=3000)
     judgement = judge(conclude(machine.samples(random.Random(3))))
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert re.search(r"about \d+ more SMIs in guest mode with the knob off", judgement.reason)
+    found = re.search(r"about (\d+) more SMIs in guest mode with the knob off", judgement.reason)
+    assert found
+    enough = dataclasses.replace(machine, blocks=machine.blocks + int(found[1]) // 5)
+    readings = [conclude(enough.samples(random.Random(n))) for n in range(10)]
+    shown = [any("counts SMM with the knob off (" in r.what for r in each) for each in readings]
+    assert sum(shown) >= 6
 
 
 def test_a_treatment_below_the_quiet_windows_is_a_fault_of_the_experiment() -> None:
@@ -181,17 +228,41 @@ def test_the_smis_that_are_said_to_be_lacking_do_decide() -> None:
     assert verdicts.count(Verdict.PASS) >= 15
 
 
+def test_a_mean_that_is_beside_the_limit_by_chance_does_not_ask_for_ever() -> None:
+    machine = Machine(handler=1e5, kind="gaussian", noise=5000)
+    for seed in range(20):
+        reason = judge(conclude(machine.samples(random.Random(seed)))).reason
+        found = re.search(r"about (\d+) more SMIs in guest mode with the knob on", reason)
+        assert found
+        assert int(found[1]) < 20_000
+
+
+def test_where_smis_are_enough_but_windows_few_as_many_again_are_wanted() -> None:
+    machine = Machine(handler=1e5, kind="gaussian", noise=600, blocks=4, exits=0)
+    made = machine.samples(random.Random(4))
+    smis = sum(window.smis for window in made.windows if window.arm is Arm.TREATMENT)
+    assert f"about {smis} more SMIs in guest mode with the knob on" in verdict(made).reason
+
+
 # SMIs of which it is not known how many came in guest mode
 
 
 def test_a_window_of_unknown_smis_is_no_evidence_for() -> None:
-    made = samples(change=only(Arm.TREATMENT, more(gaps=1)))
-    assert verdict(made).verdict is Verdict.INCONCLUSIVE
+    made = samples()
+    for block in range(7):
+        made.windows[3 * block + 2] = more(gaps=1)(made.windows[3 * block + 2])
+    assert "with the knob on (15 in 3 windows): no" in verdict(made).reason
 
 
 def test_a_leak_in_a_window_of_unknown_smis_is_one() -> None:
     made = samples(change=once(3, more(counted=55, gaps=1)))
     assert verdict(made).verdict is Verdict.FAIL
+
+
+def test_smis_in_host_mode_are_not_counted() -> None:
+    readings = conclude(samples(change=only(Arm.TREATMENT, more(smis=45))))
+    said = next(r for r in readings if r.role is Role.CLAIM)
+    assert (said.raw["off_smis"], said.raw["on_smis"]) == (50, 50)
 
 
 def test_gaps_that_do_not_fit_make_all_doubtful() -> None:
@@ -201,6 +272,16 @@ def test_gaps_that_do_not_fit_make_all_doubtful() -> None:
 
 
 # VM-exits, drift, vCPUs
+
+
+def test_what_is_known_of_each_window_is_taken_off() -> None:
+    def longer(window: Window) -> Window:
+        # Not along with time, which would explain it as well.
+        extra = 1000 * (window.began // 1_100_000 * 7 % 11)
+        known = {"instructions:k": 50_000 + extra}
+        return dataclasses.replace(more(counted=extra)(window), known=known)
+
+    assert verdict(samples(change=longer)).verdict is Verdict.PASS
 
 
 def exits(cost: int, of: Callable[[int], int], spared: Arm | None = None) -> Change:
@@ -226,6 +307,12 @@ def test_vm_exits_of_unknown_cost_speak_neither_for_nor_against() -> None:
     assert "take quiet windows with as many VM-exits" in judgement.reason
 
 
+def test_a_window_far_from_any_quiet_one_does_not_stand_out_by_little() -> None:
+    made = samples(change=exits(7, lambda at: at // 3 % 2))
+    made.windows[14] = more(counted=39 * 7 + 100, exits=39, gaps=39)(made.windows[14])
+    assert verdict(made).verdict is Verdict.INCONCLUSIVE
+
+
 def test_a_slow_drift_is_no_leak_and_hides_none() -> None:
     def drifting(window: Window) -> Window:
         at = window.began // 1_100_000
@@ -249,7 +336,8 @@ def test_each_vcpu_has_its_own_baseline() -> None:
 
 def test_windows_with_a_toggle_in_them_are_of_no_arm() -> None:
     made = samples()
-    made.windows.insert(9, dataclasses.replace(made.windows[10], arm=Arm.MIXED))
+    for window in made.windows[1:]:
+        made.windows.append(dataclasses.replace(more(counted=500)(window), arm=Arm.MIXED))
     assert verdict(made).verdict is Verdict.PASS
 
 
@@ -265,8 +353,9 @@ def both(user: Callable[[Window], int], known: int | None = 300) -> Change:
     return change
 
 
-def test_a_counter_that_smm_does_not_move_is_a_figure() -> None:
-    readings = conclude(samples(change=both(lambda window: 300)))
+@pytest.mark.parametrize("count", [300, 0])
+def test_a_counter_that_smm_does_not_move_is_a_figure(count: int) -> None:
+    readings = conclude(samples(change=both(lambda window: count, count)))
     assert judge(readings).verdict is Verdict.PASS
     about = [r for r in readings if r.what.startswith("other")]
     assert [r.role for r in about] == [Role.CONTROL, Role.MEASURE]
@@ -328,6 +417,24 @@ def test_cycles_alone_must_be_sure() -> None:
     assert "record every gap" in judgement.reason
 
 
+def test_dead_cycles_are_told() -> None:
+    def dead(window: Window) -> Window:
+        return dataclasses.replace(window, counted={**window.counted, "cycles": 0})
+
+    made = cycles(samples(), SOUND)
+    made.windows[:] = [dead(window) for window in made.windows]
+    assert "cycles counts the guest: no" in verdict(made).reason
+
+
+def test_the_ticks_that_a_guest_ran_leave_out_its_gaps() -> None:
+    window = samples(blocks=1).windows[0]
+    two = dataclasses.replace(window, gaps=2)
+    gaps = [Gap(500, 700), Gap(100, 200), Gap(300, 400, 1), Gap(window.ended, window.ended + 5)]
+    assert ran([two], gaps) == {(0, 0): 1_000_000 - 300}
+    assert ran([window], gaps) == {}
+    assert ran([dataclasses.replace(window, gaps=1)], [Gap(0, window.ended)]) == {}
+
+
 def test_windows_that_count_different_things_are_refused() -> None:
     made = samples(change=once(2, both(lambda window: 1)))
     with pytest.raises(ValueError, match="do not all count the same"):
@@ -335,6 +442,48 @@ def test_windows_that_count_different_things_are_refused() -> None:
 
 
 # The readings
+
+
+def test_the_intervals_are_those_of_textbooks() -> None:
+    scatter = random.Random(4)
+    made = samples(off=1000, change=lambda window: more(counted=scatter.randint(-9, 9))(window))
+    said = next(r for r in conclude(made) if r.role is Role.CLAIM)
+    quiet, off, on = (
+        numpy.array([w.counted["instructions:k"] - 50_000.0 for w in made.windows[at::3]])
+        for at in range(3)
+    )
+    times = numpy.array([float(w.began) for w in made.windows]) / made.windows[-1].began
+    design = numpy.vander(times, 3)
+    fit, *_ = numpy.linalg.lstsq(design[0::3], quiet, rcond=None)
+    inverse = numpy.linalg.inv(design[0::3].T @ design[0::3])
+
+    def excess(gains: numpy.ndarray, rows: numpy.ndarray, pooled: bool) -> tuple[float, float]:
+        rests = gains - rows @ fit
+        own = ((rests - rests.mean()) ** 2).sum()
+        squares = ((quiet - design[0::3] @ fit) ** 2).sum()
+        noise = (squares + own) / 16 if pooled else squares / 7
+        total = max(own / 9, noise if pooled else 0) * 10
+        total += noise * (rows.sum(axis=0) @ inverse @ rows.sum(axis=0))
+        half = stdtrit(16 if pooled else 9, 1 - 1e-5) * total**0.5
+        return rests.sum() / 50, half / 50
+
+    for arm, expected in (
+        ("off", excess(off, design[1::3], pooled=False)),
+        ("on", excess(on, design[2::3], pooled=True)),
+    ):
+        assert (said.raw[arm], said.raw[f"{arm}_half"]) == pytest.approx(expected)
+
+
+def test_a_treatment_that_scatters_more_than_quiet_windows_is_less_sure() -> None:
+    def unsteady(window: Window) -> Window:
+        return more(counted=9 if window.began // 3_300_000 % 2 else -9)(window)
+
+    made = samples(off=100_000, change=only(Arm.TREATMENT, unsteady))
+    said = next(r for r in conclude(made) if r.role is Role.CLAIM)
+    # Ten windows, each 9 off: their own variance is the wider.
+    own = 10 * 10 / 9 * 81
+    baseline = (float(said.raw["on_half"]) * 50 / stdtrit(16, 1 - 1e-5)) ** 2 - own
+    assert baseline == pytest.approx(10 * 81 / 16 * 10, rel=0.1)
 
 
 def test_conclusions_are_marked_and_of_the_witness_leak() -> None:

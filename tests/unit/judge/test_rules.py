@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kvmtest.judge import (
     Absence,
+    Judgement,
     Reading,
     Role,
     Scalar,
@@ -21,6 +22,7 @@ from kvmtest.judge import (
     measure,
     skip,
 )
+from kvmtest.judge.samples import Arm, Window
 from kvmtest.missing import Missing
 
 REMEDY = "plug it in"
@@ -206,6 +208,13 @@ def test_figures_without_a_claim_are_measured() -> None:
     judgement = judge([control("leak", "c", 1, 1, ""), measure("leak", "SMM events", 12)])
     assert judgement.verdict is Verdict.MEASURED
     assert judgement.reason == "SMM events: 12"
+
+
+def test_samples_are_no_figures() -> None:
+    sample = Window(Arm.QUIET, 0, 1, {"cycles": 5}, {}, exits=0, smis=0, gaps=0).reading(0)
+    assert judge([sample]).verdict is Verdict.INCONCLUSIVE
+    passed = judge([sample, control("leak", "c", 1, 1, ""), claim("leak", "x", True, True)])
+    assert passed == Judgement(Verdict.PASS, "leak: x: yes")
 
 
 def test_figures_beside_a_control_that_did_not_hold_decide_nothing() -> None:
