@@ -30,9 +30,19 @@ static int wait_until(struct toggler *toggler, int64_t due)
 	return 0;
 }
 
+/* The next interval; what is random is xorshift64 (Marsaglia, "Xorshift RNGs", 2003). */
+static int64_t next_interval(const struct toggler *toggler, uint64_t *random)
+{
+	*random ^= *random << 13;
+	*random ^= *random >> 7;
+	*random ^= *random << 17;
+	return toggler->interval + (int64_t)(*random % ((uint64_t)toggler->spread + 1));
+}
+
 void toggler_run(struct toggler *toggler)
 {
 	size_t length[2] = {strlen(toggler->text[0]), strlen(toggler->text[1])};
+	uint64_t random = toggler->seed;
 	int64_t due = clock_now();
 	int value = 1;
 
@@ -55,8 +65,8 @@ void toggler_run(struct toggler *toggler)
 			toggler->stamps[toggler->writes % toggler->capacity] = stamp;
 		toggler->writes++;
 		value = !value;
-		due += toggler->interval;
-		if (toggler->interval && !wait_until(toggler, due))
+		due += next_interval(toggler, &random);
+		if ((toggler->interval || toggler->spread) && !wait_until(toggler, due))
 			return;
 	}
 }

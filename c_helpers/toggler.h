@@ -19,6 +19,8 @@ struct toggler {
 	int wake_fd;                    /* an eventfd: readable means stop at once */
 	const char *text[2];
 	int64_t interval;               /* ns from one write to the next, 0: as fast as it goes */
+	int64_t spread;                 /* ns that an interval may be longer, at random */
+	uint64_t seed;                  /* of what is random, not 0 */
 	volatile uint32_t stop;
 	uint64_t limit;                 /* writes to make, 0: until stopped */
 	uint64_t writes;                /* out */

@@ -8,11 +8,13 @@ on; then it goes on taking commands.
 import os
 import threading
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from kvmtest.errors import KvmtestError
 from kvmtest.kvm import Exit, Stopped
+from kvmtest.workers import Supervisor
 
 from . import mailbox as box
 from .guest import Guest
@@ -36,52 +38,43 @@ class Spinning:
     def __init__(self, guest: Guest, cpu: int) -> None:
         self.task = 0
         self.exit: Exit | None = None
+        self.name = f"guest on CPU {cpu}"
         self._guest = guest
         self._cpu = cpu
-        self._failed: BaseException | None = None
-        self._placed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"guest on CPU {cpu}")
+        self._workers = Supervisor()
+        self._stack = ExitStack()
 
-    def _work(self) -> None:
-        try:
-            self.task = threading.get_native_id()
-            os.sched_setaffinity(0, {self._cpu})  # This thread's, which ends with the block.
-            self._placed.set()
-            self.exit = self._guest.vcpu.run(DEADLINE_S)
-        except BaseException as error:
-            self._failed = error
-        finally:
-            self._placed.set()
+    def run(self) -> None:
+        """Be the vCPU's thread."""
+        self.task = threading.get_native_id()
+        self.exit = self._guest.vcpu.run(DEADLINE_S)
+
+    def stop(self) -> None:
+        """End the KVM_RUN."""
+        self._guest.vcpu.stop()
 
     @property
     def is_running(self) -> bool:
         """Whether the KVM_RUN is still going on."""
-        return self.exit is None and self._failed is None
+        return self.exit is None and self._workers.failed is None
 
     def __enter__(self) -> Self:
         # The first command says that the guest runs, the second never ends.
         box.write_commands(self._guest.mailbox, [box.nop(), box.spin()])
-        self._thread.start()
-        try:
-            self._placed.wait()
+        with ExitStack() as stack:
+            stack.callback(self._guest.vcpu.clear_stop)
+            stack.enter_context(self._workers).start(self, self._cpu)
             self._await_begin()
-        except BaseException:
-            self._end()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def _await_begin(self) -> None:
         deadline = time.monotonic() + BEGIN_S
         while not self._guest.mailbox.done:
             if not self.is_running or time.monotonic() > deadline:
-                why = self._failed or self.exit or f"it did not begin in {BEGIN_S:g} s"
+                why = self._workers.failed or self.exit or f"it did not begin in {BEGIN_S:g} s"
                 raise KvmtestError(f"the {self._guest.image.name} guest does not spin: {why}")
             os.sched_yield()
-
-    def _end(self) -> None:
-        self._guest.vcpu.stop()
-        self._thread.join()
-        self._guest.vcpu.clear_stop()
 
     def __exit__(
         self,
@@ -89,9 +82,7 @@ class Spinning:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end()
-        if error is None and self._failed:
-            raise self._failed
+        self._stack.__exit__(kind, error, trace)
         if error is None and not isinstance(self.exit, Stopped):
             raise KvmtestError(f"the spinning guest came back with {self.exit}; try again")
 

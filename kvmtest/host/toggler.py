@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from kvmtest._native import ffi, lib
@@ -46,10 +45,11 @@ class Toggle(NamedTuple):
 class Toggler:
     """Writes ``texts[1]``, ``texts[0]``, ``texts[1]``, ... to ``path``.
 
-    One write every ``interval`` seconds (0: as fast as it goes), at most ``limit`` of them (0:
-    until :meth:`stop`); the last ``stamps`` writes are kept with their TSC. As a context manager it
-    writes in a thread of its own, which is stopped and joined at the end of the block; what went
-    wrong in it is raised there. Raises KvmtestError where the file can't be opened.
+    One write every ``interval`` seconds (0: as fast as it goes), or up to ``spread`` more at
+    random, the same for a ``seed``; at most ``limit`` of them (0: until :meth:`stop`). The last
+    ``stamps`` writes are kept with their TSC. A worker for a :class:`kvmtest.workers.Supervisor`;
+    as a context manager it is closed at the end of the block. Raises KvmtestError where the file
+    can't be opened.
     """
 
     def __init__(
@@ -58,16 +58,17 @@ class Toggler:
         texts: Sequence[str] = ("0", "1"),
         *,
         interval: float = 0.0,
+        spread: float = 0.0,
+        seed: int = 1,
         limit: int = 0,
         stamps: int = 0,
     ) -> None:
         if len(texts) != 2:
             raise ValueError(f"a toggler has two texts, not {len(texts)}")
-        if not 0 <= interval <= LONGEST_INTERVAL:
-            raise ValueError(f"a toggler's interval is 0 to {LONGEST_INTERVAL} s, not {interval}")
+        for what, seconds in (("interval", interval), ("spread", spread)):
+            if not 0 <= seconds <= LONGEST_INTERVAL:
+                raise ValueError(f"a toggler's {what} is 0 to {LONGEST_INTERVAL} s, not {seconds}")
         self.path = path
-        self._thread: threading.Thread | None = None
-        self._failed: BaseException | None = None
         self._running = threading.Lock()
         # The native side keeps pointers only: these are what they point to.
         self._texts = [ffi.new("char[]", os.fsencode(text)) for text in texts]
@@ -79,6 +80,8 @@ class Toggler:
                 "wake_fd": -1,
                 "text": self._texts,
                 "interval": int(interval * 1e9),
+                "spread": int(spread * 1e9),
+                "seed": seed,
                 "limit": limit,
                 "capacity": stamps,
                 "stamps": self._stamps,
@@ -94,8 +97,13 @@ class Toggler:
             os.close(self._native.fd)
             raise
 
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return f"toggler of {self.path}"
+
     def run(self) -> None:
-        """Write until stopped, the limit, or an error; for ``threading.Thread(target=...)``.
+        """Write until stopped, the limit, or an error.
 
         Raises KvmtestError, which names the file and the errno, where a write fails.
         """
@@ -127,19 +135,11 @@ class Toggler:
     def close(self) -> None:
         """Stop, wait for the writing to end, and close the descriptors."""
         self.stop()
-        if self._thread:
-            self._thread.join()
         with self._running:
             for name in ("fd", "wake_fd"):
                 if getattr(self._native, name) >= 0:
                     os.close(getattr(self._native, name))
                     setattr(self._native, name, -1)
-
-    def _work(self) -> None:
-        try:
-            self.run()
-        except BaseException as failed:
-            self._failed = failed
 
     def _error(self, what: str, number: int) -> KvmtestError:
         name = errno.errorcode.get(number, str(number))
@@ -147,16 +147,7 @@ class Toggler:
         return KvmtestError(f"{self.path}: {what}: {os.strerror(number)} ({name}); {advice}")
 
     def __enter__(self) -> "Toggler":
-        self._thread = threading.Thread(target=self._work, name=f"toggler of {self.path}")
-        self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
-        if self._failed and exception is None:
-            raise self._failed

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from kvmtest._native import lib
 from kvmtest.errors import UsageError
+from kvmtest.workers import PATIENCE_S, Supervisor
 
 __all__ = ["Fire", "Periodic", "Raising", "Source", "Trigger", "Triggered", "check_rate", "stamped"]
 
@@ -33,13 +34,11 @@ class Raising:
 
     ``triggers`` grows during the block; it stays empty for a source that is not triggered one by
     one. ``raised`` is how many SMIs such a source says that it raised: None where it can't tell,
-    and before the block's end. ``failed`` is what ended a source before the block's end; it is
-    raised there.
+    and before the block's end.
     """
 
     triggers: list[Trigger] = field(default_factory=list)
     raised: int | None = None
-    failed: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +65,31 @@ class Triggered:
         trigger raised, after which there were no more.
         """
         check_rate(self, rate_hz)
-        raising, stop = Raising(), threading.Event()
-        with self.opened() as fire:
+        raising = Raising()
+        with self.opened() as fire, Supervisor(PATIENCE_S + self.longest_s) as workers:
+            workers.start(_Firing(f"SMIs by {self.name}", fire, 1 / rate_hz, raising.triggers))
+            yield raising
 
-            def work() -> None:
-                try:
-                    while not stop.is_set():
-                        begun = time.monotonic()
-                        raising.triggers.append(stamped(fire))
-                        # From its beginning, so that it is never faster than asked for.
-                        stop.wait(begun + 1 / rate_hz - time.monotonic())
-                except BaseException as failed:
-                    raising.failed = failed
 
-            thread = threading.Thread(target=work, name=f"SMIs by {self.name}")
-            thread.start()
-            try:
-                yield raising
-            finally:
-                stop.set()
-                thread.join()
-        if raising.failed:
-            raise raising.failed
+class _Firing:
+    """A worker that fires every ``interval_s`` seconds, and records when."""
+
+    def __init__(self, name: str, fire: Fire, interval_s: float, triggers: list[Trigger]) -> None:
+        self.name = name
+        self._fire = fire
+        self._interval_s = interval_s
+        self._triggers = triggers
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            begun = time.monotonic()
+            self._triggers.append(stamped(self._fire))
+            # From its beginning, so that it is never faster than asked for.
+            self._stopped.wait(begun + self._interval_s - time.monotonic())
+
+    def stop(self) -> None:
+        self._stopped.set()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.host.toggler import Toggler
+from kvmtest.host.tsc import tsc_hz
+from kvmtest.workers import Supervisor
 
 #: What a stop may take, in seconds; the least of some attempts counts.
 PROMPT = 0.05
@@ -91,6 +94,25 @@ def test_the_interval_is_kept_on_the_whole(knob: Path) -> None:
     assert took >= interval * (limit - 1)
 
 
+def test_intervals_are_random_within_their_bounds_and_the_same_for_a_seed(knob: Path) -> None:
+    def intervals(seed: int, interval: float = 0.002) -> list[float]:
+        toggler = run(
+            Toggler(knob, interval=interval, spread=0.004, seed=seed, limit=20, stamps=20)
+        )
+        hz = tsc_hz()
+        return [(b.tsc_before - a.tsc_before) / hz for a, b in pairwise(toggler.stamps)]
+
+    one, again, other = intervals(1), intervals(1), intervals(2)
+    # A write may come late, and the next one after it in time.
+    assert 0.002 * 19 * 0.99 < sum(one) < 0.006 * 19 + 0.05
+    assert max(one) - min(one) > 0.002
+    alike = [abs(a - b) < 0.0005 for a, b in zip(one, again, strict=True)]
+    unlike = [abs(a - b) > 0.0005 for a, b in zip(one, other, strict=True)]
+    assert sum(alike) > 12
+    assert sum(unlike) > 8
+    assert max(intervals(1, interval=0.0)) > 0.001
+
+
 def test_without_an_interval_it_goes_as_fast_as_the_file(knob: Path) -> None:
     def rate(interval: float) -> float:
         start = time.monotonic()
@@ -103,7 +125,8 @@ def test_without_an_interval_it_goes_as_fast_as_the_file(knob: Path) -> None:
 @pytest.mark.parametrize("interval", [0.0, 0.001, 3600.0])
 def test_a_stop_is_prompt_whatever_the_interval(knob: Path, interval: float) -> None:
     def took() -> float:
-        with Toggler(knob, interval=interval) as toggler:
+        with Toggler(knob, interval=interval) as toggler, Supervisor() as workers:
+            workers.start(toggler)
             while toggler.writes == 0:
                 pass
             start = time.monotonic()
@@ -135,7 +158,8 @@ def test_a_stop_before_the_run_leaves_the_file_alone(knob: Path) -> None:
 
 def test_other_threads_go_on_while_it_writes(knob: Path) -> None:
     limit = 1_000_000
-    with Toggler(knob, limit=limit) as toggler:
+    with Toggler(knob, limit=limit) as toggler, Supervisor() as workers:
+        workers.start(toggler)
         for _ in range(1000):
             before = toggler.writes
     # It had far from ended, so it did not hold the interpreter's lock for all that while.
@@ -160,25 +184,13 @@ def test_a_pipe_is_refused_by_name(tmp_path: Path) -> None:
         os.close(reader)
 
 
-def test_an_error_in_the_block_thread_is_raised_at_its_end() -> None:
-    def write_until_the_thread_ends() -> None:
-        with Toggler(Path("/dev/full")) as toggler:
-            while toggler._thread and toggler._thread.is_alive():
-                pass
-
-    with pytest.raises(KvmtestError, match="ENOSPC"):
-        write_until_the_thread_ends()
-
-
-def fail() -> None:
-    raise RuntimeError("of the block")
-
-
-def test_an_error_of_the_block_itself_comes_first(knob: Path) -> None:
-    with pytest.raises(RuntimeError, match="of the block"), Toggler(Path("/dev/full")):
-        fail()
-    with pytest.raises(RuntimeError, match="of the block"), Toggler(knob):
-        fail()
+def test_an_error_in_a_thread_is_raised_by_its_supervisor() -> None:
+    with (
+        pytest.raises(KvmtestError, match="ENOSPC"),
+        Toggler(Path("/dev/full")) as toggler,
+        Supervisor() as workers,
+    ):
+        workers.start(toggler)
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -200,6 +212,11 @@ def test_a_closed_toggler_says_so(knob: Path) -> None:
 def test_an_interval_that_is_none_is_refused(knob: Path, interval: float) -> None:
     with pytest.raises(ValueError, match="a toggler's interval is 0 to"):
         Toggler(knob, interval=interval)
+
+
+def test_a_spread_that_is_none_is_refused(knob: Path) -> None:
+    with pytest.raises(ValueError, match="a toggler's spread is 0 to"):
+        Toggler(knob, spread=-1)
 
 
 @pytest.mark.parametrize("texts", [(), ("1",), ("0", "1", "2")])
