@@ -61,6 +61,12 @@ class Supervisor:
         if self.failed:  # of another, which may not have seen this one
             worker.stop()
 
+    def end(self, worker: Worker) -> None:
+        """Stop a worker before the others, and join it; raises as check does."""
+        (at,) = [at for at, (each, _) in enumerate(self._started) if each is worker]
+        self._end(*self._started.pop(at))
+        self.check()
+
     def check(self) -> None:
         """Raise what the first worker that failed raised."""
         if self.failed:
@@ -89,6 +95,13 @@ class Supervisor:
             for each, _ in tuple(self._started):
                 each.stop()
 
+    def _end(self, worker: Worker, thread: threading.Thread) -> None:
+        worker.stop()
+        thread.join(self._patience_s)
+        if thread.is_alive():
+            late = f"{worker.name} did not stop in {self._patience_s:g} s; see what holds it"
+            self._fail(KvmtestError(late))
+
     def _fail(self, error: BaseException) -> None:
         self.failed = self.failed or error
 
@@ -102,12 +115,7 @@ class Supervisor:
         trace: TracebackType | None,
     ) -> None:
         while self._started:
-            worker, thread = self._started.pop()
-            worker.stop()
-            thread.join(self._patience_s)
-            if thread.is_alive():
-                late = f"{worker.name} did not stop in {self._patience_s:g} s; see what holds it"
-                self._fail(KvmtestError(late))
+            self._end(*self._started.pop())
         if error is None:
             self.check()
 

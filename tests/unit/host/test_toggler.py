@@ -185,12 +185,14 @@ def test_a_pipe_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_thread_is_raised_by_its_supervisor() -> None:
-    with (
-        pytest.raises(KvmtestError, match="ENOSPC"),
-        Toggler(Path("/dev/full")) as toggler,
-        Supervisor() as workers,
-    ):
-        workers.start(toggler)
+    def write_until_it_fails() -> None:
+        with Toggler(Path("/dev/full")) as toggler, Supervisor() as workers:
+            workers.start(toggler)
+            while not workers.failed:
+                pass
+
+    with pytest.raises(KvmtestError, match="ENOSPC"):
+        write_until_it_fails()
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:

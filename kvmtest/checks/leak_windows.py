@@ -1,0 +1,281 @@
+"""The windows of a leak experiment
+================================
+
+Stretches in which guests are watched, with SMIs or without: one guest on each CPU whose SMIs are
+counted, all at the same time, each in a thread of its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import TypeVar
+
+from kvmtest._native import lib
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import Guest
+from kvmtest.guests.nested import NestedGuest
+from kvmtest.host.machine import Machine
+from kvmtest.host.tsc import tsc_hz
+from kvmtest.judge import Reading, control, measure
+from kvmtest.judge.samples import Arm, Gap, Toggle, Window
+from kvmtest.missing import Missing
+from kvmtest.smi import SmiCount, Source, choose, counts, prove
+from kvmtest.workers import Runner, Supervisor
+
+from .context import Context
+from .leak_counters import PATIENCE_S, Counters, Execution
+from .vmx_scene import Scene
+
+__all__ = ["Crew", "MakeCounters", "Smis", "Taken", "Watcher", "arm_under", "hired", "prove_smis"]
+
+T = TypeVar("T")
+
+#: SMIs that a window is long enough for. In all they are fewer than a hundred.
+SMIS_PER_WINDOW = 5
+#: A firmware's handlers take up to a millisecond: at such rates a machine still does its work.
+RATE_HZ = 50.0
+#: An emulated machine's handler is short, and the machine slow.
+LAB_RATE_HZ = 5000.0
+#: SMIs that a source proves itself by.
+PROOFS = 4
+#: CPUs that guests run on at most.
+MOST_CPUS = 4
+#: To learn how the guest's time goes without exits: so many short watches.
+TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
+#: Between the longest step without an exit and the shortest gap that is one.
+MARGIN = 1.5
+#: A gap that no guest has.
+NO_GAP = 1 << 62
+#: The guest's TSC is read so often, and the read that took least time is believed.
+IA32_TSC, OFFSET_READS = 0x10, 5
+
+#: What makes the counters for a guest on a CPU, in the vCPU's thread; in a stack that closes them.
+MakeCounters = Callable[[ExitStack, Machine, Guest, int], Counters]
+#: A window and the gaps in it.
+Taken = tuple[Window, list[Gap]]
+
+
+@dataclass(frozen=True, slots=True)
+class Smis:
+    """What raises SMIs, what counts them on ``cpus``, and how long a window is."""
+
+    source: Source
+    count: SmiCount
+    rate_hz: float
+    cpus: tuple[int, ...]
+
+    @property
+    def window_s(self) -> float:
+        """The length of a window in seconds."""
+        return SMIS_PER_WINDOW / self.rate_hz
+
+    @classmethod
+    @contextmanager
+    def found(cls, machine: Machine) -> "Iterator[Smis | Missing]":
+        """Give the machine's, or what is missing; the count is closed at the block's end."""
+        source = choose(machine, machine.smi_source)
+        if isinstance(source, Missing):
+            yield source
+            return
+        count = counts(machine)
+        if isinstance(count, Missing):
+            yield Missing(f"SMIs can't be counted: {count.what}", count.remedy)
+            return
+        try:
+            allowed = sorted(os.sched_getaffinity(0) & set(count.cpus))[:MOST_CPUS]
+            if not allowed:
+                yield Missing(
+                    "no CPU that this process may use counts SMIs", "run it without taskset"
+                )
+                return
+            rate = LAB_RATE_HZ if source.name == "lab" else RATE_HZ
+            yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed))
+        finally:
+            count.close()
+
+
+def prove_smis(context: Context, smis: Smis) -> Reading:
+    """Show that the count follows the source."""
+    run = context.kernel_log
+    log = run if isinstance(run, Missing) else run.log
+    proof = prove(smis.source, smis.count, log, triggers=PROOFS, rate_hz=smis.rate_hz)
+    what = f"{proof.count} follows the SMI source {proof.source}"
+    remedy = "see what kvmtest smi probe says, and name a source that works by --smi-source"
+    observed = proof.refusal or "yes"
+    return control("leak", what, observed, "yes", remedy, sent=proof.sent)
+
+
+class Watcher:
+    """Watches one guest, which runs in the caller's thread, and whose ``counters`` count it.
+
+    Or, with ``nested``, what the guest is as L2.
+    """
+
+    def __init__(
+        self, guest: Guest, counters: Counters, vcpu: int, *, nested: bool = False
+    ) -> None:
+        self.vcpu = vcpu
+        self.l2 = NestedGuest(guest) if nested else None
+        #: To be added to the guest's TSC to have the host's.
+        self.tsc_offset = _tsc_offset(guest)
+        self._guest = guest
+        self._counters = counters
+        self._threshold = NO_GAP
+        self._own_exits = 0
+
+    def calibrate(self, ticks: int) -> None:
+        """Learn how many VM-exits a watch is made of by itself, and what a gap is.
+
+        Raises KvmtestError where the guest hardly runs without other exits.
+        """
+        # Hardly anything happens in the shortest watch.
+        shortest = [self._counted_exits(1) for _ in range(TRIALS)]
+        self._own_exits = min(exits for exits, _ in shortest)
+        longest: list[int] = []
+        for _ in range(MOST_TRIALS):
+            exits, seen = self._counted_exits(ticks)
+            if exits == self._own_exits:
+                longest.append(seen.longest)
+            if len(longest) == TRIALS:
+                self._threshold = int(MARGIN * median(longest))
+                return
+        raise KvmtestError("the guest hardly runs without VM-exits; try again on an idle machine")
+
+    def renew(self) -> bool:
+        """Have L1 run, and enter L2 anew; tell whether it is L2 now."""
+        assert self.l2
+        self.l2.leave()
+        self.l2.enter()
+        return self.l2.is_in_l2
+
+    def watch(self, ticks: int) -> Taken:
+        """Watch so long; the window is of no arm and has no SMIs yet.
+
+        It is the one KVM_RUN that a watch is made of: outside it the guest counts nothing.
+        """
+        exits, seen = self._counted_exits(ticks)
+        began, ended = self._guest.vcpu.tsc_entry, self._guest.vcpu.tsc_exit
+        gaps = self._guest.gaps(seen.gaps)
+        if len(gaps) < seen.gaps:
+            raise KvmtestError(f"the guest saw {seen.gaps} gaps; try again on an idle machine")
+        window = Window(
+            Arm.MIXED, began, ended, seen.counted, seen.known, exits - self._own_exits, 0,
+            seen.gaps, self.vcpu,
+        )  # fmt: skip
+        offset = self.tsc_offset
+        return window, [Gap(g.begin + offset, g.end + offset, self.vcpu) for g in gaps]
+
+    def _counted_exits(self, ticks: int) -> tuple[int, Execution]:
+        before = self._exits()
+        seen = self._counters.execute(ticks, self._threshold)
+        return self._exits() - before, seen
+
+    def _exits(self) -> int:
+        exits = self._guest.vcpu.stats()["exits"]
+        assert isinstance(exits, int)
+        return exits
+
+
+class Crew:
+    """Watchers that watch at the same time, each in a thread of its own, a CPU of ``smis`` each."""
+
+    def __init__(self, smis: Smis, workers: Supervisor) -> None:
+        self.smis = smis
+        self.workers = workers
+        self._tsc_hz = tsc_hz()
+        self._watchers: list[tuple[Runner, Watcher]] = []
+
+    def hire(self, guest: Guest, cpu: int, make: Callable[[int], Watcher]) -> None:
+        """Have ``make`` make a watcher of a vCPU in its thread; raises what that raises."""
+        runner = Runner(f"vCPU on CPU {cpu}", guest.vcpu.stop)
+        self.workers.start(runner, cpu)
+        made = runner.ask(partial(make, len(self._watchers)))
+        self._watchers.append((runner, self.workers.result(made, PATIENCE_S)))
+
+    @property
+    def clock(self) -> Reading:
+        """How all times of the experiment, which are of the host's TSC, are told from others."""
+        offsets = {f"offset {w.vcpu}": w.tsc_offset for _, w in self._watchers}
+        return measure("leak", "TSC frequency in Hz", round(self._tsc_hz), **offsets)
+
+    def calibrate(self) -> None:
+        """Have each watcher learn what it sees without SMIs. Raises KvmtestError."""
+        self._each(Watcher.calibrate, TRIAL_S, TRIALS + MOST_TRIALS)
+
+    def renew(self) -> Iterator[Reading]:
+        """Have each L1 run and enter its L2 anew, where they are nested."""
+        nested = [(runner, watcher) for runner, watcher in self._watchers if watcher.l2]
+        asked = [runner.ask(watcher.renew) for runner, watcher in nested]
+        for each in asked:
+            is_in_l2 = self.workers.result(each, 2 * PATIENCE_S)
+            yield control("leak", "L1 launched L2", is_in_l2, True, "see why L2 exits to L1")
+
+    def take(self, arm: Arm) -> list[Taken]:
+        """Take a window of an arm on each vCPU, QUIET without SMIs, the others with SMIs."""
+        smis, raising = self.smis, ExitStack()
+        with raising:
+            before = [smis.count.read(cpu) for cpu in smis.cpus]
+            if arm is not Arm.QUIET:
+                raising.enter_context(smis.source.raising(smis.rate_hz))
+            taken = self._each(Watcher.watch, smis.window_s, 1)
+        after = [smis.count.read(cpu) for cpu in smis.cpus]
+        raised = map(smis.count.increase, before, after)
+        return [
+            (replace(window, arm=arm, smis=count), gaps)
+            for (window, gaps), count in zip(taken, raised, strict=True)
+        ]
+
+    def _each(self, do: Callable[[Watcher, int], T], length_s: float, times: int) -> list[T]:
+        ticks = int(length_s * self._tsc_hz)
+        asked = [runner.ask(partial(do, watcher, ticks)) for runner, watcher in self._watchers]
+        return [self.workers.result(each, 2 * PATIENCE_S * times) for each in asked]
+
+
+def hired(
+    scene: Scene, stack: ExitStack, smis: Smis, make: MakeCounters, *, nested: bool = False
+) -> Crew:
+    """Return a crew with a booted guest on each CPU; what it needs ends with the stack.
+
+    With ``nested`` it watches what the guests are as L2. Raises CounterError or GuestFault where there are no counters.
+    """
+    guests = [stack.enter_context(scene.guest()) for _ in smis.cpus]
+    # Closed after the threads that use them.
+    opened = stack.enter_context(ExitStack())
+    crew = Crew(smis, stack.enter_context(Supervisor()))
+    for guest, cpu in zip(guests, smis.cpus, strict=True):
+        scene.run(guest)
+
+        def watcher(vcpu: int, guest: Guest = guest, cpu: int = cpu) -> Watcher:
+            counters = make(opened, scene.machine, guest, cpu)
+            return Watcher(guest, counters, vcpu, nested=nested)
+
+        crew.hire(guest, cpu, watcher)
+    return crew
+
+
+def arm_under(toggles: Sequence[Toggle], window: Window) -> Arm:
+    """Return the arm of a window with SMIs: what the toggles, in order, say of the knob then.
+
+    It is MIXED where the knob was being written meanwhile, or nobody knows its state.
+    """
+    arm = Arm.MIXED
+    for toggle in toggles:
+        if toggle.ended <= window.began:
+            arm = Arm.TREATMENT if toggle.value else Arm.CONTROL
+        elif toggle.began < window.ended:
+            return Arm.MIXED
+    return arm
+
+
+def _tsc_offset(guest: Guest) -> int:
+    """Return what is to be added to the guest's TSC to have the host's, as exactly as it goes."""
+    reads = []
+    for _ in range(OFFSET_READS):
+        before = int(lib.clock_tsc())
+        guests = guest.vcpu.get_msr(IA32_TSC)
+        after = int(lib.clock_tsc())
+        reads.append((after - before, (before + after) // 2 - guests))
+    return min(reads)[1]
