@@ -309,9 +309,10 @@ PROPERTIES: tuple[Property, ...] = (
         "svm.leak.guest-only",
         "how many SMM events guest-only counters count (a figure, no claim)",
         ("amd", "smi"),
-        ("kvm-amd",),
+        ("kvm", "kvm-amd"),
         ("leak",),
         APM,
+        "svm_leak:guest_only",
     ),
     Property(
         "tdx.runs-under-toggling",

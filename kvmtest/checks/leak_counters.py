@@ -49,6 +49,9 @@ class Counters(Protocol):
 class HostCounters:
     """perf events that count this thread's guest mode alone, user and kernel mode apart.
 
+    Some Atom cores count one instruction more for each VM-exit and entry: what exits cost is left
+    in the counts, and kvmtest.judge.baseline learns it from windows without SMIs.
+
     A context manager. Raises CounterError.
     """
 

@@ -6,7 +6,7 @@ counted, all at the same time, each in a thread of its own.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,20 +16,32 @@ from typing import TypeVar
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest
+from kvmtest.guests.mailbox import GuestFault
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.machine import Machine
 from kvmtest.host.tsc import tsc_hz
-from kvmtest.judge import Reading, control, measure
-from kvmtest.judge.samples import Arm, Gap, Toggle, Window
+from kvmtest.judge import Absence, Reading, control, measure
+from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 from kvmtest.missing import Missing
+from kvmtest.pmu import CounterError
 from kvmtest.smi import SmiCount, Source, choose, counts, prove
 from kvmtest.workers import Runner, Supervisor
 
 from .context import Context
-from .leak_counters import PATIENCE_S, Counters, Execution
-from .vmx_scene import Scene
+from .leak_counters import PATIENCE_S, Counters, Execution, HostCounters
+from .vmx_scene import Observations, Scene
 
-__all__ = ["Crew", "MakeCounters", "Smis", "Taken", "Watcher", "arm_under", "hired", "prove_smis"]
+__all__ = [
+    "Crew",
+    "MakeCounters",
+    "Smis",
+    "Taken",
+    "Watcher",
+    "arm_under",
+    "experiment",
+    "record",
+    "with_host_counters",
+]
 
 T = TypeVar("T")
 
@@ -97,7 +109,7 @@ class Smis:
             count.close()
 
 
-def prove_smis(context: Context, smis: Smis) -> Reading:
+def _proof(context: Context, smis: Smis) -> Reading:
     """Show that the count follows the source."""
     run = context.kernel_log
     log = run if isinstance(run, Missing) else run.log
@@ -106,6 +118,11 @@ def prove_smis(context: Context, smis: Smis) -> Reading:
     remedy = "see what kvmtest smi probe says, and name a source that works by --smi-source"
     observed = proof.refusal or "yes"
     return control("leak", what, observed, "yes", remedy, sent=proof.sent)
+
+
+def with_host_counters(stack: ExitStack, machine: Machine, guest: Guest, cpu: int) -> Counters:
+    """Return counters of the calling thread's guest mode."""
+    return stack.enter_context(HostCounters(machine, guest, cpu))
 
 
 class Watcher:
@@ -119,6 +136,8 @@ class Watcher:
     ) -> None:
         self.vcpu = vcpu
         self.l2 = NestedGuest(guest) if nested else None
+        if self.l2:
+            self.l2.enter()
         #: To be added to the guest's TSC to have the host's.
         self.tsc_offset = _tsc_offset(guest)
         self._guest = guest
@@ -234,12 +253,40 @@ class Crew:
         return [self.workers.result(each, 2 * PATIENCE_S * times) for each in asked]
 
 
-def hired(
-    scene: Scene, stack: ExitStack, smis: Smis, make: MakeCounters, *, nested: bool = False
-) -> Crew:
-    """Return a crew with a booted guest on each CPU; what it needs ends with the stack.
+def experiment(
+    context: Context,
+    make: MakeCounters,
+    body: Callable[[Scene, Crew], Observations],
+    *,
+    nested: bool = False,
+) -> Observations:
+    """Prove the SMIs, have a crew ready with counters that ``make`` makes, and do the ``body``.
 
-    With ``nested`` it watches what the guests are as L2. Raises CounterError or GuestFault where there are no counters.
+    With ``nested`` the crew watches what its guests are as L2.
+    """
+    with Smis.found(context.machine) as smis, ExitStack() as stack:
+        if isinstance(smis, Missing):
+            yield Absence("leak", smis)
+            return
+        proof = _proof(context, smis)
+        yield proof
+        if not proof.agrees:
+            return
+        scene = stack.enter_context(Scene(context, "leak"))
+        try:
+            crew = _hired(scene, stack, smis, make, nested)
+        except (CounterError, GuestFault) as error:
+            yield Absence("leak", Missing(str(error)))
+            return
+        yield crew.clock
+        crew.calibrate()
+        yield from body(scene, crew)
+
+
+def _hired(scene: Scene, stack: ExitStack, smis: Smis, make: MakeCounters, nested: bool) -> Crew:
+    """Return a crew with a guest on each CPU; what it needs ends with the stack.
+
+    Raises CounterError or GuestFault where there are no counters.
     """
     guests = [stack.enter_context(scene.guest()) for _ in smis.cpus]
     # Closed after the threads that use them.
@@ -254,6 +301,16 @@ def hired(
 
         crew.hire(guest, cpu, watcher)
     return crew
+
+
+def record(taken: Iterable[Taken], samples: Samples) -> Observations:
+    """Yield windows and their gaps as readings, and keep them."""
+    for window, gaps in taken:
+        yield window.reading(len(samples.windows))
+        samples.windows.append(window)
+        for gap in gaps:
+            yield gap.reading(len(samples.gaps))
+            samples.gaps.append(gap)
 
 
 def arm_under(toggles: Sequence[Toggle], window: Window) -> Arm:

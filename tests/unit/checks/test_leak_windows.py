@@ -1,0 +1,228 @@
+"""Windows are taken on all vCPUs at once, with what they need, and sorted by the knob's writes."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise, product
+
+import pytest
+
+from kvmtest._native import lib
+from kvmtest.checks.leak_counters import Execution
+from kvmtest.checks.leak_windows import Crew, Smis, Watcher, arm_under
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import Gap as GuestGap
+from kvmtest.judge.samples import Arm, Gap, Toggle, Window
+from kvmtest.smi import Periodic
+from kvmtest.workers import Supervisor
+
+OFFSET = 1_000_000
+
+
+class Count:
+    """SMIs by CPU."""
+
+    name = "the test's count"
+
+    def __init__(self, *cpus: int) -> None:
+        self.cpus = cpus
+        self.counts = dict.fromkeys(cpus, 0)
+
+    def read(self, cpu: int) -> int:
+        return self.counts[cpu]
+
+    def read_all(self) -> dict[int, int]:
+        return dict(self.counts)
+
+    def increase(self, before: int, after: int) -> int:
+        return after - before
+
+    def close(self) -> None:
+        self.cpus = ()
+
+
+class FakeGuest:
+    """A guest and its vCPU in one; each watch makes ``exits`` VM-exits, and sees as many gaps.
+
+    ``meanwhile`` is called in the watch, in the thread of the vCPU.
+    """
+
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None, exits: int = 1) -> None:
+        self.vcpu = self
+        self.exits = exits
+        self.seen: list[tuple[int, int]] = []
+        self.stopped = threading.Event()
+        self.threads: set[int] = set()
+        self.lost = 0
+        self.tsc_entry, self.tsc_exit = OFFSET, OFFSET + 1000
+        self._made = 0
+        self._meanwhile = meanwhile
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def stats(self) -> dict[str, int]:
+        return {"exits": self._made}
+
+    def get_msr(self, index: int) -> int:
+        assert index == 0x10
+        return int(lib.clock_tsc()) - OFFSET
+
+    def gaps(self, count: int) -> list[GuestGap]:
+        return [GuestGap(10 * at, 10 * at + 5) for at in range(count - self.lost)]
+
+    def execute(self, ticks: int, threshold: int) -> Execution:
+        self.seen.append((ticks, threshold))
+        self.threads.add(threading.get_native_id())
+        self._meanwhile()
+        self._made += self.exits
+        return Execution(self.exits, 100, 3, 40, {"a": 107}, {"a": 100})
+
+
+@contextmanager
+def crew_of(*guests: FakeGuest, count: Count, raised: list[str] | None = None) -> Iterator[Crew]:
+    events = raised if raised is not None else []
+
+    @contextmanager
+    def switched(rate_hz: float, _: bool) -> Iterator[None]:
+        events.append(f"{rate_hz:g} Hz")
+        yield
+        events.append("off")
+
+    source = Periodic("test", "comes", "nothing", 1000, switched)
+    cpu = min(os.sched_getaffinity(0))
+    with Supervisor() as workers:
+        crew = Crew(Smis(source, count, 100, count.cpus), workers)
+        for guest in guests:
+            crew.hire(guest, cpu, lambda at, guest=guest: Watcher(guest, guest, at))  # type: ignore
+        yield crew
+
+
+def test_a_window_is_what_its_guest_and_its_cpu_counted() -> None:
+    count = Count(3, 5)
+
+    def smis() -> None:
+        count.counts[5] += 2
+
+    first, second = FakeGuest(), FakeGuest(smis, exits=2)
+    with crew_of(first, second, count=count) as crew:
+        (one, gaps), (other, others) = crew.take(Arm.CONTROL)
+    assert one == Window(
+        Arm.CONTROL, OFFSET, OFFSET + 1000, {"a": 107}, {"a": 100}, 1, 0, 1, vcpu=0
+    )
+    assert (other.exits, other.smis, other.gaps, other.vcpu) == (2, 2, 2, 1)
+    assert [gap.vcpu for gap in (*gaps, *others)] == [0, 1, 1]
+    # The TSC reads around the guest's are not quite at one time.
+    assert others[1].began - 10 == pytest.approx(OFFSET, abs=OFFSET / 10)
+    assert isinstance(gaps[0], Gap)
+    assert first.threads.isdisjoint(second.threads), "a thread each"
+    assert threading.get_native_id() not in first.threads | second.threads
+
+
+def test_guests_are_watched_at_the_same_time() -> None:
+    meeting = threading.Barrier(2, timeout=10)
+    guests = FakeGuest(meeting.wait), FakeGuest(meeting.wait)
+    with crew_of(*guests, count=Count(0, 1)) as crew:
+        assert len(crew.take(Arm.QUIET)) == 2
+
+
+def test_smis_come_in_all_windows_but_quiet_ones_and_stop_with_them() -> None:
+    raised: list[str] = []
+    guest = FakeGuest(lambda: raised.append("watch"))
+    with crew_of(guest, count=Count(0), raised=raised) as crew:
+        for arm in (Arm.QUIET, Arm.CONTROL, Arm.MIXED):
+            ((window, _),) = crew.take(arm)
+            assert window.arm is arm
+    assert raised == ["watch", *["100 Hz", "watch", "off"] * 2]
+
+
+def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:
+    guest = FakeGuest(exits=3)
+    with crew_of(guest, count=Count(0)) as crew:
+        ((before, _),) = crew.take(Arm.QUIET)
+        crew.calibrate()
+        ((after, _),) = crew.take(Arm.QUIET)
+    assert (before.exits, after.exits) == (3, 0)
+    assert guest.seen[-1][1] == 60, "one and a half of the longest step without an exit"
+    trial, window = guest.seen[1][0], guest.seen[-1][0]
+    assert window / trial == pytest.approx(5 / 100 / 0.0002, rel=0.01)
+
+
+def test_gaps_that_were_not_all_logged_end_it() -> None:
+    guest = FakeGuest(exits=3)
+    guest.lost = 1
+    with (
+        crew_of(guest, count=Count(0)) as crew,
+        pytest.raises(KvmtestError, match="the guest saw 3 gaps"),
+    ):
+        crew.take(Arm.QUIET)
+
+
+def test_a_failing_worker_takes_the_guests_out_and_ends_it_with_its_error() -> None:
+    class Failing:
+        name = "the toggler"
+
+        def run(self) -> None:
+            raise KvmtestError("freeze_on_smi: write: EIO")
+
+        def stop(self) -> None:
+            pass
+
+    def experiment() -> None:
+        guest = FakeGuest()
+        guest._meanwhile = lambda: guest.stopped.wait(10)
+        with crew_of(guest, count=Count(0)) as crew:
+            crew.workers.start(Failing())
+            crew.take(Arm.CONTROL)
+
+    with pytest.raises(KvmtestError, match="freeze_on_smi: write: EIO"):
+        experiment()
+
+
+def test_the_clock_is_recorded_with_each_guests_offset() -> None:
+    with crew_of(FakeGuest(), FakeGuest(), count=Count(0, 1)) as crew:
+        clock = crew.clock
+    assert isinstance(clock.observed, int)
+    assert clock.observed > 1_000_000
+    for vcpu in (0, 1):
+        assert clock.raw[f"offset {vcpu}"] == pytest.approx(OFFSET, abs=OFFSET / 10)
+
+
+# Arms
+
+
+def window(began: int, ended: int) -> Window:
+    return Window(Arm.MIXED, began, ended, {}, {}, 0, 1, 1)
+
+
+def expected(toggles: tuple[Toggle, ...], began: int, ended: int) -> Arm:
+    """Look at each tick of the window: what can the knob be then?"""
+    seen = set()
+    for tick in range(began, ended):
+        before = [toggle for toggle in toggles if toggle.ended <= tick]
+        is_written = any(toggle.began <= tick < toggle.ended for toggle in toggles)
+        seen.add(None if is_written or not before else before[-1].value)
+    if seen == {0}:
+        return Arm.CONTROL
+    return Arm.TREATMENT if seen == {1} else Arm.MIXED
+
+
+TIMES = range(7)
+SPANS = [(began, ended) for began in TIMES for ended in TIMES if began < ended]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_window_has_the_arm_of_the_knobs_state_at_every_time_in_it(count: int) -> None:
+    tried = set()
+    for spans in product(SPANS, repeat=count):
+        if any(one[1] > other[0] for one, other in pairwise(spans)):
+            continue
+        for values in product((0, 1), repeat=count):
+            toggles = tuple(Toggle(v, *span) for v, span in zip(values, spans, strict=True))
+            for began, ended in SPANS:
+                # A write of the value that the knob has is a toggle too: nobody looks what it was.
+                arm = arm_under(toggles, window(began, ended))
+                assert arm is expected(toggles, began, ended), (toggles, began, ended)
+                tried.add(arm)
+    assert tried == ({Arm.MIXED} if not count else {Arm.CONTROL, Arm.TREATMENT, Arm.MIXED})
