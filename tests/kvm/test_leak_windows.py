@@ -1,0 +1,75 @@
+"""Real guests on two threads are watched at once, in windows of the host's TSC."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from kvmtest.checks.leak_counters import Execution
+from kvmtest.checks.leak_windows import Crew, Smis, Watcher
+from kvmtest.guests import Guest, long_guest, mailbox
+from kvmtest.judge.samples import Arm
+from kvmtest.kvm import System
+from kvmtest.smi import Periodic
+from kvmtest.workers import Supervisor
+
+
+class NoCount:
+    """A count of SMIs that never come."""
+
+    name = "nothing"
+
+    def __init__(self, cpus: tuple[int, ...]) -> None:
+        self.cpus = cpus
+
+    def read(self, cpu: int) -> int:
+        return 0
+
+    def read_all(self) -> dict[int, int]:
+        return dict.fromkeys(self.cpus, 0)
+
+    def increase(self, before: int, after: int) -> int:
+        return after - before
+
+    def close(self) -> None:
+        pass
+
+
+class NoCounters:
+    """Has the guest watch, and counts nothing."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def execute(self, ticks: int, threshold: int) -> Execution:
+        (result,) = self._guest.execute(mailbox.watch(ticks, threshold), timeout=10)
+        return Execution(*result.values, {}, {})
+
+
+@contextmanager
+def silent(_: float, __: bool) -> Iterator[None]:
+    yield None
+
+
+def test_windows_and_gaps_of_guests_that_run_at_once_are_in_one_clock(system: System) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    cpus = (allowed[0], allowed[-1])
+    source = Periodic("none", "raises none", "nothing", 10_000, silent)
+    with ExitStack() as stack:
+        guests = [long_guest(stack.enter_context(system.create_vm())) for _ in cpus]
+        crew = Crew(Smis(source, NoCount(cpus), 200, cpus), stack.enter_context(Supervisor()))
+        for guest, cpu in zip(guests, cpus, strict=True):
+            guest.boot()
+            crew.hire(guest, cpu, lambda vcpu, guest=guest: Watcher(guest, NoCounters(guest), vcpu))
+        crew.calibrate()
+        taken = [crew.take(Arm.QUIET) for _ in range(5)]
+    for (one, _), (other, _) in taken:
+        assert (one.vcpu, other.vcpu) == (0, 1)
+        if cpus[0] != cpus[1]:
+            assert one.began < other.ended
+            assert other.began < one.ended
+    for window, gaps in (each for both in taken for each in both):
+        assert window.gaps == len(gaps)
+        assert all(window.began < gap.began < gap.ended < window.ended for gap in gaps)
+        assert {gap.vcpu for gap in gaps} <= {window.vcpu}
+    # The clock's tick alone takes each guest out of its 25 ms now and then.
+    assert any(gaps for both in taken for _, gaps in both)
