@@ -13,8 +13,9 @@ used here); what a VM-exit costs is learnt from windows without SMIs.
 from collections.abc import Callable, Iterable
 
 from kvmtest.judge import Reading, measure
-from kvmtest.judge.arms import key, ran
+from kvmtest.judge.arms import ran
 from kvmtest.judge.baseline import Baseline, Covariates
+from kvmtest.judge.excess import due
 from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.missing import Missing
 
@@ -55,10 +56,10 @@ def figures(samples: Samples, count: str) -> list[Reading]:
     readings = [measure("leak", f"SMIs that {count} counted", told)]
     if not quiet or not noisy:
         return readings
-    ticks = ran(samples.windows, samples.gaps)
+    ran_for = ran(samples.windows, samples.gaps)
     for name in quiet[0].counted:
         known = all(name in window.known for window in samples.windows)
-        excess = _excess(name, quiet, noisy, None if known else lambda w: ticks[key(w)])
+        excess = _excess(name, quiet, noisy, due(name, quiet, None if known else ran_for))
         what = f"{name} per SMI"
         observed = "too few quiet windows" if excess is None else round(excess / smis, 3)
         readings.append(measure("leak", what, observed, smis=smis, windows=len(noisy)))
@@ -69,15 +70,13 @@ def _excess(
     name: str,
     quiet: list[Window],
     noisy: list[Window],
-    ticks: Callable[[Window], float] | None,
+    expected: Callable[[Window], float],
 ) -> float | None:
     """Return what a counter gained in all noisy windows above what it does without SMIs."""
-    covariates = Covariates(quiet, ticks)
-    baseline = Baseline.fit(covariates, _gains(name, quiet))
-    if baseline is None:
-        return None
-    return sum(baseline.rests(_gains(name, noisy), covariates.of(noisy)))
 
+    def gains(windows: Iterable[Window]) -> list[float]:
+        return [window.counted[name] - expected(window) for window in windows]
 
-def _gains(name: str, windows: Iterable[Window]) -> list[float]:
-    return [float(window.counted[name] - window.known.get(name, 0)) for window in windows]
+    covariates = Covariates(quiet)
+    baseline = Baseline.fit(covariates, gains(quiet))
+    return None if baseline is None else sum(baseline.rests(gains(noisy), covariates.of(noisy)))

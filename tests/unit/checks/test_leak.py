@@ -52,6 +52,9 @@ class Crew:
     def smis(self) -> Any:
         return self
 
+    def renew(self) -> Iterator[Reading]:
+        yield from ()
+
     def take(self, arm: Arm) -> list[Taken]:
         self.asked.append(arm)
         time.sleep(self.window_s)

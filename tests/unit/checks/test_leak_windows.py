@@ -145,7 +145,7 @@ def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:
         ((after, _),) = crew.take(Arm.QUIET)
     assert (before.exits, after.exits) == (3, 0)
     assert guest.seen[-1][1] == 60, "one and a half of the longest step without an exit"
-    trial, window = guest.seen[1][0], guest.seen[-1][0]
+    trial, window = guest.seen[-2][0], guest.seen[-1][0]
     assert window / trial == pytest.approx(5 / 100 / 0.0002, rel=0.01)
 
 
