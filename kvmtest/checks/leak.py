@@ -23,7 +23,7 @@ from .vmx_scene import Observations, Scene
 __all__ = ["guest_pmu", "host_events", "l2_events"]
 
 #: Of the interleaved arms; each time another one comes first, against drift.
-ROUNDS = 5
+ROUNDS = 8
 ORDER = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
 KNOB = {Arm.QUIET: 0, Arm.CONTROL: 0, Arm.TREATMENT: 1}
 #: Beside the toggler: quiet windows tell what its VM-exits cost; others are sorted afterwards.

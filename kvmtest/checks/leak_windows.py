@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
+from statistics import median, mode
 from typing import TypeVar
 
 from kvmtest._native import lib
@@ -46,13 +46,13 @@ __all__ = [
 T = TypeVar("T")
 
 #: SMIs that a window is long enough for. In all they are fewer than a hundred.
-SMIS_PER_WINDOW = 5
+SMIS_PER_WINDOW = 4
 #: A firmware's handlers take up to a millisecond: at such rates a machine still does its work.
 RATE_HZ = 50.0
 #: An emulated machine's handler is short, and the machine slow.
 LAB_RATE_HZ = 5000.0
 #: SMIs that a source proves itself by.
-PROOFS = 4
+PROOFS = 3
 #: CPUs that guests run on at most.
 MOST_CPUS = 4
 #: To learn how the guest's time goes without exits: so many short watches.
@@ -151,17 +151,21 @@ class Watcher:
         Raises KvmtestError where the guest hardly runs without other exits.
         """
         # Hardly anything happens in the shortest watch.
-        shortest = [self._counted_exits(1) for _ in range(TRIALS)]
-        self._own_exits = min(exits for exits, _ in shortest)
+        self._own_exits = mode(self._counted_exits(1)[0] for _ in range(TRIALS))
         longest: list[int] = []
+        most = 0
         for _ in range(MOST_TRIALS):
             exits, seen = self._counted_exits(ticks)
+            most = max(most, exits)
             if exits == self._own_exits:
                 longest.append(seen.longest)
             if len(longest) == TRIALS:
                 self._threshold = int(MARGIN * median(longest))
                 return
-        raise KvmtestError("the guest hardly runs without VM-exits; try again on an idle machine")
+        raise KvmtestError(
+            f"a guest's watch took up to {most} VM-exits, and only {len(longest)} of {MOST_TRIALS} "
+            f"took its own {self._own_exits}; try again on an idle machine"
+        )
 
     def renew(self) -> bool:
         """Have L1 run, and enter L2 anew; tell whether it is L2 now."""

@@ -14,6 +14,8 @@ from .samples import Arm, Gap, Window
 
 __all__ = ["Arms", "Key", "key", "ran", "smis_of"]
 
+#: So many windows of an arm are enough where all of its SMIs came in guest mode.
+SURE = 6
 #: What tells a window from the others of its experiment: vCPU and start.
 Key = tuple[int, int]
 
@@ -35,7 +37,11 @@ class Arms:
 
     @classmethod
     def of(cls, windows: Iterable[Window]) -> Self:
-        """Sort the windows; those with a toggle in them, or without the SMIs of their arm, go."""
+        """Sort the windows; those with a toggle in them, or without the SMIs of their arm, go.
+
+        Where enough windows are sure, whose SMIs all came in guest mode by their gaps, the arms are
+        of these: two VM-exits in one gap hide an SMI.
+        """
         arms = cls([], [], [], [])
         for window in windows:
             arm, in_guest = window.arm, window.guest_smis
@@ -47,7 +53,11 @@ class Arms:
                     (arms.treatment if in_guest else arms.bounds).append(window)
             elif arm is Arm.CONTROL and in_guest:
                 arms.control.append(window)
-        return arms
+        control, treatment = _sure(arms.control), _sure(arms.treatment)
+        if min(len(control), len(treatment)) < SURE:
+            return arms
+        unsure = [window for window in arms.treatment if window not in treatment]
+        return cls(arms.quiet, control, treatment, arms.bounds + unsure)
 
     def only(self, keys: Container[Key]) -> "Arms":
         """Return the windows that ``keys`` names."""
@@ -56,6 +66,10 @@ class Arms:
         left = len(treatment) + len(bounds)
         unheard = len(self.treatment) + len(self.bounds) - left
         return Arms(quiet, control, treatment, bounds, unheard)
+
+
+def _sure(windows: Iterable[Window]) -> list[Window]:
+    return [window for window in windows if window.guest_smis == window.smis]
 
 
 def key(window: Window) -> Key:
