@@ -10,7 +10,7 @@ import pytest
 
 from kvmtest._native import lib
 from kvmtest.checks.leak_counters import Execution
-from kvmtest.checks.leak_windows import Crew, Smis, Watcher, arm_under
+from kvmtest.checks.leak_windows import SMIS_PER_WINDOW, Crew, Smis, Watcher, arm_under
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
 from kvmtest.judge.samples import Arm, Gap, Toggle, Window
@@ -146,7 +146,7 @@ def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:
     assert (before.exits, after.exits) == (3, 0)
     assert guest.seen[-1][1] == 60, "one and a half of the longest step without an exit"
     trial, window = guest.seen[-2][0], guest.seen[-1][0]
-    assert window / trial == pytest.approx(5 / 100 / 0.0002, rel=0.01)
+    assert window / trial == pytest.approx(SMIS_PER_WINDOW / 100 / 0.0002, rel=0.01)
 
 
 def test_gaps_that_were_not_all_logged_end_it() -> None:
