@@ -43,7 +43,6 @@ void toggler_run(struct toggler *toggler)
 {
 	size_t length[2] = {strlen(toggler->text[0]), strlen(toggler->text[1])};
 	uint64_t random = toggler->seed;
-	int64_t due = clock_now();
 	int value = 1;
 
 	toggler->writes = 0;
@@ -51,6 +50,7 @@ void toggler_run(struct toggler *toggler)
 	while (!toggler->stop && (!toggler->limit || toggler->writes < toggler->limit)) {
 		struct toggle_stamp stamp = {.value = value};
 		ssize_t written;
+		int64_t wait;
 
 		stamp.before = clock_tsc();
 		do {
@@ -65,8 +65,9 @@ void toggler_run(struct toggler *toggler)
 			toggler->stamps[toggler->writes % toggler->capacity] = stamp;
 		toggler->writes++;
 		value = !value;
-		due += next_interval(toggler, &random);
-		if ((toggler->interval || toggler->spread) && !wait_until(toggler, due))
+		/* From now on: a write that came late is not made up for by a burst. */
+		wait = next_interval(toggler, &random);
+		if (wait && !wait_until(toggler, clock_now() + wait))
 			return;
 	}
 }

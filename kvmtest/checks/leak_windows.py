@@ -49,16 +49,16 @@ T = TypeVar("T")
 SMIS_PER_WINDOW = 4
 #: A firmware's handlers take up to a millisecond: at such rates a machine still does its work.
 RATE_HZ = 50.0
-#: An emulated machine's handler is short, and the machine slow.
-LAB_RATE_HZ = 5000.0
+#: Between the longest step without an exit and the shortest gap that is one.
+MARGIN = 1.5
+#: An emulated machine's handler is a few instructions, its steps are alike, and it is slow.
+LAB_RATE_HZ, LAB_MARGIN = 5000.0, 1.2
 #: SMIs that a source proves itself by.
 PROOFS = 3
 #: CPUs that guests run on at most.
 MOST_CPUS = 4
 #: To learn how the guest's time goes without exits: so many short watches.
 TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
-#: Between the longest step without an exit and the shortest gap that is one.
-MARGIN = 1.5
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
@@ -72,12 +72,16 @@ Taken = tuple[Window, list[Gap]]
 
 @dataclass(frozen=True, slots=True)
 class Smis:
-    """What raises SMIs, what counts them on ``cpus``, and how long a window is."""
+    """What raises SMIs, what counts them on ``cpus``, and how long a window is.
+
+    A gap is by ``margin`` longer than any step of a guest that nothing disturbs.
+    """
 
     source: Source
     count: SmiCount
     rate_hz: float
     cpus: tuple[int, ...]
+    margin: float = MARGIN
 
     @property
     def window_s(self) -> float:
@@ -103,8 +107,9 @@ class Smis:
                     "no CPU that this process may use counts SMIs", "run it without taskset"
                 )
                 return
-            rate = LAB_RATE_HZ if source.name == "lab" else RATE_HZ
-            yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed))
+            is_lab = source.name == "lab"
+            rate, margin = (LAB_RATE_HZ, LAB_MARGIN) if is_lab else (RATE_HZ, MARGIN)
+            yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed), margin)
         finally:
             count.close()
 
@@ -145,7 +150,7 @@ class Watcher:
         self._threshold = NO_GAP
         self._own_exits = 0
 
-    def calibrate(self, ticks: int) -> None:
+    def calibrate(self, ticks: int, margin: float) -> None:
         """Learn how many VM-exits a watch is made of by itself, and what a gap is.
 
         Raises KvmtestError where the guest hardly runs without other exits.
@@ -160,7 +165,7 @@ class Watcher:
             if exits == self._own_exits:
                 longest.append(seen.longest)
             if len(longest) == TRIALS:
-                self._threshold = int(MARGIN * median(longest))
+                self._threshold = int(margin * median(longest))
                 return
         raise KvmtestError(
             f"a guest's watch took up to {most} VM-exits, and only {len(longest)} of {MOST_TRIALS} "
@@ -226,7 +231,8 @@ class Crew:
 
     def calibrate(self) -> None:
         """Have each watcher learn what it sees without SMIs. Raises KvmtestError."""
-        self._each(Watcher.calibrate, TRIAL_S, TRIALS + MOST_TRIALS)
+        ticks, margin = int(TRIAL_S * self._tsc_hz), self.smis.margin
+        self._each(lambda watcher: watcher.calibrate(ticks, margin), TRIALS + MOST_TRIALS)
 
     def renew(self) -> Iterator[Reading]:
         """Have each L1 run and enter its L2 anew, where they are nested."""
@@ -239,11 +245,12 @@ class Crew:
     def take(self, arm: Arm) -> list[Taken]:
         """Take a window of an arm on each vCPU, QUIET without SMIs, the others with SMIs."""
         smis, raising = self.smis, ExitStack()
+        ticks = int(smis.window_s * self._tsc_hz)
         with raising:
             before = [smis.count.read(cpu) for cpu in smis.cpus]
             if arm is not Arm.QUIET:
                 raising.enter_context(smis.source.raising(smis.rate_hz))
-            taken = self._each(Watcher.watch, smis.window_s, 1)
+            taken = self._each(lambda watcher: watcher.watch(ticks), 1)
         after = [smis.count.read(cpu) for cpu in smis.cpus]
         raised = map(smis.count.increase, before, after)
         return [
@@ -251,9 +258,9 @@ class Crew:
             for (window, gaps), count in zip(taken, raised, strict=True)
         ]
 
-    def _each(self, do: Callable[[Watcher, int], T], length_s: float, times: int) -> list[T]:
-        ticks = int(length_s * self._tsc_hz)
-        asked = [runner.ask(partial(do, watcher, ticks)) for runner, watcher in self._watchers]
+    def _each(self, do: Callable[[Watcher], T], times: int) -> list[T]:
+        """Have all do what takes so many watches, at the same time, and wait for it."""
+        asked = [runner.ask(partial(do, watcher)) for runner, watcher in self._watchers]
         return [self.workers.result(each, 2 * PATIENCE_S * times) for each in asked]
 
 
