@@ -98,6 +98,31 @@ def test_who_fails_stops_the_others_at_once_and_its_error_ends_the_block() -> No
         block()
 
 
+def test_one_that_is_just_being_started_when_another_fails_is_stopped_too() -> None:
+    other = Fake("other", [])
+
+    class Late(Fake):
+        @property
+        def name(self) -> str:
+            other.stopped.wait(10)  # from here on nobody else sees this one
+            return "late"
+
+        @name.setter
+        def name(self, name: str) -> None:
+            pass
+
+    def block() -> None:
+        with Supervisor() as workers:
+            workers.start(other)
+            workers.start(Fake("failing", [], fail))
+            late = Late("late", [])
+            workers.start(late)
+            assert late.stopped.is_set()
+
+    with pytest.raises(KvmtestError, match="no more SMIs"):
+        block()
+
+
 def test_what_the_block_raises_is_not_hidden_by_who_failed() -> None:
     other = Fake("other", [])
 

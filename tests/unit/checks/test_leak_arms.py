@@ -149,8 +149,17 @@ def test_a_knob_that_can_not_be_written_ends_it_with_that_error(scene: Scene) ->
     scene.knob.paths = ("/dev/full",)
     (scene.machine.tree.path("/dev")).mkdir(exist_ok=True)
     scene.machine.tree.path("/dev/full").symlink_to("/dev/full")
+    readings = []
+
+    def observe_until_it_fails() -> None:
+        with Supervisor() as workers:
+            for reading in leak._arms(scene, Crew(workers, scene.path)):  # type: ignore[arg-type]
+                readings.append(reading)
+
     with pytest.raises(KvmtestError, match="write: No space left"):
-        observe(scene)
+        observe_until_it_fails()
+    windows = [r for r in readings if isinstance(r, Reading) and r.what.startswith("window")]
+    assert len(windows) == 2 * 3 * leak.ROUNDS, "what was taken before it is kept, and no more"
 
 
 def test_smis_are_fewer_than_a_hundred_in_all() -> None:

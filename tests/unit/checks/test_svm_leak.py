@@ -1,6 +1,7 @@
 """The figures of AMD's guest-only events are what the windows hold."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,13 @@ def test_smis_are_told_as_the_count_says_and_as_the_guest_saw_them() -> None:
     assert seen.observed == "36 in 9 windows, 36 in guest mode"
     seen = figure(figures(taken(intercepted=True), "ls_smi_rx"), what)
     assert seen.observed == "36 in 9 windows, 0 in guest mode"
+
+
+def test_a_quiet_window_in_which_an_smi_came_is_left_out() -> None:
+    samples = taken(per_smi=100)
+    odd = replace(samples.windows[0], smis=1, counted={"instructions": 9000, "cycles": 9000})
+    samples.windows.insert(0, odd)
+    assert figure(figures(samples, "ls_smi_rx"), "instructions per SMI").observed == 100
 
 
 def test_without_smis_or_with_few_windows_nothing_is_made_up() -> None:
