@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from kvmtest._native import ffi, lib
 from kvmtest.errors import KvmtestError
+from kvmtest.workers import PATIENCE_S
 
 __all__ = ["Toggle", "Toggler"]
 
@@ -133,13 +134,20 @@ class Toggler:
         return [Toggle(stamp.value, stamp.before, stamp.after) for stamp in kept]
 
     def close(self) -> None:
-        """Stop, wait for the writing to end, and close the descriptors."""
+        """Stop, wait for the writing to end, and close the descriptors.
+
+        A write that does not come back keeps them.
+        """
         self.stop()
-        with self._running:
+        if not self._running.acquire(timeout=PATIENCE_S):
+            return
+        try:
             for name in ("fd", "wake_fd"):
                 if getattr(self._native, name) >= 0:
                     os.close(getattr(self._native, name))
                     setattr(self._native, name, -1)
+        finally:
+            self._running.release()
 
     def _error(self, what: str, number: int) -> KvmtestError:
         name = errno.errorcode.get(number, str(number))

@@ -99,12 +99,17 @@ def test_who_fails_stops_the_others_at_once_and_its_error_ends_the_block() -> No
 
 
 def test_one_that_is_just_being_started_when_another_fails_is_stopped_too() -> None:
-    other = Fake("other", [])
+    other, begun = Fake("other", []), threading.Event()
+
+    def fail_once_begun() -> None:
+        assert begun.wait(10)
+        fail()
 
     class Late(Fake):
         @property
         def name(self) -> str:
-            other.stopped.wait(10)  # from here on nobody else sees this one
+            begun.set()
+            assert other.stopped.wait(10)  # from here on nobody else stops this one
             return "late"
 
         @name.setter
@@ -114,7 +119,7 @@ def test_one_that_is_just_being_started_when_another_fails_is_stopped_too() -> N
     def block() -> None:
         with Supervisor() as workers:
             workers.start(other)
-            workers.start(Fake("failing", [], fail))
+            workers.start(Fake("failing", [], fail_once_begun))
             late = Late("late", [])
             workers.start(late)
             assert late.stopped.is_set()

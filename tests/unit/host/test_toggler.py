@@ -209,6 +209,17 @@ def test_a_closed_toggler_says_so(knob: Path) -> None:
         toggler.run()
 
 
+def test_a_write_that_does_not_come_back_holds_nobody_up(
+    knob: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toggler = Toggler(knob)
+    monkeypatch.setattr("kvmtest.host.toggler.PATIENCE_S", 0.01)
+    with toggler._running:
+        toggler.close()
+        assert os.fstat(toggler._native.fd)
+    toggler.close()
+
+
 @pytest.mark.parametrize("interval", [-1, float("nan"), float("inf"), 1e9])
 def test_an_interval_that_is_none_is_refused(knob: Path, interval: float) -> None:
     with pytest.raises(ValueError, match="a toggler's interval is 0 to"):
