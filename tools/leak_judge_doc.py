@@ -1,13 +1,14 @@
 """Writes docs/leak-judge.md: tries the leak experiment's judge on simulated machines.
 
-``python tools/leak_judge_doc.py [TRIALS]``: 30000 trials a point, where none errs, bound its errors
-below 1e-4 with 95 % confidence. They take about 17 minutes of CPU time, on two CPUs if there are.
+``python tools/leak_judge_doc.py [MACHINE...]``: all machines of the grid, or those named and the
+others' rows as they are. All take about 17 minutes of CPU time, on two CPUs if there are.
 """
 
 import os
 import sys
 from collections import Counter
 from multiprocessing import Pool
+from multiprocessing.pool import Pool as Workers
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +20,8 @@ from leak_grid import CHUNK, Point, points  # noqa: E402
 
 from kvmtest.judge import Verdict  # noqa: E402
 
+#: Trials at a point, and how many times as many where one errs.
+TRIALS, MORE = 30_000, 5
 #: The part of the page that is not counted is kept: it ends with this line.
 MARK = "<!-- made by tools/leak_judge_doc.py from here on -->"
 
@@ -30,23 +33,64 @@ def counts(verdicts: Counter[Verdict]) -> str:
 
 
 def main() -> None:
-    """Try every point, and write the table."""
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
+    """Try the points, and write the table."""
+    kept, _, made = TARGET.read_text().partition(MARK)
+    rows = {tuple(row[:2]): row for row in table(made)}
     grid = list(points())
-    chunks = [(point, number) for point in grid for number in range(trials // CHUNK)]
-    totals: dict[Point, Counter[Verdict]] = {point: Counter() for point in grid}
-    smis: dict[Point, list[int]] = {point: [] for point in grid}
-    first: dict[Point, Counter[Verdict]] = {}
+    chosen = [point for point in grid if point.name in sys.argv[1:] or not sys.argv[1:]]
     with Pool(min(2, os.cpu_count() or 1)) as pool:
-        done = pool.imap(_chunk, chunks, chunksize=20)
-        for (point, number), (verdicts, seen) in zip(chunks, done, strict=True):
-            totals[point] += verdicts
-            smis[point] += seen
+        for point, outcome in tried(pool, chosen).items():
+            rows[point.name, point.truth] = outcome.row(point)
+    ordered = [rows[point.name, point.truth] for point in grid]
+    lines = ["| " + " | ".join(row) + " |" for row in ordered]
+    TARGET.write_text("\n".join([kept + MARK, "", *head(ordered), *lines, ""]))
+
+
+def table(page: str) -> list[list[str]]:
+    """Return the cells of the table's rows."""
+    lines = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+class Outcome:
+    """What was seen at one point."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[Verdict] = Counter()
+        self.smis: list[int] = []
+        self.first: Counter[Verdict] = Counter()
+
+    def row(self, point: Point) -> list[str]:
+        """Return the cells of the point's row."""
+        trials, false = self.verdicts.total(), self.verdicts[point.error]
+        undecided = self.verdicts[Verdict.INCONCLUSIVE]
+        errors = [str(false), ""] if point.error is Verdict.PASS else ["", str(false)]
+        return [
+            point.name, point.truth, str(trials), *errors,
+            f"{(trials - false - undecided) / trials:.1%}", f"{undecided / trials:.1%}",
+            f"{median(self.smis):.0f}", counts(self.first),
+        ]  # fmt: skip
+
+
+def tried(pool: Workers, chosen: list[Point]) -> dict[Point, Outcome]:
+    """Return the points' outcomes; one that errs is tried on."""
+    outcomes = {point: Outcome() for point in chosen}
+    begun = 0
+    for trials in (TRIALS, MORE * TRIALS):
+        numbers = range(begun // CHUNK, trials // CHUNK)
+        work = [
+            (p, n) for p, o in outcomes.items() if not begun or o.verdicts[p.error] for n in numbers
+        ]
+        for (point, number), (verdicts, smis) in zip(
+            work, pool.imap(_chunk, work, chunksize=20), strict=True
+        ):
+            outcome = outcomes[point]
+            outcome.verdicts += verdicts
+            outcome.smis += smis
             if number == 0:
-                first[point] = verdicts
-    kept = TARGET.read_text().partition(MARK)[0]
-    rows = [_row(point, totals[point], smis[point], first[point]) for point in grid]
-    TARGET.write_text("\n".join([kept + MARK, "", *_head(totals), *rows, ""]))
+                outcome.first = verdicts
+        begun = trials
+    return outcomes
 
 
 def _chunk(work: tuple[Point, int]) -> tuple[Counter[Verdict], list[int]]:
@@ -54,34 +98,21 @@ def _chunk(work: tuple[Point, int]) -> tuple[Counter[Verdict], list[int]]:
     return point.chunk(number)
 
 
-def _head(totals: dict[Point, Counter[Verdict]]) -> list[str]:
-    clean = [point for point in totals if point.truth == "no leak"]
-    dirty = [point for point in totals if point.truth != "no leak"]
-    fails = sum(totals[point][Verdict.FAIL] for point in clean)
-    passes = sum(totals[point][Verdict.PASS] for point in dirty)
-    worst = max(totals[point][point.error] / totals[point].total() for point in totals)
+def head(rows: list[list[str]]) -> list[str]:
+    """Return what is above the table's rows: the sums, and its head."""
+    passes = [(int(row[2]), int(row[3])) for row in rows if row[3]]
+    fails = [(int(row[2]), int(row[4])) for row in rows if row[4]]
+    worst = max(errors / trials for trials, errors in passes + fails)
     return [
-        f"In all {sum(totals[p].total() for p in clean)} trials without a leak {fails} FAIL, of "
-        f"{sum(totals[p].total() for p in dirty)} with one {passes} PASS; the most at one point "
-        f"is {worst:.1e} of its trials.",
+        f"In all {sum(trials for trials, _ in fails)} trials without a leak "
+        f"{sum(errors for _, errors in fails)} FAIL, of {sum(trials for trials, _ in passes)} with "
+        f"one {sum(errors for _, errors in passes)} PASS; the most at one point is {worst:.1e} of "
+        "its trials.",
         "",
         "| machine | truth | trials | false PASS | false FAIL | right | INCONCLUSIVE "
         f"| median SMIs | first {CHUNK}: PASS / FAIL / INCONCLUSIVE |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-
-
-def _row(point: Point, verdicts: Counter[Verdict], smis: list[int], first: Counter[Verdict]) -> str:
-    trials = verdicts.total()
-    false = verdicts[point.error]
-    undecided = verdicts[Verdict.INCONCLUSIVE]
-    is_pass = point.error is Verdict.PASS
-    cells = [
-        point.name, point.truth, trials, false if is_pass else "", "" if is_pass else false,
-        f"{(trials - false - undecided) / trials:.1%}", f"{undecided / trials:.1%}",
-        f"{median(smis):.0f}", counts(first),
-    ]  # fmt: skip
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ __all__ = ["LEAK", "WINDOWS", "Excess", "View", "due", "more_smis", "views"]
 #: A leak counts from this part of the control's on.
 LEAK = 0.01
 #: A window leaks by itself where it is so many times as far off as any quiet one, and so many
-#: events where these agree to the last one.
-STANDS_OUT, STANDS_OUT_EVENTS = 50.0, 10.0
+#: events where these agree to the last one. One that gives no figure is suspect much sooner.
+STANDS_OUT, SUSPECT = (50.0, 10.0), (5.0, 2.0)
 #: Counts are whole: an arm's sum and its baseline's may be off by an event each.
 SUM_UNSURE = 2.0
 #: Windows that an arm needs, and degrees of freedom that more of hardly narrow an interval.
@@ -187,15 +187,16 @@ def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View |
     )
     control = _excess(baseline, off, frame.off, pooled=False)
     limit = LEAK * control.mean
-    odd = _standing_out(baseline, loose, frame.loose, limit)
-    obscure = sum(not frame.covariates.explain(window) for window in odd)
+    odd = _beyond(STANDS_OUT, baseline, loose, frame.loose, limit)
+    leaking = sum(frame.covariates.explain(window) for window in odd)
+    suspects = len(_beyond(SUSPECT, baseline, loose, frame.loose, limit))
     return View(
         _counts(name, frame.quiet),
         control,
         _excess(baseline, on, frame.on, pooled=True),
         len(on) + len(loose),
-        len(_standing_out(baseline, on, frame.on, limit)) + len(odd) - obscure,
-        obscure + frame.unheard,
+        len(_beyond(STANDS_OUT, baseline, on, frame.on, limit)) + leaking,
+        suspects - leaking + frame.unheard,
     )
 
 
@@ -243,11 +244,16 @@ def _excess(baseline: Baseline, rests: Sequence[float], side: _Side, *, pooled: 
     return Excess(mean, half, of_many, floor, total)
 
 
-def _standing_out(
-    baseline: Baseline, rests: Sequence[float], side: _Side, limit: float
+def _beyond(
+    far: tuple[float, float],
+    baseline: Baseline,
+    rests: Sequence[float],
+    side: _Side,
+    limit: float,
 ) -> list[Window]:
-    """Return the windows that leak each by itself."""
-    noise = max(STANDS_OUT * baseline.farthest, STANDS_OUT_EVENTS)
+    """Return the windows that are so far above the limit."""
+    times, events = far
+    noise = max(times * baseline.farthest, events)
     found = []
     for at, (rest, smis) in enumerate(zip(rests, side.smis, strict=True)):
         above = rest - limit * smis

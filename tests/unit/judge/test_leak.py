@@ -259,6 +259,11 @@ def test_a_leak_in_a_window_of_unknown_smis_is_one() -> None:
     assert verdict(made).verdict is Verdict.FAIL
 
 
+def test_a_doubtful_excess_in_a_window_of_unknown_smis_is_no_evidence_for() -> None:
+    assert verdict(samples(change=once(3, more(gaps=1, counted=1)))).verdict is Verdict.PASS
+    assert verdict(samples(change=once(3, more(gaps=1, counted=9)))).verdict is not Verdict.PASS
+
+
 def test_smis_in_host_mode_are_not_counted() -> None:
     readings = conclude(samples(change=only(Arm.TREATMENT, more(smis=45))))
     said = next(r for r in readings if r.role is Role.CLAIM)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from leak_grid import CHUNK, Point, points
+from scipy.special import gammaincinv
 
 from kvmtest.judge import Verdict
 
 PROJECT = Path(__file__).resolve().parents[3]
-#: Trials at one point without an error that show it to be below 1e-4, with 95 % confidence.
-ENOUGH = 29_956
+#: Shown with this confidence, by Poisson's law.
+RATE, CONFIDENCE = 1e-4, 0.95
 
 GRID = list(points())
 
@@ -22,12 +23,12 @@ def rows() -> dict[tuple[str, str], list[str]]:
     return {(row[0], row[1]): row for row in cells}
 
 
-def test_the_page_has_the_whole_grid_and_no_error_in_it() -> None:
+def test_the_page_has_the_whole_grid_and_shows_that_errors_are_rare() -> None:
     table = rows()
     assert list(table) == [(point.name, point.truth) for point in GRID]
-    for row in table.values():
-        assert int(row[2]) >= ENOUGH
-        assert sorted(row[3:5]) == ["", "0"]
+    for point, row in zip(GRID, table.values(), strict=True):
+        trials, errors = int(row[2]), int(row[3 if point.error is Verdict.PASS else 4])
+        assert gammaincinv(errors + 1, CONFIDENCE) / trials < RATE
 
 
 @pytest.mark.parametrize("point", GRID, ids=lambda point: f"{point.name}, {point.truth}")
@@ -36,5 +37,4 @@ def test_the_page_is_of_this_code(point: Point) -> None:
     order = (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE)
     counts = " / ".join(str(verdicts[verdict]) for verdict in order)
     assert sum(verdicts.values()) == CHUNK
-    assert not verdicts[point.error]
     assert rows()[point.name, point.truth][-1] == counts
