@@ -18,7 +18,8 @@ GRID = list(points())
 
 def rows() -> dict[tuple[str, str], list[str]]:
     page = (PROJECT / "docs" / "leak-judge.md").read_text()
-    table = re.findall(r"^\| (.*) \|$", page, re.MULTILINE)[1:]
+    made = page.partition("<!-- made by")[2]
+    table = re.findall(r"^\| (.*) \|$", made, re.MULTILINE)[1:]
     cells = [[cell.strip() for cell in row.split("|")] for row in table]
     return {(row[0], row[1]): row for row in cells}
 
