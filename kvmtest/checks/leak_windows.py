@@ -6,11 +6,11 @@ counted, all at the same time, each in a thread of its own.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median, mode
+from statistics import median
 from typing import TypeVar
 
 from kvmtest._native import lib
@@ -101,28 +101,30 @@ class Smis:
             yield Missing(f"SMIs can't be counted: {count.what}", count.remedy)
             return
         try:
-            allowed = sorted(os.sched_getaffinity(0) & set(count.cpus))[:MOST_CPUS]
-            if not allowed:
-                yield Missing(
-                    "no CPU that this process may use counts SMIs", "run it without taskset"
-                )
-                return
+            allowed = sorted(os.sched_getaffinity(0) & set(count.cpus))
             is_lab = source.name == "lab"
             rate, margin = (LAB_RATE_HZ, LAB_MARGIN) if is_lab else (RATE_HZ, MARGIN)
             yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed), margin)
         finally:
             count.close()
 
-
-def _proof(context: Context, smis: Smis) -> Reading:
-    """Show that the count follows the source."""
-    run = context.kernel_log
-    log = run if isinstance(run, Missing) else run.log
-    proof = prove(smis.source, smis.count, log, triggers=PROOFS, rate_hz=smis.rate_hz)
-    what = f"{proof.count} follows the SMI source {proof.source}"
-    remedy = "see what kvmtest smi probe says, and name a source that works by --smi-source"
-    observed = proof.refusal or "yes"
-    return control("leak", what, observed, "yes", remedy, sent=proof.sent)
+    def proved(self, context: Context) -> "Generator[Reading, None, Smis | None]":
+        """Show that the count follows the source; give them on the CPUs that SMIs come on."""
+        run = context.kernel_log
+        log = run if isinstance(run, Missing) else run.log
+        proof = prove(self.source, self.count, log, triggers=PROOFS, rate_hz=self.rate_hz)
+        what = f"{proof.count} follows the SMI source {proof.source}"
+        remedy = "see what kvmtest smi probe says, and name a source that works by --smi-source"
+        observed = proof.refusal or "yes"
+        yield control("leak", what, observed, "yes", remedy, sent=proof.sent)
+        if proof.refusal:
+            return None
+        taking = [cpu for cpu in self.cpus if proof.counted[cpu]]
+        if not taking:
+            what, remedy = "SMIs come on a CPU of this process", "run it without taskset"
+            yield control("leak", what, False, True, remedy)
+            return None
+        return replace(self, cpus=tuple(taking[:MOST_CPUS]))
 
 
 def with_host_counters(stack: ExitStack, machine: Machine, guest: Guest, cpu: int) -> Counters:
@@ -155,18 +157,15 @@ class Watcher:
 
         Raises KvmtestError where the guest hardly runs without other exits.
         """
-        # Hardly anything happens in the shortest watch.
-        self._own_exits = mode(self._counted_exits(1)[0] for _ in range(TRIALS))
-        longest: list[int] = []
-        most = 0
+        trials: list[tuple[int, Execution]] = []
         for _ in range(MOST_TRIALS):
-            exits, seen = self._counted_exits(ticks)
-            most = max(most, exits)
-            if exits == self._own_exits:
-                longest.append(seen.longest)
+            trials.append(self._counted_exits(ticks))
+            self._own_exits = min(exits for exits, _ in trials)
+            longest = [seen.longest for exits, seen in trials if exits == self._own_exits]
             if len(longest) == TRIALS:
                 self._threshold = int(margin * median(longest))
                 return
+        most = max(exits for exits, _ in trials)
         raise KvmtestError(
             f"a guest's watch took up to {most} VM-exits, and only {len(longest)} of {MOST_TRIALS} "
             f"took its own {self._own_exits}; try again on an idle machine"
@@ -232,7 +231,7 @@ class Crew:
     def calibrate(self) -> None:
         """Have each watcher learn what it sees without SMIs. Raises KvmtestError."""
         ticks, margin = int(TRIAL_S * self._tsc_hz), self.smis.margin
-        self._each(lambda watcher: watcher.calibrate(ticks, margin), TRIALS + MOST_TRIALS)
+        self._each(lambda watcher: watcher.calibrate(ticks, margin), MOST_TRIALS)
 
     def renew(self) -> Iterator[Reading]:
         """Have each L1 run and enter its L2 anew, where they are nested."""
@@ -279,13 +278,12 @@ def experiment(
         if isinstance(smis, Missing):
             yield Absence("leak", smis)
             return
-        proof = _proof(context, smis)
-        yield proof
-        if not proof.agrees:
+        proved = yield from smis.proved(context)
+        if not proved:
             return
         scene = stack.enter_context(Scene(context, "leak"))
         try:
-            crew = _hired(scene, stack, smis, make, nested)
+            crew = _hired(scene, stack, proved, make, nested)
         except (CounterError, GuestFault) as error:
             yield Absence("leak", Missing(str(error)))
             return

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise, product
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,9 @@ from kvmtest.checks.leak_counters import Execution
 from kvmtest.checks.leak_windows import SMIS_PER_WINDOW, Crew, Smis, Watcher, arm_under
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
+from kvmtest.judge import Reading, Verdict, judge
 from kvmtest.judge.samples import Arm, Toggle, Window
+from kvmtest.missing import Missing
 from kvmtest.smi import Periodic
 from kvmtest.workers import Supervisor
 
@@ -149,6 +153,28 @@ def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:
     assert window / trial == pytest.approx(SMIS_PER_WINDOW / 100 / 0.0002, rel=0.01)
 
 
+def test_a_watchers_own_exits_are_those_of_its_calmest_trials() -> None:
+    guest = FakeGuest()
+    exits = iter([5, 4, *[2, 3] * 20])
+    guest._meanwhile = lambda: setattr(guest, "exits", next(exits))
+    with crew_of(guest, count=Count(0)) as crew:
+        crew.calibrate()
+        guest._meanwhile = lambda: None
+        guest.exits = 7
+        ((window, _),) = crew.take(Arm.QUIET)
+    assert window.exits == 5
+
+
+def test_a_guest_that_is_never_calm_is_told() -> None:
+    guest = FakeGuest()
+    guest._meanwhile = lambda: setattr(guest, "exits", 1000 - len(guest.seen))
+    with (
+        crew_of(guest, count=Count(0)) as crew,
+        pytest.raises(KvmtestError, match="and only 1 of 100 took its own"),
+    ):
+        crew.calibrate()
+
+
 def test_gaps_that_were_not_all_logged_end_it() -> None:
     guest = FakeGuest(exits=3)
     guest.lost = 1
@@ -226,3 +252,50 @@ def test_a_window_has_the_arm_of_the_knobs_state_at_every_time_in_it(count: int)
                 assert arm is expected(toggles, began, ended), (toggles, began, ended)
                 tried.add(arm)
     assert tried == ({Arm.MIXED} if not count else {Arm.CONTROL, Arm.TREATMENT, Arm.MIXED})
+
+
+# Which CPUs
+
+
+def proved(count: Count, *taking: int, cpus: tuple[int, ...]) -> tuple[list[object], Smis | None]:
+    """Have a source raise SMIs on the CPUs ``taking``; give what is said, and what is left."""
+
+    @contextmanager
+    def switched(_: float, __: bool) -> Iterator[Callable[[], int]]:
+        for cpu in taking:
+            count.counts[cpu] += 4
+        yield lambda: 4
+
+    source = Periodic("test", "comes", "nothing", 1000, switched)
+    context: Any = SimpleNamespace(kernel_log=Missing("no log"))
+    said: list[object] = []
+    proving = Smis(source, count, 1000, cpus).proved(context)
+    while True:
+        try:
+            said.append(next(proving))
+        except StopIteration as end:
+            return said, end.value
+
+
+def test_guests_run_where_smis_come_on_four_cpus_at_most() -> None:
+    (reading,), smis = proved(Count(*range(8)), 1, 3, 4, 5, 6, cpus=(0, 1, 3, 4, 5, 6))
+    assert isinstance(reading, Reading)
+    assert reading.agrees
+    assert smis
+    assert smis.cpus == (1, 3, 4, 5)
+
+
+def test_smis_on_no_cpu_of_this_process_decide_nothing() -> None:
+    said, smis = proved(Count(0, 1), 1, cpus=(0,))
+    assert smis is None
+    readings = [reading for reading in said if isinstance(reading, Reading)]
+    judgement = judge(readings)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "run it without taskset" in judgement.reason
+
+
+def test_a_source_that_is_not_proved_is_not_used() -> None:
+    (reading,), smis = proved(Count(0), cpus=(0,))
+    assert smis is None
+    assert isinstance(reading, Reading)
+    assert not reading.agrees
