@@ -6,7 +6,7 @@ host's perf events that count guest mode, or the guest's own counters.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests import Guest, mailbox
@@ -14,7 +14,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterGroup, find_event
 
-__all__ = ["Counters", "Execution", "GuestCounters", "HostCounters"]
+__all__ = ["Counters", "GuestCounters", "HostCounters"]
 
 # SDM volume 4, table 2-2, and volume 3, 20.2 (architectural performance monitoring).
 IA32_PERFEVTSEL0, IA32_FIXED_CTR_CTRL, IA32_PERF_GLOBAL_CTRL = 0x186, 0x38D, 0x38F
@@ -28,22 +28,14 @@ RDPMC_FIXED, GLOBAL_FIXED = 1 << 30, 1 << 32
 PATIENCE_S = 10.0
 
 
-class Execution(NamedTuple):
-    """What one watch saw (gaps, polls, and its shortest and longest step), counted and known."""
-
-    gaps: int
-    polls: int
-    shortest: int
-    longest: int
-    counted: Mapping[str, int]
-    known: Mapping[str, int]
-
-
 class Counters(Protocol):
-    """Something that counts a guest's watch."""
+    """Something that counts a guest, which waits for commands."""
 
-    def execute(self, ticks: int, threshold: int) -> Execution:
-        """Have the guest watch its time, and count it."""
+    def read(self) -> Mapping[str, int]:
+        """Return the counts by name; the guest may have to run for it."""
+
+    def known(self, polls: int, gaps: int) -> Mapping[str, int]:
+        """Return what a watch adds to counts of which it is known, but for a constant."""
 
 
 class HostCounters:
@@ -78,15 +70,13 @@ class HostCounters:
     def __exit__(self, *exception: object) -> None:
         self._group.close()
 
-    def execute(self, ticks: int, threshold: int) -> Execution:
-        """Have the guest watch its time, and count it."""
-        before = self._group.read()
-        command = mailbox.watch(ticks, threshold)
-        (result,) = self._guest.execute(command, timeout=PATIENCE_S)
-        counted = (self._group.read() - before).by_name()
-        gaps, polls, shortest, longest = _values(result)
-        known = {self._instructions: mailbox.watched(polls, gaps), **self._nothing}
-        return Execution(gaps, polls, shortest, longest, counted, known)
+    def read(self) -> Mapping[str, int]:
+        """Return the counts. Raises CounterError."""
+        return self._group.read().by_name()
+
+    def known(self, polls: int, gaps: int) -> Mapping[str, int]:
+        """Return the instructions of a watch, and that nothing is done in user mode."""
+        return {self._instructions: mailbox.watched(polls, gaps), **self._nothing}
 
 
 class GuestCounters:
@@ -110,28 +100,14 @@ class GuestCounters:
         self._guest = guest
         writes = [mailbox.wrmsr(msr, value) for msr, value in self._SETUP.items()]
         for result in guest.execute(*writes):
-            _values(result)
+            _ = result.value
 
-    def execute(self, ticks: int, threshold: int) -> Execution:
-        """Have the guest read its counters, watch its time, and read them again."""
+    def read(self) -> Mapping[str, int]:
+        """Have the guest read its counters."""
         reads = [mailbox.rdpmc(index) for index in self._INDICES.values()]
-        watch = mailbox.watch(ticks, threshold)
-        results = self._guest.execute(*reads, watch, *reads, timeout=PATIENCE_S)
-        count = len(reads)
-        gaps, polls, shortest, longest = _values(results[count])
-        known = mailbox.watched(polls, gaps)
-        # 48 bits wide at most (SDM volume 3, 20.2.2).
-        counted = {
-            name: (after.value - before.value) % (1 << 48)
-            for name, before, after in zip(
-                self._INDICES, results[:count], results[count + 1 :], strict=True
-            )
-        }
-        return Execution(gaps, polls, shortest, longest, counted, dict.fromkeys(counted, known))
+        results = self._guest.execute(*reads, timeout=PATIENCE_S)
+        return dict(zip(self._INDICES, (result.value for result in results), strict=True))
 
-
-def _values(result: mailbox.Result) -> tuple[int, int, int, int]:
-    """Return a result's values; raises GuestFault where the command faulted."""
-    if result.fault:
-        raise mailbox.GuestFault(result.fault)
-    return result.values
+    def known(self, polls: int, gaps: int) -> Mapping[str, int]:
+        """Return the instructions of a watch; those around it are a constant."""
+        return dict.fromkeys(self._INDICES, mailbox.watched(polls, gaps))

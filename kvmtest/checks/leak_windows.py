@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
-from kvmtest.guests import Guest
+from kvmtest.guests import Guest, mailbox
 from kvmtest.guests.mailbox import GuestFault
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.machine import Machine
@@ -28,7 +28,7 @@ from kvmtest.smi import SmiCount, Source, choose, counts, prove
 from kvmtest.workers import Runner, Supervisor
 
 from .context import Context
-from .leak_counters import PATIENCE_S, Counters, Execution, HostCounters
+from .leak_counters import PATIENCE_S, Counters, HostCounters
 from .vmx_scene import Observations, Scene
 
 __all__ = [
@@ -51,8 +51,8 @@ SMIS_PER_WINDOW = 4
 RATE_HZ = 50.0
 #: Between the longest step without an exit and the shortest gap that is one.
 MARGIN = 1.5
-#: An emulated machine's handler is a few instructions, its steps are alike, and it is slow.
-LAB_RATE_HZ, LAB_MARGIN = 5000.0, 1.2
+#: An emulated machine's handler is a few instructions, and the machine is slow.
+LAB_RATE_HZ = 5000.0
 #: SMIs that a source proves itself by.
 PROOFS = 3
 #: CPUs that guests run on at most.
@@ -72,16 +72,12 @@ Taken = tuple[Window, list[Gap]]
 
 @dataclass(frozen=True, slots=True)
 class Smis:
-    """What raises SMIs, what counts them on ``cpus``, and how long a window is.
-
-    A gap is by ``margin`` longer than any step of a guest that nothing disturbs.
-    """
+    """What raises SMIs, what counts them on ``cpus``, and how long a window is."""
 
     source: Source
     count: SmiCount
     rate_hz: float
     cpus: tuple[int, ...]
-    margin: float = MARGIN
 
     @property
     def window_s(self) -> float:
@@ -102,9 +98,8 @@ class Smis:
             return
         try:
             allowed = sorted(os.sched_getaffinity(0) & set(count.cpus))
-            is_lab = source.name == "lab"
-            rate, margin = (LAB_RATE_HZ, LAB_MARGIN) if is_lab else (RATE_HZ, MARGIN)
-            yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed), margin)
+            rate = LAB_RATE_HZ if source.name == "lab" else RATE_HZ
+            yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed))
         finally:
             count.close()
 
@@ -132,6 +127,17 @@ def with_host_counters(stack: ExitStack, machine: Machine, guest: Guest, cpu: in
     return stack.enter_context(HostCounters(machine, guest, cpu))
 
 
+class _Watch(NamedTuple):
+    """What one watch saw, its VM-exits, and the TSC around its KVM_RUN."""
+
+    gaps: int
+    polls: int
+    longest: int
+    exits: int
+    began: int
+    ended: int
+
+
 class Watcher:
     """Watches one guest, which runs in the caller's thread, and whose ``counters`` count it.
 
@@ -152,20 +158,20 @@ class Watcher:
         self._threshold = NO_GAP
         self._own_exits = 0
 
-    def calibrate(self, ticks: int, margin: float) -> None:
+    def calibrate(self, ticks: int) -> None:
         """Learn how many VM-exits a watch is made of by itself, and what a gap is.
 
         Raises KvmtestError where the guest hardly runs without other exits.
         """
-        trials: list[tuple[int, Execution]] = []
+        trials: list[_Watch] = []
         for _ in range(MOST_TRIALS):
-            trials.append(self._counted_exits(ticks))
-            self._own_exits = min(exits for exits, _ in trials)
-            longest = [seen.longest for exits, seen in trials if exits == self._own_exits]
+            trials.append(self._watch(ticks))
+            self._own_exits = min(trial.exits for trial in trials)
+            longest = [trial.longest for trial in trials if trial.exits == self._own_exits]
             if len(longest) == TRIALS:
-                self._threshold = int(margin * median(longest))
+                self._threshold = int(MARGIN * median(longest))
                 return
-        most = max(exits for exits, _ in trials)
+        most = max(trial.exits for trial in trials)
         raise KvmtestError(
             f"a guest's watch took up to {most} VM-exits, and only {len(longest)} of {MOST_TRIALS} "
             f"took its own {self._own_exits}; try again on an idle machine"
@@ -181,24 +187,30 @@ class Watcher:
     def watch(self, ticks: int) -> Taken:
         """Watch so long; the window is of no arm and has no SMIs yet.
 
-        It is the one KVM_RUN that a watch is made of: outside it the guest counts nothing.
+        It is the one KVM_RUN that a watch is made of: outside it the guest counts a constant.
         """
-        exits, seen = self._counted_exits(ticks)
-        began, ended = self._guest.vcpu.tsc_entry, self._guest.vcpu.tsc_exit
+        before = self._counters.read()
+        seen = self._watch(ticks)
         gaps = self._guest.gaps(seen.gaps)
+        after = self._counters.read()
         if len(gaps) < seen.gaps:
             raise KvmtestError(f"the guest saw {seen.gaps} gaps; try again on an idle machine")
+        counted = {name: after[name] - before[name] for name in before}
+        known = self._counters.known(seen.polls, seen.gaps)
         window = Window(
-            Arm.MIXED, began, ended, seen.counted, seen.known, exits - self._own_exits, 0,
+            Arm.MIXED, seen.began, seen.ended, counted, known, seen.exits - self._own_exits, 0,
             seen.gaps, self.vcpu,
         )  # fmt: skip
         offset = self.tsc_offset
         return window, [Gap(g.begin + offset, g.end + offset, self.vcpu) for g in gaps]
 
-    def _counted_exits(self, ticks: int) -> tuple[int, Execution]:
+    def _watch(self, ticks: int) -> "_Watch":
         before = self._exits()
-        seen = self._counters.execute(ticks, self._threshold)
-        return self._exits() - before, seen
+        command = mailbox.watch(ticks, self._threshold)
+        (result,) = self._guest.execute(command, timeout=PATIENCE_S)
+        vcpu, (gaps, polls, _, longest) = self._guest.vcpu, result.values
+        exits = self._exits() - before
+        return _Watch(gaps, polls, longest, exits, vcpu.tsc_entry, vcpu.tsc_exit)
 
     def _exits(self) -> int:
         exits = self._guest.vcpu.stats()["exits"]
@@ -230,8 +242,8 @@ class Crew:
 
     def calibrate(self) -> None:
         """Have each watcher learn what it sees without SMIs. Raises KvmtestError."""
-        ticks, margin = int(TRIAL_S * self._tsc_hz), self.smis.margin
-        self._each(lambda watcher: watcher.calibrate(ticks, margin), MOST_TRIALS)
+        ticks = int(TRIAL_S * self._tsc_hz)
+        self._each(lambda watcher: watcher.calibrate(ticks), MOST_TRIALS)
 
     def renew(self) -> Iterator[Reading]:
         """Have each L1 run and enter its L2 anew, where they are nested."""

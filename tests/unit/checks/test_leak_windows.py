@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.checks.leak_counters import Execution
 from kvmtest.checks.leak_windows import SMIS_PER_WINDOW, Crew, Smis, Watcher, arm_under
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
+from kvmtest.guests import mailbox
 from kvmtest.judge import Reading, Verdict, judge
 from kvmtest.judge.samples import Arm, Toggle, Window
 from kvmtest.missing import Missing
@@ -76,12 +76,19 @@ class FakeGuest:
     def gaps(self, count: int) -> list[GuestGap]:
         return [GuestGap(10 * at, 10 * at + 5) for at in range(count - self.lost)]
 
-    def execute(self, ticks: int, threshold: int) -> Execution:
+    def read(self) -> dict[str, int]:
+        return {"a": 107 * len(self.seen)}
+
+    def known(self, polls: int, gaps: int) -> dict[str, int]:
+        return {"a": polls}
+
+    def execute(self, command: mailbox.Command, *, timeout: float) -> list[mailbox.Result]:
+        ticks, threshold = command.arguments
         self.seen.append((ticks, threshold))
         self.threads.add(threading.get_native_id())
         self._meanwhile()
         self._made += self.exits
-        return Execution(self.exits, 100, 3, 40, {"a": 107}, {"a": 100})
+        return [mailbox.Result((self.exits, 100, 3, 40))]
 
 
 @contextmanager
