@@ -168,7 +168,6 @@ watch:	/* rcx ticks, rsi threshold */
 	mov	%r9, (%r10)
 	mov	%rax, 8(%r10)
 	add	$16, %r10
-	poll				/* or the next step would be the longer for it, and a gap too */
 	jmp	2b
 
 	.globl spin

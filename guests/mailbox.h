@@ -48,7 +48,7 @@
  */
 #define MAILBOX_WATCH_OVERHEAD 51
 #define MAILBOX_WATCH_POLL     16
-#define MAILBOX_WATCH_GAP      10
+#define MAILBOX_WATCH_GAP      7
 
 /* Offsets for the assembly; the structures below have a compile-time check of each. */
 #define MAILBOX_OFF_MAGIC     0

@@ -49,7 +49,8 @@ T = TypeVar("T")
 SMIS_PER_WINDOW = 4
 #: A firmware's handlers take up to a millisecond: at such rates a machine still does its work.
 RATE_HZ = 50.0
-#: Between the longest step without an exit and the shortest gap that is one.
+#: Between the longest step without an exit and the shortest gap that is one. A step in which a gap
+#: is logged is of 23 instructions instead of 16, and no gap for that.
 MARGIN = 1.5
 #: An emulated machine's handler is a few instructions, and the machine is slow.
 LAB_RATE_HZ = 5000.0
