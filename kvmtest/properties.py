@@ -172,7 +172,7 @@ PROPERTIES: tuple[Property, ...] = (
         "a toggle seen while KVM emulates (no unrestricted guest) is not lost",
         LAB,
         (*VMX, "no-unrestricted-guest"),
-        ENTRY,
+        (*ENTRY, "leak"),
         FIX,
         "vmx_emulation:after_emulation",
     ),

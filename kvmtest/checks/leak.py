@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kvmtest._native import lib
+from kvmtest.guests import Guest
+from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.toggler import Toggler
 from kvmtest.judge import measure
 from kvmtest.judge.leak import conclude
@@ -20,7 +22,7 @@ from .leak_counters import GuestCounters
 from .leak_windows import Crew, arm_under, experiment, record, with_host_counters
 from .vmx_scene import Observations, Scene
 
-__all__ = ["guest_pmu", "host_events", "l2_events"]
+__all__ = ["guest_pmu", "host_events", "interleaved", "l2_events"]
 
 #: Of the interleaved arms; each time another one comes first, against drift.
 ROUNDS = 8
@@ -45,14 +47,37 @@ def guest_pmu(context: Context) -> Observations:
 
 
 def l2_events(context: Context) -> Observations:
-    """Count L2 by perf events of the host. L1 sees each toggle first, and then enters L2 anew."""
-    yield from experiment(context, with_host_counters, _arms, nested=True)
+    """Count L2 by perf events of the host."""
+    yield from experiment(context, with_host_counters, _arms, L2)
+
+
+class L2:
+    """A renewal: L1 runs, so that it sees each toggle first, and enters L2 anew."""
+
+    does = "L1 launched L2"
+
+    def __init__(self, guest: Guest) -> None:
+        self._nested = NestedGuest(guest)
+        self._nested.enter()
+
+    def renew(self) -> bool:
+        """Do it; tell whether L2 runs now."""
+        self._nested.leave()
+        self._nested.enter()
+        return self._nested.is_in_l2
 
 
 def _arms(scene: Scene, crew: Crew) -> Observations:
     samples = Samples()
     yield from _rounds(scene, crew, samples)
     yield from _toggled(scene, crew, samples)
+    yield from conclude(samples)
+
+
+def interleaved(scene: Scene, crew: Crew) -> Observations:
+    """Take windows of all arms in turn, without a toggler, and judge them."""
+    samples = Samples()
+    yield from _rounds(scene, crew, samples)
     yield from conclude(samples)
 
 

@@ -11,13 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, mailbox
 from kvmtest.guests.mailbox import GuestFault
-from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.machine import Machine
 from kvmtest.host.tsc import tsc_hz
 from kvmtest.judge import Absence, Reading, control, measure
@@ -34,6 +33,7 @@ from .vmx_scene import Observations, Scene
 __all__ = [
     "Crew",
     "MakeCounters",
+    "Renewal",
     "Smis",
     "Taken",
     "Watcher",
@@ -139,19 +139,26 @@ class _Watch(NamedTuple):
     ended: int
 
 
+class Renewal(Protocol):
+    """What a vCPU goes through between a toggle and the window that is to show what came of it."""
+
+    does: str
+
+    def renew(self) -> bool:
+        """Do it, in the vCPU's thread; tell whether it was done."""
+
+
 class Watcher:
     """Watches one guest, which runs in the caller's thread, and whose ``counters`` count it.
 
-    Or, with ``nested``, what the guest is as L2.
+    ``renewal`` is done before each window of an arm, if there is one.
     """
 
     def __init__(
-        self, guest: Guest, counters: Counters, vcpu: int, *, nested: bool = False
+        self, guest: Guest, counters: Counters, vcpu: int, renewal: Renewal | None = None
     ) -> None:
         self.vcpu = vcpu
-        self.l2 = NestedGuest(guest) if nested else None
-        if self.l2:
-            self.l2.enter()
+        self.renewal = renewal
         #: To be added to the guest's TSC to have the host's.
         self.tsc_offset = _tsc_offset(guest)
         self._guest = guest
@@ -177,13 +184,6 @@ class Watcher:
             f"a guest's watch took up to {most} VM-exits, and only {len(longest)} of {MOST_TRIALS} "
             f"took its own {self._own_exits}; try again on an idle machine"
         )
-
-    def renew(self) -> bool:
-        """Have L1 run, and enter L2 anew; tell whether it is L2 now."""
-        assert self.l2
-        self.l2.leave()
-        self.l2.enter()
-        return self.l2.is_in_l2
 
     def watch(self, ticks: int) -> Taken:
         """Watch so long; the window is of no arm and has no SMIs yet.
@@ -247,12 +247,11 @@ class Crew:
         self._each(lambda watcher: watcher.calibrate(ticks), MOST_TRIALS)
 
     def renew(self) -> Iterator[Reading]:
-        """Have each L1 run and enter its L2 anew, where they are nested."""
-        nested = [(runner, watcher) for runner, watcher in self._watchers if watcher.l2]
-        asked = [runner.ask(watcher.renew) for runner, watcher in nested]
-        for each in asked:
-            is_in_l2 = self.workers.result(each, 2 * PATIENCE_S)
-            yield control("leak", "L1 launched L2", is_in_l2, True, "see why L2 exits to L1")
+        """Have each vCPU do its renewal, and show that it did."""
+        for runner, watcher in self._watchers:
+            if watcher.renewal:
+                done = self.workers.result(runner.ask(watcher.renewal.renew), 2 * PATIENCE_S)
+                yield control("leak", watcher.renewal.does, done, True, "report this KVM")
 
     def take(self, arm: Arm) -> list[Taken]:
         """Take a window of an arm on each vCPU, QUIET without SMIs, the others with SMIs."""
@@ -280,12 +279,11 @@ def experiment(
     context: Context,
     make: MakeCounters,
     body: Callable[[Scene, Crew], Observations],
-    *,
-    nested: bool = False,
+    renewal: Callable[[Guest], Renewal] | None = None,
 ) -> Observations:
     """Prove the SMIs, have a crew ready with counters that ``make`` makes, and do the ``body``.
 
-    With ``nested`` the crew watches what its guests are as L2.
+    ``renewal`` makes what each guest goes through before a window.
     """
     with Smis.found(context.machine) as smis, ExitStack() as stack:
         if isinstance(smis, Missing):
@@ -296,7 +294,7 @@ def experiment(
             return
         scene = stack.enter_context(Scene(context, "leak"))
         try:
-            crew = _hired(scene, stack, proved, make, nested)
+            crew = _hired(scene, stack, proved, make, renewal)
         except (CounterError, GuestFault) as error:
             yield Absence("leak", Missing(str(error)))
             return
@@ -305,7 +303,13 @@ def experiment(
         yield from body(scene, crew)
 
 
-def _hired(scene: Scene, stack: ExitStack, smis: Smis, make: MakeCounters, nested: bool) -> Crew:
+def _hired(
+    scene: Scene,
+    stack: ExitStack,
+    smis: Smis,
+    make: MakeCounters,
+    renewal: Callable[[Guest], Renewal] | None,
+) -> Crew:
     """Return a crew with a guest on each CPU; what it needs ends with the stack.
 
     Raises CounterError or GuestFault where there are no counters.
@@ -319,7 +323,7 @@ def _hired(scene: Scene, stack: ExitStack, smis: Smis, make: MakeCounters, neste
 
         def watcher(vcpu: int, guest: Guest = guest, cpu: int = cpu) -> Watcher:
             counters = make(opened, scene.machine, guest, cpu)
-            return Watcher(guest, counters, vcpu, nested=nested)
+            return Watcher(guest, counters, vcpu, renewal(guest) if renewal else None)
 
         crew.hire(guest, cpu, watcher)
     return crew

@@ -5,11 +5,16 @@ vmx.entry.after-emulation: without unrestricted guest KVM emulates what vm86 mod
 vmx_vcpu_run returns without an entry.
 """
 
+from typing import Any
+
 from kvmtest.guests import Guest, guest_memory, long_guest
 from kvmtest.judge import control, measure
 from kvmtest.kvm import CapabilityMissing, IoExit, Memory, Vcpu
 
 from .context import Context
+from .leak import interleaved
+from .leak_windows import experiment, with_host_counters
+from .preconditions import witness_lacks
 from .vmx_scene import Observations, Scene, freeze_bit
 
 __all__ = ["after_emulation"]
@@ -18,6 +23,8 @@ __all__ = ["after_emulation"]
 RESET_PAGE, RESET_VECTOR = 0xFFFFF000, 0xFFFFFFF0
 PORT = 0x10
 OUT_AND_AGAIN = bytes([0xE6, PORT, 0xEB, 0xFC])
+#: A page of the guests' memory that they do not use.
+EMULATED_CODE = 0x30000
 
 
 def after_emulation(context: Context) -> Observations:
@@ -31,6 +38,57 @@ def after_emulation(context: Context) -> Observations:
         yield from _unemulated(scene)
         yield from _new_vcpu(scene)
         yield from _used_vcpu(scene)
+    if not witness_lacks(context.machine, "leak"):
+        yield from _leaks(context)
+
+
+def _leaks(context: Context) -> Observations:
+    """Look for leaks where KVM sees each toggle first while it emulates.
+
+    The vCPUs have run with the knob off before, so that a kernel that loses toggles leaks with the
+    knob off, as it must, and with the knob on.
+    """
+    with Scene(context, "leak") as scene:
+        yield from scene.set_knob(0)
+        reset = _reset_state(scene)
+        yield from experiment(
+            context, with_host_counters, interleaved, lambda guest: Emulation(guest, *reset)
+        )
+
+
+def _reset_state(scene: Scene) -> tuple[Any, Any]:
+    """Return the registers that a vCPU begins with."""
+    with scene.system.create_vm() as vm:
+        vcpu = vm.create_vcpu()
+        return vcpu.get_sregs(), vcpu.get_regs()
+
+
+class Emulation:
+    """A renewal: KVM emulates an instruction in a state that vm86 mode can't run.
+
+    It is a CPU's state after reset, with code in the guest's memory.
+    """
+
+    does = "KVM emulated the vCPU after a toggle"
+
+    def __init__(self, guest: Guest, sregs: Any, regs: Any) -> None:
+        self._vcpu = guest.vcpu
+        self._sregs, self._regs = sregs, regs
+        # vm86 mode has a segment's selector tell its base.
+        sregs.cs.base, sregs.cs.selector, regs.rip = EMULATED_CODE, 0, 0
+        guest.memory.write(EMULATED_CODE, OUT_AND_AGAIN)
+
+    def renew(self) -> bool:
+        """Do it, and give the vCPU its state back; tell whether KVM emulated."""
+        vcpu, before = self._vcpu, _emulations(self._vcpu)
+        vcpu.complete()
+        kept = vcpu.get_sregs(), vcpu.get_regs()
+        _put(vcpu, self._sregs, self._regs)
+        end, after = vcpu.run(), _emulations(vcpu)
+        vcpu.complete()
+        _put(vcpu, *kept)
+        is_seen = before is not None and after is not None and after > before
+        return is_seen and isinstance(end, IoExit) and end.port == PORT
 
 
 def _unemulated(scene: Scene) -> Observations:

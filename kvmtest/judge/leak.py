@@ -57,9 +57,11 @@ def again(readings: Iterable[Reading]) -> list[Reading]:
 
     Raises KeyError or ValueError where a sample is broken.
     """
-    taken = [reading for reading in readings if not reading.raw.get(CONCLUDED)]
-    samples = Samples.of(taken)
-    return taken + conclude(samples) if samples.windows else taken
+    recorded = list(readings)
+    taken = [reading for reading in recorded if not reading.raw.get(CONCLUDED)]
+    if len(taken) == len(recorded):  # A figure without a claim, such as AMD's.
+        return recorded
+    return taken + conclude(Samples.of(taken))
 
 
 def _held(what: str, held: bool, remedy: str, **raw: Scalar) -> Reading:

@@ -102,17 +102,19 @@ def run_once(
     words: Sequence[str],
     deadline: float = DEADLINE,
     modules: Path | None = None,
+    commands: Sequence[Sequence[str]] = (),
 ) -> tuple[Outcome, Evidence]:
     """Run kvmtest run with the options ``words`` in a machine of the lab.
 
-    ``modules`` is a folder with a kvm.ko and kvm-intel.ko to load in place of the kernel's own.
+    ``modules`` is a folder with a kvm.ko and kvm-intel.ko to load in place of the kernel's own;
+    ``commands`` are run in the machine before.
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
-    files, commands = lab.swap(modules) if modules else ({}, [])
+    files, swapping = lab.swap(modules) if modules else ({}, [])
     origin = f"changed, digest {of_files(files)}" if modules else "the kernel's own"
     environment = {VARIABLE: json.dumps(lab.facts(origin))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
-    job = {**files, **payload.job(command, environment, commands)}
+    job = {**files, **payload.job(command, environment, [*swapping, *commands])}
     outcome = lab.run(job, deadline)
     data = outcome.files.get("evidence.json")
     if data is None:
