@@ -9,6 +9,7 @@ from stand_in import run_kvmtest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, load
+from kvmtest.evidence.model import Result
 from kvmtest.judge import Verdict
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
@@ -29,11 +30,13 @@ DECIDED = {
     "vmx.guest.wrmsr-refused",
     "vmx.guest.write-keeps-host-bit",
     "vmx.guest.rtm-debug",
+    "nvmx.entry.vmfail-reload",
     "any.no-warnings",
 }
 LOST_UPDATE = "vmx.entry.after-emulation"
 # Where the extension knows the emulator's build.
-NEED_COUNTERS = {"host.msr-survives", "vmx.leak.host-events", "vmx.leak.guest-pmu"}
+LEAKS = {"vmx.leak.host-events", "vmx.leak.guest-pmu", "nvmx.leak.l2"}
+NEED_COUNTERS = {"host.msr-survives", *LEAKS}
 
 
 def verdicts(evidence: Evidence) -> dict[str, Verdict]:
@@ -76,7 +79,11 @@ def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
 
 def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
     names = {path.name for path in stock.iterdir()}
-    assert names == {"console.log", "evidence.json", "junit.xml", "kernel.log", "ktap.txt"}
+    plots = {name for name in names if name.endswith((".png", ".svg"))}
+    assert names - plots == {
+        "console.log", "evidence.json", "junit.xml", "kernel.log", "ktap.txt",
+    }  # fmt: skip
+    assert {name.rpartition(".")[0] for name in plots} <= {*LEAKS, LOST_UPDATE}
 
 
 def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKernel) -> None:
@@ -92,11 +99,46 @@ def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKer
     assert {found[f"vmx.entry.{name}"] for name in entries} == {Verdict.FAIL}
     assert found["kernel.fix-present"] is Verdict.FAIL
     if lab.bochs.is_known:
-        assert {found["vmx.leak.host-events"], found["vmx.leak.guest-pmu"]} == {Verdict.FAIL}
+        assert {found[name] for name in LEAKS} == {Verdict.FAIL}
     assert found["host.knob-effective"] is Verdict.PASS
     assert outcome.status == evidence.exit_status == 1
     details = json.dumps(evidence.machine["lab"]["details"])
     assert "the kernel's own" not in details
+
+
+def leaks_where(lab: IntelLab, words: list[str], commands: list[list[str]]) -> Result:
+    if not lab.bochs.is_known:
+        pytest.skip("this build of the emulator has no counters")
+    only = ["--only", "vmx.leak.host-events"]
+    _, evidence = run_once(lab, [*only, *words], commands=commands)
+    (result,) = evidence.results
+    return result
+
+
+def fault(msr: int) -> list[list[str]]:
+    """Return what switches on a fault of the emulated CPU (docs/lab-pmu.md)."""
+    write = (
+        f"import os; os.pwrite(os.open('/dev/cpu/0/msr', os.O_WRONLY), b'\\1' + bytes(7), {msr})"
+    )
+    return [["/bin/python3", "-c", write]]
+
+
+def test_without_smis_nothing_is_decided(lab: IntelLab) -> None:
+    result = leaks_where(lab, ["--smi-source", "passive"], [])
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "no SMI" in result.reason
+
+
+def test_with_a_dead_counter_nothing_is_decided(lab: IntelLab) -> None:
+    result = leaks_where(lab, [], fault(0x4B500002))
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "counts the guest: no" in result.reason
+
+
+def test_with_a_knob_that_does_not_reach_the_msr_nothing_is_decided(lab: IntelLab) -> None:
+    result = leaks_where(lab, [], fault(0x4B500003))
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "the host's bit 14" in result.reason
 
 
 def test_a_machine_that_was_booted_judges_like_one_that_was_restored(
