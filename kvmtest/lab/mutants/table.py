@@ -210,6 +210,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "vmx.guest.rtm-debug",
         ("rtm",),
     ),
+    Mutant(
+        "reload-after-entry",
+        "vmx_vcpu_run: the reload, before the VM-entry",
+        "vmx.leak.host-events",
+    ),
+    Mutant(
+        "host-debugctl-lost",
+        "vmx_vcpu_run: `if (vcpu->arch.host_debugctl) update_debugctlmsr(…)`",
+        "host.msr-survives",
+    ),
     # nested.c
     Mutant(
         "vmfail-without-reload",
@@ -291,18 +301,7 @@ UNCOVERED: tuple[Uncovered, ...] = (
         "missing after host_debugctl",
         "shows only while the host itself has LBR or BTF on, which no property asks for",
     ),
-    # Seen only where the CPU loads and clears DEBUGCTL at VM-entry and VM-exit, or has counters.
-    Uncovered(
-        "vmx_vcpu_run: `if (vcpu->arch.host_debugctl) update_debugctlmsr(…)`",
-        "missing",
-        "host.msr-survives owns it; needs a CPU whose VM-exits clear DEBUGCTL",
-    ),
-    Uncovered(
-        "vmx_vcpu_run: the reload, before the VM-entry",
-        "after the VM-entry",
-        "KVM dumps the VMCS after vmx_vcpu_run: the vmcs witness sees what the next entry gets; "
-        "vmx.leak.host-events owns it",
-    ),
+    # Seen only where a PMU interrupts.
     Uncovered(
         "intel_pmu_legacy_freezing_lbrs_on_pmi: its read and write",
         "read or write the field itself",
