@@ -105,7 +105,10 @@ class Smis:
             count.close()
 
     def proved(self, context: Context) -> "Generator[Reading, None, Smis | None]":
-        """Show that the count follows the source; give them on the CPUs that SMIs come on."""
+        """Show that the count follows the source.
+
+        Give them on the CPUs that SMIs come on, at a rate that the machine bears.
+        """
         run = context.kernel_log
         log = run if isinstance(run, Missing) else run.log
         proof = prove(self.source, self.count, log, triggers=PROOFS, rate_hz=self.rate_hz)
@@ -120,7 +123,8 @@ class Smis:
             what, remedy = "SMIs come on a CPU of this process", "run it without taskset"
             yield control("leak", what, False, True, remedy)
             return None
-        return replace(self, cpus=tuple(taking[:MOST_CPUS]))
+        rate = min(self.rate_hz, proof.safe_hz or self.rate_hz)
+        return replace(self, cpus=tuple(taking[:MOST_CPUS]), rate_hz=rate)
 
 
 def with_host_counters(stack: ExitStack, machine: Machine, guest: Guest, cpu: int) -> Counters:

@@ -1,7 +1,7 @@
 """SMIs of a lab's machine
 =======================
 
-The lab's emulated machine has an MSR of its own for them: a period in ticks of the TSC, 0 for
+The emulated machine has an MSR of its own for them: their mean distance in ticks of the TSC, 0 for
 none. SMIs come while a guest runs; bit 63 has them come also while none does. The MSR after it
 counts what was raised. Both are state of the emulated machine and end with it, so nothing is left
 to undo where this process dies.
@@ -9,7 +9,6 @@ to undo where this process dies.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 
 from kvmtest.host.machine import Machine
 from kvmtest.host.tsc import tsc_hz
@@ -37,7 +36,7 @@ def find(machine: Machine, argument: str) -> Periodic | Missing:
 
     @contextmanager
     def switched(rate_hz: float, outside_guests: bool) -> Iterator[Callable[[], int]]:
-        period = _prime(int(tsc_hz() / rate_hz))
+        period = int(tsc_hz() / rate_hz)
         before = msrs.read(index + 1, _CPU)
         msrs.write(index, _CPU, period | _OUTSIDE_GUESTS if outside_guests else period)
         try:
@@ -51,11 +50,4 @@ def find(machine: Machine, argument: str) -> Periodic | Missing:
         f"MSR {index:#x} of the emulated machine, 0 again at the end",
         fastest_hz=10_000,
         switched=switched,
-    )
-
-
-def _prime(least: int) -> int:
-    """Return the first prime from ``least`` on: a period that no clock of the kernel shares."""
-    return next(
-        n for n in count(max(least, 2)) if all(n % divisor for divisor in range(2, int(n**0.5) + 1))
     )

@@ -222,14 +222,13 @@ def test_the_lab_is_the_first_choice_in_a_lab(tmp_path: Path) -> None:
     assert chosen.name == "lab"
 
 
-def test_the_lab_s_period_is_a_prime_near_the_rate_and_0_after_any_end(tmp_path: Path) -> None:
+def test_the_lab_s_period_is_that_of_the_rate_and_0_after_any_end(tmp_path: Path) -> None:
     host = lab_machine(tmp_path)
     chosen = source(host, "lab")
     assert isinstance(chosen, Periodic)
     with chosen.raising(1000):
         period = lab_msr(host)
     assert period == pytest.approx(tsc_hz() / 1000, rel=0.01)
-    assert all(period % divisor for divisor in range(2, int(period**0.5) + 1))
     assert lab_msr(host) == 0
     with chosen.raising(1000, outside_guests=True):
         assert lab_msr(host) >> 63 == 1
