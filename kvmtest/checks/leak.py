@@ -82,12 +82,18 @@ def interleaved(scene: Scene, crew: Crew) -> Observations:
 
 
 def _rounds(scene: Scene, crew: Crew, samples: Samples) -> Observations:
-    """Take the windows of all arms in turn, and record them."""
+    """Take the windows of all arms in turn, and record them.
+
+    A treatment window is the first entry after its toggle. Others are to show what a leak looks
+    like, and begin when the guest has run with the knob as it is.
+    """
     for turn in range(ROUNDS):
         for at in range(len(ORDER)):
             arm = ORDER[(turn + at) % len(ORDER)]
             yield from _set_knob(scene, KNOB[arm], samples)
             yield from crew.renew()
+            if arm is not Arm.TREATMENT:
+                crew.settle()
             yield from record(crew.take(arm), samples)
 
 

@@ -189,6 +189,10 @@ class Watcher:
             f"took its own {self._own_exits}; try again on an idle machine"
         )
 
+    def settle(self) -> None:
+        """Have the guest run for a moment."""
+        self._guest.execute(mailbox.nop(), timeout=PATIENCE_S)
+
     def watch(self, ticks: int) -> Taken:
         """Watch so long; the window is of no arm and has no SMIs yet.
 
@@ -256,6 +260,10 @@ class Crew:
             if watcher.renewal:
                 done = self.workers.result(runner.ask(watcher.renewal.renew), 2 * PATIENCE_S)
                 yield control("leak", watcher.renewal.does, done, True, "report this KVM")
+
+    def settle(self) -> None:
+        """Have each guest run for a moment."""
+        self._each(Watcher.settle, 1)
 
     def take(self, arm: Arm) -> list[Taken]:
         """Take a window of an arm on each vCPU, QUIET without SMIs, the others with SMIs."""

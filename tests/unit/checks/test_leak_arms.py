@@ -55,6 +55,9 @@ class Crew:
     def renew(self) -> Iterator[Reading]:
         yield from ()
 
+    def settle(self) -> None:
+        assert self.knob.read_text() == "0", "a window with the knob on is the first entry"
+
     def take(self, arm: Arm) -> list[Taken]:
         self.asked.append(arm)
         time.sleep(self.window_s)
