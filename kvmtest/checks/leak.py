@@ -42,8 +42,12 @@ def host_events(context: Context) -> Observations:
 
 
 def guest_pmu(context: Context) -> Observations:
-    """Have the guest count its own execution."""
-    yield from experiment(context, lambda _, __, guest, ___: GuestCounters(guest), _arms)
+    """Have the guest count its own execution.
+
+    Without a toggler: the guest runs to read its counters, and a toggle between that and its watch
+    would have one window count under two states of the knob.
+    """
+    yield from experiment(context, lambda _, __, guest, ___: GuestCounters(guest), interleaved)
 
 
 def l2_events(context: Context) -> Observations:
