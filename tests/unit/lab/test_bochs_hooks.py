@@ -5,8 +5,7 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-
-BOCHS = Path(__file__).parents[3] / "c_helpers" / "bochs"
+from bochs_part import BOCHS
 
 pytestmark = pytest.mark.skipif(which("cc") is None, reason="needs a C compiler")
 

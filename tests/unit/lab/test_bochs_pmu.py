@@ -1,16 +1,14 @@
 """c_helpers/bochs/pmu.c, the model of the lab's counters: what counts, and what switches it."""
 
 import re
-import subprocess
 from pathlib import Path
 from shutil import which
 
 import cffi
 import pytest
+from bochs_part import BOCHS, shared_object
 
 from kvmtest.lab import intel
-
-BOCHS = Path(__file__).parents[3] / "c_helpers" / "bochs"
 
 PMC0, SELECT0, FIXED0 = 0xC1, 0x186, 0x309
 SMI_COUNT, DEBUGCTL, FIXED_CONTROL = 0x34, 0x1D9, 0x38D
@@ -55,10 +53,7 @@ void pmu_leave_smm(void *pmu);
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = tmp_path_factory.mktemp("pmu") / "pmu.so"
-    command = ["cc", "-std=gnu11", "-fPIC", "-shared", f"-I{BOCHS}", "-o", library, "-x", "c", "-"]
-    subprocess.run(command, input=SOURCE, text=True, check=True)
-    return library
+    return shared_object(tmp_path_factory.mktemp("pmu") / "pmu.so", SOURCE)
 
 
 class Cpu:

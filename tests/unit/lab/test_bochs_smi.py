@@ -1,14 +1,12 @@
 """c_helpers/bochs/smi.c, the lab's source of SMIs: when they come, and what its MSRs take."""
 
-import subprocess
 from pathlib import Path
 from shutil import copy, which
 from typing import Any
 
 import cffi
 import pytest
-
-BOCHS = Path(__file__).parents[3] / "c_helpers" / "bochs"
+from bochs_part import shared_object
 
 PERIOD, RAISED = 0x4B500000, 0x4B500001
 ALWAYS = 1 << 63
@@ -71,10 +69,7 @@ int smi_write_msr(unsigned number, uint32_t index, uint64_t value);
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("smi") / "smi.so"
-    command = ["cc", "-std=gnu11", "-fPIC", "-shared", f"-I{BOCHS}", "-o", path, "-x", "c", "-"]
-    subprocess.run(command, input=SOURCE, text=True, check=True)
-    return path
+    return shared_object(tmp_path_factory.mktemp("smi") / "smi.so", SOURCE)
 
 
 @pytest.fixture
