@@ -85,7 +85,8 @@ class Session:
         """
         if self._context is None:
             check_lab(self.machine.lab)
-            choose(self.machine, self.machine.smi_source)
+            if self.machine.smi_source is not None:
+                choose(self.machine, self.machine.smi_source)
             journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
             self.recovered = list(journal.recovered)
             try:

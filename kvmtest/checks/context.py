@@ -38,11 +38,6 @@ class Context:
     journal: "Journal"
     kernel_log: RunLog | Missing
 
-    @property
-    def smi_source(self) -> str | None:
-        """The SMI source that the user named, for :func:`kvmtest.smi.choose`; None for none."""
-        return self.machine.smi_source
-
 
 #: A check yields readings as it takes them, so that those before a failure are kept.
 Check = Callable[[Context], Generator[Reading | Absence, None, None]]

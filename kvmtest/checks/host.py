@@ -7,7 +7,7 @@ host.knob-effective, host.msr-survives.
 import os
 from collections.abc import Iterator
 
-from kvmtest.host.msr import IA32_DEBUGCTL, MsrAccess
+from kvmtest.host.msr import IA32_DEBUGCTL, IA32_TSC, MsrAccess
 from kvmtest.judge import Absence, Reading, claim, control
 from kvmtest.missing import Missing
 
@@ -15,8 +15,6 @@ from .context import Context
 from .vmx_scene import Observations, Scene, freeze_bit, only_on
 
 __all__ = ["knob_effective", "msr_survives"]
-
-IA32_TSC = 0x10
 
 
 def knob_effective(context: Context) -> Iterator[Reading | Absence]:

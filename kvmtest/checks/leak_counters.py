@@ -47,8 +47,7 @@ class HostCounters:
     A context manager. Raises CounterError.
     """
 
-    def __init__(self, machine: Machine, guest: Guest, cpu: int) -> None:
-        self._guest = guest
+    def __init__(self, machine: Machine, cpu: int) -> None:
         pmus = machine.pmus
         if isinstance(pmus, Missing):
             raise EnvironmentUnfit(str(pmus))

@@ -18,6 +18,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, mailbox
 from kvmtest.guests.mailbox import GuestFault
 from kvmtest.host.machine import Machine
+from kvmtest.host.msr import IA32_TSC
 from kvmtest.host.tsc import tsc_hz
 from kvmtest.judge import Absence, Reading, control, measure
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
@@ -63,7 +64,7 @@ TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
-IA32_TSC, OFFSET_READS = 0x10, 5
+OFFSET_READS = 5
 
 #: What makes the counters for a guest on a CPU, in the vCPU's thread; in a stack that closes them.
 MakeCounters = Callable[[ExitStack, Machine, Guest, int], Counters]
@@ -127,9 +128,9 @@ class Smis:
         return replace(self, cpus=tuple(taking[:MOST_CPUS]), rate_hz=rate)
 
 
-def with_host_counters(stack: ExitStack, machine: Machine, guest: Guest, cpu: int) -> Counters:
+def with_host_counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counters:
     """Return counters of the calling thread's guest mode."""
-    return stack.enter_context(HostCounters(machine, guest, cpu))
+    return stack.enter_context(HostCounters(machine, cpu))
 
 
 class _Watch(NamedTuple):

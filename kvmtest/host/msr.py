@@ -21,6 +21,7 @@ __all__ = [
     "IA32_DEBUGCTL_FREEZE_WHILE_SMM",
     "IA32_PERF_CAPABILITIES",
     "IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM",
+    "IA32_TSC",
     "MSR_SMI_COUNT",
     "MsrAccess",
     "MsrError",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 # Names and numbers of the SDM, volume 4, table 2-2 and (MSR_SMI_COUNT) the tables of the models.
+IA32_TSC = 0x10
 MSR_SMI_COUNT = 0x34
 IA32_DEBUGCTL = 0x1D9
 IA32_DEBUGCTL_FREEZE_WHILE_SMM = 1 << 14

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.library import library
+from kvmtest.extras import library
 
 __all__ = ["Corrupt", "decompress", "name_of"]
 

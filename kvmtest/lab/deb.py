@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.library import library
+from kvmtest.extras import library
 
 __all__ = ["Control", "control", "unpack"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvmtest.errors import UsageError
-from kvmtest.library import library
+from kvmtest.extras import library
 
 __all__ = [
     "BuildKit",

@@ -471,6 +471,6 @@ def test_a_session_does_not_begin_with_an_smi_source_that_makes_no_sense(tree: T
         Session(Machine(tree, "apm-port:x")).begin()
     session = Session(Machine(tree, "passive"))
     try:
-        assert session.begin().smi_source == "passive"
+        assert session.begin().machine.smi_source == "passive"
     finally:
         session.end()
