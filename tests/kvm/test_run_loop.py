@@ -34,7 +34,8 @@ def test_a_limit_ends_the_loop_without_an_exit(real_code: MakeVcpu) -> None:
         entries = vcpu.entries
         loop = vcpu.run_loop(0x10, limit=limit)
         assert (loop.doorbells, loop.exit) == (limit, None)
-        assert vcpu.entries - entries == limit
+        # A deadline's signal may end an entry that is then made again.
+        assert limit <= vcpu.entries - entries <= limit + 1
 
 
 def test_another_port_ends_the_loop(real_code: MakeVcpu) -> None:
