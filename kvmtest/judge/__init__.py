@@ -5,7 +5,7 @@ Pure functions from readings to verdicts; nothing here touches the machine.
 """
 
 from .readings import Absence, Reading, Role, Scalar, Verdict, claim, control, measure
-from .rules import Judgement, exit_status, judge, skip
+from .rules import Judgement, exit_status, judge, skip, witnesses_against
 
 __all__ = [
     "Absence",
@@ -20,4 +20,5 @@ __all__ = [
     "judge",
     "measure",
     "skip",
+    "witnesses_against",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .readings import Absence, Reading, Role, Verdict
 
-__all__ = ["Judgement", "exit_status", "judge", "skip"]
+__all__ = ["Judgement", "exit_status", "judge", "skip", "witnesses_against"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,8 @@ def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judg
     * INCONCLUSIVE: anything else; the reason says what would decide it.
     """
     claims = [r for r in readings if r.role is Role.CLAIM]
-    speakers = list(dict.fromkeys(r.witness for r in claims))
-    against = [r for r in claims if not r.agrees]
-    doubts = {witness: doubt for witness in speakers if (doubt := _doubt(witness, readings))}
-    proven = [r for r in against if r.witness not in doubts]
+    doubts = _doubts(claims, readings)
+    proven = [r for r in claims if not r.agrees and r.witness not in doubts]
     if proven:
         return Judgement(Verdict.FAIL, _failed(proven))
     if not claims:
@@ -42,6 +40,14 @@ def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judg
         return Judgement(Verdict.INCONCLUSIVE, "; ".join(doubts.values()))
     figures = [r for r in readings if r.role is Role.MEASURE]
     return Judgement(Verdict.PASS, _passed(claims, figures, absences))
+
+
+def witnesses_against(readings: Sequence[Reading]) -> list[str]:
+    """Return the witnesses that speak against the claim, and whose controls held."""
+    claims = [r for r in readings if r.role is Role.CLAIM]
+    doubts = _doubts(claims, readings)
+    against = (r.witness for r in claims if not r.agrees and r.witness not in doubts)
+    return list(dict.fromkeys(against))
 
 
 def skip(reasons: Iterable[str]) -> Judgement:
@@ -60,6 +66,12 @@ def exit_status(verdicts: Iterable[Verdict]) -> int:
     if Verdict.ERROR in seen:
         return 3
     return 0 if Verdict.PASS in seen else 4
+
+
+def _doubts(claims: Iterable[Reading], readings: Sequence[Reading]) -> dict[str, str]:
+    """Return the witnesses that spoke and prove nothing, and why not."""
+    speakers = dict.fromkeys(r.witness for r in claims)
+    return {witness: doubt for witness in speakers if (doubt := _doubt(witness, readings))}
 
 
 def _doubt(witness: str, readings: Sequence[Reading]) -> str:

@@ -42,7 +42,10 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One mutant's run: its fate, why, and the verdicts by property; ``seconds`` build and run."""
+    """One mutant's run: its fate, why, and the verdicts by property; ``seconds`` build and run.
+
+    ``witnesses`` are those that spoke against some property, and not on the stock kernel.
+    """
 
     mutant: Mutant
     fate: Fate
@@ -50,6 +53,7 @@ class Row:
     verdicts: Verdicts
     build_seconds: float = 0.0
     run_seconds: float = 0.0
+    witnesses: tuple[str, ...] = ()
 
 
 def fate(mutant: Mutant, verdicts: Verdicts, wanted: Verdict = Verdict.FAIL) -> tuple[Fate, str]:
@@ -107,11 +111,16 @@ def markdown(rows: Sequence[Row], kernel: str) -> str:
         f"# Mutants of {kernel}",
         "",
         "F: FAIL, a dot: PASS, ?: INCONCLUSIVE, E: ERROR; in brackets the owner's.",
+        "Seen by: the witnesses that spoke against some property, and not on the stock kernel.",
         "",
         *(f"{number}. {name}" for number, name in enumerate(names, 1)),
         "",
-        "| mutant | fate | " + " | ".join(map(str, range(1, len(names) + 1))) + " |",
-        "|---|---|" + "---|" * len(names),
+        _line("mutant", "fate", *map(str, range(1, len(names) + 1)), "seen by"),
+        "|---|---|" + "---|" * (len(names) + 1),
     ]
-    lines += [f"| {r.mutant.name} | {r.fate} | {' | '.join(cells(r, names))} |" for r in rows]
+    lines += [_line(r.mutant.name, r.fate, *cells(r, names), ", ".join(r.witnesses)) for r in rows]
     return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

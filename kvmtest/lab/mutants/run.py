@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,7 @@ from rich.text import Text
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
-from kvmtest.judge import Verdict
+from kvmtest.judge import Verdict, witnesses_against
 from kvmtest.lab.bochs import SHOWN, Bochs, Hardware
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.intel import IntelLab
@@ -46,6 +47,24 @@ class Options:
     output: Path | None = None
 
 
+class _Seen(NamedTuple):
+    """What a run said: verdicts, who spoke against which property, and the CPU's flags."""
+
+    verdicts: Verdicts
+    against: frozenset[tuple[str, str]]
+    cpu_flags: Sequence[str]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Self:
+        """Return what the evidence of a run says."""
+        cpu = evidence.machine["cpu"] or {}
+        return cls(
+            {result.id: result.verdict for result in evidence.results},
+            frozenset((r.id, w) for r in evidence.results for w in witnesses_against(r.readings)),
+            cpu.get("features", []),
+        )
+
+
 @dataclass
 class _Bench:
     """One kernel, its builder, and who makes the lab with some hardware."""
@@ -53,8 +72,8 @@ class _Bench:
     builder: ModuleBuilder
     lab: Callable[[Hardware], IntelLab]
 
-    def judge(self, mutant: Mutant, output: Path | None) -> Row:
-        """Build a mutant, run the suite on it, and return its row."""
+    def judge(self, mutant: Mutant, stock: _Seen, output: Path | None) -> Row:
+        """Build a mutant, run the suite on it, and return its row; ``stock`` is without it."""
         began = time.monotonic()
         try:
             modules = self.builder.build([mutant.patch])
@@ -62,32 +81,33 @@ class _Bench:
             return Row(mutant, Fate.UNDECIDED, str(refused), {})
         built = time.monotonic()
         try:
-            verdicts, machine_flags = self.verdicts(modules, mutant, output)
+            seen = self.run(modules, mutant, output)
         except MachineFailed as failed:
             # One bad mutant, out of many, ends nothing but its own run.
             seconds = time.monotonic() - built
             return Row(mutant, Fate.UNDECIDED, str(failed), {}, built - began, seconds)
-        lacking = [flag for flag in mutant.cpu_flags if flag not in machine_flags]
+        lacking = [flag for flag in mutant.cpu_flags if flag not in seen.cpu_flags]
         if lacking:
             reason = f"the machine's CPU has no {', '.join(lacking)}"
             what, why = Fate.UNDECIDED, reason
         else:
             wanted = Verdict.PASS if mutant in REPAIRS else Verdict.FAIL
-            what, why = fate(mutant, verdicts, wanted)
-        return Row(mutant, what, why, verdicts, built - began, time.monotonic() - built)
+            what, why = fate(mutant, seen.verdicts, wanted)
+        seconds = time.monotonic() - built
+        new = _new(seen, stock)
+        return Row(mutant, what, why, seen.verdicts, built - began, seconds, new)
 
-    def verdicts(
+    def run(
         self, modules: Path | None, mutant: Mutant | None = None, output: Path | None = None
-    ) -> tuple[Verdicts, Sequence[str]]:
-        """Return the suite's verdicts with some modules, and the flags of the machine's CPU."""
+    ) -> _Seen:
+        """Run the suite with some modules, and return what it said."""
         lab = self.lab(_hardware(mutant) if mutant else Hardware())
         outcome, evidence = run_once(lab, ["--strict"], modules=modules)
         if output:
             folder = output / (mutant.name if mutant else "stock" if modules is None else "rebuilt")
             folder.mkdir()
             write(outcome, folder)
-        cpu = evidence.machine["cpu"] or {}
-        return _verdicts_of(evidence), cpu.get("features", [])
+        return _Seen.of(evidence)
 
 
 def _hardware(mutant: Mutant) -> Hardware:
@@ -96,8 +116,9 @@ def _hardware(mutant: Mutant) -> Hardware:
     return Hardware(cpus, cpu_features=tuple(f for f in mutant.cpu_flags if f in SHOWN))
 
 
-def _verdicts_of(evidence: Evidence) -> dict[str, Verdict]:
-    return {result.id: result.verdict for result in evidence.results}
+def _new(seen: _Seen, stock: _Seen) -> tuple[str, ...]:
+    """Return the witnesses that speak against what they do not on the stock kernel."""
+    return tuple(sorted({witness for _, witness in seen.against - stock.against}))
 
 
 def run(options: Options) -> int:
@@ -117,13 +138,13 @@ def run(options: Options) -> int:
             partial(assemble, progress, bochs, kernel, cache),
         )
         tell("the stock kernel")
-        stock, _ = bench.verdicts(None, output=output)
-        rebuilt, _ = bench.verdicts(bench.builder.build(), output=output)
-        differing = differences(stock, rebuilt)
+        stock = bench.run(None, output=output)
+        rebuilt = bench.run(bench.builder.build(), output=output)
+        differing = differences(stock.verdicts, rebuilt.verdicts)
         rows: list[Row] = []
         for number, mutant in enumerate(chosen, 1):
             tell(f"[{number}/{len(chosen)}] {mutant.name}")
-            rows.append(bench.judge(mutant, output))
+            rows.append(bench.judge(mutant, stock, output))
     _show(rows, differing)
     if output:
         write_whole(output / "matrix.md", markdown(rows, kernel.origin))
@@ -141,13 +162,20 @@ def _show(rows: Sequence[Row], differing: Sequence[str]) -> None:
     screen = console()
     names = columns(rows)
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for column in ("mutant", "fate", *(str(number) for number in range(1, len(names) + 1)), "s"):
+    for column in (
+        "mutant",
+        "fate",
+        *(str(number) for number in range(1, len(names) + 1)),
+        "seen by",
+        "s",
+    ):
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(
             row.mutant.name,
             Text(row.fate, _STYLES[row.fate]),
             *cells(row, names),
+            ", ".join(row.witnesses),
             f"{row.build_seconds:.0f}+{row.run_seconds:.0f}",
         )
     screen.print(table)

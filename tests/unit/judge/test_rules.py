@@ -21,6 +21,7 @@ from kvmtest.judge import (
     judge,
     measure,
     skip,
+    witnesses_against,
 )
 from kvmtest.judge.samples import Arm, Window
 from kvmtest.missing import Missing
@@ -67,6 +68,13 @@ def test_two_witnesses_in_every_state_are_judged_as_the_design_says(
     one, two = witnesses
     readings = readings_of("btf", one) + readings_of("guest", two)
     assert judge(readings).verdict is oracle(witnesses)
+
+
+@pytest.mark.parametrize("pair", EVERY_PAIR)
+def test_witnesses_against_are_those_that_alone_make_a_fail(pair: tuple[Said, Said]) -> None:
+    said = [readings_of(name, each) for name, each in zip("ab", pair, strict=True)]
+    alone = [n for n, each in zip("ab", said, strict=True) if judge(each).verdict is Verdict.FAIL]
+    assert witnesses_against([reading for each in said for reading in each]) == alone
 
 
 def test_the_table_has_every_decided_verdict() -> None:

@@ -122,6 +122,6 @@ def test_the_page_is_a_table_with_all_rows_as_wide_as_its_head() -> None:
     assert lines[0] == "# Mutants of Debian's 6.12.117-1"
     assert "1. vmx.entry.toggled" in lines
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
-    assert {len(cells_) for cells_ in table} == {4}
+    assert {len(cells_) for cells_ in table} == {5}
     assert [line[0].strip() for line in table[2:]] == ["no-reload", "other", "other"]
     assert page.endswith("|\n")

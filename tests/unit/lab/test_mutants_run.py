@@ -6,6 +6,7 @@ what to leave.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ import pytest
 from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
-from kvmtest.judge import Verdict
+from kvmtest.evidence import Evidence
+from kvmtest.judge import Verdict, claim, control
 from kvmtest.lab.mutants import run as module
 from kvmtest.lab.mutants.builder import PatchRefused
 from kvmtest.lab.mutants.table import MUTANTS, REPAIRS, find
@@ -23,6 +25,7 @@ PASS, FAIL, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.SKIP
 NAMES = ("no-reload-at-entry", "guest-sees-bit")
 OWNERS = [find(name).owner for name in NAMES]
 STOCK = dict.fromkeys(OWNERS, PASS)
+WITNESSES = ("vmcs", "klog", "leak")
 
 
 class Bench:
@@ -30,14 +33,16 @@ class Bench:
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
-        self.outcomes: dict[str, Mapping[str, Verdict] | str] = {}
+        self.outcomes: dict[str, Mapping[str, Verdict] | Evidence | str] = {}
 
     def build(self, patches: list[Path] | tuple[()] = ()) -> Path:
         name = patches[0].stem if patches else "rebuilt"
         outcome = self.outcomes.get(name, STOCK)
         if outcome == "refused":
             raise PatchRefused("the patch does not fit")
-        self.emulator.leaves(None if isinstance(outcome, str) else evidence(outcome), 0)
+        if isinstance(outcome, Mapping):
+            outcome = evidence(outcome)
+        self.emulator.leaves(None if isinstance(outcome, str) else outcome, 0)
         folder = self.emulator.folder / name
         folder.mkdir(exist_ok=True)
         (folder / "kvm-intel.ko").write_text(name)
@@ -52,6 +57,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(module.kit, "fetch", lambda *_: SimpleNamespace())
     monkeypatch.setattr(module, "ModuleBuilder", lambda *_: made)
     return made
+
+
+def spoken(*against: str) -> Evidence:
+    """Evidence in which these witnesses speak against the first owner."""
+    made = evidence({**STOCK, OWNERS[0]: FAIL})
+    readings = [control(witness, "it works", True, True, "") for witness in WITNESSES]
+    readings += [claim(witness, "the bit", 0, 1) for witness in against]
+    return replace(made, results=[replace(made.results[0], readings=readings), *made.results[1:]])
 
 
 def judge(bench: Bench, *words: object) -> int:
@@ -78,6 +91,18 @@ def test_where_each_owner_fails_all_are_killed(
     folders = {path.name for path in output.iterdir() if path.is_dir()}
     assert folders == {"stock", "rebuilt", *NAMES}
     assert all((output / folder / "evidence.json").exists() for folder in folders)
+
+
+def test_who_noticed_is_told_where_they_said_nothing_on_the_stock_kernel(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.emulator.leaves(spoken("klog"), 0)
+    bench.outcomes = {"rebuilt": spoken("klog"), **dict.fromkeys(NAMES, spoken(*WITNESSES))}
+    output = tmp_path / "out"
+    judge(bench, "-o", output)
+    rows = json.loads((output / "matrix.json").read_text())
+    assert [row["witnesses"] for row in rows] == 2 * [["leak", "vmcs"]]
+    assert (output / "matrix.md").read_text().endswith("| leak, vmcs |\n")
 
 
 def test_a_survivor_is_named_and_makes_the_status_1(bench: Bench, capsys: Capture) -> None:
