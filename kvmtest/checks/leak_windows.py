@@ -20,8 +20,8 @@ from kvmtest.guests.mailbox import GuestFault
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_TSC
 from kvmtest.host.tsc import tsc_hz
-from kvmtest.judge import Absence, Reading, control, measure
-from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
+from kvmtest.judge import Absence, Reading, control
+from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError
 from kvmtest.smi import SmiCount, Source, choose, counts, prove
@@ -247,8 +247,8 @@ class Crew:
     @property
     def clock(self) -> Reading:
         """How all times of the experiment, which are of the host's TSC, are told from others."""
-        offsets = {f"offset {w.vcpu}": w.tsc_offset for _, w in self._watchers}
-        return measure("leak", "TSC frequency in Hz", round(self._tsc_hz), **offsets)
+        offsets = {watcher.vcpu: watcher.tsc_offset for _, watcher in self._watchers}
+        return Clock(round(self._tsc_hz), offsets).reading()
 
     def calibrate(self) -> None:
         """Have each watcher learn what it sees without SMIs. Raises KvmtestError."""

@@ -11,6 +11,9 @@ from .readings import Absence, Reading, Role, Verdict
 
 __all__ = ["Judgement", "exit_status", "judge", "skip", "witnesses_against"]
 
+#: Figures that the reason of a PASS tells; all are in the evidence.
+_FIGURES_TOLD = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -100,7 +103,9 @@ def _passed(
         mine = [r for r in claims if r.witness == witness]
         more = f" (and {len(mine) - 1} more)" if len(mine) > 1 else ""
         parts.append(f"{witness}: {mine[0]}{more}")
-    parts += [str(r) for r in figures]
+    parts += [str(r) for r in figures[:_FIGURES_TOLD]]
+    if len(figures) > _FIGURES_TOLD:
+        parts.append(f"{len(figures) - _FIGURES_TOLD} more figures")
     parts += [f"not asked: {a.witness} ({a.missing.what})" for a in absences]
     return "; ".join(parts)
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from .readings import Reading, Role, Scalar
 
-__all__ = ["Arm", "Gap", "Samples", "Toggle", "Window"]
+__all__ = ["Arm", "Clock", "Gap", "Samples", "Toggle", "Window"]
 
 WITNESS = "leak"
 _COUNTED, _KNOWN = "counted ", "known "
@@ -122,6 +122,19 @@ class Toggle:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """How the times are told from others: ticks in a second, and what each vCPU's TSC lacks."""
+
+    hz: int
+    offsets: Mapping[int, int]
+
+    def reading(self) -> Reading:
+        """Return it, for a reader of the evidence: no verdict needs it."""
+        raw = {f"offset {vcpu}": ticks for vcpu, ticks in self.offsets.items()}
+        return Reading(WITNESS, Role.SAMPLE, "clock in Hz", self.hz, None, raw=raw)
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """All samples of one experiment, in the order in which they were recorded."""
 
@@ -143,6 +156,8 @@ class Samples:
                     samples.gaps.append(Gap.of(reading.raw))
                 case "toggle":
                     samples.toggles.append(Toggle.of(reading.raw))
+                case "clock":
+                    pass
                 case other:
                     raise ValueError(f"no sample is called {other}")
         return samples

@@ -212,6 +212,15 @@ def test_a_pass_tells_who_was_not_asked_and_why() -> None:
     assert reason == "btf: the member: yes; not asked: vmcs (KVM here is kvm_pvm)"
 
 
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "; 0: 0"), (2, "; 0: 0; 1: 1"), (5, "; 0: 0; 1: 1; 3 more figures")]
+)
+def test_a_pass_tells_its_first_figures(count: int, told: str) -> None:
+    figures = [measure("leak", f"{number}", number) for number in range(count)]
+    readings = [control("leak", "c", 1, 1, ""), claim("leak", "x", True, True), *figures]
+    assert judge(readings).reason == f"leak: x: yes{told}"
+
+
 def test_figures_without_a_claim_are_measured() -> None:
     judgement = judge([control("leak", "c", 1, 1, ""), measure("leak", "SMM events", 12)])
     assert judgement.verdict is Verdict.MEASURED

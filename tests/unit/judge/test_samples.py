@@ -7,7 +7,7 @@ import pytest
 
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Verdict, measure
-from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
+from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 
 WINDOW = Window(
     Arm.CONTROL, 100, 900, {"instructions:k": 510, "cycles:k": 777}, {"instructions:k": 400},
@@ -32,6 +32,12 @@ def test_samples_come_back_from_evidence_as_they_were():
 
 def test_other_readings_are_no_samples():
     assert Samples.of([measure("leak", "window of chances", 1)]) == Samples()
+
+
+def test_the_clock_is_recorded_beside_them_and_judged_by_nobody():
+    reading = Clock(2_000_000_000, {0: -77, 1: 5}).reading()
+    assert (reading.observed, reading.raw) == (2_000_000_000, {"offset 0": -77, "offset 1": 5})
+    assert Samples.of([*through_json(SAMPLES), reading]) == SAMPLES
 
 
 @pytest.mark.parametrize(
