@@ -215,17 +215,12 @@ class Watcher:
         return window, [Gap(g.begin + offset, g.end + offset, self.vcpu) for g in gaps]
 
     def _watch(self, ticks: int) -> "_Watch":
-        before = self._exits()
+        before = self._guest.vcpu.stat("exits")
         command = mailbox.watch(ticks, self._threshold)
         (result,) = self._guest.execute(command, timeout=PATIENCE_S)
         vcpu, (gaps, polls, _, longest) = self._guest.vcpu, result.values
-        exits = self._exits() - before
+        exits = vcpu.stat("exits") - before
         return _Watch(gaps, polls, longest, exits, vcpu.tsc_entry, vcpu.tsc_exit)
-
-    def _exits(self) -> int:
-        exits = self._guest.vcpu.stats()["exits"]
-        assert isinstance(exits, int)
-        return exits
 
 
 class Crew:

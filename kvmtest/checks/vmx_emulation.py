@@ -174,11 +174,9 @@ def _emulations(vcpu: Vcpu) -> int | None:
     # Before Linux kernel commit cb082bfab59a ("KVM: stats: Add fd-based API to read binary stats
     # data") (in v5.14), a vCPU has no statistics of its own.
     try:
-        count = vcpu.stats()["insn_emulation"]
+        return vcpu.stat("insn_emulation")
     except CapabilityMissing:
         return None
-    assert isinstance(count, int)
-    return count
 
 
 def _write_reset_page(memory: Memory) -> None:

@@ -66,7 +66,7 @@ def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
 def _toggle(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
     """Toggle, and see the vCPU out of guest mode and in again."""
     scene.collect()
-    exits = _exits(guest)
+    exits = guest.vcpu.stat("exits")
     scene.knob.set(scene.journal, value)
     others = tuple(other for other in scene.msr.cpus if other != cpu)
     # Not of the vCPU's own CPU: there the MSR is in KVM's hands.
@@ -90,13 +90,7 @@ def _reentered(scene: Scene, guest: Guest, cpu: int, exits: int, toggled_us: int
         scene.msr.read(IA32_DEBUGCTL, cpu)
         hits += scene.collect()
         is_in = not scene.probe or any(hit.time_us > toggled_us for hit in hits.hits)
-        if is_in and _exits(guest) > exits:
+        if is_in and guest.vcpu.stat("exits") > exits:
             scene.account(hits)
             return hits
     raise KvmtestError(f"the vCPU on CPU {cpu} did not enter again in {PATIENCE_S:g} s; try again")
-
-
-def _exits(guest: Guest) -> int:
-    exits = guest.vcpu.stats()["exits"]
-    assert isinstance(exits, int)
-    return exits

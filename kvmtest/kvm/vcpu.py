@@ -321,11 +321,18 @@ class Vcpu:
 
         Raises :class:`CapabilityMissing` where KVM has no binary statistics.
         """
+        return self._statistics().read()
+
+    def stat(self, name: str) -> int:
+        """Return one of KVM's counters of this vCPU, such as "exits"; raises as :meth:`stats`."""
+        return self._statistics().read_one(name)
+
+    def _statistics(self) -> Stats:
         if self._stats is None:
             if not self._check_extension("KVM_CAP_BINARY_STATS_FD"):
                 raise CapabilityMissing("KVM_CAP_BINARY_STATS_FD")
             self._stats = Stats(self._ioctl("KVM_GET_STATS_FD"))
-        return self._stats.read()
+        return self._stats
 
     def close(self) -> None:
         """Stop the vCPU if it runs, and close every descriptor of it.

@@ -86,6 +86,15 @@ def test_a_vms_own_counters_are_there(vm: Vm) -> None:
     assert "remote_tlb_flush" in vm.stats()
 
 
+def test_one_counter_is_what_all_of_them_say_of_it(guest: Guest) -> None:
+    every = guest.vcpu.stats()
+    single = {name: value for name, value in every.items() if isinstance(value, int)}
+    assert single["exits"] > 0
+    assert {name: guest.vcpu.stat(name) for name in single} == single
+    with pytest.raises(KeyError):
+        guest.vcpu.stat("no such counter")
+
+
 def test_two_vcpus_count_apart(vm: Vm, real: Guest) -> None:
     other = vm.create_vcpu()
     before = other.stats()["io_exits"]
