@@ -96,8 +96,14 @@ def _write_page_tables(memory: Memory) -> None:
     table = PAGE_PRESENT | PAGE_WRITABLE
     memory.write(lib.GUEST_PML4, struct.pack("<Q", lib.GUEST_PDPT | table))
     memory.write(lib.GUEST_PDPT, struct.pack("<Q", lib.GUEST_PAGE_DIRECTORY | table))
-    pages = (at << 21 | table | PAGE_LARGE for at in range(512))
-    memory.write(lib.GUEST_PAGE_DIRECTORY, struct.pack("<512Q", *pages))
+    memory.write(lib.GUEST_PAGE_DIRECTORY, _page_directory())
+
+
+@cache
+def _page_directory() -> bytes:
+    """Return the first GiB in large pages, each mapped to itself."""
+    flags = PAGE_PRESENT | PAGE_WRITABLE | PAGE_LARGE
+    return struct.pack("<512Q", *(at << 21 | flags for at in range(512)))
 
 
 def _write_idt(memory: Memory, image: Image) -> None:
