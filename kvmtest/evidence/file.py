@@ -23,10 +23,14 @@ class EvidenceUnreadable(EnvironmentUnfit):
     """A file is no evidence that this version can read."""
 
 
-def save(evidence: Evidence, path: Path) -> None:
-    """Write evidence.json; raises EnvironmentUnfit where it can't be written."""
+def save(evidence: Evidence, path: Path, *, unchecked: bool = False) -> None:
+    """Write evidence.json; raises EnvironmentUnfit where it can't be written.
+
+    ``unchecked`` leaves its schema to whoever reads it (:func:`load`).
+    """
     data = evidence.to_dict()
-    _validate(data, path)
+    if not unchecked:
+        _validate(data, path)
     write_whole(path, _text(data))
 
 

@@ -6,6 +6,8 @@ Everything a reader needs to believe or doubt the verdicts: values that become J
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from kvmtest.judge import Absence, Reading, Role, Verdict
@@ -17,9 +19,10 @@ __all__ = ["SCHEMA", "Evidence", "Result"]
 SCHEMA = "kvmtest-evidence/1"
 
 
-def _names(value: Any) -> list[str]:
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
     """Return the names of a dataclass's fields."""
-    return [field.name for field in fields(value)]
+    return tuple(field.name for field in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,11 @@ class Result:
 
         Not by :func:`dataclasses.asdict`, which copies each of thousands of readings deeply.
         """
+        names = _names(Reading)
+        values_of = attrgetter(*names)
         return {
-            **{name: getattr(self, name) for name in _names(self)},
-            "readings": [{name: getattr(r, name) for name in _names(r)} for r in self.readings],
+            **{name: getattr(self, name) for name in _names(Result)},
+            "readings": [dict(zip(names, values_of(r), strict=True)) for r in self.readings],
             "absences": [asdict(absence) for absence in self.absences],
             "missing": [asdict(missing) for missing in self.missing],
         }
@@ -104,7 +109,7 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evidence as JSON has it, by the schema beside this module."""
-        parts = {name: getattr(self, name) for name in _names(self) if name != "results"}
+        parts = {name: getattr(self, name) for name in _names(Evidence) if name != "results"}
         results = [result.to_dict() for result in self.results]
         return {"schema": SCHEMA, **parts, "results": results, "summary": self.summary}
 

@@ -196,6 +196,16 @@ def test_what_does_not_fit_the_schema_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_written_unchecked_is_checked_where_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    evidence = sample()
+    save(evidence, path, unchecked=True)
+    assert load(path) == evidence
+    evidence.kvmtest.pop("version")
+    save(evidence, path, unchecked=True)
+    assert "version" in refused(path)
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     small_disk(disk)
