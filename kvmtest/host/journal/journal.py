@@ -99,9 +99,14 @@ class Journal:
         value = value.strip()
         undo = None if undo is None else undo.strip()
         with self._mutex:
-            old = self._old_text(name, undo)
             place = ("write", name, undo)
-            if place not in self._places and old == value and (undo is None or not force):
+            if place in self._places:
+                # Its undo is recorded: what it says now does not matter.
+                index = self._note(Change(0, "", name, new=value), "write", {}, place)
+                self._make(index, lambda: self._put(name, value, os.O_TRUNC))
+                return
+            old = self._old_text(name, undo)
+            if old == value and (undo is None or not force):
                 if force and not self._dry_run:
                     self._make(None, lambda: self._put(name, value, os.O_TRUNC))
                 return
@@ -259,12 +264,11 @@ class Journal:
             self._failures = [str(error)]
             return
         self._failures = [line for entry in record.entries if (line := failure(entry, errors))]
-        self.changes[:] = [
-            replace(change, error=errors[change.sequence])
-            if change.sequence in errors
-            else replace(change, undone=change.undone or change.sequence > after)
-            for change in self.changes
-        ]
+        for at, change in enumerate(self.changes):
+            if change.sequence in errors:
+                self.changes[at] = replace(change, error=errors[change.sequence])
+            elif change.sequence > after and not change.undone:
+                self.changes[at] = replace(change, undone=True)
 
     def _hold(self) -> tuple[int, ...]:
         """Return what our commands inherit, so that lock and guardian wait for their end."""
