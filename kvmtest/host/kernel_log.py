@@ -47,6 +47,8 @@ _INFO = 6
 
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _PREFIX = re.compile(rb"(\d{1,19}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,[^;]*)?", re.ASCII)
+# Nearly every record: a prefix, and one line with nothing to decode.
+_PLAIN = re.compile(_PREFIX.pattern + rb";([ -\[\]-~]*)\n?", re.ASCII)
 
 # Kind of trouble, and what the first line that shows it looks like. Several can fit one line: the
 # first in the table counts. All but the few that have a prefix of their own are at the line's
@@ -352,12 +354,20 @@ def _sequence(data: bytes) -> int:
 
 def parse_record(data: bytes) -> Record:
     """Parse one record as /dev/kmsg gives it. Raises LogError."""
+    if plain := _PLAIN.fullmatch(data):
+        priority, sequence, time_us, flags, text = plain.groups()
+        number = int(priority)
+        return Record(
+            number & 7, number >> 3, int(sequence), int(time_us), "-" if flags == b"-" else
+            flags.decode(errors="replace"), text.decode("ascii"),
+        )  # fmt: skip
     head, semicolon, body = data.partition(b";")
     prefix = _PREFIX.fullmatch(head)
     if not (semicolon and prefix):
         raise LogError(f"{data[:80]!r} is no record of the kernel log; read {_KMSG} itself")
-    message, _, continuation = body.rstrip(b"\n").partition(b"\n")
-    pairs = [_pair(line) for line in continuation.split(b"\n") if line.startswith(b" ")]
+    message, newline, continuation = body.rstrip(b"\n").partition(b"\n")
+    lines = continuation.split(b"\n") if newline else ()
+    pairs = [_pair(line) for line in lines if line.startswith(b" ")]
     priority, sequence, time_us, flags = prefix.groups()
     facility, level = divmod(int(priority), 8)
     return Record(

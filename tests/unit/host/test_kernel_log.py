@@ -1,6 +1,7 @@
 """The kernel log is followed from a mark on, and trouble in it is told from innocent lines."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,25 @@ def test_any_bytes_are_a_record_or_an_error(data: bytes) -> None:
     except LogError:
         return
     assert isinstance(troubles([got]), list)
+
+
+# Bodies with and without what has to be decoded, continued or cut.
+BODIES = st.text("a~ ;,\\[]\n x0f\x7f", max_size=12).map(str.encode)
+
+
+@given(st.sampled_from([b"4,5,6,-", b"30,9,1,c,caller=T1", b"6,1,1,", b"x,1,1,-", b"6,1"]), BODIES)
+def test_a_plain_record_is_read_as_any_other(head: bytes, body: bytes) -> None:
+    def read(data: bytes) -> Record | str:
+        try:
+            return parse_record(data)
+        except LogError as error:
+            return str(error)
+
+    data = head + b";" + body
+    quick = read(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kvmtest.host.kernel_log._PLAIN", re.compile(rb"(?!)"))
+        assert read(data) == quick
 
 
 def test_a_file_of_records_is_split_before_each_prefix() -> None:
