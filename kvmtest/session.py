@@ -26,6 +26,7 @@ from kvmtest.evidence.model import Result
 from kvmtest.host.journal import Change, Journal
 from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.machine import Machine
+from kvmtest.host.tracing import RunProbe
 from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
 from kvmtest.judge.requirements import Requirement, enforce
 from kvmtest.known_defects import known_defect
@@ -92,7 +93,8 @@ class Session:
             try:
                 if not self.allow_other_vms:
                     self._stop_for_other_vms()
-                self._context = Context(self.machine, journal, self._mark())
+                probe = RunProbe(self.machine.tree, journal)
+                self._context = Context(self.machine, journal, self._mark(), probe)
             except BaseException:
                 journal.close()
                 raise
@@ -199,6 +201,7 @@ class Session:
         try:
             self._read_log(context.kernel_log)
         finally:
+            context.probe.close()
             self.undo_failures = context.journal.close()
             self.changes = list(context.journal.changes)
 

@@ -15,6 +15,7 @@ from kvmtest.missing import Missing
 if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
     from kvmtest.host.journal import Journal
     from kvmtest.host.kernel_log import KernelLog, Mark
+    from kvmtest.host.tracing import RunProbe
 
 __all__ = ["Check", "Context", "RunLog"]
 
@@ -31,12 +32,13 @@ class RunLog:
 class Context:
     """Made once a run and handed to every check.
 
-    What a check changes through the journal is undone when the check ends.
+    What a check changes through the journal is undone when the check ends; the probe stays.
     """
 
     machine: Machine
     journal: "Journal"
     kernel_log: RunLog | Missing
+    probe: "RunProbe"
 
 
 #: A check yields readings as it takes them, so that those before a failure are kept.

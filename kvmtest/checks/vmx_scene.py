@@ -52,6 +52,7 @@ class Scene:
         self.machine = context.machine
         self.journal = context.journal
         self._run_log = context.kernel_log
+        self._run_probe = context.probe
         self.refusals: Refusals | None = None
         self.probe: KprobeEvent | None = None
         self.flags: RunFlags | None = None
@@ -95,14 +96,10 @@ class Scene:
             return
         self.flags = flags
         try:
-            probe = KprobeEvent(
-                self.machine.tree, self.journal, "entry", flags.place, {"flags": flags.register}
-            )
+            self.probe = self._run_probe.get("entry", flags.place, {"flags": flags.register})
         except JournalError as error:
             remedy = "look at /sys/kernel/tracing/error_log, and run as root without lockdown"
             self._absences.append(Absence("runflags", Missing(str(error), remedy)))
-            return
-        self.probe = self._stack.enter_context(probe)
 
     @property
     def speakers(self) -> list[str]:

@@ -9,6 +9,7 @@ happens.
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -16,7 +17,7 @@ from typing import Protocol, Self
 from kvmtest.errors import KvmtestError
 from kvmtest.host.tree import Tree
 
-__all__ = ["Hit", "Hits", "Journal", "KprobeEvent", "TracingError", "parse_hits"]
+__all__ = ["Hit", "Hits", "Journal", "KprobeEvent", "RunProbe", "TracingError", "parse_hits"]
 
 TRACING = "/sys/kernel/tracing"
 GROUP = "kvmtest"
@@ -51,6 +52,9 @@ class Journal(Protocol):
 
     def make_directory(self, name: str) -> None:
         """Make the host's directory ``name``."""
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Have what is changed in the block stay until the journal's close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,9 @@ class KprobeEvent:
 
     def follow(self, tasks: Iterable[int]) -> None:
         """Take hits of these tasks (thread ids) alone from now on."""
-        self._set("set_event_pid", " ".join(map(str, tasks)), "")
+        # Until the instance's end: without tasks it would take hits of all.
+        with self._journal.kept():
+            self._set("set_event_pid", " ".join(map(str, tasks)), "")
 
     def read(self) -> Hits:
         """Return the hits since the last read; never waits. Raises TracingError."""
@@ -164,3 +170,41 @@ class KprobeEvent:
 
     def _set(self, name: str, value: str, undo: str) -> None:
         self._journal.write(f"{self._instance}/{name}", value, undo=undo)
+
+
+class RunProbe:
+    """A KprobeEvent that is made when it is first asked for, and stays to the run's end.
+
+    To make one and to remove it takes the kernel longer than most checks. A module that is loaded
+    anew gets its probes back from the kernel. Close it before the journal.
+    """
+
+    def __init__(self, tree: Tree, journal: Journal) -> None:
+        self._tree = tree
+        self._journal = journal
+        self._probe: KprobeEvent | None = None
+        self._refused: Exception | None = None
+
+    def get(self, event: str, place: str, arguments: Mapping[str, str]) -> KprobeEvent:
+        """Return the probe, which has no hits yet and follows this task; raises as KprobeEvent.
+
+        It is asked for one place alone in a run. What failed once is not tried again.
+        """
+        if self._refused:
+            raise self._refused
+        if self._probe is None:
+            try:
+                with self._journal.kept():
+                    self._probe = KprobeEvent(self._tree, self._journal, event, place, arguments)
+            except Exception as error:
+                self._refused = error
+                raise
+        else:
+            self._probe.follow([os.getpid()])
+            self._probe.read()
+        return self._probe
+
+    def close(self) -> None:
+        """Close the trace, if there is one."""
+        if self._probe:
+            self._probe.close()

@@ -6,7 +6,7 @@ Every change of the host goes through a :class:`Journal`, which records its undo
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +60,8 @@ class Journal:
         self._mutex = threading.RLock()
         self._pid = os.getpid()
         self._places: dict[tuple[object, ...], int] = {}
+        self._kept: set[int] = set()
+        self._keeps = False
         self._failures: list[str] = []
         self._closed = False
 
@@ -220,7 +222,22 @@ class Journal:
             with self._mutex:
                 self._places = outer
                 if not self._closed and self._record.sequence > begin:
-                    self._undo(begin)
+                    self._undo(begin, self._kept)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Have what is changed in the block stay beyond a scope's end, until :meth:`close`.
+
+        For what many checks use, and takes time to make. Other threads must change nothing
+        meanwhile.
+        """
+        with self._mutex:
+            before, self._keeps = self._keeps, True
+            outer, self._places = self._places, {}
+            try:
+                yield
+            finally:
+                self._keeps, self._places = before, outer
 
     def close(self) -> list[str]:
         """Undo all in reverse, end the guardian, release the lock; return a line per failure.
@@ -255,11 +272,11 @@ class Journal:
             assert error is not None
             error.add_note(line)
 
-    def _undo(self, after: int = 0) -> None:
-        """Undo by the record, the one truth, what came ``after``, and mark the changes."""
+    def _undo(self, after: int = 0, kept: Container[int] = ()) -> None:
+        """Undo by the record, the one truth, what came ``after`` but for what is kept; mark it."""
         self._record.close()
         try:
-            record, errors, _ = undo_record(Site(self._tree, self._hold()), after)
+            record, errors, _ = undo_record(Site(self._tree, self._hold()), after, kept)
         except JournalError as error:
             self._failures = [str(error)]
             return
@@ -267,7 +284,7 @@ class Journal:
         for at, change in enumerate(self.changes):
             if change.sequence in errors:
                 self.changes[at] = replace(change, error=errors[change.sequence])
-            elif change.sequence > after and not change.undone:
+            elif change.sequence > after and change.sequence not in kept and not change.undone:
                 self.changes[at] = replace(change, undone=True)
 
     def _hold(self) -> tuple[int, ...]:
@@ -327,6 +344,9 @@ class Journal:
         if not self._dry_run:
             if self._guardian:
                 self._guardian.await_ready()
+            if self._keeps:
+                # Now, as what comes once it is in the record may be an interruption.
+                self._kept.add(self._record.sequence + 1)
             sequence = self._record.add(change.sentence, kind, arguments)
         self.changes.append(replace(change, sequence=sequence))
         if place is not None:

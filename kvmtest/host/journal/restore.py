@@ -5,7 +5,7 @@ Undoes what a record says: for ``kvmtest restore``, for the guardian, for the ne
 run's own end.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kvmtest.host.lock import Lock
@@ -62,30 +62,36 @@ def failure(entry: Entry, errors: Mapping[int, str]) -> str:
     return f"{entry.sentence}: not undone: {why}" if why else ""
 
 
-def undo_record(site: Site, after: int = 0) -> tuple[Record, dict[int, str], bool]:
+def undo_record(
+    site: Site, after: int = 0, kept: Container[int] = ()
+) -> tuple[Record, dict[int, str], bool]:
     """Undo the record; return it, why some undos failed, and whether a reboot left none to do.
 
-    Entries up to the sequence number ``after`` stay as they are.
+    Entries up to the sequence number ``after`` stay as they are, and so do those ``kept``.
     """
     record = load(site.tree)
     header = record.header
     boot_id = site.tree.read(BOOT_ID)
     rebooted = bool(header and header.boot_id and boot_id and header.boot_id != boot_id)
     # Every kind of undo is about state of the kernel, which a reboot made anew.
-    kept, undone = _split(record.entries, after)
+    left, undone = _split(record.entries, after, kept)
     errors = {} if rebooted else _undo_all(site, undone)
-    remaining = kept + [entry for entry in undone if entry.sequence in errors]
+    failed = [entry for entry in undone if entry.sequence in errors]
+    remaining = sorted(left + failed, key=lambda entry: entry.sequence)
     settle(site.tree, header, remaining)
     return record, errors, rebooted
 
 
-def _split(entries: Iterable[Entry], after: int) -> tuple[list[Entry], list[Entry]]:
-    """Return the entries up to the sequence number ``after``, and those beyond it."""
-    early: list[Entry] = []
-    late: list[Entry] = []
+def _split(
+    entries: Iterable[Entry], after: int, kept: Container[int]
+) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries up to the sequence number ``after`` or kept, and the others."""
+    left: list[Entry] = []
+    undone: list[Entry] = []
     for entry in entries:
-        (late if entry.sequence > after else early).append(entry)
-    return early, late
+        is_left = entry.sequence <= after or entry.sequence in kept
+        (left if is_left else undone).append(entry)
+    return left, undone
 
 
 def _undo_all(site: Site, entries: Iterable[Entry]) -> dict[int, str]:

@@ -14,6 +14,7 @@ from kvmtest.host.journal import Journal
 from kvmtest.host.kernel_log import KernelLog, Mark
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
+from kvmtest.host.tracing import RunProbe
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Judgement, Reading, Role, Verdict, judge
 from kvmtest.kvm import Vcpu, Vm
@@ -31,7 +32,9 @@ def context_of(machine: Machine, log: RunLog | Missing = NO_LOG) -> Iterator[Con
         stack.callback(journal.close)
         if isinstance(log, RunLog):
             stack.callback(log.log.close)
-        yield Context(machine, journal, log)
+        probe = RunProbe(machine.tree, journal)
+        stack.callback(probe.close)
+        yield Context(machine, journal, log, probe)
 
 
 def observe(

@@ -763,6 +763,39 @@ def test_a_scope_leaves_no_record_where_nothing_else_was_changed(tree: Tree) -> 
         assert [(c.sequence, c.undone) for c in journal.changes] == [(1, True), (2, True)]
 
 
+def test_what_is_kept_outlives_the_scope_and_is_undone_in_the_end(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        with journal.scope():
+            journal.write(KNOB, "0")
+            with journal.kept():
+                journal.append(PROBES, "p:kvmtest/x f", undo="-:kvmtest/x")
+                journal.write(KNOB, "1")
+            journal.write(UNRESTRICTED, "N")
+        assert tree.read(UNRESTRICTED) == "Y"
+        assert tree.read(PROBES) == "p:kvmtest/x f"
+        assert [change.undone for change in journal.changes] == [True, False, False, True]
+        assert [e.sequence for e in parse(tree.path(RECORD).read_bytes()).entries] == [2, 3]
+        with journal.scope():
+            journal.write(UNRESTRICTED, "N")
+        assert [e.sequence for e in parse(tree.path(RECORD).read_bytes()).entries] == [2, 3]
+    assert tree.read(PROBES) == "p:kvmtest/x f\n-:kvmtest/x"
+    assert all(change.undone for change in journal.changes)
+    assert not tree.exists(RECORD)
+
+
+def test_what_can_not_be_undone_stays_in_order_beside_what_is_kept(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        with journal.scope():
+            journal.make_directory(INSTANCE)
+            with journal.kept():
+                journal.write(KNOB, "0")
+            tree.path(f"{INSTANCE}/in-use").write_text("")
+        assert [e.sequence for e in parse(tree.path(RECORD).read_bytes()).entries] == [1, 2]
+        tree.path(f"{INSTANCE}/in-use").unlink()
+    assert not tree.exists(INSTANCE)
+    assert tree.read(KNOB) == "1"
+
+
 def test_a_scope_puts_back_what_it_found_not_what_the_run_found(tree: Tree) -> None:
     with Journal.open(tree) as journal:
         journal.write(KNOB, "0")

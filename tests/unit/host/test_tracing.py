@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.host.journal import Journal
+from kvmtest.host.journal import Journal, JournalError
 from kvmtest.host.tracing import (
     KPROBE_EVENTS,
     TRACING,
     Hit,
     Hits,
     KprobeEvent,
+    RunProbe,
     TracingError,
     parse_hits,
 )
@@ -128,3 +129,34 @@ def test_a_dry_run_lists_the_probe_and_reads_nothing(tree: Tree) -> None:
         assert probe.read() == Hits()
     assert [c.path for c in journal.changes][:2] == [KPROBE_EVENTS, INSTANCE]
     assert tree.read(KPROBE_EVENTS) == ""
+
+
+def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
+    journal = Tracefs.open(tree)
+    run = RunProbe(tree, journal)
+    with journal.scope():
+        first = run.get("entry", "kvm_intel:f", {"flags": "si"})
+        first.follow([1])
+    assert tree.read(KPROBE_EVENTS) == "p:kvmtest/entry kvm_intel:f flags=%si:x64"
+    assert tree.read(f"{INSTANCE}/set_event_pid") == "1"
+    with tree.path(f"{INSTANCE}/trace_pipe").open("w") as pipe, journal.scope():
+        pipe.write(LINE)
+        pipe.flush()
+        again = run.get("entry", "kvm_intel:f", {"flags": "si"})
+        assert again is first
+        assert tree.read(f"{INSTANCE}/set_event_pid") == str(os.getpid())
+        assert again.read() == Hits()
+    run.close()
+    journal.close()
+    assert (tree.read(KPROBE_EVENTS) or "").endswith("\n-:kvmtest/entry")
+
+
+def test_a_runs_probe_that_was_refused_is_not_tried_again(tree: Tree) -> None:
+    tree.path(INSTANCE).mkdir()
+    with Tracefs.open(tree) as journal:
+        run = RunProbe(tree, journal)
+        for _ in range(2):
+            with pytest.raises(JournalError, match="is there already"):
+                run.get("entry", "kvm_intel:f", {})
+        assert [change.path for change in journal.changes] == [KPROBE_EVENTS]
+        run.close()
