@@ -300,8 +300,7 @@ class KernelLog:
             if not data:
                 poll.poll(left * 1000)
                 continue
-            record = parse_record(data)
-            self._since.take(data)
+            record = self._since.take(data)
             if token in record.message:
                 self._since = _Since(record.sequence)
                 return None
@@ -312,15 +311,11 @@ class KernelLog:
 
 
 class _Since:
-    """What came after a mark; knows by the sequence numbers what was missed.
-
-    Records are parsed when they are asked for: a log that is only kept costs little.
-    """
+    """What came after a mark; knows by the sequence numbers what was missed."""
 
     def __init__(self, sequence: int | None = None) -> None:
         self._last = sequence
         self._records: list[Record] = []
-        self._unparsed: list[bytes] = []
         self._lost = 0
         self._overruns = 0
 
@@ -328,28 +323,21 @@ class _Since:
         """Note that the kernel overwrote records that come next."""
         self._overruns = 1
 
-    def take(self, data: bytes) -> None:
-        sequence = _sequence(data)
-        gap = 0 if self._last is None else sequence - self._last - 1
+    def take(self, data: bytes) -> Record:
+        record = parse_record(data)
+        gap = 0 if self._last is None else record.sequence - self._last - 1
         self._lost += max(gap, self._overruns)
         self._overruns = 0
-        self._last = sequence
-        self._unparsed.append(data)
+        self._last = record.sequence
+        self._records.append(record)
+        return record
 
     def end(self) -> Position:
-        return Position(len(self._records) + len(self._unparsed), self._lost + self._overruns)
+        return Position(len(self._records), self._lost + self._overruns)
 
     def slice(self, begin: Position = _BEGIN) -> LogSlice:
-        self._records += list(map(parse_record, self._unparsed))
-        self._unparsed.clear()
         lost = self._lost + self._overruns - begin.lost
         return LogSlice(tuple(self._records[begin.records :]), lost)
-
-
-def _sequence(data: bytes) -> int:
-    """Return a record's sequence number. Raises LogError."""
-    prefix = _PREFIX.match(data)
-    return int(prefix[2]) if prefix else parse_record(data).sequence
 
 
 def parse_record(data: bytes) -> Record:

@@ -18,9 +18,6 @@ __all__ = ["VmcsDump", "dump_of", "parse_dumps"]
 #: VM-entry control "load debug controls" (Intel SDM volume 3, table 25-15).
 _LOAD_DEBUG_CONTROLS = 1 << 2
 
-# Newer kernels begin each line with the module's name, 6.1 and older ones do not.
-_PREFIX = "kvm_intel: "
-
 # Older kernels (5.10, say) do not have this line.
 _LAST_ENTRY = re.compile(r"VMCS .*, last attempted VM-entry on CPU (-?\d+)$")
 
@@ -36,8 +33,11 @@ _LINES = {
 }
 _ORDER = tuple(_LINES)
 
-# Most lines are none of these: one look then, not one for each.
-_ANY = re.compile("|".join(f"(?:{p.pattern})" for p in (_LAST_ENTRY, *_LINES.values())))
+# Most lines are none of these: one look then, not one for each. Newer kernels begin each line with
+# the module's name, 6.1 and older ones do not.
+_ANY = re.compile(
+    f"(?:kvm_intel: )?({'|'.join(p.pattern for p in (_LAST_ENTRY, *_LINES.values()))})"
+)
 
 _REMEDY = "look at the kernel log, and run without other VMs"
 _BROKEN = Missing("a VMCS dump in the kernel log is cut off, or mixed with another", _REMEDY)
@@ -72,8 +72,6 @@ def parse_dumps(records: Iterable[Record]) -> list[VmcsDump] | Missing:
     begun: _Begun | None = None
     cpu: int | None = None
     for line in _lines(records):
-        if not _ANY.match(line):
-            continue
         last_entry = _LAST_ENTRY.match(line)
         if last_entry:
             cpu = int(last_entry[1])
@@ -104,10 +102,12 @@ def dump_of(records: Iterable[Record], fs_base: int) -> VmcsDump | Missing:
 
 
 def _lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield the lines that are read, without the module's name."""
     for record in records:
         if record.is_from_kernel:
             for line in record.message.split("\n"):
-                yield line.removeprefix(_PREFIX)
+                if match := _ANY.match(line):
+                    yield match[1]
 
 
 class _Begun:
