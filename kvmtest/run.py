@@ -31,8 +31,7 @@ from kvmtest.judge import Verdict, exit_status
 from kvmtest.judge.requirements import Requirement
 from kvmtest.missing import Missing
 from kvmtest.properties import Property, select
-from kvmtest.report.junit import junit
-from kvmtest.report.ktap import ktap
+from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_results, summary
 from kvmtest.session import Session, requirement
@@ -289,12 +288,9 @@ def _write(
     # That of a lab's machine, which is slow, is checked outside, where it is read.
     save(evidence, output / "evidence.json", unchecked=session.machine.lab is not None)
     write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
-    name, strict = evidence.machine_name, options.strict
-    write_whole(output / "ktap.txt", ktap(session.results, name, strict=strict))
-    document = junit(session.results, socket.gethostname(), name, strict=strict)
-    write_whole(output / "junit.xml", document)
-    # Those of a lab's machine are drawn outside.
+    # Those of a lab's machine, which is slow, are made outside.
     if session.machine.lab is None:
+        write_reports(evidence, output, socket.gethostname())
         write_beside(evidence, output)
 
 

@@ -19,6 +19,7 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import loads
 from kvmtest.host.lab import VARIABLE
+from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_evidence
 
@@ -74,6 +75,7 @@ def run(options: Options) -> int:
     clock.stages(outcome)
     if output:
         write(outcome, output)
+        write_reports(evidence, output)
         write_beside(evidence, output)
     show_evidence(evidence)
     console(sys.stderr).print(Text(f"kvmtest: lab: {clock}"), soft_wrap=True)

@@ -223,6 +223,8 @@ class Progress:
     def say(self, what: RenderableType) -> None:
         """Say anything else."""
         if self._lines:
-            self._console.print(what, soft_wrap=True)
+            # Not by rich, which takes a slow machine longer than many a property.
+            self._console.file.write(f"{what}\n")
+            self._console.file.flush()
         else:
             self._status.update(what)

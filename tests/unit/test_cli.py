@@ -46,6 +46,12 @@ def sample(tmp_path: Path) -> Path:
 # Statuses
 
 
+def put_for_run(monkeypatch: pytest.MonkeyPatch, function: Callable[..., int]) -> None:
+    """Have ``kvmtest run`` be another function, with a parser of its own."""
+    monkeypatch.setattr(cli_module, "_run", function)
+    monkeypatch.setattr(cli_module, "_parser", cli_module._parser.__wrapped__)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "under_bisect"),
     [
@@ -67,7 +73,7 @@ def test_an_error_of_a_command_is_one_line_and_a_status(
     def broken(options: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli_module, "_run", broken)
+    put_for_run(monkeypatch, broken)
     assert main(["run"]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -81,7 +87,7 @@ def test_a_bug_of_our_own_never_looks_like_a_verdict(
     def broken(options: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli_module, "_run", broken)
+    put_for_run(monkeypatch, broken)
     assert main(["run"]) == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert main(["run", "--bisect"]) == 125
@@ -133,6 +139,13 @@ def test_a_root_whose_links_go_in_a_circle_is_refused(tmp_path: Path, capsys: Ca
 def test_arguments_after_two_dashes_are_for_run_alone(capsys: Capture) -> None:
     assert main(["list", "--", "-v"]) == 2
     assert capsys.readouterr().err == "kvmtest: only run takes arguments after --\n"
+
+
+def test_one_command_s_words_are_not_another_s() -> None:
+    first, second = (
+        cli_module._parser().parse_args(["run", "--only", name]) for name in ("a.b", "c.d")
+    )
+    assert (first.only, second.only) == (["a.b"], ["c.d"])
 
 
 def test_the_version_and_help_are_printed(capsys: Capture) -> None:

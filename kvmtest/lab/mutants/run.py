@@ -26,6 +26,7 @@ from kvmtest.lab.kernels import resolve
 from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.run import assemble, run_once, teller, write
 from kvmtest.properties import find as find_property
+from kvmtest.report.files import write_reports
 from kvmtest.report.terminal import Progress, console
 
 from . import kit
@@ -107,6 +108,7 @@ class _Bench:
             folder = output / (mutant.name if mutant else "stock" if modules is None else "rebuilt")
             folder.mkdir()
             write(outcome, folder)
+            write_reports(evidence, folder)
         return _Seen.of(evidence)
 
 

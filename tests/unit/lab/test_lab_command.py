@@ -33,7 +33,8 @@ def test_evidence_is_shown_and_kept_and_the_status_is_that_of_the_run_inside(
     emulator.leaves(inside, status)
     output = tmp_path / "out"
     assert lab_run(emulator, "-o", output) == status
-    assert sorted(path.name for path in output.iterdir()) == ["console.log", "evidence.json"]
+    names = ["console.log", "evidence.json", "junit.xml", "ktap.txt"]
+    assert sorted(path.name for path in output.iterdir()) == names
     assert load(output) == inside
     captured = capsys.readouterr()
     assert "any.soak" in captured.out
