@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_machine(lab_run)
     _add_verdict_options(lab_run)
-    lab_run.usage = "kvmtest lab run --machine intel [options] [run options]"
+    lab_run.usage = "kvmtest lab run [--machine intel] [options] [run options]"
 
     add("list", _lab_list, "the kernels that Debian's archive offers to the lab", to=labs)
 
@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     survey.add_argument(
         "-o", metavar="DIR", type=Path, dest="output", default=Path(), help="where to (default: .)"
     )
-    _add_cpus(survey)
+    _add_emulator(survey)
 
     mutants = add(
         "mutants",
@@ -297,14 +297,11 @@ def _add_smi_source(parser: argparse.ArgumentParser, option: str) -> None:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--machine", choices=["intel"], default="intel", help="which machine (default: intel)"
-    )
+    _add_emulator(parser)
     _add_kernel(parser)
     parser.add_argument(
         "--modules", metavar="DIR", type=Path, help="the kernel's modules, where they are elsewhere"
     )
-    _add_cpus(parser)
     parser.add_argument(
         "--show-cpu-feature",
         metavar="F",
@@ -319,9 +316,19 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_cpus(parser: argparse.ArgumentParser) -> None:
+def _add_emulator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cpus", metavar="N", type=int, choices=[1, 2], default=1, help="CPUs: 1 (fast) or 2"
+        "--machine",
+        choices=["intel"],
+        default="intel",
+        help="which machine (default: intel)",
+    )
+    parser.add_argument(
+        "--cpus",
+        metavar="N",
+        type=int,
+        choices=[1, 2],
+        help="CPUs, 1 or 2 (default: 1, which is fast)",
     )
 
 
@@ -487,7 +494,7 @@ def _lab_list(options: argparse.Namespace) -> int:
 def _lab_survey(options: argparse.Namespace) -> int:
     from kvmtest.lab.survey import run
 
-    return run(options.kernels, options.output, options.cpus)
+    return run(options.kernels, options.output, options.machine, options.cpus)
 
 
 def _lab_mutants(options: argparse.Namespace) -> int:

@@ -16,8 +16,8 @@ from kvmtest.evidence import Evidence, Result, save
 from kvmtest.judge import Verdict
 from kvmtest.lab import bochs, disk, userland
 from kvmtest.lab.cache import Cache
-from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import resolve
+from kvmtest.lab.lab import Lab
 
 SCRIPT = r"""#!/bin/sh
 # _ZN13bx_real_sim_c10save_stateEPKc
@@ -116,7 +116,7 @@ class Emulator:
         path.unlink(missing_ok=True)
         return lines
 
-    def lab(self, **more: object) -> IntelLab:
+    def lab(self, **more: object) -> Lab:
         """Return the lab of the tree's kernel."""
         kernel = resolve(str(self.tree), None, self.cache, print)
-        return IntelLab(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]
+        return Lab(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]

@@ -13,18 +13,21 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvmtest.errors import EnvironmentUnfit
+from kvmtest.errors import EnvironmentUnfit, UsageError
 
+from . import disk
 from .digest import of_parts
+from .emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Launch, Start
 
 __all__ = [
     "CPU_MODEL",
     "INSTRUCTIONS_PER_SECOND",
+    "LACKS",
     "PACKAGES",
+    "PMU",
     "SHOWN",
     "Bochs",
     "Drives",
-    "Hardware",
     "Ports",
     "configuration",
     "reconfigured",
@@ -46,23 +49,28 @@ _SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
 # The build whose insides the extension knows (c_helpers/bochs/build.c).
 _KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
 _BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
+_BOOT_DISK, _LOG = "boot.iso", "bochs.log"
 _VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 
 #: Emulated instructions a second, by which the machine's clocks go; Bochs manages up to 80 million.
 INSTRUCTIONS_PER_SECOND = 100_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What a machine is made of; ``memory`` in MiB.
+#: What stock Bochs does not model, by the precondition that it therefore does not meet. In a build
+#: that the extension knows it does.
+LACKS = {
+    "pmu": "the emulated machine (Bochs) has no performance counters",
+    "debugctl-switch": "the emulated machine (Bochs) does not switch DEBUGCTL at VM-entry and "
+    "VM-exit",
+}
 
-    ``cpu_features`` are shown in CPUID although the model has them not, by the names that Linux has
-    for them (SHOWN): for software that asks for them and does something else then.
-    """
-
-    cpus: int = 1
-    memory: int = 384
-    cpu_features: tuple[str, ...] = ()
+#: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
+PMU: dict[str, str | int] = {
+    "pmu": "kvmtest's model, version 1",
+    "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
+    "cycles; SMIs on other CPUs than 0, real handlers and their latency",
+    "smi_source_msr": 0x4B500000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +135,38 @@ class Bochs:
         known = extension is not None and _KNOWN_BUILD in code
         return cls(path, version[1], extension, digest.hexdigest(), known)
 
+    name = "Bochs"
+    model = CPU_MODEL
+    kvm_module = "kvm_intel"
+    cpus = 1
+    kernel_arguments = "tsc_early_khz=100000 no_timer_check noxsave"
+
     @property
     def can_save(self) -> bool:
         """Whether machines can be saved."""
         return self.extension is not None
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What this build does not model, by precondition."""
+        return {} if self.is_known else LACKS
+
+    @property
+    def details(self) -> dict[str, str | int]:
+        """What evidence says besides."""
+        rate: dict[str, str | int] = {"instructions_per_second": INSTRUCTIONS_PER_SECOND}
+        return rate | PMU if self.is_known else rate
+
+    def check(self, hardware: Hardware) -> None:
+        """Raise UsageError or EnvironmentUnfit where CPUs can't show what they are to show."""
+        for feature in hardware.cpu_features:
+            if feature not in SHOWN:
+                raise UsageError(f"--show-cpu-feature {feature}: it can show {', '.join(SHOWN)}")
+            if not self.is_known:
+                raise EnvironmentUnfit(
+                    f"--show-cpu-feature {feature}: this build of Bochs can't be made to show it; "
+                    "use that of Debian 12"
+                )
 
     def machine_digest(self, hardware: "Hardware") -> str:
         """Return the digest of the emulator and of a machine's configuration."""
@@ -140,6 +176,27 @@ class Bochs:
         text = text.replace(_quoted(_MSRS), "")
         return of_parts(self.digest, text, *hardware.cpu_features)
 
+    def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
+        """Write the boot CD to a folder."""
+        disk.make(folder / _BOOT_DISK, kernel, initramfs, command_line)
+
+    def launch(self, start: Start, folder: Path) -> Launch:
+        """Write configuration and the debugger's script to a machine's folder."""
+        ports = Ports(folder / SERIAL, folder / PARALLEL, folder / _LOG)
+        drives = Drives(start.boot / _BOOT_DISK, folder / PAYLOAD)
+        script = folder / "script"
+        ways = [f"!save {start.save}"] if start.save else ["c"] * start.passes
+        script.write_text("\n".join(["c", *ways, "q", ""]))
+        if start.state is None:
+            config = folder / "bochsrc"
+            config.write_text(configuration(start.hardware, drives, ports))
+            command = self.boot(config, script)
+        else:
+            restored = folder / "state"
+            _copy_state(start.state, restored, drives, ports)
+            command = self.restore(restored, script)
+        return Launch(command, self.environment(start.hardware))
+
     def boot(self, config: Path, script: Path) -> list[str]:
         """Return the command that boots a machine; the debugger obeys ``script``."""
         return [str(self.program), "-q", "-f", str(config), "-rc", str(script)]
@@ -147,6 +204,19 @@ class Bochs:
     def restore(self, state: Path, script: Path) -> list[str]:
         """Return the command that restores a machine."""
         return [str(self.program), "-q", "-r", str(state), "-rc", str(script)]
+
+    def is_saved(self, state: Path) -> bool:
+        """Tell whether a machine was saved to that folder."""
+        return (state / "config").is_file()
+
+    def ended_well(self, status: int) -> bool:
+        """Tell a good exit status: that of a debugger that was told to quit is 1."""
+        return status in (0, 1)
+
+    def complaint(self, folder: Path) -> str:
+        """Return its last panic, or the last line that it printed."""
+        said = re.findall(r">>PANIC<< (.*)", _text(folder / _LOG))
+        return (said or _text(folder / "stderr").strip().splitlines() or [""])[-1]
 
     def environment(self, hardware: Hardware) -> dict[str, str]:
         """Return the environment that the emulator runs in."""
@@ -160,6 +230,23 @@ class Bochs:
         if hardware.cpu_features:
             kept["KVMTEST_CPU_FEATURES"] = ",".join(hardware.cpu_features)
         return kept
+
+
+def _copy_state(state: Path, copy: Path, drives: Drives, ports: Ports) -> None:
+    """Have a saved machine in the folder ``copy``, too, with other drives and ports."""
+    copy.mkdir()
+    for file in state.iterdir():
+        if file.name != "config":
+            (copy / file.name).symlink_to(file)
+    saved = (state / "config").read_text()
+    (copy / "config").write_text(reconfigured(saved, drives, ports))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def configuration(hardware: Hardware, drives: Drives, ports: Ports) -> str:

@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -21,12 +21,12 @@ from kvmtest.lab.archive import Archive
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.modules import Module, ModuleFolder, NoSuchModule, module_name
 
-__all__ = ["NEEDED", "LabKernel", "resolve"]
+__all__ = ["LabKernel", "resolve"]
 
-NEEDED = ("kvm_intel", "msr")
-"""What the lab loads; with what these depend on."""
+_UNPACKED = ("kvm_intel", "kvm_amd", "msr")
+"""What the lab's machines load; with what these depend on."""
 
-_UNPACKED_AT_FIRST = frozenset({*NEEDED, "kvm", "irqbypass"})
+_UNPACKED_AT_FIRST = frozenset({*_UNPACKED, "kvm", "irqbypass", "ccp"})
 """What that is in the kernels known so far: a package is read again where it turns out more."""
 
 # linux-image-V carries all; or linux-binary-V (linux-image-V at Ubuntu) the image, linux-modules-V
@@ -58,11 +58,25 @@ class LabKernel:
     version: str
     """Upstream's, such as 6.1.170."""
 
-    digest: str
-    """Of the image and of the modules that the lab needs, whatever they are packed in."""
-
     banner: str
     """The version string in the image's header: builder, build, and with Debian the date."""
+
+    vendor: str = "kvm_intel"
+    """The module of KVM that it is to load."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Return what the lab loads, with what that depends on."""
+        return self.vendor, "msr"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the image and of the modules that the lab needs, whatever they are packed in."""
+        digest = hashlib.sha256(_read(self.image))
+        for name in self.needed:
+            for module in self.folder.load_order(name):
+                digest.update(hashlib.sha256(module.data).digest())
+        return digest.hexdigest()
 
     @property
     def date(self) -> str | None:
@@ -88,8 +102,10 @@ class LabKernel:
         return self.folder.load_order(*names)
 
 
-def resolve(spec: str | None, modules: Path | None, cache: Cache, tell: Tell) -> LabKernel:
-    """Return the kernel that the user names.
+def resolve(
+    spec: str | None, modules: Path | None, cache: Cache, tell: Tell, vendor: str = "kvm_intel"
+) -> LabKernel:
+    """Return the kernel that the user names, for a machine whose KVM is the module ``vendor``.
 
     ``spec`` is a .deb, an unpacked tree, a kernel build tree, a bzImage, a version to look for in
     Debian's archive, or None for the default of that. ``modules`` is a folder of modules to take
@@ -112,6 +128,8 @@ def resolve(spec: str | None, modules: Path | None, cache: Cache, tell: Tell) ->
             f"there is no kernel {spec!r}: neither a file, nor a folder, nor a version such as "
             "6.12 or 6.1.0-47-amd64"
         )
+    found = replace(found, vendor=vendor)
+    found.load_order(*found.needed)
     return found
 
 
@@ -230,7 +248,7 @@ def _unpacked(
         tell(f"unpacking {', '.join(path.name for path in packages)}")
         _unpack(packages, tree, _UNPACKED_AT_FIRST)
 
-    key = json.dumps([sorted(digests), sorted(_UNPACKED_AT_FIRST), NEEDED])
+    key = json.dumps([sorted(digests), sorted(_UNPACKED_AT_FIRST), _UNPACKED])
     return cache.entry("kernel", hashlib.sha256(key.encode()).hexdigest(), make)
 
 
@@ -256,7 +274,7 @@ def _lacking(tree: Path) -> str | None:
     for image in tree.glob("**/vmlinuz*"):
         release = _release_of(image)
         folder = ModuleFolder(_narrowed(tree, release), release)
-        for name in NEEDED:
+        for name in _UNPACKED:
             try:
                 folder.load_order(name)
             except NoSuchModule as error:
@@ -266,24 +284,16 @@ def _lacking(tree: Path) -> str | None:
 
 
 def _kernel(image: Path, modules: Path, origin: str) -> LabKernel:
-    """Return the kernel of ``image`` and the folder ``modules``, checked for what the lab needs."""
-    data = _read(image)
-    banner = _banner(image, data)
+    """Return the kernel of ``image`` and the folder ``modules``."""
+    banner = _banner(image, _read(image))
     release = banner.split()[0]
-    modules = _narrowed(modules, release)
-    folder = ModuleFolder(modules, release)
-    digest = hashlib.sha256(data)
-    for name in NEEDED:
-        for module in folder.load_order(name):
-            digest.update(hashlib.sha256(module.data).digest())
     version = upstream_version(release, banner)
     return LabKernel(
         release,
         image,
-        modules,
+        _narrowed(modules, release),
         origin,
         ".".join(map(str, version)) if version else release,
-        digest.hexdigest(),
         banner,
     )
 

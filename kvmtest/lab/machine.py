@@ -17,15 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 
 from . import disk
-from .bochs import Bochs, Drives, Hardware, Ports, configuration, reconfigured
 from .channel import Channel, Received, Said, Told
+from .emulator import PARALLEL, PAYLOAD, SERIAL, Dialogue, Emulator, Launch, Start
 
-__all__ = ["Machine", "MachineFailed", "Outcome", "Start"]
+__all__ = ["Machine", "MachineFailed", "Outcome"]
 
 # What ends a machine that will not speak again, as its console shows it.
 _FATAL = re.compile(r"Kernel panic - not syncing: .*|^lab: .*", re.M)
@@ -34,8 +35,6 @@ _LAST_WORDS = 2.0
 _TAIL_LINES = 15
 # More than a FIFO holds.
 _CHUNK = 1 << 20
-# With what Bochs ends when all is well, and when its debugger was told to quit.
-_GOOD_STATUS = (0, 1)
 
 
 class MachineFailed(EnvironmentUnfit):
@@ -49,19 +48,6 @@ class MachineFailed(EnvironmentUnfit):
     def tail(self) -> str:
         """The last lines of its console that say something."""
         return "\n".join(self.console.strip().splitlines()[-_TAIL_LINES:])
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How a machine comes to life: booted, or restored from the folder ``state``.
-
-    Where ``save`` is given it ends at its first breakpoint, saved to that folder.
-    """
-
-    hardware: Hardware
-    boot_disk: Path
-    state: Path | None = None
-    save: Path | None = None
 
 
 @dataclass(slots=True)
@@ -83,7 +69,7 @@ class Outcome:
 class Machine:
     """Runs one machine; ``hear`` gets each line that it says."""
 
-    bochs: Bochs
+    emulator: Emulator
     start: Start
     payload: bytes
     hear: Callable[[str], None]
@@ -93,57 +79,38 @@ class Machine:
 
         Raises MachineFailed where it panics, hangs, or ends before.
         """
-        with _folder() as folder, _Listener(folder, goal, self.hear) as listener:
+        with _folder() as folder, _Listener(folder, goal, self.hear, self.emulator) as listener:
             try:
-                command = self._prepare(folder)
+                disk.payload(folder / PAYLOAD, self.payload)
+                launch = self.emulator.launch(self.start, folder)
             except OSError as error:
                 raise EnvironmentUnfit(
                     f"can't make a machine in {folder}: {error}; free some space, or set TMPDIR "
                     "to another folder"
                 ) from None
-            with _process(command, folder, self.bochs.environment(self.start.hardware)) as process:
-                listener.listen(process, deadline)
+            with _process(launch, folder) as process:
+                listener.listen(process, launch.dialogue, deadline)
             save = self.start.save
             # One that does not know the command goes on past the breakpoint as if it were saved.
-            if save and not (save / "config").is_file():
+            if save and not self.emulator.is_saved(save):
                 raise MachineFailed(
                     f"the emulator did not save its machine to {save}; use --cold",
                     listener.outcome.console,
                 )
             return listener.outcome
 
-    def _prepare(self, folder: Path) -> list[str]:
-        """Write drives, configuration and the debugger's script; return the emulator's command."""
-        ports = Ports(folder / "serial", folder / "parallel", folder / "bochs.log")
-        drives = Drives(self.start.boot_disk, folder / "payload")
-        disk.payload(drives.payload, self.payload)
-        script = folder / "script"
-        state = self.start.state
-        # A booted machine passes two breakpoints before it is done at the third (inside/agent.py).
-        ways = [f"!save {self.start.save}"] if self.start.save else ["c", "c"] * (state is None)
-        script.write_text("\n".join(["c", *ways, "q", ""]))
-        if state is None:
-            config = folder / "bochsrc"
-            config.write_text(configuration(self.start.hardware, drives, ports))
-            return self.bochs.boot(config, script)
-        restored = folder / "state"
-        restored.mkdir()
-        for file in state.iterdir():
-            if file.name != "config":
-                (restored / file.name).symlink_to(file)
-        saved = (state / "config").read_text()
-        (restored / "config").write_text(reconfigured(saved, drives, ports))
-        return self.bochs.restore(restored, script)
-
 
 class _Listener:
-    """Reads both ports while the emulator runs."""
+    """Reads both ports while the emulator runs, and talks to it."""
 
-    def __init__(self, folder: Path, goal: str, hear: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, goal: str, hear: Callable[[str], None], emulator: Emulator
+    ) -> None:
         self.outcome = Outcome()
         self._folder = folder
         self._goal = goal
         self._hear = hear
+        self._emulator = emulator
         self._channel = Channel()
         self._console = bytearray()
         self._searched = 0
@@ -152,7 +119,7 @@ class _Listener:
         self._fatal = ""
 
     def __enter__(self) -> "_Listener":
-        for name, take in (("serial", self._take_serial), ("parallel", self._take_parallel)):
+        for name, take in ((SERIAL, self._take_serial), (PARALLEL, self._take_parallel)):
             os.mkfifo(self._folder / name)
             # Opened for writing too, so that it never ends while nobody writes.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -161,14 +128,21 @@ class _Listener:
 
     def __exit__(self, *exception: object) -> None:
         for key in list(self._selector.get_map().values()):
-            os.close(key.fd)
+            if isinstance(key.fileobj, int):
+                os.close(key.fd)
         self._selector.close()
 
-    def listen(self, process: "subprocess.Popen[bytes]", allowed: float) -> None:
+    def listen(
+        self, process: "subprocess.Popen[bytes]", dialogue: Dialogue | None, allowed: float
+    ) -> None:
         """Listen until the emulator's end, ``allowed`` seconds at most; raises MachineFailed."""
         until = time.monotonic() + allowed
         pidfd = os.pidfd_open(process.pid)
         self._selector.register(pidfd, selectors.EVENT_READ, None)
+        if dialogue:
+            assert process.stdout
+            talk = partial(self._talk, process, dialogue)
+            self._selector.register(process.stdout, selectors.EVENT_READ, talk)
         ended = False
         while not ended:
             left = until - time.monotonic()
@@ -184,7 +158,7 @@ class _Listener:
         self._drain()
         self.outcome.console = self._console.decode(errors="replace").replace("\r\n", "\n")
         done = self._goal in self.outcome.stages and ended and not self._fatal
-        if done and process.wait() in _GOOD_STATUS:
+        if done and self._emulator.ended_well(process.wait()):
             return
         raise MachineFailed(self._why(ended, process, allowed), self.outcome.console)
 
@@ -216,6 +190,21 @@ class _Listener:
             elif isinstance(event, Told):
                 self._take_message(event.message)
 
+    def _talk(self, process: "subprocess.Popen[bytes]", dialogue: Dialogue, fd: int) -> None:
+        assert process.stdin
+        said = os.read(fd, _CHUNK)
+        if not said:
+            self._selector.unregister(fd)
+            return
+        try:
+            answer = dialogue.answer(said)
+        except EnvironmentUnfit as trouble:
+            self._fatal = self._fatal or str(trouble)
+            return
+        # It may have ended meanwhile.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(process.stdin.fileno(), answer)
+
     def _take_message(self, message: dict[str, object]) -> None:
         now = time.monotonic() - self._began
         if stage := message.get("stage"):
@@ -235,9 +224,7 @@ class _Listener:
                 f"the lab's machine did not end within {allowed:.0f} s (it reached: {reached}); "
                 "allow more with --deadline, or look at its console"
             )
-        said = re.findall(r">>PANIC<< (.*)", _text(self._folder / "bochs.log"))
-        said = said or _text(self._folder / "stderr").strip().splitlines()
-        reason = said[-1] if said else ""
+        reason = self._emulator.complaint(self._folder)
         detail = f": {reason}" if reason else ""
         status = process.wait()
         how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with status {status}"
@@ -253,13 +240,6 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 @contextlib.contextmanager
@@ -292,9 +272,7 @@ def _make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _process(
-    command: list[str], folder: Path, environment: dict[str, str]
-) -> Iterator["subprocess.Popen[bytes]"]:
+def _process(launch: Launch, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the emulator, which dies with us, and have it ended at the end."""
     if shutil.which("setpriv") is None:
         raise EnvironmentUnfit("setpriv is missing; apt-get install util-linux")
@@ -302,9 +280,10 @@ def _process(
     unless_orphaned = ["sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *unless_orphaned, *command],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=folder,
-            start_new_session=True,
+            ["setpriv", "--pdeathsig", "KILL", "--", *unless_orphaned, *launch.command],
+            stdin=subprocess.PIPE if launch.dialogue else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if launch.dialogue else out,
+            stderr=err, env=launch.environment, cwd=folder, start_new_session=True, bufsize=0,
         )  # fmt: skip
     try:
         yield process
@@ -312,3 +291,6 @@ def _process(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()

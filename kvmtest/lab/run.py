@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from kvmtest.errors import EnvironmentUnfit, UsageError
+from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import loads
@@ -24,16 +24,18 @@ from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_evidence
 
 from . import payload
-from .bochs import SHOWN, Bochs, Hardware
+from .bochs import Bochs
 from .cache import Cache
 from .digest import of_files
-from .intel import IntelLab
+from .emulator import Emulator, Hardware
 from .kernels import LabKernel, resolve
+from .lab import Lab
 from .machine import MachineFailed, Outcome
 
-__all__ = ["DEADLINE", "Options", "assemble", "run", "run_once", "teller", "write"]
+__all__ = ["DEADLINE", "MACHINES", "Options", "assemble", "run", "run_once", "teller", "write"]
 
-MACHINES = ("intel",)
+#: The lab's machines, and how the emulator of each is found.
+MACHINES: dict[str, Callable[[], Emulator]] = {"intel": Bochs.find}
 DEADLINE = 900.0
 
 
@@ -44,7 +46,7 @@ class Options:
     machine: str = "intel"
     kernel: str | None = None
     modules: Path | None = None
-    cpus: int = 1
+    cpus: int | None = None
     cpu_features: tuple[str, ...] = ()
     cold: bool = False
     deadline: float = DEADLINE
@@ -59,14 +61,14 @@ def run(options: Options) -> int:
     with _failure_shown(output), Progress() as progress:
         tell = teller(progress)
         # Looked for first: without it there is no need for a kernel.
-        bochs = Bochs.find()
-        _check(options, bochs)
+        emulator = MACHINES[options.machine]()
+        hardware = Hardware(options.cpus or emulator.cpus, cpu_features=options.cpu_features)
+        emulator.check(hardware)
         cache = Cache.default()
-        kernel = resolve(options.kernel, options.modules, cache, tell)
+        kernel = resolve(options.kernel, options.modules, cache, tell, vendor=emulator.kvm_module)
         clock.lap("kernel")
-        hardware = Hardware(cpus=options.cpus, cpu_features=options.cpu_features)
-        lab = assemble(progress, bochs, kernel, cache, hardware, cold=options.cold)
-        lab.boot_disk()
+        lab = assemble(progress, emulator, kernel, cache, hardware, cold=options.cold)
+        lab.boot()
         clock.lap("image")
         if lab.restores:
             lab.ready()
@@ -84,23 +86,23 @@ def run(options: Options) -> int:
 
 def assemble(
     progress: Progress,
-    bochs: Bochs,
+    emulator: Emulator,
     kernel: LabKernel,
     cache: Cache,
     hardware: Hardware,
     *,
     cold: bool = False,
-) -> IntelLab:
+) -> Lab:
     """Return a lab that shows in the progress line what it does, and what its machines say."""
 
     def hear(line: str) -> None:
         progress.say(Text(line))
 
-    return IntelLab(bochs, kernel, cache, teller(progress), hear, hardware, cold)
+    return Lab(emulator, kernel, cache, teller(progress), hear, hardware, cold)
 
 
 def run_once(
-    lab: IntelLab,
+    lab: Lab,
     words: Sequence[str],
     deadline: float = DEADLINE,
     modules: Path | None = None,
@@ -108,8 +110,8 @@ def run_once(
 ) -> tuple[Outcome, Evidence]:
     """Run kvmtest run with the options ``words`` in a machine of the lab.
 
-    ``modules`` is a folder with a kvm.ko and kvm-intel.ko to load in place of the kernel's own;
-    ``commands`` are run in the machine before.
+    ``modules`` is a folder with a kvm.ko and the vendor's module to load in place of the kernel's
+    own; ``commands`` are run in the machine before.
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
     files, swapping = lab.swap(modules) if modules else ({}, [])
@@ -136,17 +138,6 @@ def write(outcome: Outcome, output: Path) -> None:
             raise EnvironmentUnfit(
                 f"can't write {output / name}: {error.strerror}; choose another -o DIR"
             ) from None
-
-
-def _check(options: Options, bochs: Bochs) -> None:
-    for feature in options.cpu_features:
-        if feature not in SHOWN:
-            raise UsageError(f"--show-cpu-feature {feature}: it can show {', '.join(SHOWN)}")
-        if not bochs.is_known:
-            raise EnvironmentUnfit(
-                f"--show-cpu-feature {feature}: this build of Bochs can't be made to show it; use "
-                "that of Debian 12"
-            )
 
 
 @contextmanager

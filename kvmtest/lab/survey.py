@@ -18,10 +18,10 @@ from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
-from kvmtest.lab.bochs import Bochs, Hardware
 from kvmtest.lab.cache import Cache
+from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.kernels import LabKernel, resolve
-from kvmtest.lab.run import assemble, run_once, teller
+from kvmtest.lab.run import MACHINES, assemble, run_once, teller
 from kvmtest.properties import PROPERTIES
 from kvmtest.report.terminal import Progress, console
 
@@ -52,8 +52,8 @@ class Surveyed:
     known_defects: Mapping[str, str]
 
 
-def run(kernels: Sequence[str], folder: Path, cpus: int) -> int:
-    """Survey kernels, and write data and page to the folder; what is there already stays.
+def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) -> int:
+    """Survey kernels in a machine, and write data and page to the folder; what is there stays.
 
     Returns 0, or 3 where a kernel could not be surveyed.
     """
@@ -61,13 +61,14 @@ def run(kernels: Sequence[str], folder: Path, cpus: int) -> int:
     failures = []
     with Progress() as progress:
         tell = teller(progress)
-        bochs = Bochs.find()
+        emulator = MACHINES[machine]()
+        hardware = Hardware(cpus or emulator.cpus)
         cache = Cache.default()
         for number, spec in enumerate(kernels, 1):
             tell(f"[{number}/{len(kernels)}] {spec}")
             try:
-                kernel = resolve(spec, None, cache, tell)
-                lab = assemble(progress, bochs, kernel, cache, Hardware(cpus))
+                kernel = resolve(spec, None, cache, tell, vendor=emulator.kvm_module)
+                lab = assemble(progress, emulator, kernel, cache, hardware)
                 _, evidence = run_once(lab, [])
             except KvmtestError as error:
                 failures.append(f"{spec}: {error}")

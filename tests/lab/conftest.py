@@ -5,8 +5,8 @@ import pytest
 from kvmtest.errors import KvmtestError
 from kvmtest.lab.bochs import Bochs
 from kvmtest.lab.cache import Cache
-from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import LabKernel, resolve
+from kvmtest.lab.lab import Lab
 
 
 @pytest.fixture(scope="session")
@@ -27,5 +27,5 @@ def kernel(bochs: Bochs) -> LabKernel:
 
 
 @pytest.fixture(scope="session")
-def lab(bochs: Bochs, kernel: LabKernel) -> IntelLab:
-    return IntelLab(bochs, kernel, Cache.default(), print, print)
+def lab(bochs: Bochs, kernel: LabKernel) -> Lab:
+    return Lab(bochs, kernel, Cache.default(), print, print)

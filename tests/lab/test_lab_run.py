@@ -12,8 +12,8 @@ from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Verdict
 from kvmtest.lab.cache import Cache
-from kvmtest.lab.intel import IntelLab
 from kvmtest.lab.kernels import LabKernel
+from kvmtest.lab.lab import Lab
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
 from kvmtest.lab.run import run_once
@@ -53,10 +53,10 @@ def stock(kernel: LabKernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: IntelLab) -> None:
+def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: Lab) -> None:
     evidence = load(stock)
     found = verdicts(evidence)
-    counted = Verdict.PASS if lab.bochs.is_known else Verdict.SKIP
+    counted = Verdict.PASS if lab.emulator.details.get("pmu") else Verdict.SKIP
     assert {name: found.pop(name) for name in NEED_COUNTERS} == dict.fromkeys(
         NEED_COUNTERS, counted
     )
@@ -65,7 +65,7 @@ def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: I
 
 
 def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
-    stock: Path, kernel: LabKernel, lab: IntelLab
+    stock: Path, kernel: LabKernel, lab: Lab
 ) -> None:
     evidence = load(stock)
     machine = evidence.machine["lab"]
@@ -86,7 +86,7 @@ def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
     assert {name.rpartition(".")[0] for name in plots} <= {*LEAKS, LOST_UPDATE}
 
 
-def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKernel) -> None:
+def test_a_reverted_fix_fails_the_entry_properties(lab: Lab, kernel: LabKernel) -> None:
     cache = Cache.default()
     try:
         builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
@@ -98,7 +98,7 @@ def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKer
     entries = ("fresh", "toggled", "toggled-back", "after-emulation")
     assert {found[f"vmx.entry.{name}"] for name in entries} == {Verdict.FAIL}
     assert found["kernel.fix-present"] is Verdict.FAIL
-    if lab.bochs.is_known:
+    if lab.emulator.details.get("pmu"):
         assert {found[name] for name in LEAKS} == {Verdict.FAIL}
     assert found["host.knob-effective"] is Verdict.PASS
     assert outcome.status == evidence.exit_status == 1
@@ -106,8 +106,8 @@ def test_a_reverted_fix_fails_the_entry_properties(lab: IntelLab, kernel: LabKer
     assert "the kernel's own" not in details
 
 
-def leaks_where(lab: IntelLab, words: list[str], commands: list[list[str]]) -> Result:
-    if not lab.bochs.is_known:
+def leaks_where(lab: Lab, words: list[str], commands: list[list[str]]) -> Result:
+    if not lab.emulator.details.get("pmu"):
         pytest.skip("this build of the emulator has no counters")
     only = ["--only", "vmx.leak.host-events"]
     _, evidence = run_once(lab, [*only, *words], commands=commands)
@@ -123,27 +123,25 @@ def fault(msr: int) -> list[list[str]]:
     return [["/bin/python3", "-c", write]]
 
 
-def test_without_smis_nothing_is_decided(lab: IntelLab) -> None:
+def test_without_smis_nothing_is_decided(lab: Lab) -> None:
     result = leaks_where(lab, ["--smi-source", "passive"], [])
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "no SMI" in result.reason
 
 
-def test_with_a_dead_counter_nothing_is_decided(lab: IntelLab) -> None:
+def test_with_a_dead_counter_nothing_is_decided(lab: Lab) -> None:
     result = leaks_where(lab, [], fault(0x4B500002))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "counts the guest: no" in result.reason
 
 
-def test_with_a_knob_that_does_not_reach_the_msr_nothing_is_decided(lab: IntelLab) -> None:
+def test_with_a_knob_that_does_not_reach_the_msr_nothing_is_decided(lab: Lab) -> None:
     result = leaks_where(lab, [], fault(0x4B500003))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "the host's bit 14" in result.reason
 
 
-def test_a_machine_that_was_booted_judges_like_one_that_was_restored(
-    stock: Path, lab: IntelLab
-) -> None:
+def test_a_machine_that_was_booted_judges_like_one_that_was_restored(stock: Path, lab: Lab) -> None:
     outcome, evidence = run_once(replace(lab, cold=True), [])
     assert verdicts(evidence) == verdicts(load(stock))
     assert outcome.status == 0

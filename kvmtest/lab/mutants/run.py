@@ -19,10 +19,11 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict, witnesses_against
-from kvmtest.lab.bochs import SHOWN, Bochs, Hardware
+from kvmtest.lab.bochs import SHOWN, Bochs
 from kvmtest.lab.cache import Cache
-from kvmtest.lab.intel import IntelLab
+from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.kernels import resolve
+from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.run import assemble, run_once, teller, write
 from kvmtest.properties import find as find_property
@@ -71,7 +72,7 @@ class _Bench:
     """One kernel, its builder, and who makes the lab with some hardware."""
 
     builder: ModuleBuilder
-    lab: Callable[[Hardware], IntelLab]
+    lab: Callable[[Hardware], Lab]
 
     def judge(self, mutant: Mutant, stock: _Seen, output: Path | None) -> Row:
         """Build a mutant, run the suite on it, and return its row; ``stock`` is without it."""

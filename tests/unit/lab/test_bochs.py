@@ -10,7 +10,8 @@ import pytest
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab import bochs as module
-from kvmtest.lab.bochs import Bochs, Drives, Hardware, Ports, configuration, reconfigured
+from kvmtest.lab.bochs import Bochs, Drives, Ports, configuration, reconfigured
+from kvmtest.lab.emulator import Hardware
 
 DRIVES = Drives(Path("/c/boot.iso"), Path("/t/payload"))
 PORTS = Ports(Path("/t/serial"), Path("/t/parallel"), Path("/t/log"))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.bochs import Bochs, Hardware
+from kvmtest.lab.bochs import Bochs
+from kvmtest.lab.emulator import Hardware
 
 
 def emulator() -> Bochs:

@@ -18,8 +18,9 @@ import pytest
 
 import kvmtest
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.bochs import Bochs, Hardware
-from kvmtest.lab.machine import Machine, MachineFailed, Outcome, Start
+from kvmtest.lab.bochs import Bochs
+from kvmtest.lab.emulator import Hardware, Start
+from kvmtest.lab.machine import Machine, MachineFailed, Outcome
 
 # It finds its ports where a bochsrc, or a saved machine's config, says they are.
 PROLOGUE = r"""#!/bin/sh
@@ -62,7 +63,7 @@ class Lab:
         program.write_text(PROLOGUE + script)
         program.chmod(0o755)
         bochs = Bochs(program, "2.7", None, "digest")
-        start = Start(Hardware(), self.root / "boot.iso", state, save)
+        start = Start(Hardware(), self.root, state, save)
         return Machine(bochs, start, payload, self.heard.append)
 
     def run(self, script: str, deadline: float = 30, goal: str = "end", **more: Path) -> Outcome:
@@ -341,7 +342,7 @@ echo '00000000000e[      ] >>PANIC<< dlopen failed' > "$log"; exit 1"""
 
 def test_an_emulator_that_is_not_there_is_told(lab: Lab) -> None:
     machine = lab.machine("")
-    machine.bochs.program.unlink()
+    (lab.root / "emulator").unlink()
     with pytest.raises(MachineFailed, match=r"ended with status 127 .*emulator: not found"):
         machine.run(30, "end")
 
@@ -391,18 +392,20 @@ def test_an_exception_ends_the_emulator_and_what_it_started(lab: Lab, error: Bas
 OWNER = """
 import sys
 from pathlib import Path
-from kvmtest.lab.bochs import Bochs, Hardware
-from kvmtest.lab.machine import Machine, Start
+from kvmtest.lab.bochs import Bochs
+from kvmtest.lab.emulator import Hardware, Start
+from kvmtest.lab.machine import Machine
 
 bochs = Bochs(Path(sys.argv[1]), "2.7", None, "digest")
-start = Start(Hardware(), Path("/boot.iso"))
+start = Start(Hardware(), Path("/"))
 Machine(bochs, start, b"", lambda line: print(line, flush=True)).run(300, "end")
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_killed_owner_leaves_neither_process_nor_folder(lab: Lab, number: signal.Signals) -> None:
-    program = lab.machine("say $$; hang").bochs.program
+    lab.machine("say $$; hang")
+    program = lab.root / "emulator"
     with owner(lab, program) as process:
         assert process.stdout
         emulator = int(process.stdout.readline())
@@ -414,7 +417,8 @@ def test_a_killed_owner_leaves_neither_process_nor_folder(lab: Lab, number: sign
 
 
 def test_an_owner_killed_while_it_starts_leaves_neither_process_nor_folder(lab: Lab) -> None:
-    program = lab.machine("hang").bochs.program
+    lab.machine("hang")
+    program = lab.root / "emulator"
     met = 0
     for delay in range(0, 60, 3):
         with owner(lab, program) as process:

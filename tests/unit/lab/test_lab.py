@@ -1,4 +1,4 @@
-"""kvmtest/lab/intel.py: what is made once, and what makes it be made anew."""
+"""kvmtest/lab/lab.py: what is made once, and what makes it be made anew."""
 
 import json
 from collections.abc import Callable
@@ -9,10 +9,11 @@ import pytest
 from kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
 from lab_emulator import Emulator
 
-from kvmtest.host.lab import Lab
-from kvmtest.lab import bochs, disk, image, intel, payload, userland
+from kvmtest.host.lab import Lab as Told
+from kvmtest.lab import bochs, disk, image, payload, userland
 from kvmtest.lab import bzimage as bzimages
-from kvmtest.lab.bochs import Hardware
+from kvmtest.lab.bochs import PMU, Bochs
+from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.machine import MachineFailed
 
 Patch = pytest.MonkeyPatch
@@ -144,7 +145,7 @@ MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
 
 def made(emulator: Emulator, hardware: Hardware | None = None) -> tuple[Path, Path, Path]:
     lab = emulator.lab(hardware=hardware or Hardware())
-    return lab.boot_disk().parent, lab.booted(), lab.ready()
+    return lab.boot(), lab.booted(), lab.ready()
 
 
 @pytest.mark.parametrize("change", IMAGES)
@@ -211,7 +212,7 @@ def test_evidence_is_told_what_the_machine_is_and_how_it_began(
 ) -> None:
     lab = emulator.lab(cold=cold, hardware=Hardware(cpus=2))
     facts = lab.facts("changed")
-    read = Lab.of({"KVMTEST_LAB": json.dumps(facts)})
+    read = Told.of({"KVMTEST_LAB": json.dumps(facts)})
     assert read
     assert (read.emulator, read.version, read.model) == ("Bochs", "2.7", "corei7_skylake_x")
     details = read.details
@@ -220,16 +221,18 @@ def test_evidence_is_told_what_the_machine_is_and_how_it_began(
     assert details["modules"] == "changed"
     assert details["kernel_digest"] == lab.kernel.digest
     assert details["image_digest"] == lab.image_digest
-    assert details["command_line"] == image.COMMAND_LINE
+    assert details["command_line"] == lab.command_line
+    assert lab.command_line.startswith(image.COMMAND_LINE)
 
 
 def test_a_known_emulator_has_counters_and_another_lacks_them(emulator: Emulator) -> None:
     lab = emulator.lab()
     assert set(lab.facts()["lacks"]) == {"pmu", "debugctl-switch"}
-    assert not lab.facts()["details"].keys() & intel.PMU.keys()
-    lab.bochs = replace(lab.bochs, is_known=True)
+    assert not lab.facts()["details"].keys() & PMU.keys()
+    assert isinstance(lab.emulator, Bochs)
+    lab.emulator = replace(lab.emulator, is_known=True)
     assert lab.facts()["lacks"] == {}
-    assert lab.facts()["details"].items() >= intel.PMU.items()
+    assert lab.facts()["details"].items() >= PMU.items()
 
 
 def test_steps_are_told_when_they_are_done_and_only_then(

@@ -1,5 +1,5 @@
-"""The Intel lab
-=============
+"""A lab
+=====
 
 From a kernel to a machine that waits for a job: the image it boots, the machine saved after boot,
 and the one saved with this kvmtest imported. Each is made once and kept in the cache by the digest
@@ -14,30 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from . import bzimage, cpio, disk, image, payload, userland
-from .bochs import CPU_MODEL, INSTRUCTIONS_PER_SECOND, Bochs, Hardware
 from .cache import Cache
 from .digest import of_files, of_parts
-from .kernels import NEEDED, LabKernel
-from .machine import Machine, Outcome, Start
+from .emulator import Emulator, Hardware, Start
+from .kernels import LabKernel
+from .machine import Machine, Outcome
 from .modules import Module
 
-__all__ = ["LACKS", "PMU", "IntelLab"]
-
-#: What stock Bochs does not model, by the precondition that it therefore does not meet. In a build
-#: that the extension knows it does.
-LACKS = {
-    "pmu": "the emulated machine (Bochs) has no performance counters",
-    "debugctl-switch": "the emulated machine (Bochs) does not switch DEBUGCTL at VM-entry and "
-    "VM-exit",
-}
-
-#: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
-PMU = {
-    "pmu": "kvmtest's model, version 1",
-    "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
-    "cycles; SMIs on other CPUs than 0, real handlers and their latency",
-    "smi_source_msr": 0x4B500000,
-}
+__all__ = ["Lab"]
 
 # Seconds that the steps may take; a loaded host is several times slower than an idle one.
 _BOOT_SECONDS = 600.0
@@ -47,13 +31,13 @@ Tell = Callable[[str], None]
 
 
 @dataclass
-class IntelLab:
+class Lab:
     """Machines that boot one kernel. ``cold`` saves and restores none.
 
     ``tell`` gets a line at each step, ``hear`` each line that a machine says.
     """
 
-    bochs: Bochs
+    emulator: Emulator
     kernel: LabKernel
     cache: Cache
     tell: Tell
@@ -63,7 +47,7 @@ class IntelLab:
 
     @cached_property
     def _modules(self) -> list[Module]:
-        return self.kernel.load_order(*NEEDED)
+        return self.kernel.load_order(*self.kernel.needed)
 
     @cached_property
     def _userland(self) -> dict[str, Path]:
@@ -74,12 +58,17 @@ class IntelLab:
         modules = self._modules
         return {**image.own_entries(modules), **image.module_entries(self.kernel.release, modules)}
 
+    @property
+    def command_line(self) -> str:
+        """What the kernel is booted with."""
+        return f"{image.COMMAND_LINE} {self.emulator.kernel_arguments}"
+
     @cached_property
     def image_digest(self) -> str:
-        """The digest of all that the boot disk is made from."""
+        """The digest of all that the image is made from."""
         return of_parts(
             self.kernel.digest, userland.digest(self._userland), image.digest(self._own),
-            image.COMMAND_LINE, _makers(),
+            self.command_line, self.emulator.name, _makers(),
         )  # fmt: skip
 
     @cached_property
@@ -90,10 +79,10 @@ class IntelLab:
     @property
     def restores(self) -> bool:
         """Whether a run begins from a saved machine."""
-        return not self.cold and self.bochs.can_save
+        return not self.cold and self.emulator.can_save
 
-    def boot_disk(self) -> Path:
-        """Return the boot disk."""
+    def boot(self) -> Path:
+        """Return the folder of what a machine boots from."""
 
         def make(folder: Path) -> None:
             self.tell(f"making the image of Linux {self.kernel.release}")
@@ -103,9 +92,9 @@ class IntelLab:
                 kernel = bzimage.flatten(kernel)
             except bzimage.CannotFlatten as reason:
                 self.tell(f"it decompresses itself, which takes a minute ({reason})")
-            disk.make(folder / "boot.iso", kernel, archive, image.COMMAND_LINE)
+            self.emulator.make_boot(folder, kernel, archive, self.command_line)
 
-        return self.cache.entry("image", self.image_digest, make) / "boot.iso"
+        return self.cache.entry("image", self.image_digest, make)
 
     def booted(self) -> Path:
         """Return the state of a machine that has booted and imported all but kvmtest."""
@@ -114,7 +103,7 @@ class IntelLab:
             self.tell("booting it, once")
             self._machine(None, {}, save=folder).run(_BOOT_SECONDS, "booted")
 
-        name = of_parts(self.image_digest, self.bochs.machine_digest(self.hardware))
+        name = of_parts(self.image_digest, self.emulator.machine_digest(self.hardware))
         return self.cache.entry("booted", name, make)
 
     def ready(self) -> Path:
@@ -126,7 +115,7 @@ class IntelLab:
             self._machine(state, self.package, save=folder).run(_WARM_SECONDS, "ready")
 
         name = of_parts(
-            self.image_digest, self.bochs.machine_digest(self.hardware),
+            self.image_digest, self.emulator.machine_digest(self.hardware),
             of_files(self.package),
         )  # fmt: skip
         return self.cache.entry("ready", name, make)
@@ -136,15 +125,16 @@ class IntelLab:
 
         The files that the job needs, and the commands that it runs.
         """
-        names = [name for name in ("kvm", "kvm_intel") if (folder / image.file_name(name)).exists()]
+        vendor = self.emulator.kvm_module
+        names = [name for name in ("kvm", vendor) if (folder / image.file_name(name)).exists()]
         files = {image.file_name(name): (folder / image.file_name(name)).read_bytes()
                  for name in names}  # fmt: skip
         target = f"/lib/modules/{self.kernel.release}/"
         return files, [
-            ["rmmod", "kvm_intel"],
+            ["rmmod", vendor],
             ["rmmod", "kvm"],
             ["cp", *files, target],
-            ["modprobe", "kvm_intel", *image.MODULE_ARGUMENTS["kvm_intel"].split()],
+            ["modprobe", vendor, *image.MODULE_ARGUMENTS.get(vendor, "").split()],
         ]
 
     def run(self, job: Mapping[str, bytes], deadline: float) -> Outcome:
@@ -160,28 +150,27 @@ class IntelLab:
     def _machine(
         self, state: Path | None, files: Mapping[str, bytes], save: Path | None = None
     ) -> Machine:
-        start = Start(self.hardware, self.boot_disk(), state, save)
-        return Machine(self.bochs, start, payload.archive(files), self.hear)
+        start = Start(self.hardware, self.boot(), state, save)
+        return Machine(self.emulator, start, payload.archive(files), self.hear)
 
     def facts(self, modules: str = "the kernel's own") -> dict[str, Any]:
         """Return what evidence says of the machine."""
         return {
-            "emulator": "Bochs",
-            "version": self.bochs.version,
-            "model": CPU_MODEL,
-            "lacks": {} if self.bochs.is_known else LACKS,
+            "emulator": self.emulator.name,
+            "version": self.emulator.version,
+            "model": self.emulator.model,
+            "lacks": dict(self.emulator.lacks),
             "details": {
-                "emulator_digest": self.bochs.digest,
+                "emulator_digest": self.emulator.digest,
                 "cpus": self.hardware.cpus,
                 "memory_mib": self.hardware.memory,
                 "shown_cpu_features": " ".join(self.hardware.cpu_features),
-                "instructions_per_second": INSTRUCTIONS_PER_SECOND,
                 "kernel": self.kernel.origin,
                 "kernel_digest": self.kernel.digest,
                 "modules": modules,
-                "command_line": image.COMMAND_LINE,
+                "command_line": self.command_line,
                 "image_digest": self.image_digest,
-                **(PMU if self.bochs.is_known else {}),
+                **self.emulator.details,
                 "start": "restored from a saved machine" if self.restores else "booted",
             },
         }
