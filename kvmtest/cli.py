@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_machine(lab_run)
     _add_verdict_options(lab_run)
-    lab_run.usage = "kvmtest lab run [--machine intel] [options] [run options]"
+    lab_run.usage = "kvmtest lab run [--machine {intel,amd}] [options] [run options]"
 
     add("list", _lab_list, "the kernels that Debian's archive offers to the lab", to=labs)
 
@@ -319,7 +319,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 def _add_emulator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine",
-        choices=["intel"],
+        choices=["intel", "amd"],
         default="intel",
         help="which machine (default: intel)",
     )
@@ -328,7 +328,7 @@ def _add_emulator(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         choices=[1, 2],
-        help="CPUs, 1 or 2 (default: 1, which is fast)",
+        help="CPUs, 1 or 2 (default: intel 1, which is fast; amd 2)",
     )
 
 

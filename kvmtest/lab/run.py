@@ -31,11 +31,12 @@ from .emulator import Emulator, Hardware
 from .kernels import LabKernel, resolve
 from .lab import Lab
 from .machine import MachineFailed, Outcome
+from .qemu import Qemu
 
 __all__ = ["DEADLINE", "MACHINES", "Options", "assemble", "run", "run_once", "teller", "write"]
 
 #: The lab's machines, and how the emulator of each is found.
-MACHINES: dict[str, Callable[[], Emulator]] = {"intel": Bochs.find}
+MACHINES: dict[str, Callable[[], Emulator]] = {"intel": Bochs.find, "amd": Qemu.find}
 DEADLINE = 900.0
 
 

@@ -1,0 +1,234 @@
+"""QEMU
+====
+
+The emulator behind the lab's AMD machine: what is installed, the command that boots or restores a
+machine, and what QEMU is told on its monitor (docs/interop/qmp-spec.txt). Written for Debian's
+QEMU 7.2, as it emulates CPUs itself (TCG).
+"""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvmtest.errors import EnvironmentUnfit, UsageError
+
+from .digest import of_parts
+from .emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Launch, Start
+
+__all__ = ["CPU_MODEL", "PACKAGES", "Monitor", "Qemu", "arguments"]
+
+#: Packages that root on Debian is asked to install.
+PACKAGES = ("qemu-system-x86", "seabios", "busybox-static")
+
+_PROGRAM = "qemu-system-x86_64"
+_BIOS = Path("/usr/share/seabios/bios-256k.bin")
+
+CPU_MODEL = "EPYC"
+# SVM as TCG has it. Without AVX, programs inside don't choose code that is slow to emulate.
+_CPU = f"{CPU_MODEL},+svm,+npt,-avx,-avx2,-fma,-f16c"
+
+_KERNEL, _INITRAMFS, _COMMAND_LINE = "vmlinuz", "initramfs", "command-line"
+_STATE = "state"
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The installed emulator. ``digest`` is that of its program and its BIOS."""
+
+    program: Path
+    version: str
+    digest: str = field(repr=False)
+
+    name = "QEMU"
+    model = CPU_MODEL
+    kvm_module = "kvm_amd"
+    cpus = 2
+    can_save = True
+    kernel_arguments = ""
+
+    @classmethod
+    def find(cls) -> "Qemu":
+        """Find the emulator; raises EnvironmentUnfit with what to install."""
+        program = shutil.which(_PROGRAM)
+        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+        if program is None:
+            raise EnvironmentUnfit(
+                f"the emulator of the lab's AMD machine, QEMU, is not installed; {install}"
+            )
+        if not _BIOS.exists():
+            raise EnvironmentUnfit(f"{_BIOS}, which QEMU needs, is missing; {install}")
+        path = Path(program).resolve()
+        banner = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        ).stdout
+        version = re.search(r"QEMU emulator version (\S+)", banner)
+        if version is None:
+            raise EnvironmentUnfit(f"{path} does not say that it is QEMU; {install}")
+        files = (hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, _BIOS))
+        return cls(path, version[1], of_parts(banner, *files))
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """Nothing that a machine does not say itself."""
+        return {}
+
+    @property
+    def details(self) -> Mapping[str, str | int]:
+        """What evidence says besides."""
+        return {"acceleration": "none (TCG), one thread for all CPUs", "board": "pc, SeaBIOS"}
+
+    def check(self, hardware: Hardware) -> None:
+        """Raise UsageError where CPUs are to show features: none can be shown."""
+        for feature in hardware.cpu_features:
+            raise UsageError(
+                f"--show-cpu-feature {feature}: the AMD machine can show none; use --machine intel"
+            )
+
+    def machine_digest(self, hardware: Hardware) -> str:
+        """Return the digest of the emulator and of a machine's configuration."""
+        return of_parts(self.digest, *arguments(hardware, Path("x")))
+
+    def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
+        """Write kernel, first root file system and command line to a folder.
+
+        QEMU hands them to its BIOS: to read them from an emulated CD takes twenty seconds.
+        """
+        (folder / _KERNEL).write_bytes(kernel)
+        (folder / _INITRAMFS).write_bytes(initramfs)
+        (folder / _COMMAND_LINE).write_text(command_line)
+
+    def launch(self, start: Start, folder: Path) -> Launch:
+        """Return how a machine is started whose ports and drive are in a folder."""
+        command = [str(self.program), *arguments(start.hardware, folder)]
+        if start.state:
+            command += ["-incoming", "defer"]
+        else:
+            line = (start.boot / _COMMAND_LINE).read_text()
+            command += ["-kernel", str(start.boot / _KERNEL)]
+            command += ["-initrd", str(start.boot / _INITRAMFS), "-append", line]
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+        return Launch(command, kept, Monitor(start))
+
+    def is_saved(self, state: Path) -> bool:
+        """Tell whether a machine was saved to that folder."""
+        return (state / _STATE).is_file()
+
+    def ended_well(self, status: int) -> bool:
+        """Tell the one good exit status."""
+        return status == 0
+
+    def complaint(self, folder: Path) -> str:
+        """Return the last line that it printed and that is no warning."""
+        try:
+            lines = (folder / "stderr").read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return ([line for line in lines if line.strip() and "warning:" not in line] or [""])[-1]
+
+
+def arguments(hardware: Hardware, folder: Path) -> list[str]:
+    """Return the arguments that make a machine: no display, no network, no disk.
+
+    One thread emulates all CPUs: more of them lose SMIs that come together.
+    """
+    payload = _option("if=none", "id=payload", "format=raw", "readonly=on", "media=cdrom",
+                      f"file={folder / PAYLOAD}")  # fmt: skip
+    return [
+        "-no-user-config", "-nodefaults", "-display", "none", "-vga", "none", "-no-reboot",
+        "-accel", "tcg,thread=single",
+        "-machine", "pc,smm=on",
+        "-cpu", _CPU,
+        "-smp", str(hardware.cpus),
+        "-m", str(hardware.memory),
+        "-chardev", _option("file", "id=serial", f"path={folder / SERIAL}"),
+        "-device", "isa-serial,chardev=serial",
+        "-chardev", _option("file", "id=parallel", f"path={folder / PARALLEL}"),
+        "-device", "isa-parallel,chardev=parallel",
+        "-drive", payload,
+        "-device", "ide-cd,bus=ide.1,unit=0,drive=payload",
+        # A write to its port stops the machine at once: the breakpoint of c_helpers/lab/port.c.
+        "-device", "pvpanic", "-action", "panic=pause",
+        "-chardev", "stdio,id=monitor", "-mon", "chardev=monitor,mode=control",
+    ]  # fmt: skip
+
+
+def _option(*parts: str) -> str:
+    """Return an option of several parts, in which a comma is doubled."""
+    return ",".join(part.replace(",", ",,") for part in parts)
+
+
+class Monitor:
+    """Has a machine restored, sends it on from breakpoints, and has it saved or ended at the last.
+
+    Its state is saved by migrating it to a file: that needs no disk that holds it, and any number
+    of machines can be restored from it at once.
+    """
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._passes = start.passes
+        self._is_restoring = start.state is not None
+        self._pending = b""
+
+    def answer(self, said: bytes) -> bytes:
+        """Take what QEMU said on its monitor; return what it is told there.
+
+        Raises EnvironmentUnfit where something failed.
+        """
+        *lines, self._pending = (self._pending + said).split(b"\n")
+        commands = [each for line in lines if line.strip() for each in self._commands(line)]
+        return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
+
+    def _commands(self, line: bytes) -> Iterator[dict[str, Any]]:
+        message = json.loads(line)
+        if "QMP" in message:
+            yield _command("qmp_capabilities")
+            told = {"capability": "events", "state": True}
+            yield _command("migrate-set-capabilities", capabilities=[told])
+            if self._start.state:
+                yield _command("migrate-incoming", uri=f"exec:cat < {_quoted(self._start.state)}")
+        elif "error" in message:
+            raise EnvironmentUnfit(f"QEMU: {message['error'].get('desc')}")
+        elif message.get("event") == "STOP":
+            yield self._at_breakpoint()
+        elif message.get("event") == "MIGRATION":
+            status = message["data"]["status"]
+            if status == "failed":
+                what = "restored" if self._is_restoring else "saved"
+                raise EnvironmentUnfit(f"QEMU: the machine can't be {what}; use --cold")
+            if status == "completed" and self._is_restoring:
+                self._is_restoring = False
+                yield _command("cont")
+
+    def _at_breakpoint(self) -> dict[str, Any]:
+        if self._passes:
+            self._passes -= 1
+            return _command("cont")
+        if self._start.save:
+            # It is saved when the whole of it is in the file, not when QEMU has handed it out: so
+            # the shell that takes it ends QEMU.
+            path = _quoted(self._start.save)
+            made = f"cat > {path}.part && mv {path}.part {path}"
+            return _command("migrate", uri=f"exec:{made}; kill $PPID")
+        return _command("quit")
+
+
+def _quoted(folder: Path) -> str:
+    return shlex.quote(str(folder / _STATE))
+
+
+def _command(name: str, **arguments: object) -> dict[str, Any]:
+    return {"execute": name, "arguments": arguments}
