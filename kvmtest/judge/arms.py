@@ -12,7 +12,7 @@ from typing import Self
 
 from .samples import Arm, Gap, Window
 
-__all__ = ["Arms", "Key", "key", "ran", "smis_of"]
+__all__ = ["Arms", "Key", "key", "ran", "smis_of", "sure"]
 
 #: So many windows of an arm are enough where all of its SMIs came in guest mode.
 SURE = 6
@@ -53,7 +53,7 @@ class Arms:
                     (arms.treatment if in_guest else arms.bounds).append(window)
             elif arm is Arm.CONTROL and in_guest:
                 arms.control.append(window)
-        control, treatment = _sure(arms.control), _sure(arms.treatment)
+        control, treatment = sure(arms.control), sure(arms.treatment)
         if min(len(control), len(treatment)) < SURE:
             return arms
         unsure = [window for window in arms.treatment if window not in treatment]
@@ -68,7 +68,8 @@ class Arms:
         return Arms(quiet, control, treatment, bounds, unheard)
 
 
-def _sure(windows: Iterable[Window]) -> list[Window]:
+def sure(windows: Iterable[Window]) -> list[Window]:
+    """Return those whose SMIs all came in guest mode by their gaps."""
     return [window for window in windows if window.guest_smis == window.smis]
 
 

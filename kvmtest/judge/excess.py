@@ -15,10 +15,12 @@ from .baseline import Baseline, Columns, Covariates, dot
 from .quantiles import QUANTILES
 from .samples import Window
 
-__all__ = ["LEAK", "WINDOWS", "Excess", "View", "due", "more_smis", "views"]
+__all__ = ["COUNTED", "LEAK", "WINDOWS", "Excess", "View", "due", "more_smis", "views"]
 
 #: A leak counts from this part of the control's on.
 LEAK = 0.01
+#: Windows with the knob off that count less than this part of the control's are frozen.
+COUNTED = 0.5
 #: A window leaks by itself where it is so many times as far off as any quiet one, and so many
 #: events where these agree to the last one. One that gives no figure is suspect much sooner.
 STANDS_OUT, SUSPECT = (50.0, 10.0), (5.0, 2.0)
@@ -43,12 +45,17 @@ class Excess:
     smis: int
 
     @property
+    def least(self) -> float:
+        """The lower bound."""
+        return self.mean - self.half
+
+    @property
     def is_clear(self) -> bool:
         """Whether it is more than noise."""
-        return self.mean - self.half > self.floor
+        return self.least > self.floor
 
     def __str__(self) -> str:
-        return f"{self.mean - self.half:.4g} to {self.mean + self.half:.4g}"
+        return f"{self.least:.4g} to {self.mean + self.half:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,20 @@ class View:
     def is_for(self) -> bool:
         """Whether SMM is surely not counted with the knob on."""
         return not self.obscure and abs(self.treatment.mean) + self.half < self.limit
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether SMM is surely counted as in the control, in windows with the knob off, too."""
+        return self.treatment.mean - self._counted_half > COUNTED * self.control.mean
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it is surely not, though the knob is off."""
+        return abs(self.treatment.mean) + self._counted_half < COUNTED * self.control.mean
+
+    @property
+    def _counted_half(self) -> float:
+        return hypot(self.treatment.half, COUNTED * self.control.half)
 
     @property
     def wanted(self) -> str:

@@ -5,13 +5,15 @@ From samples to controls, claims and figures of the witness leak; docs/leak-judg
 how, and how often it errs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 
 from .arms import Arms, ran, smis_of
-from .excess import WINDOWS, View, more_smis, views
-from .readings import Reading, Scalar, claim, control, measure
+from .excess import COUNTED, WINDOWS, Excess, View, more_smis, views
+from .readings import Reading, Role, Scalar, claim, control, measure
 from .samples import WITNESS, Samples, Window
+from .states import REFERENCE, Group, groups, held
 
 __all__ = ["again", "conclude"]
 
@@ -21,6 +23,8 @@ FITTING = 0.75
 RARE = 1e-4
 #: Marks what was concluded, in the raw part of a reading.
 CONCLUDED = "concluded"
+#: Names the excess of a group that another one was the control of, in the raw part.
+_HERE = "here"
 
 
 def conclude(samples: Samples) -> list[Reading]:
@@ -33,12 +37,15 @@ def conclude(samples: Samples) -> list[Reading]:
     names = windows[0].counted.keys() if windows else ()
     if any(window.counted.keys() != names for window in windows):
         raise ValueError("the windows do not all count the same")
+    known = [name for name in names if all(name in window.known for window in windows)]
+    others = [name for name in names if name not in known]
+    found = groups(windows)
+    if any(group.state for group in found):
+        return _conclude_by_state(samples, found, known, others)
     arms = Arms.of(windows)
     readings = [*_enough(arms), _fitting(windows)]
     if not all(reading.agrees for reading in readings):
         return readings
-    known = [name for name in names if all(name in window.known for window in windows)]
-    others = [name for name in names if name not in known]
     seen = views(known, arms)
     if others:
         ticks = ran(windows, samples.gaps)
@@ -50,6 +57,115 @@ def conclude(samples: Samples) -> list[Reading]:
     if not any(view.leaks for view in seen.values()):
         readings.append(_nothing_leaks(seen.values()))
     return readings
+
+
+def _conclude_by_state(
+    samples: Samples,
+    found: Mapping[Group, Sequence[Window]],
+    known: Sequence[str],
+    others: Sequence[str],
+) -> list[Reading]:
+    """Return what windows say that are told apart by what their vCPUs went through.
+
+    Each group must count SMM where the knob is off, and must not where it is on; windows with the
+    knob off and no state show that the counter can. Windows are few, and other witnesses look at
+    the same: a group that is surely against the claim is heard, whatever others leave open; else,
+    where one is left open, none is.
+    """
+    windows = samples.windows
+    quiet, reference = Arms.of(windows).quiet, found.get(REFERENCE, ())
+    states = {group: taken for group, taken in found.items() if group != REFERENCE}
+    readings = [
+        _quiet_enough(quiet),
+        *(
+            _raised(str(group), [window for window in taken if window.guest_smis])
+            for group, taken in {REFERENCE: reference, **states}.items()
+        ),
+        _fitting(windows),
+    ]
+    if not all(reading.agrees for reading in readings):
+        return readings
+    ticks = ran(windows, samples.gaps) if others else None
+    seen = {
+        group: held(known, quiet, reference, taken)
+        | (held(others, quiet, reference, taken, ticks) if others else {})
+        for group, taken in states.items()
+    }
+    concluded: list[Reading] = []
+    for name in (*known, *others):
+        must_decide = name in known or not known
+        shown = {group: views[name] for group, views in seen.items() if name in views}
+        if len(shown) == len(seen):
+            concluded += _held_against(name, shown, must_decide)
+        else:
+            concluded.append(_unseen(name, must_decide))
+    is_against = any(r.role is Role.CLAIM and not r.agrees for r in concluded)
+    is_undecided = not all(r.agrees for r in concluded if r.role is Role.CONTROL)
+    for reading in concluded:
+        is_unheard = (
+            _is_open(reading) if is_against else is_undecided and reading.role is Role.CLAIM
+        )
+        readings.append(_unheard(reading) if is_unheard else reading)
+    shown_ = [view for views in seen.values() for view in views.values()]
+    if not any(view.leaks for view in shown_):
+        readings.append(_nothing_leaks(shown_))
+    return readings
+
+
+def _unheard(reading: Reading) -> Reading:
+    return replace(reading, role=Role.MEASURE, expected=None, remedy="")
+
+
+def _is_open(reading: Reading) -> bool:
+    """Whether it is of a group that nothing was decided of."""
+    return reading.role is Role.CONTROL and not reading.agrees and _HERE in reading.raw
+
+
+def _held_against(name: str, shown: Mapping[Group, View], must_decide: bool) -> list[Reading]:
+    """Return the readings of one counter, for all groups."""
+    views = list(shown.values())
+    counts = _counts(name, views[0])
+    clear = [view.control for view in views if view.leaks]
+    if not clear:
+        means = ", ".join(f"{each.mean:.4g}" for each in (views[0].control, *_excesses(shown)))
+        where = ", ".join(str(group) for group in (REFERENCE, *shown))
+        return [counts, _figure(f"{name} per SMI {where}", means)]
+    noise = f"{clear[0]} per SMI, noise up to {clear[0].floor:.4g}"
+    concluded = [counts, _held(f"{name} counts SMM {REFERENCE} ({noise})", True, "")]
+    for group, view in shown.items():
+        off = view.control
+        raw: dict[str, Scalar] = {
+            "reference": off.mean, "reference_half": off.half, "reference_floor": off.floor,
+            _HERE: view.treatment.mean, "here_half": view.treatment.half,
+            "here_smis": view.treatment.smis, "standing_out": view.standing_out,
+            "obscure": view.obscure,
+        }  # fmt: skip
+        what = f"{name} counts SMM {group} ({view.treatment} per SMI)"
+        does, does_not = (
+            (view.is_against, view.is_for) if group.is_on else (view.is_counted, view.is_frozen)
+        )
+        if view.leaks and (does or does_not):
+            concluded.append(
+                claim(WITNESS, what, does, not group.is_on, **raw, **{CONCLUDED: True})
+            )
+        elif must_decide:
+            wanted = _wanted(view, group)
+            concluded.append(_held(f"it is sure whether {what}", False, wanted, **raw))
+        else:
+            concluded.append(_figure(f"it is sure whether {what}", False, **raw))
+    return concluded
+
+
+def _excesses(shown: Mapping[Group, View]) -> list[Excess]:
+    return [view.treatment for view in shown.values()]
+
+
+def _wanted(view: View, group: Group) -> str:
+    """Return what would decide whether a group counts SMM."""
+    if group.is_on:
+        return view.wanted
+    off = view.treatment
+    return more_smis(off.smis, off.of_many, COUNTED * view.control.mean, "off")
 
 
 def again(readings: Iterable[Reading]) -> list[Reading]:
@@ -74,23 +190,27 @@ def _figure(what: str, observed: Scalar, **raw: Scalar) -> Reading:
 
 def _enough(arms: Arms) -> list[Reading]:
     """Return whether there is something to compare."""
-    quiet = len(arms.quiet)
-    remedy = f"take {WINDOWS - quiet} more windows without SMIs"
     return [
-        _held(f"enough windows without SMIs ({quiet})", quiet >= WINDOWS, remedy),
-        _raised("off", arms.control),
-        _raised("on", arms.treatment),
+        _quiet_enough(arms.quiet),
+        _raised("with the knob off", arms.control),
+        _raised("with the knob on", arms.treatment),
     ]
 
 
-def _raised(knob: str, windows: Sequence[Window]) -> Reading:
+def _quiet_enough(windows: Sequence[Window]) -> Reading:
+    quiet = len(windows)
+    remedy = f"take {WINDOWS - quiet} more windows without SMIs"
+    return _held(f"enough windows without SMIs ({quiet})", quiet >= WINDOWS, remedy)
+
+
+def _raised(when: str, windows: Sequence[Window]) -> Reading:
     count, total = len(windows), sum(smis_of(windows))
     lacking = WINDOWS - count
     more = ceil(lacking * max(total, 1) / max(count, 1))
     return _held(
-        f"enough SMIs in guest mode with the knob {knob} ({total} in {count} windows)",
+        f"enough SMIs in guest mode {when} ({total} in {count} windows)",
         lacking <= 0,
-        f"about {more} more SMIs in guest mode with the knob {knob}, in {lacking} more windows",
+        f"about {more} more SMIs in guest mode {when}, in {lacking} more windows",
     )
 
 
@@ -112,6 +232,11 @@ def _unseen(name: str, must_decide: bool) -> Reading:
     return _figure(what, False)
 
 
+def _counts(name: str, view: View) -> Reading:
+    remedy = "free the counter: the NMI watchdog or another user of perf may hold it"
+    return _held(f"{name} counts the guest", view.counts, remedy)
+
+
 def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
     """Return the readings of one counter."""
     off, on = view.control, view.treatment
@@ -120,11 +245,7 @@ def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
         "on": on.mean, "on_half": on.half, "on_floor": on.floor, "on_smis": on.smis,
         "standing_out": view.standing_out, "obscure": view.obscure,
     }  # fmt: skip
-    counts = _held(
-        f"{name} counts the guest",
-        view.counts,
-        "free the counter: the NMI watchdog or another user of perf may hold it",
-    )
+    counts = _counts(name, view)
     if not view.leaks:
         both = f"{off.mean:.4g}, {on.mean:.4g}"
         return [counts, _figure(f"{name} per SMI with the knob off, on", both, **figures)]

@@ -37,6 +37,7 @@ class Window:
     ``counted`` is what each counter gained, by its name ("instructions:k", say), and ``known`` what
     the guest executed, for counters of which that is known. ``exits`` are the VM-exits amid it,
     ``smis`` those that the vCPU's CPU counted, ``gaps`` the holes that the guest saw in its time.
+    ``state`` says in words what the vCPU went through before, where that is to be judged apart.
     """
 
     arm: Arm
@@ -48,6 +49,7 @@ class Window:
     smis: int
     gaps: int
     vcpu: int = 0
+    state: str = ""
 
     @property
     def guest_smis(self) -> int | None:
@@ -66,15 +68,18 @@ class Window:
             "smis": self.smis, "gaps": self.gaps, "vcpu": self.vcpu,
             **{_COUNTED + name: count for name, count in self.counted.items()},
             **{_KNOWN + name: count for name, count in self.known.items()},
+            **({"state": self.state} if self.state else {}),
         }  # fmt: skip
         return Reading(WITNESS, Role.SAMPLE, f"window {number}", self.arm.value, None, raw=raw)
 
     @classmethod
     def of(cls, raw: Mapping[str, Scalar]) -> Self:
         """Return the window that :meth:`reading` wrote; raises KeyError or ValueError."""
-        numbers = {name: _integer(value) for name, value in raw.items() if name != "arm"}
+        words = ("arm", "state")
+        numbers = {name: _integer(value) for name, value in raw.items() if name not in words}
         return cls(
             Arm(str(raw["arm"])),
+            state=str(raw.get("state", "")),
             counted=_named(numbers, _COUNTED),
             known=_named(numbers, _KNOWN),
             **{name: numbers[name] for name in ("began", "ended", "exits", "smis", "gaps", "vcpu")},

@@ -1,0 +1,63 @@
+"""States
+======
+
+Windows whose vCPUs went through different things, each held against windows with the knob off that
+show what an SMI counts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from .arms import Arms, Key, sure
+from .excess import WINDOWS, View, views
+from .samples import Arm, Window
+
+__all__ = ["REFERENCE", "Group", "groups", "held"]
+
+
+class Group(NamedTuple):
+    """Windows with SMIs, all with the knob on or all with it off, after the same events."""
+
+    arm: Arm
+    state: str
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the knob is on."""
+        return self.arm is Arm.TREATMENT
+
+    def __str__(self) -> str:
+        return f"{self.state} with the knob {'on' if self.is_on else 'off'}".strip()
+
+
+#: What the others are held against.
+REFERENCE = Group(Arm.CONTROL, "")
+
+
+def groups(windows: Iterable[Window]) -> dict[Group, list[Window]]:
+    """Return the windows with SMIs by their group, in the order of their first windows."""
+    found: dict[Group, list[Window]] = {}
+    for window in windows:
+        if window.arm in (Arm.CONTROL, Arm.TREATMENT):
+            found.setdefault(Group(window.arm, window.state), []).append(window)
+    return found
+
+
+def held(
+    names: Iterable[str],
+    quiet: Sequence[Window],
+    reference: Sequence[Window],
+    group: Sequence[Window],
+    ticks: Mapping[Key, float] | None = None,
+) -> dict[str, View]:
+    """Return what counters show of a group as treatment windows, the reference's as control.
+
+    They are few: already four of the reference whose SMIs all came in guest mode do without its
+    others. An SMI that a window of the group hides makes it look like more of a leak, not less.
+    """
+    shown = sure(reference)
+    treated = [replace(window, arm=Arm.TREATMENT) for window in group]
+    enough = shown if len(shown) >= WINDOWS else reference
+    arms = Arms.of([*quiet, *enough, *treated])
+    return views(names, arms if ticks is None else arms.only(ticks), ticks)
