@@ -5,8 +5,8 @@ What a check may use: the machine's facts, the journal for what it changes, the 
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, Reading
@@ -39,6 +39,8 @@ class Context:
     journal: "Journal"
     kernel_log: RunLog | Missing
     probe: "RunProbe"
+    #: What one check found that later ones use too, by the name of who put it there.
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 #: A check yields readings as it takes them, so that those before a failure are kept.

@@ -44,10 +44,12 @@ class HostCounters:
     Some Atom cores count one instruction more for each VM-exit and entry: what exits cost is left
     in the counts, and kvmtest.judge.baseline learns it from windows without SMIs.
 
+    ``instructions`` alone, those in kernel mode, are what all that the guest executes is known of.
+
     A context manager. Raises CounterError.
     """
 
-    def __init__(self, machine: Machine, cpu: int) -> None:
+    def __init__(self, machine: Machine, cpu: int, *, instructions: bool = False) -> None:
         pmus = machine.pmus
         if isinstance(pmus, Missing):
             raise EnvironmentUnfit(str(pmus))
@@ -57,8 +59,8 @@ class HostCounters:
         )
         self._instructions = kernel[0]
         # The guest runs in kernel mode alone.
-        self._nothing = dict.fromkeys(user, 0)
-        names = [*kernel, *user]
+        self._nothing = {} if instructions else dict.fromkeys(user, 0)
+        names = kernel[:1] if instructions else [*kernel, *user]
         events = [find_event(machine.tree, name) for name in names]
         self._group = CounterGroup(machine.tree, events, pinned=True)
 

@@ -33,6 +33,7 @@ from .vmx_scene import Observations, Scene
 
 __all__ = [
     "Crew",
+    "Disturbed",
     "MakeCounters",
     "Renewal",
     "Smis",
@@ -70,6 +71,10 @@ OFFSET_READS = 5
 MakeCounters = Callable[[ExitStack, Machine, Guest, int], Counters]
 #: A window and the gaps in it.
 Taken = tuple[Window, list[Gap]]
+
+
+class Disturbed(KvmtestError):
+    """A guest could not be watched: too much else goes on here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +169,26 @@ class Watcher:
     ) -> None:
         self.vcpu = vcpu
         self.renewal = renewal
-        #: To be added to the guest's TSC to have the host's.
-        self.tsc_offset = _tsc_offset(guest)
-        self._guest = guest
+        self.watch_other(guest)
         self._counters = counters
         self._threshold = NO_GAP
         self._own_exits = 0
 
+    @property
+    def guest(self) -> Guest:
+        """The guest that is watched."""
+        return self._guest
+
+    def watch_other(self, guest: Guest) -> None:
+        """Watch this guest from now on, which is like the one before; counters are the thread's."""
+        self._guest = guest
+        #: To be added to the guest's TSC to have the host's.
+        self.tsc_offset = _tsc_offset(guest)
+
     def calibrate(self, ticks: int) -> None:
         """Learn how many VM-exits a watch is made of by itself, and what a gap is.
 
-        Raises KvmtestError where the guest hardly runs without other exits.
+        Raises Disturbed where the guest hardly runs without other exits.
         """
         trials: list[_Watch] = []
         for _ in range(MOST_TRIALS):
@@ -185,7 +199,7 @@ class Watcher:
                 self._threshold = int(MARGIN * median(longest))
                 return
         most = max(trial.exits for trial in trials)
-        raise KvmtestError(
+        raise Disturbed(
             f"a guest's watch took up to {most} VM-exits, and only {len(longest)} of {MOST_TRIALS} "
             f"took its own {self._own_exits}; try again on an idle machine"
         )
@@ -195,7 +209,7 @@ class Watcher:
         self._guest.execute(mailbox.nop(), timeout=PATIENCE_S)
 
     def watch(self, ticks: int) -> Taken:
-        """Watch so long; the window is of no arm and has no SMIs yet.
+        """Watch so long; the window is of no arm and has no SMIs yet. Raises Disturbed.
 
         It is the one KVM_RUN that a watch is made of: outside it the guest counts a constant.
         """
@@ -204,7 +218,7 @@ class Watcher:
         gaps = self._guest.gaps(seen.gaps)
         after = self._counters.read()
         if len(gaps) < seen.gaps:
-            raise KvmtestError(f"the guest saw {seen.gaps} gaps; try again on an idle machine")
+            raise Disturbed(f"the guest saw {seen.gaps} gaps; try again on an idle machine")
         counted = {name: after[name] - before[name] for name in before}
         known = self._counters.known(seen.polls, seen.gaps)
         window = Window(
@@ -224,11 +238,15 @@ class Watcher:
 
 
 class Crew:
-    """Watchers that watch at the same time, each in a thread of its own, a CPU of ``smis`` each."""
+    """Watchers that watch at the same time, each in a thread of its own, a CPU of ``smis`` each.
 
-    def __init__(self, smis: Smis, workers: Supervisor) -> None:
+    ``kept`` closes what their threads use, after these.
+    """
+
+    def __init__(self, smis: Smis, workers: Supervisor, kept: ExitStack) -> None:
         self.smis = smis
         self.workers = workers
+        self._kept = kept
         self._tsc_hz = tsc_hz()
         self._watchers: list[tuple[Runner, Watcher]] = []
 
@@ -246,7 +264,7 @@ class Crew:
         return Clock(round(self._tsc_hz), offsets).reading()
 
     def calibrate(self) -> None:
-        """Have each watcher learn what it sees without SMIs. Raises KvmtestError."""
+        """Have each watcher learn what it sees without SMIs. Raises Disturbed."""
         ticks = int(TRIAL_S * self._tsc_hz)
         self._each(lambda watcher: watcher.calibrate(ticks), MOST_TRIALS)
 
@@ -257,14 +275,35 @@ class Crew:
                 done = self.workers.result(runner.ask(watcher.renewal.renew), 2 * PATIENCE_S)
                 yield control("leak", watcher.renewal.does, done, True, "report this KVM")
 
+    def undergo(self, does: str, do: Callable[[Watcher], bool]) -> Iterator[Reading]:
+        """Have each vCPU go through something in its thread, and show that it did."""
+        for done in self._each(do, 1):
+            yield control("leak", does, done, True, "report this KVM")
+
+    def begin_anew(self, scene: Scene) -> Iterator[Reading]:
+        """Have each watch a guest on a new vCPU, in a VM of its own, which runs for a moment."""
+        for runner, watcher in self._watchers:
+            guest = self._kept.enter_context(scene.guest())
+
+            def begin(watcher: Watcher = watcher, guest: Guest = guest) -> None:
+                scene.run(guest)
+                watcher.watch_other(guest)
+
+            self.workers.result(runner.ask(begin), 2 * PATIENCE_S)
+            offset = {f"offset {watcher.vcpu}": watcher.tsc_offset}
+            yield control("leak", "a new vCPU ran", True, True, "", **offset)
+
     def settle(self) -> None:
         """Have each guest run for a moment."""
         self._each(Watcher.settle, 1)
 
-    def take(self, arm: Arm) -> list[Taken]:
-        """Take a window of an arm on each vCPU, QUIET without SMIs, the others with SMIs."""
+    def take(self, arm: Arm, length: float = 1.0) -> list[Taken]:
+        """Take a window of an arm on each vCPU, QUIET without SMIs, the others with SMIs.
+
+        It is ``length`` times as long as others. Raises Disturbed.
+        """
         smis, raising = self.smis, ExitStack()
-        ticks = int(smis.window_s * self._tsc_hz)
+        ticks = int(length * smis.window_s * self._tsc_hz)
         with raising:
             before = [smis.count.read(cpu) for cpu in smis.cpus]
             if arm is not Arm.QUIET:
@@ -288,10 +327,13 @@ def experiment(
     make: MakeCounters,
     body: Callable[[Scene, Crew], Observations],
     renewal: Callable[[Guest], Renewal] | None = None,
+    *,
+    knob: int | None = None,
 ) -> Observations:
     """Prove the SMIs, have a crew ready with counters that ``make`` makes, and do the ``body``.
 
-    ``renewal`` makes what each guest goes through before a window.
+    ``renewal`` makes what each guest goes through before a window. The vCPUs are made, and run for
+    a moment, with the ``knob`` so, or as it is. Raises Disturbed.
     """
     with Smis.found(context.machine) as smis, ExitStack() as stack:
         if isinstance(smis, Missing):
@@ -301,6 +343,8 @@ def experiment(
         if not proved:
             return
         scene = stack.enter_context(Scene(context, "leak"))
+        if knob is not None:
+            yield from scene.set_knob(knob)
         try:
             crew = _hired(scene, stack, proved, make, renewal)
         except (CounterError, GuestFault) as error:
@@ -325,7 +369,7 @@ def _hired(
     guests = [stack.enter_context(scene.guest()) for _ in smis.cpus]
     # Closed after the threads that use them.
     opened = stack.enter_context(ExitStack())
-    crew = Crew(smis, stack.enter_context(Supervisor()))
+    crew = Crew(smis, stack.enter_context(Supervisor()), opened)
     for guest, cpu in zip(guests, smis.cpus, strict=True):
         scene.run(guest)
 

@@ -8,6 +8,7 @@ from kvmtest.guests.nested import NestedGuest
 from kvmtest.judge import control
 
 from .context import Context
+from .leak_walk import Step, also_leaks
 from .vmx_scene import Observations, Scene
 
 __all__ = ["vmfail_reload"]
@@ -32,3 +33,4 @@ def vmfail_reload(context: Context) -> Observations:
             yield control("vmcs", what, nested.fail(), True, remedy)
             yield from scene.look(guest, state, value)
         yield from scene.end(guest)
+    yield from also_leaks(context, Step.VMFAIL)

@@ -15,6 +15,7 @@ from kvmtest.kvm import MsrRefused
 from kvmtest.missing import Missing
 
 from .context import Context
+from .leak_walk import Step, also_leaks
 from .vmx_scene import Observations, Scene
 
 __all__ = ["flag_economy", "fresh", "migrated", "toggled", "toggled_back", "two_cpus"]
@@ -53,6 +54,7 @@ def fresh(context: Context) -> Observations:
                 yield from scene.look(guest, state, value, flagged=1 if value else None)
                 if is_last:
                     yield from scene.end(guest)
+    yield from also_leaks(context, Step.NEW)
 
 
 def toggled(context: Context) -> Observations:
@@ -68,6 +70,7 @@ def toggled(context: Context) -> Observations:
             scene.run(guest)
         yield from scene.look(guest, "at a later entry with freeze_on_smi=1", 1)
         yield from scene.end(guest)
+    yield from also_leaks(context, Step.TOGGLED)
 
 
 def toggled_back(context: Context) -> Observations:

@@ -18,6 +18,7 @@ from kvmtest.kvm import Cpuid, FailEntryExit, MsrRefused
 
 from .context import Context
 from .guest_view import GENERAL_PROTECTION, msr_controls
+from .leak_walk import Step, also_leaks
 from .vmx_scene import OWN_BITS, Observations, Scene, allowed_bits
 
 __all__ = ["rtm_debug", "write_keeps_host_bit", "wrmsr_refused"]
@@ -60,6 +61,7 @@ def wrmsr_refused(context: Context) -> Observations:
                 what = f"DebugCtl in the VMCS after refused writes {with_knob}"
                 yield claim("vmcs", what, hex(after.debugctl), hex(before.debugctl))
         yield from scene.end(guest)
+    yield from also_leaks(context, Step.REFUSED)
 
 
 def write_keeps_host_bit(context: Context) -> Observations:
@@ -86,6 +88,7 @@ def write_keeps_host_bit(context: Context) -> Observations:
         for bit in writers[1][2][:1]:
             yield from _bits_under_toggles(scene, guest, bit)
         yield from scene.end(guest)
+    yield from also_leaks(context, Step.WRITTEN)
 
 
 def rtm_debug(context: Context) -> Observations:

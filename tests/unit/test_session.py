@@ -126,7 +126,7 @@ def test_a_skip_names_all_that_is_missing(tmp_path: Path) -> None:
     result = session.decide(find("vmx.entry.fresh"))
     session.end()
     assert result.verdict is Verdict.SKIP
-    assert len(result.missing) == 4
+    assert len(result.missing) == 5
     assert all(str(missing) in result.reason for missing in result.missing)
     assert result.readings == []
 

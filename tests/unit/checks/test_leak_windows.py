@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise, product
 from types import SimpleNamespace
 from typing import Any
@@ -105,7 +105,7 @@ def crew_of(*guests: FakeGuest, count: Count, raised: list[str] | None = None) -
     source = Periodic("test", "comes", "nothing", 1000, switched)
     cpu = min(os.sched_getaffinity(0))
     with Supervisor() as workers:
-        crew = Crew(Smis(source, count, 100, count.cpus), workers)
+        crew = Crew(Smis(source, count, 100, count.cpus), workers, ExitStack())
         for guest in guests:
             crew.hire(guest, cpu, lambda at, guest=guest: Watcher(guest, guest, at))  # type: ignore
         yield crew
@@ -147,6 +147,47 @@ def test_smis_come_in_all_windows_but_quiet_ones_and_stop_with_them() -> None:
             ((window, _),) = crew.take(arm)
             assert window.arm is arm
     assert raised == ["watch", *["100 Hz", "watch", "off"] * 2]
+
+
+def test_a_window_may_be_longer_than_others() -> None:
+    guest = FakeGuest()
+    with crew_of(guest, count=Count(0)) as crew:
+        crew.take(Arm.QUIET)
+        crew.take(Arm.QUIET, 1.5)
+    (one, _), (other, _) = guest.seen
+    assert other / one == pytest.approx(1.5, rel=1e-6)
+
+
+def test_vcpus_go_through_things_in_their_own_threads_and_show_it() -> None:
+    guests = FakeGuest(), FakeGuest()
+    went: list[tuple[object, int]] = []
+
+    def do(watcher: Watcher) -> bool:
+        went.append((watcher.guest, threading.get_native_id()))
+        return watcher.vcpu == 0
+
+    with crew_of(*guests, count=Count(0, 1)) as crew:
+        readings = list(crew.undergo("it went", do))
+        crew.take(Arm.QUIET)
+    assert [(r.what, r.agrees) for r in readings] == [("it went", True), ("it went", False)]
+    assert [{thread} for guest, thread in went] == [guest.threads for guest, _ in went]  # type: ignore
+
+
+def test_a_crew_goes_on_with_guests_on_new_vcpus() -> None:
+    old, new, run = FakeGuest(), FakeGuest(), []
+
+    @contextmanager
+    def guest() -> Iterator[FakeGuest]:
+        yield new
+
+    scene: Any = SimpleNamespace(guest=guest, run=run.append)
+    with crew_of(old, count=Count(0)) as crew:
+        (shown,) = crew.begin_anew(scene)
+        crew.take(Arm.QUIET)
+    assert shown.agrees
+    assert shown.raw["offset 0"] == pytest.approx(OFFSET, abs=OFFSET / 10)
+    assert run == [new]
+    assert (len(old.seen), len(new.seen)) == (0, 1)
 
 
 def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:

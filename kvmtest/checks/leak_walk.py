@@ -1,0 +1,233 @@
+"""The leak walk
+=============
+
+The witness leak of properties that others look at too. Once a run, vCPUs go through what these
+properties are about, one step after the other, and a few windows after each step show whether SMM
+is counted then. Each property has its own step's windows judged, against one other's.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from kvmtest._native import lib
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import Guest, mailbox
+from kvmtest.guests.nested import NestedGuest
+from kvmtest.host.machine import Machine
+from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
+from kvmtest.judge import Absence, Reading
+from kvmtest.judge.leak import conclude
+from kvmtest.judge.samples import Arm, Samples, Toggle, Window
+from kvmtest.kvm import MsrRefused
+from kvmtest.missing import Missing
+
+from .context import Context
+from .leak_counters import Counters, HostCounters
+from .leak_windows import Crew, Disturbed, Watcher, experiment
+from .preconditions import answer, witness_lacks
+from .vmx_scene import Observations, Scene
+
+__all__ = ["LENGTH", "OFF", "ON", "Step", "also_leaks"]
+
+#: Windows with SMIs of a step with the knob on, and with it off, and their length in those of other
+#: experiments. With it on a hundredth of what is counted with it off must show, in all fewer than a
+#: hundred SMIs are judged for a property, and what a window costs hardly goes by its length.
+ON, OFF, LENGTH = 8, 6, 1.2
+
+
+class Step(StrEnum):
+    """What vCPUs went through, in words that follow "counts SMM"."""
+
+    TOGGLED = "after a toggle"
+    NEW = "on a new vCPU"
+    REFUSED = "after writes of bit 14"
+    WRITTEN = "after writes of DEBUGCTL"
+    VMFAIL = "in L1 after a VM-Fail"
+
+
+#: The step whose windows with the knob off show what an SMI counts.
+REFERENCE = {step: Step.TOGGLED if step is Step.NEW else Step.NEW for step in Step}
+
+
+@dataclass
+class Walk:
+    """What was read on the way, before the first step and in each, and the samples.
+
+    ``error`` ended it early.
+    """
+
+    before: list[Reading | Absence] = field(default_factory=list)
+    readings: dict[Step, list[Reading | Absence]] = field(default_factory=dict)
+    windows: dict[Step, list[Window]] = field(default_factory=dict)
+    quiet: list[Window] = field(default_factory=list)
+    toggles: list[Toggle] = field(default_factory=list)
+    error: KvmtestError | None = None
+
+    def has(self, step: Step) -> bool:
+        """Whether the step can be judged."""
+        return bool(self.windows.get(step) and self.windows.get(REFERENCE[step]))
+
+    def samples(self, step: Step) -> Samples:
+        """Return what a step is judged by, in the order in which it was taken."""
+        off = [window for window in self.windows[REFERENCE[step]] if window.arm is Arm.CONTROL]
+        reference = [replace(window, state="") for window in off]
+        windows = [*self.quiet, *reference, *self.windows[step]]
+        windows.sort(key=lambda window: window.began)
+        return Samples(windows, toggles=self.toggles)
+
+
+def also_leaks(context: Context, step: Step) -> Observations:
+    """Have the witness leak look at a step, where it can; elsewhere others have to do.
+
+    Raises what ended the walk before the step was done.
+    """
+    if witness_lacks(context.machine, "leak"):
+        return
+    if __name__ not in context.found:
+        context.found[__name__] = _walked(context)
+    walk: Walk = context.found[__name__]
+    yield from walk.before
+    if walk.has(step):
+        for each in (REFERENCE[step], step):
+            yield from walk.readings[each]
+        samples = walk.samples(step)
+        yield from (toggle.reading(at) for at, toggle in enumerate(samples.toggles))
+        yield from (window.reading(at) for at, window in enumerate(samples.windows))
+        yield from conclude(samples)
+    elif isinstance(walk.error, Disturbed):
+        yield Absence("leak", Missing(str(walk.error)))
+    elif walk.error:
+        raise walk.error
+
+
+def _walked(context: Context) -> Walk:
+    """Go the way, and return what was read."""
+    walk = Walk()
+    here = walk.before
+
+    def way(scene: Scene, crew: Crew) -> Observations:
+        nonlocal here
+        for step, go in STEPS.items():
+            here = walk.readings[step] = []
+            walkers = Walkers(scene, crew, step, [], walk)
+            yield from go(walkers)
+            # Not before the step is done.
+            walk.windows[step] = walkers.taken
+
+    try:
+        for reading in experiment(context, _counters, way, knob=1):
+            here.append(reading)
+    except KvmtestError as error:
+        walk.error = error
+    return walk
+
+
+def _counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counters:
+    return stack.enter_context(HostCounters(machine, cpu, instructions=True))
+
+
+class Walkers(NamedTuple):
+    """A crew at one step of a walk, and the windows ``taken`` in it."""
+
+    scene: Scene
+    crew: Crew
+    step: Step
+    taken: list[Window]
+    walk: Walk
+
+    def set_knob(self, value: int) -> Observations:
+        """Write the knob for certain; no vCPU enters before what comes next."""
+        began = lib.clock_tsc()
+        yield from self.scene.set_knob(value)
+        self.walk.toggles.append(Toggle(value, began, lib.clock_tsc()))
+
+    def take(self, knob: int, count: int) -> None:
+        """Take windows with SMIs, and one without."""
+        arm = Arm.TREATMENT if knob else Arm.CONTROL
+        for _ in range(count):
+            windows = [window for window, _ in self.crew.take(arm, LENGTH)]
+            self.taken.extend(replace(window, state=self.step.value) for window in windows)
+        self.walk.quiet.extend(window for window, _ in self.crew.take(Arm.QUIET, LENGTH))
+
+
+def _toggled(walkers: Walkers) -> Observations:
+    """Turn the knob off, under a vCPU that was made and ran while it was on."""
+    yield from walkers.set_knob(0)
+    walkers.take(0, OFF)
+
+
+def _new(walkers: Walkers) -> Observations:
+    """Make a new vCPU with the knob on, another while it stays on, and one with it off."""
+    yield from walkers.set_knob(1)
+    for _ in range(2):
+        yield from walkers.crew.begin_anew(walkers.scene)
+        walkers.take(1, ON // 2)
+    yield from walkers.set_knob(0)
+    yield from walkers.crew.begin_anew(walkers.scene)
+    walkers.take(0, OFF)
+
+
+def _refused(walkers: Walkers) -> Observations:
+    """Have guest and userspace write bit 14, refused or not, under a vCPU that saw no toggle."""
+
+    def wrote(watcher: Watcher) -> bool:
+        watcher.guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+        with suppress(MsrRefused):
+            watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM)
+        return True
+
+    yield from walkers.crew.undergo("the guest and userspace wrote bit 14, or tried", wrote)
+    walkers.take(0, OFF)
+
+
+def _written(walkers: Walkers) -> Observations:
+    """Have the guest, then userspace write what both may, once KVM has seen the knob on."""
+
+    def guest_wrote(watcher: Watcher) -> bool:
+        (result,) = watcher.guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, 0))
+        return result.fault is None
+
+    def userspace_wrote(watcher: Watcher) -> bool:
+        watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
+        return True
+
+    yield from walkers.set_knob(1)
+    walkers.crew.settle()
+    for writer, wrote in (("the guest", guest_wrote), ("userspace", userspace_wrote)):
+        yield from walkers.crew.undergo(f"{writer} wrote 0 to DEBUGCTL", wrote)
+        walkers.take(1, ON // 2)
+
+
+def _vmfail(walkers: Walkers) -> Observations:
+    """Have an entry to L2 fail that is the first to see the knob on."""
+    if answer(walkers.scene.machine, "nested"):
+        return
+    nested: dict[int, NestedGuest] = {}
+
+    def launched(watcher: Watcher) -> bool:
+        l2 = nested[watcher.vcpu] = NestedGuest(watcher.guest)
+        l2.enter()
+        l2.spoil()
+        return l2.is_in_l2
+
+    yield from walkers.set_knob(0)
+    walkers.crew.settle()
+    yield from walkers.crew.undergo("L1 launched L2", launched)
+    yield from walkers.set_knob(1)
+    what = "L1 went on after an entry to L2 failed that saw the toggle"
+    yield from walkers.crew.undergo(what, lambda watcher: nested[watcher.vcpu].fail())
+    walkers.take(1, ON)
+
+
+#: In this order: bit 14 is written under a vCPU that never saw the knob on, and what nesting spoils
+#: comes last.
+STEPS: dict[Step, Callable[[Walkers], Observations]] = {
+    Step.TOGGLED: _toggled,
+    Step.NEW: _new,
+    Step.REFUSED: _refused,
+    Step.WRITTEN: _written,
+    Step.VMFAIL: _vmfail,
+}

@@ -1,0 +1,305 @@
+"""The leak walk finds each fault at its own step: on a KVM of a few lines, whole and broken."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvmtest._native import lib
+from kvmtest.checks import leak_walk
+from kvmtest.checks.leak_walk import LENGTH, OFF, ON, REFERENCE, STEPS, Step, also_leaks
+from kvmtest.checks.leak_windows import PROOFS, SMIS_PER_WINDOW, Disturbed, arm_under
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import mailbox
+from kvmtest.judge import Absence, Reading, Role, Verdict, control, judge
+from kvmtest.judge.leak import again
+from kvmtest.judge.samples import Arm, Samples, Window
+from kvmtest.kvm import MsrRefused
+from kvmtest.properties import PROPERTIES
+
+BIT = 1 << 14
+PER_SMI, SMIS = 11, 5
+
+#: The property that looks at a step; and the faults that it must notice.
+OWNERS = {
+    Step.TOGGLED: "vmx.entry.toggled",
+    Step.NEW: "vmx.entry.fresh",
+    Step.REFUSED: "vmx.guest.wrmsr-refused",
+    Step.WRITTEN: "vmx.guest.write-keeps-host-bit",
+    Step.VMFAIL: "nvmx.entry.vmfail-reload",
+}
+FAULTS = {
+    "turning-off-unnoticed": Step.TOGGLED,
+    "snapshot-at-creation": Step.NEW,
+    "created-with-bit": Step.NEW,
+    "snapshot-per-cpu": Step.NEW,
+    "bit-14-by-guest": Step.REFUSED,
+    "bit-14-by-userspace": Step.REFUSED,
+    "guest-write-drops-host-bit": Step.WRITTEN,
+    "vmfail-without-reload": Step.VMFAIL,
+}
+
+
+class Kvm:
+    """What the fix does on one CPU, with a fault; one vCPU at a time, which is its own guest."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        self.knob = 1
+        self.cpu_saw = 0
+        self.create()
+
+    def create(self) -> None:
+        """Make a new vCPU, and run it for a moment."""
+        self.bit = int(self.fault == "created-with-bit")
+        self.saw = self.knob if self.fault == "snapshot-at-creation" else 0
+        self.enter()
+
+    def enter(self) -> None:
+        """Compare, store and load, as before a VM-entry."""
+        old = self.cpu_saw if self.fault == "snapshot-per-cpu" else self.saw
+        is_new = self.knob != old
+        if self.fault == "turning-off-unnoticed":
+            is_new = self.knob > old
+        self.saw = self.cpu_saw = self.knob
+        if is_new:
+            self.bit = self.saw
+
+    def write(self, value: int, by: str) -> None:
+        """Write DEBUGCTL. Raises MsrRefused."""
+        if value & BIT and self.fault != f"bit-14-by-{by}":
+            raise MsrRefused(0x1D9, value)
+        self.bit = int(bool(value & BIT))
+        if self.fault != "guest-write-drops-host-bit":
+            self.bit |= self.saw
+
+    # The guest and its vCPU
+
+    def execute(self, command: mailbox.Command) -> list[mailbox.Result]:
+        self.enter()
+        fault = None
+        try:
+            self.write(command.arguments[1], "guest")
+        except MsrRefused:
+            fault = mailbox.Fault(13, 0, 0)
+        return [mailbox.Result((0, 0, 0, 0), fault)]
+
+    def set_msr(self, index: int, value: int) -> None:
+        assert index == 0x1D9
+        self.write(value, "userspace")
+
+
+class Nested:
+    """L1 and L2 on that KVM: the bit of vmcs01 waits while L2 runs."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+        self.is_in_l2 = False
+
+    def enter(self) -> None:
+        self.kept, self.is_in_l2 = self.kvm.bit, True
+        self.kvm.enter()
+
+    def spoil(self) -> None:
+        pass
+
+    def fail(self) -> bool:
+        self.kvm.enter()
+        self.kvm.bit = self.kept
+        if self.kvm.fault != "vmfail-without-reload":
+            self.kvm.bit = self.kvm.saw
+        self.is_in_l2 = False
+        return True
+
+
+class Crew:
+    """One guest; ``per_smi`` is what an SMI counts where the bit is 0."""
+
+    def __init__(self, kvm: Kvm, per_smi: int = PER_SMI, noise: Callable[[], int] = int) -> None:
+        self.kvm = kvm
+        self.watcher: Any = SimpleNamespace(
+            guest=SimpleNamespace(execute=kvm.execute, vcpu=kvm, kvm=kvm), vcpu=0
+        )
+        self.lengths: set[float] = set()
+        self._per_smi = per_smi
+        self._noise = noise
+
+    def begin_anew(self, _: object) -> Iterator[Reading]:
+        self.kvm.create()
+        yield control("leak", "a new vCPU ran", True, True, "")
+
+    def undergo(self, does: str, do: Callable[[Any], bool]) -> Iterator[Reading]:
+        yield control("leak", does, do(self.watcher), True, "")
+
+    def settle(self) -> None:
+        self.kvm.enter()
+
+    def take(self, arm: Arm, length: float) -> list[tuple[Window, list[object]]]:
+        self.lengths.add(length)
+        self.kvm.enter()
+        began = int(lib.clock_tsc())
+        smis = 0 if arm is Arm.QUIET else SMIS
+        counted = 1000 + self._noise() + (0 if self.kvm.bit else self._per_smi * smis)
+        window = Window(arm, began, began + 1, {"i": counted}, {"i": 1000}, 0, smis, smis)
+        return [(window, [])]
+
+
+def walk(
+    monkeypatch: pytest.MonkeyPatch,
+    kvm: Kvm,
+    crew: Crew | None = None,
+    *,
+    before: list[Reading | Absence] | None = None,
+    has_nested: bool = True,
+) -> Any:
+    """Return a context whose walks go over that KVM."""
+    crew = crew or Crew(kvm)
+
+    def set_knob(value: int) -> Iterator[Reading]:
+        kvm.knob = value
+        yield control("leak", "the host's bit", value, value, "")
+
+    scene = SimpleNamespace(set_knob=set_knob, machine=None)
+
+    def experiment(_: object, __: object, way: Callable[..., Any], *, knob: int) -> Iterator[Any]:
+        assert knob == 1
+        yield from before or [control("leak", "SMIs are counted", "yes", "yes", "")]
+        if before is None:
+            yield from way(scene, crew)
+
+    monkeypatch.setattr(leak_walk, "experiment", experiment)
+    monkeypatch.setattr(leak_walk, "NestedGuest", lambda guest: Nested(guest.kvm))
+    monkeypatch.setattr(leak_walk, "witness_lacks", lambda machine, _: machine)
+    monkeypatch.setattr(leak_walk, "answer", lambda *_: None if has_nested else "no")
+    return SimpleNamespace(machine=[], found={})
+
+
+def read(context: Any, step: Step) -> list[Reading]:
+    readings = list(also_leaks(context, step))
+    assert all(isinstance(reading, Reading) for reading in readings)
+    return readings  # type: ignore[return-value]
+
+
+def test_the_properties_that_look_name_the_witness() -> None:
+    assert OWNERS.keys() == set(Step) == STEPS.keys()
+    witnesses = {p.id: p.witnesses for p in PROPERTIES}
+    assert all("leak" in witnesses[owner] for owner in OWNERS.values())
+
+
+def test_a_kvm_that_is_right_passes_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = walk(monkeypatch, Kvm())
+    for step in Step:
+        readings = read(context, step)
+        assert judge(readings).verdict is Verdict.PASS, step
+        claims = [r for r in readings if r.role is Role.CLAIM]
+        assert all(f"counts SMM {step.value} with the knob" in r.what for r in claims)
+        assert judge(again(readings)).verdict is Verdict.PASS, "from the record alone, too"
+
+
+@pytest.mark.parametrize(("fault", "where"), FAULTS.items())
+def test_a_fault_fails_at_its_step_and_at_no_other(
+    monkeypatch: pytest.MonkeyPatch, fault: str, where: Step
+) -> None:
+    context = walk(monkeypatch, Kvm(fault))
+    verdicts = {step: judge(read(context, step)).verdict for step in Step}
+    assert [step for step, verdict in verdicts.items() if verdict is Verdict.FAIL] == [where]
+    # One whose control is what the fault spoils decides nothing.
+    spoilt = {step for step in Step if REFERENCE[step] is where}
+    assert all(v is Verdict.PASS for s, v in verdicts.items() if s not in {where} | spoilt)
+
+
+def test_each_step_has_both_its_knobs_and_no_window_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = walk(monkeypatch, Kvm())
+    for step in Step:
+        samples = Samples.of(read(context, step))
+        windows = samples.windows
+        assert {w.state for w in windows} == {"", step.value}
+        assert [w.began for w in windows] == sorted(w.began for w in windows)
+        assert sum(w.arm is Arm.QUIET for w in windows) >= 6
+        arms = [w.arm for w in windows if w.state]
+        assert {arm: arms.count(arm) for arm in arms}.items() <= {
+            Arm.CONTROL: OFF, Arm.TREATMENT: ON
+        }.items()  # fmt: skip
+        both = {Arm.CONTROL, Arm.TREATMENT}
+        assert set(arms) == (
+            both if step is Step.NEW
+            else {Arm.CONTROL} if step in (Step.TOGGLED, Step.REFUSED)
+            else {Arm.TREATMENT}
+        )  # fmt: skip
+        with_smis = [w for w in windows if w.arm is not Arm.QUIET]
+        assert all(w.arm is arm_under(samples.toggles, w) for w in with_smis)
+        assert PROOFS + len(with_smis) * LENGTH * SMIS_PER_WINDOW < 100
+
+
+def test_it_is_walked_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm)
+    first = read(context, Step.NEW)
+    kvm.fault = "created-with-bit"
+    assert Samples.of(read(context, Step.NEW)) == Samples.of(first)
+
+
+def test_where_nothing_is_counted_in_smm_nothing_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm, Crew(kvm, per_smi=0))
+    for step in Step:
+        readings = read(context, step)
+        assert judge(readings).verdict is Verdict.INCONCLUSIVE
+        assert all(r.role is not Role.CLAIM for r in readings)
+
+
+def test_what_is_undecided_takes_nothing_from_other_witnesses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    noise = iter(range(0, 100_000, 17))
+    context = walk(monkeypatch, kvm, Crew(kvm, noise=lambda: next(noise) ** 2 % 301))
+    mine = [
+        control("vmcs", "the dump", "whole", "whole", ""),
+        Reading("vmcs", Role.CLAIM, "bit 14", 1, 1),
+    ]
+    assert judge([*mine, *read(context, Step.TOGGLED)]).verdict is Verdict.PASS
+
+
+def test_without_smis_there_is_what_is_missing_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = control("leak", "the count follows", "no", "yes", "use another")
+    context = walk(monkeypatch, Kvm(), before=[refused])
+    assert read(context, Step.NEW) == [refused]
+    context.machine = ["no PMU"]
+    assert not read(context, Step.NEW)
+
+
+def test_without_nesting_the_other_steps_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = walk(monkeypatch, Kvm(), has_nested=False)
+    assert judge(read(context, Step.WRITTEN)).verdict is Verdict.PASS
+    assert all(r.role is Role.CONTROL for r in read(context, Step.VMFAIL))
+
+
+@pytest.mark.parametrize("error", [KvmtestError("it broke"), Disturbed("try again")])
+def test_what_ends_it_is_told_by_the_steps_that_were_not_done(
+    monkeypatch: pytest.MonkeyPatch, error: KvmtestError
+) -> None:
+    kvm = Kvm()
+
+    def raise_(*_: object) -> None:
+        raise error
+
+    kvm.set_msr = raise_  # type: ignore[method-assign]
+    context = walk(monkeypatch, kvm)
+    for step in (Step.TOGGLED, Step.NEW):
+        assert judge(read(context, step)).verdict is Verdict.PASS
+    for step in (Step.REFUSED, Step.WRITTEN, Step.VMFAIL):
+        if isinstance(error, Disturbed):
+            last = list(also_leaks(context, step))[-1]
+            assert isinstance(last, Absence)
+            assert last.missing.what == "try again"
+        else:
+            with pytest.raises(KvmtestError, match="it broke"):
+                list(also_leaks(context, step))
