@@ -16,7 +16,9 @@ def document() -> str:
         "Made by `python tools/mutants_doc.py` from `kvmtest/lab/mutants/`.",
         "",
         "Each mutant is KVM with one fault in the host-owned DEBUGCTL code. The property that owns "
-        "it must FAIL on it; others may too.",
+        "it must FAIL on it; others may too. Where a fault leaves a wrong value of the host's bit "
+        "in the VMCS, the last column names a property that FAILs by what SMIs were counted, "
+        "whatever other witnesses see.",
         "",
         *_rows(MUTANTS),
         "",
@@ -37,11 +39,11 @@ def document() -> str:
 
 def _rows(mutants: Iterable[Mutant]) -> list[str]:
     return [
-        "| mutant | line | what is wrong, and what is seen | owner | needs |",
-        "|---|---|---|---|---|",
+        "| mutant | line | what is wrong, and what is seen | owner | needs | by leak |",
+        "|---|---|---|---|---|---|",
         *(
             f"| {m.name} | {_cell(m.line)} | {_cell(m.fault)} | {m.owner} "
-            f"| {' '.join(f'CPU flag {flag}' for flag in m.cpu_flags)} |"
+            f"| {' '.join(f'CPU flag {flag}' for flag in m.cpu_flags)} | {m.leak} |"
             for m in mutants
         ),
     ]

@@ -25,12 +25,15 @@ class Mutant:
 
     ``line`` is the line of the fix that is wrong and the function it is in, ``owner`` the property
     that must FAIL on it, ``cpu_flags`` what the host's CPU must have for the fault to show.
+    ``leak`` is a property that FAILs by what SMIs were counted; "" where the VMCS has the host's
+    bit all the same, or the machine has one CPU too few.
     """
 
     name: str
     line: str
     owner: str
     cpu_flags: tuple[str, ...] = ()
+    leak: str = ""
 
     @property
     def patch(self) -> Path:
@@ -54,27 +57,36 @@ class Uncovered:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant("fix-reverted", "commit 6b1dd26544d0 as a whole", "kernel.fix-present"),
+    Mutant(
+        "fix-reverted",
+        "commit 6b1dd26544d0 as a whole",
+        "kernel.fix-present",
+        leak="vmx.leak.host-events",
+    ),
     # vcpu_enter_guest: the snapshot, the comparison and the flag.
     Mutant(
         "mask-missing",
         "vt_x86_ops: `.HOST_OWNED_DEBUGCTL = DEBUGCTLMSR_FREEZE_IN_SMM`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "turning-on-unnoticed",
         "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "turning-off-unnoticed",
         "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
         "vmx.entry.toggled",
+        leak="vmx.entry.toggled",
     ),
     Mutant(
         "comparison-inverted",
         "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "flag-on-every-entry",
@@ -95,26 +107,31 @@ MUTANTS: tuple[Mutant, ...] = (
         "snapshot-never-stored",
         "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "snapshot-stored-late",
         "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, before the loop",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "snapshot-per-cpu",
         "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, one for each vCPU",
         "vmx.entry.fresh",
+        leak="vmx.entry.fresh",
     ),
     Mutant(
         "snapshot-at-creation",
         "kvm_arch_vcpu_create: the snapshot of a new vCPU is 0",
         "vmx.entry.fresh",
+        leak="vmx.entry.fresh",
     ),
     Mutant(
         "created-with-bit",
         "init_vmcs: `vmx_guest_debugctl_write(&vmx->vcpu, 0)`",
         "vmx.entry.fresh",
+        leak="vmx.entry.fresh",
     ),
     Mutant(
         "flags-not-cleared",
@@ -126,16 +143,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "no-reload-at-entry",
         "vmx_vcpu_run: `if (run_flags & KVM_RUN_LOAD_DEBUGCTL)`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "reload-inverted",
         "vmx_reload_guest_debugctl: `if (!((val ^ vcpu->arch.host_debugctl) & …)) return`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "reload-keeps-old-bit",
         "vmx_reload_guest_debugctl: `val & ~DEBUGCTLMSR_FREEZE_IN_SMM`",
         "vmx.entry.toggled",
+        leak="vmx.entry.toggled",
     ),
     Mutant(
         "reload-loses-guest-bits",
@@ -152,6 +172,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "write-without-host-bit",
         "vmx_guest_debugctl_write: `val |= vcpu->arch.host_debugctl & …`",
         "vmx.entry.toggled",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "write-loses-guest-bits",
@@ -162,6 +183,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "guest-write-drops-host-bit",
         "vmx_set_msr: `vmx_guest_debugctl_write(vcpu, data)`",
         "vmx.guest.write-keeps-host-bit",
+        leak="vmx.guest.write-keeps-host-bit",
     ),
     Mutant(
         "tolerated-bits-kept",
@@ -187,11 +209,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "bit-14-by-guest",
         "vmx_get_supported_debugctl: bit 14 is not among the guest's",
         "vmx.guest.wrmsr-refused",
+        leak="vmx.guest.wrmsr-refused",
     ),
     Mutant(
         "bit-14-by-userspace",
         "vmx_get_supported_debugctl: bit 14 is not among userspace's",
         "vmx.guest.wrmsr-refused",
+        leak="vmx.guest.wrmsr-refused",
     ),
     Mutant(
         "rtm-host-not-asked",
@@ -214,22 +238,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "reload-after-entry",
         "vmx_vcpu_run: the reload, before the VM-entry",
         "vmx.leak.host-events",
+        leak="vmx.leak.host-events",
     ),
     Mutant(
         "host-debugctl-lost",
         "vmx_vcpu_run: `if (vcpu->arch.host_debugctl) update_debugctlmsr(…)`",
         "host.msr-survives",
+        leak="vmx.leak.host-events",
     ),
     # nested.c
     Mutant(
         "vmfail-without-reload",
         "nested_vmx_restore_host_state: `vmx_reload_guest_debugctl(vcpu)`",
         "nvmx.entry.vmfail-reload",
+        leak="nvmx.entry.vmfail-reload",
     ),
     Mutant(
         "l2-without-host-bit",
         "prepare_vmcs02: `vmx_guest_debugctl_write(vcpu, vmcs12->guest_ia32_debugctl & …)`",
         "nvmx.leak.l2",
+        leak="nvmx.leak.l2",
     ),
 )
 
