@@ -72,7 +72,7 @@ def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: L
     assert found[LOST_UPDATE] is Verdict.FAIL
 
 
-def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: IntelLab) -> None:
+def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: Lab) -> None:
     speaking = {
         result.id
         for result in load(stock).results
