@@ -49,9 +49,18 @@ MACHINES = {
     "cycles, 60 % of the gaps recorded": dataclasses.replace(
         HOST, counter="cycles:k", recorded=0.6, blocks=20
     ),
+    "the lab, 16 windows toggled amid": dataclasses.replace(LAB, exits=1, toggled=16),
+    "16 windows toggled amid, heavy tails of 300": dataclasses.replace(
+        HOST, exits=1, toggled=16, kind="heavy", noise=300
+    ),
+    "16 windows toggled amid, handlers vary by 100 %, 24 blocks": dataclasses.replace(
+        HOST, toggled=16, variation=1, blocks=24
+    ),
     "nothing is counted in SMM, knob off or on": dataclasses.replace(HOST, control=0),
     "no SMIs": dataclasses.replace(HOST, smis=0),
 }
+
+UNNOTICED = "toggles amid a window go unnoticed"
 
 TRUTHS = {
     "no leak": {},
@@ -60,6 +69,7 @@ TRUTHS = {
     "all leaks": {"leak": 1.0},
     "one lost update": {"lost_updates": 1},
     "five lost updates": {"lost_updates": 5},
+    UNNOTICED: {"goes_on": True},
 }
 # These are easily told on any machine, so that two are enough.
 EASY = ("10 % leak", "all leaks", "five lost updates")
@@ -102,6 +112,10 @@ def is_there(machine: Machine, truth: str) -> bool:
     """Whether the truth can show on the machine."""
     if not machine.control or not machine.smis:
         return truth == "no leak"  # Nothing is counted in SMM, or there is none.
+    if machine.toggled:  # Of other truths the windows of the arms tell, here as elsewhere.
+        return truth == "no leak" or (truth == UNNOTICED and machine.exits == 1)
+    if truth == UNNOTICED:
+        return False
     if truth in EASY:
         return machine in (LAB, HOST)
     if truth == "2 % leak":

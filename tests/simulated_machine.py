@@ -7,7 +7,7 @@ from itertools import accumulate
 from math import exp, sqrt
 from random import Random
 
-from kvmtest.judge.samples import Arm, Gap, Samples, Window
+from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
 KNOWN = 100_000  # instructions that the guest executes in a window
 TICKS = 10_000_000  # TSC ticks that the window lasts
@@ -26,7 +26,9 @@ class Machine:
     seen the part ``recorded`` fits into the log.
 
     With the knob on the part ``leak`` of each handler is counted, and all of it in ``lost_updates``
-    of the windows. Each block is a quiet window, one with the knob off, and one with it on.
+    of the windows. Each block is a quiet window, one with the knob off, and one with it on. After
+    these come ``toggled`` windows with a toggle amid each, and a quiet one for every two; with
+    ``goes_on`` KVM goes on with the knob's state at their begin.
     """
 
     handler: float
@@ -44,6 +46,8 @@ class Machine:
     leak: float = 0.0
     lost_updates: int = 0
     control: float = 1.0
+    toggled: int = 0
+    goes_on: bool = False
 
     def samples(self, random: Random) -> Samples:
         """Return one experiment's samples."""
@@ -61,6 +65,10 @@ class Machine:
                 if is_stale:
                     share = 1.0
                 clock = self._window(samples, random, arm, share, walk, clock, is_stale)
+        for number in range(self.toggled):
+            if not number % 2:
+                clock = self._toggled(samples, random, 0, clock, Arm.QUIET)
+            clock = self._toggled(samples, random, number % 2, clock)
         if self.recorded < 1:
             del samples.gaps[int(self.recorded * len(samples.gaps)) :]
         return samples
@@ -109,6 +117,33 @@ class Machine:
             Window(arm, began, ended, {self.counter: round(counted)}, known, exits, smis, gaps)
         )
         return ended + 1000
+
+    def _toggled(
+        self, samples: Samples, random: Random, begin: int, began: int, arm: Arm = Arm.MIXED
+    ) -> int:
+        """Take a window in which the knob goes from its value at the begin to the other."""
+        samples.toggles.append(Toggle(begin, began - 500, began - 400))
+        smis = poisson(random, self.smis) if arm is Arm.MIXED else 0
+        others = random.randint(0, max(self.exits - 1, 0))
+        counted = KNOWN + 3 + 1 + others + self._noise(random)
+        places = range(10_000, TICKS - 10_000, 10_000)
+        write, *rest = random.sample(places, 1 + smis + others)
+        toggle = Toggle(1 - begin, began + write, began + write + 2_000)
+        samples.toggles.append(toggle)
+        samples.gaps.append(Gap(toggle.began + 100, toggle.ended - 100))
+        for at, place in enumerate(rest):
+            samples.gaps.append(Gap(began + place, began + place + 1_000))
+            is_on = begin if self.goes_on or place < write else 1 - begin
+            if at < smis and not is_on:
+                shape = 1 / self.variation**2 if self.variation else 0
+                counted += self.handler * (random.gammavariate(shape, 1 / shape) if shape else 1)
+        samples.windows.append(
+            Window(
+                arm, began, began + TICKS, {self.counter: round(counted)},
+                {self.counter: KNOWN}, 1 + others, smis, 1 + others + smis,
+            )
+        )  # fmt: skip
+        return began + TICKS + 1000
 
     def _noise(self, random: Random) -> float:
         match self.kind:

@@ -30,8 +30,8 @@ ORDER = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
 KNOB = {Arm.QUIET: 0, Arm.CONTROL: 0, Arm.TREATMENT: 1}
 #: Beside the toggler: quiet windows tell what its VM-exits cost; others are sorted afterwards.
 TOGGLED = (Arm.QUIET, Arm.MIXED, Arm.MIXED) * 4
-#: Times from one toggle to the next, in windows: seldom one has a toggle in it.
-SHORTEST, LONGEST = 2.0, 5.0
+#: Times from one toggle to the next, in windows: most have one in them, and SMIs before and after.
+SHORTEST, LONGEST = 0.8, 2.0
 #: Writes that there is room for; then the toggler is at its end.
 TOGGLES = 1000
 

@@ -15,7 +15,18 @@ from .baseline import Baseline, Columns, Covariates, dot
 from .quantiles import QUANTILES
 from .samples import Window
 
-__all__ = ["COUNTED", "LEAK", "WINDOWS", "Excess", "View", "due", "more_smis", "views"]
+__all__ = [
+    "COUNTED",
+    "LEAK",
+    "SUM_UNSURE",
+    "WINDOWS",
+    "Excess",
+    "View",
+    "due",
+    "more_smis",
+    "quantile",
+    "views",
+]
 
 #: A leak counts from this part of the control's on.
 LEAK = 0.01
@@ -254,13 +265,13 @@ def _excess(baseline: Baseline, rests: Sequence[float], side: _Side, *, pooled: 
     variance, freedom = squares * count / (count - 1), count - 1
     noise = baseline.squares / baseline.freedom
     leverage = baseline.leverage(side.columns, count)
-    floor = _quantile(baseline.freedom) * sqrt(noise * (count + leverage))
+    floor = quantile(baseline.freedom) * sqrt(noise * (count + leverage))
     if pooled:
         freedom += baseline.freedom
         noise = (baseline.squares + squares) / freedom
         variance = max(variance, noise * count)
     deviation = sqrt(variance + noise * leverage)
-    half, of_many = _quantile(freedom) * deviation, _quantile(MANY) * deviation
+    half, of_many = quantile(freedom) * deviation, quantile(MANY) * deviation
     half, of_many, floor = (max(each, SUM_UNSURE) / total for each in (half, of_many, floor))
     return Excess(mean, half, of_many, floor, total)
 
@@ -285,6 +296,6 @@ def _beyond(
     return found
 
 
-def _quantile(freedom: int) -> float:
+def quantile(freedom: int) -> float:
     """Return what Student's t exceeds with the probability ERROR, or a little more."""
     return QUANTILES[min(freedom, len(QUANTILES)) - 1]

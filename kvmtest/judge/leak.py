@@ -5,7 +5,7 @@ From samples to controls, claims and figures of the witness leak; docs/leak-judg
 how, and how often it errs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -14,6 +14,7 @@ from .excess import COUNTED, WINDOWS, Excess, View, more_smis, views
 from .readings import Reading, Role, Scalar, claim, control, measure
 from .samples import WITNESS, Samples, Window
 from .states import REFERENCE, Group, groups, held
+from .toggled import Split, beside, splits
 
 __all__ = ["again", "conclude"]
 
@@ -50,10 +51,13 @@ def conclude(samples: Samples) -> list[Reading]:
     if others:
         ticks = ran(windows, samples.gaps)
         seen |= views(others, arms.only(ticks), ticks)
+    parts = splits(samples)
     for name in names:
         must_decide = name in known or not known
         view = seen.get(name)
         readings += _shown(name, view, must_decide) if view else [_unseen(name, must_decide)]
+        if view and view.leaks and name in known:
+            readings += _followed(name, view, arms.quiet, parts)
     if not any(view.leaks for view in seen.values()):
         readings.append(_nothing_leaks(seen.values()))
     return readings
@@ -266,6 +270,34 @@ def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
     rare = round(100 * (1 - RARE ** (1 / on.smis)), 3)
     what = f"smallest leak of {name} that would have been seen, in % of that with the knob off"
     return [*readings, _figure(what, least, least_percent_of_smis=rare)]
+
+
+def _followed(
+    name: str, view: View, quiet: Sequence[Window], parts: Sequence[Split]
+) -> Iterator[Reading]:
+    """Yield what a counter shows where the knob was written amid a window: a claim where sure.
+
+    By the knob's state at the begin: a KVM that goes on with it counts too much in windows that
+    begin with the knob off, and too little in others.
+    """
+    for value, state in enumerate(("off", "on")):
+        seen = beside(name, quiet, [p for p in parts if p.begins == value], view.control)
+        if not seen:
+            continue
+        what = (
+            f"{name} follows toggles amid windows that begin with the knob {state} "
+            f"({seen.smis} SMIs in {seen.windows} windows)"
+        )
+        (on_least, on_most), (off_least, off_most) = seen.on, seen.off
+        figures: dict[str, Scalar] = {
+            "on_least": on_least, "on_most": on_most, "on_due": seen.on_due,
+            "off_least": off_least, "off_most": off_most, "off_due": seen.off_due,
+            "half": seen.half,
+        }  # fmt: skip
+        if seen.follows is None:
+            yield _figure(what, "unsure", **figures)
+        else:
+            yield claim(WITNESS, what, seen.follows, True, **figures, **{CONCLUDED: True})
 
 
 def _nothing_leaks(seen: Iterable[View]) -> Reading:
