@@ -54,7 +54,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     port.write_text(PORT)
     port.chmod(0o755)
     monkeypatch.setattr(module, "PORT", str(port))
-    for name in ("PACKAGE", "JOB", "OUTPUT"):
+    for name in ("PACKAGE", "JOB", "OUTPUT", "PORTS"):
         monkeypatch.setattr(module, name, tmp_path / name.lower())
     return module
 
@@ -62,6 +62,16 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def heard(tmp_path: Path) -> list[object]:
     sent = tmp_path / "sent"
     return list(Channel().feed(sent.read_bytes() if sent.exists() else b""))
+
+
+def test_the_serial_ports_interrupts_are_switched_off(agent: ModuleType, tmp_path: Path) -> None:
+    agent.silence()  # as it may not be there
+    ports = tmp_path / "ports"
+    ports.write_bytes(b"\x0f" * 0x400)
+    agent.silence()
+    held = ports.read_bytes()
+    assert held[0x3F9] == 0
+    assert set(held[:0x3F9] + held[0x3FA:]) == {0x0F}
 
 
 def test_a_message_is_heard_outside(agent: ModuleType, tmp_path: Path) -> None:
@@ -135,7 +145,7 @@ root = Path(sys.argv[2])
 agent.PORT, agent.OUTPUT = str(root / "port"), root / "output"
 agent.PACKAGE, agent.JOB = root / "package", root / "job"
 agent.import_others = agent.warm_up = lambda: None
-agent.wake = lambda job: None
+agent.silence = agent.wake = lambda *job: None
 def receive(folder):
     if folder == agent.PACKAGE:
         sys.path.insert(0, str(root / "fake"))
