@@ -150,7 +150,9 @@ static void enter_smm(void *cpu)
 {
 	cpu_advance(cpu);
 	pmu_enter_smm(&counted_of(cpu)->pmu);
+	smi_relocate(cpu);
 	emulator.enter_smm(cpu);
+	smi_write_handler(cpu);
 }
 
 static void rsm(void *cpu, void *instruction)

@@ -19,6 +19,7 @@
 #define CPL             0x175 /* 8 bits */
 #define CR0             0x29c /* 32 bits */
 #define CR4             0x2b0 /* 32 bits */
+#define SMBASE          0xe38 /* 32 bits */
 #define ASYNC_EVENT     0x93b8 /* 32 bits */
 #define IN_REPEAT       0x93bc /* bool: the last REP that was stepped has iterations left */
 #define STOPS           0x9438 /* two bools: at a watchpoint, at a magic breakpoint */

@@ -12,7 +12,7 @@
 #include "build.h"
 
 /* Of what is modelled, and how its state is saved. */
-#define PMU_VERSION 1
+#define PMU_VERSION 2
 
 #define PMU_GENERAL 4
 #define PMU_FIXED   3 /* instructions, cycles, reference cycles */
@@ -20,12 +20,13 @@
 /* What comes of an access to an MSR, in the numbers that the emulator has for it. */
 enum msr_answer { MSR_NOT_OURS = -1, MSR_REFUSED = 0, MSR_DONE = 1 };
 
-/* MSRs of the lab alone. The first two are one for the machine (smi.c), the others one a CPU. */
+/* MSRs of the lab alone. Those of SMIs are one for the machine (smi.c), the others one a CPU. */
 enum lab_msr {
 	MSR_LAB_SMI_PERIOD = 0x4b500000,  /* ticks; 0: none; bit 63: also while no guest runs. CPU 0 only */
 	MSR_LAB_SMIS_RAISED = 0x4b500001, /* so far; read only */
 	MSR_LAB_DEAD_COUNTERS = 0x4b500002,  /* a fault: 1 stops every counter */
 	MSR_LAB_STUCK_DEBUGCTL = 0x4b500003, /* a fault: 1 has WRMSR of DEBUGCTL do nothing */
+	MSR_LAB_SMI_TURNS = 0x4b500004, /* of the lab's own handler; 0: the BIOS's alone. CPU 0 only */
 };
 
 struct pmu {

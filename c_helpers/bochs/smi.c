@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The BIOS gives CPU 0 alone a place for SMM, so no other CPU may get an SMI.
+ * The BIOS gives CPU 0 alone a place for SMM, and its handler is some ten instructions: no other CPU may get an
+ * SMI. The lab's own handler is as long as it is asked to be, and each CPU has a place for it: then an SMI is for
+ * all CPUs, as a chipset's is. The CPU executes it, in SMM, like the BIOS's, to which it jumps at its end.
  *
- * One comes after half a period to one and a half, one as probable as the other: a period of its own could keep
+ * An SMI comes after half a period to one and a half, one as probable as the other: a period of its own could keep
  * step with the guest's or the kernel's timers, and all SMIs would come at the same place, or where they are not
  * wanted. The numbers are the same in each run, and are saved with the machine.
  */
@@ -16,6 +18,22 @@
 #define MAX_PERIOD  (1ull << 40)
 #define TIMER_NAME  "kvmtest's SMIs"
 #define CR0_PG      (1u << 31)
+#define MAX_TURNS   (1ull << 20) /* two instructions each */
+
+/*
+ * SMRAM is 0xa0000 to 0xbffff. A CPU begins at SMBASE + HANDLER, and saves its state up to SMBASE + 0x10000; the
+ * first page is the BIOS's.
+ */
+#define OWN_SMBASE(number) (0xa1000u + 0x1000u * (number))
+#define HANDLER            0x8000
+#define MAX_SMI_CPUS       16u
+
+/* In a mode of 16 bits, as SMM begins. */
+struct handler {
+	uint8_t set_count[2]; /* mov ecx, turns */
+	uint32_t turns;
+	uint8_t turn_and_leave[9]; /* dec ecx; jnz to that; jmp 0xa000:HANDLER */
+} __attribute__((packed));
 
 struct smi_source smi_source = { .random = 1 };
 
@@ -25,6 +43,7 @@ static struct {
 	void (*start)(void *system, unsigned timer, uint64_t ticks, bool repeats);
 	void (*stop)(void *system, unsigned timer);
 	void (*deliver)(void *cpu);
+	void (*write)(void *cpu, uint64_t address, unsigned size, const void *bytes);
 	void *system;
 	unsigned timer;
 } emulator;
@@ -60,16 +79,51 @@ static bool may_come(void *cpu)
 	return pmu->in_guest ? AT(uint32_t, cpu, CR0) & CR0_PG : smi_source.period & ALWAYS;
 }
 
+static unsigned takers(void)
+{
+	unsigned most = smi_source.turns ? MAX_SMI_CPUS : 1;
+
+	return cpus_number() < most ? cpus_number() : most;
+}
+
 static void fire(void *unused)
 {
-	void *cpu = cpus_get(0);
+	bool is_raised = false;
 
 	(void)unused;
-	if (may_come(cpu)) {
-		smi_source.raised++;
+	for (unsigned i = 0; i < takers(); i++) {
+		void *cpu = cpus_get(i);
+
+		if (!may_come(cpu))
+			continue;
+		is_raised = true;
 		emulator.deliver(cpu);
 	}
+	smi_source.raised += is_raised;
 	start();
+}
+
+static bool has_own_handler(void *cpu)
+{
+	return smi_source.turns && AT(uint32_t, cpu, NUMBER) < MAX_SMI_CPUS;
+}
+
+void smi_relocate(void *cpu)
+{
+	if (has_own_handler(cpu))
+		AT(uint32_t, cpu, SMBASE) = OWN_SMBASE(AT(uint32_t, cpu, NUMBER));
+}
+
+void smi_write_handler(void *cpu)
+{
+	struct handler handler = {
+		{ 0x66, 0xb9 },
+		smi_source.turns,
+		{ 0x66, 0x49, 0x75, 0xfc, 0xea, HANDLER & 0xff, HANDLER >> 8, 0x00, 0xa0 },
+	};
+
+	if (has_own_handler(cpu))
+		emulator.write(cpu, AT(uint32_t, cpu, SMBASE) + HANDLER, sizeof(handler), &handler);
 }
 
 void smi_begin(void)
@@ -87,24 +141,46 @@ enum msr_answer smi_read_msr(uint32_t index, uint64_t *value)
 	case MSR_LAB_SMIS_RAISED:
 		*value = smi_source.raised;
 		return MSR_DONE;
+	case MSR_LAB_SMI_TURNS:
+		*value = smi_source.turns;
+		return MSR_DONE;
 	default:
 		return MSR_NOT_OURS;
 	}
 }
 
-enum msr_answer smi_write_msr(unsigned number, uint32_t index, uint64_t value)
+static enum msr_answer set_period(uint64_t value)
 {
 	uint64_t period = value & ~ALWAYS;
 
-	if (index == MSR_LAB_SMIS_RAISED)
-		return MSR_REFUSED;
-	if (index != MSR_LAB_SMI_PERIOD)
-		return MSR_NOT_OURS;
-	if (number || (value && (period < MIN_PERIOD || period > MAX_PERIOD)))
+	if (value && (period < MIN_PERIOD || period > MAX_PERIOD))
 		return MSR_REFUSED;
 	smi_source.period = value;
 	start();
 	return MSR_DONE;
+}
+
+/* Never 0 again: a CPU that has been given a place stays there. */
+static enum msr_answer set_turns(uint64_t turns)
+{
+	if (!turns || turns > MAX_TURNS)
+		return MSR_REFUSED;
+	smi_source.turns = turns;
+	return MSR_DONE;
+}
+
+enum msr_answer smi_write_msr(unsigned number, uint32_t index, uint64_t value)
+{
+	switch (index) {
+	case MSR_LAB_SMI_PERIOD:
+		return number ? MSR_REFUSED : set_period(value);
+	case MSR_LAB_SMIS_RAISED:
+		return MSR_REFUSED;
+	case MSR_LAB_SMI_TURNS:
+		return number ? MSR_REFUSED : set_turns(value);
+	default:
+		return MSR_NOT_OURS;
+	}
 }
 
 __attribute__((constructor)) static void install(void)
@@ -115,5 +191,6 @@ __attribute__((constructor)) static void install(void)
 	emulator.start = hook_symbol("_ZN14bx_pc_system_c20activate_timer_ticksEjmb");
 	emulator.stop = hook_symbol("_ZN14bx_pc_system_c16deactivate_timerEj");
 	emulator.deliver = hook_symbol("_ZN8BX_CPU_C11deliver_SMIEv");
+	emulator.write = hook_symbol("_ZN8BX_MEM_C17writePhysicalPageEP8BX_CPU_CmjPv");
 	emulator.system = hook_symbol("bx_pc_system");
 }

@@ -66,9 +66,9 @@ LACKS = {
 
 #: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
 PMU: dict[str, str | int] = {
-    "pmu": "kvmtest's model, version 1",
+    "pmu": "kvmtest's model, version 2",
     "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
-    "cycles; SMIs on other CPUs than 0, real handlers and their latency",
+    "cycles; real handlers of SMIs and their latency, rendezvous",
     "smi_source_msr": 0x4B500000,
 }
 

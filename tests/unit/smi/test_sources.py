@@ -13,7 +13,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.host.tsc import tsc_hz
 from kvmtest.missing import Missing
-from kvmtest.smi import BY_NAME, Periodic, Source, Triggered, choose, command, sources
+from kvmtest.smi import BY_NAME, Periodic, Source, Triggered, choose, command, lab, sources
 from kvmtest.smi.counts import MsrSmiCount
 
 EFIVARS = "/sys/firmware/efi/efivars"
@@ -235,3 +235,32 @@ def test_the_lab_s_period_is_that_of_the_rate_and_0_after_any_end(tmp_path: Path
     with pytest.raises(ZeroDivisionError), chosen.raising(1000):
         1 / (not lab_msr(host))
     assert lab_msr(host) == 0
+
+
+class Msrs:
+    """A lab's MSRs, and how they were written."""
+
+    def __init__(self, cpus: int) -> None:
+        self.cpus = tuple(range(cpus))
+        self.written: list[tuple[int, int, int]] = []
+
+    def read(self, index: int, cpu: int) -> int:
+        return 0
+
+    def write(self, index: int, cpu: int, value: int) -> None:
+        self.written.append((index, cpu, value))
+
+
+@pytest.mark.parametrize(("cpus", "longer"), [(1, []), (2, [(LAB_MSR + 4, 0, lab.TURNS)])])
+def test_the_lab_s_handler_is_long_where_steps_of_the_tsc_are(
+    tmp_path: Path, cpus: int, longer: list[tuple[int, int, int]]
+) -> None:
+    host = lab_machine(tmp_path)
+    msrs = Msrs(cpus)
+    vars(host)["msr"] = msrs
+    chosen = source(host, "lab")
+    assert isinstance(chosen, Periodic)
+    with chosen.raising(1000):
+        # Before the first SMI.
+        *before, (index, _, _) = msrs.written
+    assert (before, index) == (longer, LAB_MSR)
