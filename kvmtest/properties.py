@@ -163,7 +163,7 @@ PROPERTIES: tuple[Property, ...] = (
         "the value is right after the vCPU moved to another CPU, toggled before and after",
         LAB,
         (*VMX, "second-cpu"),
-        ("vmcs",),
+        ("vmcs", "leak"),
         FIX,
         "vmx_entry:migrated",
     ),

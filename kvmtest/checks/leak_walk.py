@@ -6,6 +6,7 @@ properties are about, one step after the other, and a few windows after each ste
 is counted then. Each property has its own step's windows judged, against one other's.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ class Step(StrEnum):
     NEW = "on a new vCPU"
     REFUSED = "after writes of bit 14"
     WRITTEN = "after writes of DEBUGCTL"
+    MIGRATED = "after a toggle and a move to another CPU"
     VMFAIL = "in L1 after a VM-Fail"
 
 
@@ -201,6 +203,28 @@ def _written(walkers: Walkers) -> Observations:
         walkers.take(1, ON // 2)
 
 
+def _migrated(walkers: Walkers) -> Observations:
+    """Turn the knob on, and have vCPUs run on another CPU first."""
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2:
+        return
+
+    def moved(watcher: Watcher) -> bool:
+        own = os.sched_getaffinity(0)  # of the vCPU's thread
+        os.sched_setaffinity(0, {min(cpus - own)})
+        try:
+            watcher.settle()
+        finally:
+            os.sched_setaffinity(0, own)
+        return True
+
+    yield from walkers.set_knob(0)
+    walkers.crew.settle()
+    yield from walkers.set_knob(1)
+    yield from walkers.crew.undergo("the vCPU ran on another CPU, and came back", moved)
+    walkers.take(1, ON)
+
+
 def _vmfail(walkers: Walkers) -> Observations:
     """Have an entry to L2 fail that is the first to see the knob on."""
     if answer(walkers.scene.machine, "nested"):
@@ -229,5 +253,6 @@ STEPS: dict[Step, Callable[[Walkers], Observations]] = {
     Step.NEW: _new,
     Step.REFUSED: _refused,
     Step.WRITTEN: _written,
+    Step.MIGRATED: _migrated,
     Step.VMFAIL: _vmfail,
 }

@@ -125,6 +125,7 @@ def migrated(context: Context) -> Observations:
             state = f"after the vCPU moved with freeze_on_smi={value}"
             yield from _look_on(scene, guest, here, state, value)
         yield from scene.end(guest)
+    yield from also_leaks(context, Step.MIGRATED)
 
 
 def flag_economy(context: Context) -> Observations:
