@@ -145,7 +145,7 @@ PROPERTIES: tuple[Property, ...] = (
         "a toggle by another thread while the vCPU runs in guest mode is in force at re-entry",
         LAB,
         (*VMX, "second-cpu"),
-        ENTRY,
+        (*ENTRY, "leak"),
         FIX,
         "vmx_running:toggled_running",
     ),

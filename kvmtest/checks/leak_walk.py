@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 from kvmtest._native import lib
@@ -47,6 +48,7 @@ class Step(StrEnum):
     REFUSED = "after writes of bit 14"
     WRITTEN = "after writes of DEBUGCTL"
     MIGRATED = "after a toggle and a move to another CPU"
+    RUNNING = "after a toggle amid its KVM_RUN"
     VMFAIL = "in L1 after a VM-Fail"
 
 
@@ -225,6 +227,32 @@ def _migrated(walkers: Walkers) -> Observations:
     walkers.take(1, ON)
 
 
+def _running(walkers: Walkers) -> Observations:
+    """Turn the knob on while vCPUs run, amid each window; SMIs come after that alone.
+
+    Where a vCPU's KVM_RUN began later than the toggle, its window is of no arm.
+    """
+    if len(os.sched_getaffinity(0)) < 2:
+        return
+    for _ in range(ON):
+        yield from walkers.set_knob(0)
+        walkers.crew.settle()
+        toggle, taken = walkers.crew.take_around(
+            Arm.TREATMENT, partial(_toggle, walkers.scene, 1), LENGTH
+        )
+        walkers.walk.toggles.append(toggle)
+        for window, _ in taken:
+            arm = window.arm if window.began < toggle.began else Arm.MIXED
+            walkers.taken.append(replace(window, arm=arm, state=walkers.step.value))
+
+
+def _toggle(scene: Scene, value: int) -> Toggle:
+    """Write the knob, and look at nothing."""
+    began = lib.clock_tsc()
+    scene.knob.set(scene.journal, value)
+    return Toggle(value, began, lib.clock_tsc())
+
+
 def _vmfail(walkers: Walkers) -> Observations:
     """Have an entry to L2 fail that is the first to see the knob on."""
     if answer(walkers.scene.machine, "nested"):
@@ -254,5 +282,6 @@ STEPS: dict[Step, Callable[[Walkers], Observations]] = {
     Step.REFUSED: _refused,
     Step.WRITTEN: _written,
     Step.MIGRATED: _migrated,
+    Step.RUNNING: _running,
     Step.VMFAIL: _vmfail,
 }

@@ -6,7 +6,9 @@ counted, all at the same time, each in a thread of its own.
 """
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,6 +64,8 @@ PROOFS = 3
 MOST_CPUS = 4
 #: To learn how the guest's time goes without exits: so many short watches.
 TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
+#: What is done amid a window, and a wait until guests are in it, take so long at most.
+AMID_S = 0.05
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
@@ -305,11 +309,38 @@ class Crew:
         smis, raising = self.smis, ExitStack()
         ticks = int(length * smis.window_s * self._tsc_hz)
         with raising:
-            before = [smis.count.read(cpu) for cpu in smis.cpus]
+            before = self._counts()
             if arm is not Arm.QUIET:
                 raising.enter_context(smis.source.raising(smis.rate_hz))
             taken = self._each(lambda watcher: watcher.watch(ticks), 1)
-        after = [smis.count.read(cpu) for cpu in smis.cpus]
+        return self._sorted(arm, before, taken)
+
+    def take_around(
+        self, arm: Arm, amid: Callable[[], T], length: float = 1.0
+    ) -> tuple[T, list[Taken]]:
+        """Take a window of an arm on each vCPU amid which something is done, before any SMI.
+
+        Give what came of it too. Windows are longer by AMID_S, and of no arm where an SMI came
+        before it was over. Raises Disturbed.
+        """
+        smis = self.smis
+        ticks = int((length * smis.window_s + AMID_S) * self._tsc_hz)
+        before = self._counts()
+        asked = self._ask(lambda watcher: watcher.watch(ticks))
+        time.sleep(AMID_S / 4)
+        done = amid()
+        is_first = self._counts() == before
+        with smis.source.raising(smis.rate_hz):
+            time.sleep(length * smis.window_s)
+        taken = self._wait(asked, 1)
+        return done, self._sorted(arm if is_first else Arm.MIXED, before, taken)
+
+    def _counts(self) -> list[int]:
+        return [self.smis.count.read(cpu) for cpu in self.smis.cpus]
+
+    def _sorted(self, arm: Arm, before: list[int], taken: list[Taken]) -> list[Taken]:
+        """Return the windows as ones of that arm, with the SMIs since the counts ``before``."""
+        smis, after = self.smis, self._counts()
         raised = map(smis.count.increase, before, after)
         return [
             (replace(window, arm=arm, smis=count), gaps)
@@ -318,7 +349,12 @@ class Crew:
 
     def _each(self, do: Callable[[Watcher], T], times: int) -> list[T]:
         """Have all do what takes so many watches, at the same time, and wait for it."""
-        asked = [runner.ask(partial(do, watcher)) for runner, watcher in self._watchers]
+        return self._wait(self._ask(do), times)
+
+    def _ask(self, do: Callable[[Watcher], T]) -> list[Future[T]]:
+        return [runner.ask(partial(do, watcher)) for runner, watcher in self._watchers]
+
+    def _wait(self, asked: list[Future[T]], times: int) -> list[T]:
         return [self.workers.result(each, 2 * PATIENCE_S * times) for each in asked]
 
 

@@ -16,6 +16,7 @@ from kvmtest.judge import Absence, claim, control
 from kvmtest.missing import Missing
 
 from .context import Context
+from .leak_walk import Step, also_leaks
 from .vmx_entry import two_cpus
 from .vmx_scene import Observations, Scene, only_on
 
@@ -45,6 +46,7 @@ def toggled_running(context: Context) -> Observations:
             scene.run(guest)
             yield from _episode(scene, guest, there, last)
         yield from scene.end(guest)
+    yield from also_leaks(context, Step.RUNNING)
 
 
 def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:

@@ -29,6 +29,7 @@ OWNERS = {
     Step.REFUSED: "vmx.guest.wrmsr-refused",
     Step.WRITTEN: "vmx.guest.write-keeps-host-bit",
     Step.MIGRATED: "vmx.entry.migrated",
+    Step.RUNNING: "vmx.entry.toggled-running",
     Step.VMFAIL: "nvmx.entry.vmfail-reload",
 }
 FAULTS = {
@@ -40,6 +41,7 @@ FAULTS = {
     "bit-14-by-userspace": Step.REFUSED,
     "guest-write-drops-host-bit": Step.WRITTEN,
     "migration-not-compared": Step.MIGRATED,
+    "snapshot-once-per-run": Step.RUNNING,
     "vmfail-without-reload": Step.VMFAIL,
 }
 
@@ -134,6 +136,7 @@ class Crew:
             guest=SimpleNamespace(execute=kvm.execute, vcpu=kvm, kvm=kvm), vcpu=0,
             settle=kvm.enter,
         )  # fmt: skip
+        self.is_late = False
         self.lengths: set[float] = set()
         self._per_smi = per_smi
         self._noise = noise
@@ -156,10 +159,26 @@ class Crew:
     def take(self, arm: Arm, length: float) -> list[tuple[Window, list[object]]]:
         self.lengths.add(length)
         self.kvm.enter()
+        return self._taken(arm, int(lib.clock_tsc()))
+
+    def take_around(
+        self, arm: Arm, amid: Callable[[], Any], length: float
+    ) -> tuple[Any, list[tuple[Window, list[object]]]]:
+        self.lengths.add(length)
+        self.kvm.enter()
         began = int(lib.clock_tsc())
+        done = amid()
+        if self.is_late:
+            began = int(lib.clock_tsc())
+        if self.kvm.fault != "snapshot-once-per-run":
+            self.kvm.enter()
+        return done, self._taken(arm, began)
+
+    def _taken(self, arm: Arm, began: int) -> list[tuple[Window, list[object]]]:
         smis = 0 if arm is Arm.QUIET else SMIS
         counted = 1000 + self._noise() + (0 if self.kvm.bit else self._per_smi * smis)
-        window = Window(arm, began, began + 1, {"i": counted}, {"i": 1000}, 0, smis, smis)
+        ended = int(lib.clock_tsc())
+        window = Window(arm, began, ended, {"i": counted}, {"i": 1000}, 0, smis, smis)
         return [(window, [])]
 
 
@@ -178,7 +197,8 @@ def walk(
         kvm.knob = value
         yield control("leak", "the host's bit", value, value, "")
 
-    scene = SimpleNamespace(set_knob=set_knob, machine=None)
+    knob = SimpleNamespace(set=lambda _, value: setattr(kvm, "knob", value))
+    scene = SimpleNamespace(set_knob=set_knob, knob=knob, journal=None, machine=None)
 
     def experiment(_: object, __: object, way: Callable[..., Any], *, knob: int) -> Iterator[Any]:
         assert knob == 1
@@ -250,15 +270,29 @@ def test_each_step_has_both_its_knobs_and_no_window_of_another(
             else {Arm.TREATMENT}
         )  # fmt: skip
         with_smis = [w for w in windows if w.arm is not Arm.QUIET]
-        assert all(w.arm is arm_under(samples.toggles, w) for w in with_smis)
+        expected = Arm.MIXED if step is Step.RUNNING else None
+        assert all(
+            arm_under(samples.toggles, w) is ((w.state and expected) or w.arm) for w in with_smis
+        )
         assert PROOFS + len(with_smis) * LENGTH * SMIS_PER_WINDOW < 100
 
 
-def test_with_one_cpu_the_step_that_needs_two_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_run_begins_after_the_toggle_that_was_to_be_amid_it_it_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm("snapshot-once-per-run")
+    crew = Crew(kvm)
+    crew.is_late = True
+    readings = read(walk(monkeypatch, kvm, crew), Step.RUNNING)
+    assert not [r for r in readings if r.role is Role.CLAIM]
+
+
+def test_with_one_cpu_steps_that_need_two_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     kvm = Kvm()
     kvm.cpus = {0}
     context = walk(monkeypatch, kvm)
-    assert all(r.role is Role.CONTROL for r in read(context, Step.MIGRATED))
+    for step in (Step.MIGRATED, Step.RUNNING):
+        assert all(r.role is Role.CONTROL for r in read(context, step))
     assert judge(read(context, Step.VMFAIL)).verdict is Verdict.PASS
 
 

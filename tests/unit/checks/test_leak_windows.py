@@ -190,6 +190,37 @@ def test_a_crew_goes_on_with_guests_on_new_vcpus() -> None:
     assert (len(old.seen), len(new.seen)) == (0, 1)
 
 
+def test_what_is_done_amid_a_window_comes_after_its_begin_and_before_smis() -> None:
+    raised: list[str] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        raised.append("watch")
+        over.wait(10)
+        raised.append("end")
+
+    def amid() -> str:
+        raised.append("amid")
+        threading.Timer(0.2, over.set).start()
+        return "done"
+
+    with crew_of(FakeGuest(watch), count=Count(0), raised=raised) as crew:
+        done, ((window, _),) = crew.take_around(Arm.TREATMENT, amid)
+    assert (done, window.arm) == ("done", Arm.TREATMENT)
+    assert raised == ["watch", "amid", "100 Hz", "off", "end"]
+
+
+def test_where_an_smi_came_before_what_was_done_amid_a_window_it_is_of_no_arm() -> None:
+    count = Count(0, 1)
+
+    def smi() -> None:
+        count.counts[1] += 1
+
+    with crew_of(FakeGuest(), FakeGuest(), count=count) as crew:
+        _, taken = crew.take_around(Arm.TREATMENT, smi)
+    assert [(window.arm, window.smis) for window, _ in taken] == [(Arm.MIXED, 0), (Arm.MIXED, 1)]
+
+
 def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:
     guest = FakeGuest(exits=3)
     with crew_of(guest, count=Count(0)) as crew:
