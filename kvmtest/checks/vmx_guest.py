@@ -21,7 +21,15 @@ from .guest_view import GENERAL_PROTECTION, msr_controls
 from .leak_walk import Step, also_leaks
 from .vmx_scene import OWN_BITS, Observations, Scene, allowed_bits
 
-__all__ = ["rtm_debug", "write_keeps_host_bit", "wrmsr_refused"]
+__all__ = [
+    "REFUSED",
+    "TAKEN",
+    "guest_write",
+    "rtm_debug",
+    "user_write",
+    "write_keeps_host_bit",
+    "wrmsr_refused",
+]
 
 RTM_DEBUG = 1 << 15
 #: Single-step on branches: KVM takes the write, and drops the bit.
@@ -52,9 +60,9 @@ def wrmsr_refused(context: Context) -> Observations:
                 before = yield from scene.dump(guest.vcpu, f"before refused writes {with_knob}")
             for value in {IA32_DEBUGCTL_FREEZE_WHILE_SMM, IA32_DEBUGCTL_FREEZE_WHILE_SMM | own}:
                 what = f"WRMSR 0x1d9={value:#x} in the guest {with_knob}"
-                yield claim("guest", what, _guest_write(guest, value), REFUSED)
+                yield claim("guest", what, guest_write(guest, value), REFUSED)
                 what = f"KVM_SET_MSRS 0x1d9={value:#x} {with_knob}"
-                yield claim("guest", what, _user_write(guest, value), REFUSED)
+                yield claim("guest", what, user_write(guest, value), REFUSED)
             if scene.refusals:
                 after = yield from scene.dump(guest.vcpu, f"after refused writes {with_knob}")
             if before and after:
@@ -75,8 +83,8 @@ def write_keeps_host_bit(context: Context) -> Observations:
         scene.run(guest)
         yield from msr_controls(guest)
         writers: list[tuple[str, Callable[[Guest, int], str], list[int]]] = [
-            ("the guest's WRMSR", _guest_write, _guest_bits(guest)),
-            ("KVM_SET_MSRS", _user_write, allowed_bits(guest.vcpu)),
+            ("the guest's WRMSR", guest_write, _guest_bits(guest)),
+            ("KVM_SET_MSRS", user_write, allowed_bits(guest.vcpu)),
         ]
         for knob in (1, 0):
             yield from scene.set_knob(knob)
@@ -106,11 +114,11 @@ def rtm_debug(context: Context) -> Observations:
                 on = f"on a host {'with' if has_rtm else 'without'} RTM"
                 expected = TAKEN if has_rtm else REFUSED
                 what = f"KVM_SET_MSRS 0x1d9={RTM_DEBUG:#x} for {who} {on}"
-                yield claim("guest", what, _user_write(guest, RTM_DEBUG), expected)
+                yield claim("guest", what, user_write(guest, RTM_DEBUG), expected)
                 guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
                 expected = TAKEN if has_rtm and guest_has else REFUSED
                 what = f"WRMSR 0x1d9={RTM_DEBUG:#x} in {who} {on}"
-                yield claim("guest", what, _guest_write(guest, RTM_DEBUG), expected)
+                yield claim("guest", what, guest_write(guest, RTM_DEBUG), expected)
 
 
 def _written(
@@ -148,7 +156,7 @@ def _bits_under_toggles(scene: Scene, guest: Guest, bit: int) -> Observations:
     guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
 
 
-def _guest_write(guest: Guest, value: int) -> str:
+def guest_write(guest: Guest, value: int) -> str:
     """Have the guest write DEBUGCTL; return what came of it."""
     try:
         (result,) = guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, value))
@@ -164,7 +172,8 @@ def _guest_write(guest: Guest, value: int) -> str:
     return REFUSED if result.fault.vector == GENERAL_PROTECTION else str(result.fault)
 
 
-def _user_write(guest: Guest, value: int) -> str:
+def user_write(guest: Guest, value: int) -> str:
+    """Have userspace write the guest's DEBUGCTL; return what came of it."""
     try:
         guest.vcpu.set_msr(IA32_DEBUGCTL, value)
     except MsrRefused:
@@ -174,14 +183,14 @@ def _user_write(guest: Guest, value: int) -> str:
 
 def _guest_bits(guest: Guest) -> list[int]:
     """Return which of OWN_BITS the guest may set; its DEBUGCTL is 0 after it."""
-    allowed = [bit for bit in OWN_BITS if _guest_write(guest, bit) == TAKEN]
-    _guest_write(guest, 0)
+    allowed = [bit for bit in OWN_BITS if guest_write(guest, bit) == TAKEN]
+    guest_write(guest, 0)
     return allowed
 
 
 def _take_control(guest: Guest) -> Reading:
     what = "WRMSR 0x1d9=0 in the guest"
-    return control("guest", what, _guest_write(guest, 0), TAKEN, "use a KVM that has MSR 0x1d9")
+    return control("guest", what, guest_write(guest, 0), TAKEN, "use a KVM that has MSR 0x1d9")
 
 
 def _allow_lbr_bits(scene: Scene, guest: Guest) -> None:

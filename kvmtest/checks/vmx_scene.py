@@ -2,12 +2,14 @@
 ========================
 
 What the checks of vmx.entry.* and vmx.guest.* share: the knob and what the host's MSRs make of it,
-guests, and the witnesses vmcs (a refused entry's dump) and runflags (a probe on vmx_vcpu_run).
+guests, and the witnesses vmcs (a refused entry's dump) and runflags (a probe on vmx_vcpu_run). What
+has no knob and no dump, the checks of svm.*, shares guests and probe.
 """
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from types import MappingProxyType
 from typing import TypeVar
 
 from kvmtest.errors import EnvironmentUnfit
@@ -15,7 +17,7 @@ from kvmtest.guests import Guest, guest_memory, long_guest, mailbox
 from kvmtest.host.freeze_knob import Knob
 from kvmtest.host.journal import JournalError
 from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
-from kvmtest.host.run_flags import FUNCTION, RunFlags
+from kvmtest.host.run_flags import RunFlags
 from kvmtest.host.tracing import Hits, KprobeEvent
 from kvmtest.host.vmcs_dump import VmcsDump
 from kvmtest.judge import Absence, Reading, Scalar, claim, control, measure
@@ -45,10 +47,13 @@ class Scene:
     """A context manager for one check; what it changes on the host the journal's scope undoes.
 
     ``refusals`` and ``probe`` are None where the witness vmcs or runflags can't look, or is not
-    ``wanted``. Its methods yield readings as they take them.
+    ``wanted``. Beside the flags the probe fetches what ``fetch`` names (host/tracing.py). Its
+    methods yield readings as they take them.
     """
 
-    def __init__(self, context: Context, *wanted: str) -> None:
+    def __init__(
+        self, context: Context, *wanted: str, fetch: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.machine = context.machine
         self.journal = context.journal
         self._run_log = context.kernel_log
@@ -57,6 +62,7 @@ class Scene:
         self.probe: KprobeEvent | None = None
         self.flags: RunFlags | None = None
         self._wanted = wanted
+        self._fetch = fetch
         self._absences: list[Absence] = []
         self._booted: set[Guest] = set()
         self._hits = Hits()
@@ -96,7 +102,8 @@ class Scene:
             return
         self.flags = flags
         try:
-            self.probe = self._run_probe.get("entry", flags.place, {"flags": flags.register})
+            fetch = {"flags": f"%{flags.register}", **self._fetch}
+            self.probe = self._run_probe.get("entry", flags.place, fetch)
         except JournalError as error:
             remedy = "look at /sys/kernel/tracing/error_log, and run as root without lockdown"
             self._absences.append(Absence("runflags", Missing(str(error), remedy)))
@@ -279,10 +286,11 @@ class Scene:
         assert self.flags
         hits, entries = self._hits.hits, self._entries
         remedy = "run outside a container, where task ids are the machine's own"
-        what = f"vmx_vcpu_run was hit at least once for each of {entries} KVM_RUNs"
+        function = self.flags.function
+        what = f"{function} was hit at least once for each of {entries} KVM_RUNs"
         yield control("runflags", what, len(hits) >= entries > 0, True, remedy, hits=len(hits))
-        elsewhere = sorted({hit.symbol for hit in hits} - {FUNCTION})
-        what = f"functions other than {FUNCTION} that were hit"
+        elsewhere = sorted({hit.symbol for hit in hits} - {function})
+        what = f"functions other than {function} that were hit"
         yield control("runflags", what, ", ".join(elsewhere) or "none", "none", remedy)
         what = "hits that the trace lost"
         yield control("runflags", what, "some" if self._hits.lost else "none", "none", "try again")

@@ -65,8 +65,8 @@ class Machine:
 
     @cached_property
     def run_flags(self) -> run_flags.RunFlags | Missing:
-        """Where vmx_vcpu_run takes its run flags."""
-        return run_flags.find(self.tree, self.fix, self.vmlinux_btf)
+        """Where vmx_vcpu_run or svm_vcpu_run takes its run flags."""
+        return run_flags.find(self.tree, self.fix, self.vmlinux_btf, self.kvm_module)
 
     @cached_property
     def kvm_module(self) -> KvmModule | Missing:

@@ -110,8 +110,9 @@ def parse_hits(text: str, event: str) -> Hits:
 class KprobeEvent:
     """A kprobe event ``event`` at ``place``, in an instance of that name; close it after use.
 
-    ``arguments`` are registers by the name that their value gets in hits. Hits are only those of
-    the tasks named by :meth:`follow`. Raises JournalError where the kernel takes no such probe.
+    ``arguments`` are fetched as 64-bit numbers, by the name that each gets in hits: ``%si`` or
+    ``@SYMBOL+8``, as kprobetrace.rst has them. Hits are only those of the tasks named by
+    :meth:`follow`. Raises JournalError where the kernel takes no such probe.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class KprobeEvent:
         self._journal = journal
         self._instance = f"{TRACING}/instances/{GROUP}-{event}"
         self._rest = ""
-        fetch = " ".join(f"{name}=%{register}:x64" for name, register in arguments.items())
+        fetch = " ".join(f"{name}={what}:x64" for name, what in arguments.items())
         own = f"{GROUP}/{event}"
         journal.append(KPROBE_EVENTS, f"p:{own} {place} {fetch}", undo=f"-:{own}")
         journal.make_directory(self._instance)
@@ -188,7 +189,7 @@ class RunProbe:
     def get(self, event: str, place: str, arguments: Mapping[str, str]) -> KprobeEvent:
         """Return the probe, which has no hits yet and follows this task; raises as KprobeEvent.
 
-        It is asked for one place alone in a run. What failed once is not tried again.
+        It is asked for one place, with one set of arguments, in a run. What failed once is not tried again.
         """
         if self._refused:
             raise self._refused

@@ -141,6 +141,7 @@ class _Listener:
         self._selector.register(pidfd, selectors.EVENT_READ, None)
         if dialogue:
             assert process.stdout
+            os.set_blocking(process.stdout.fileno(), False)
             talk = partial(self._talk, process, dialogue)
             self._selector.register(process.stdout, selectors.EVENT_READ, talk)
         ended = False
@@ -164,7 +165,7 @@ class _Listener:
 
     def _drain(self) -> None:
         """Take what is left: once, as one that does not end may write for ever."""
-        for key in self._selector.get_map().values():
+        for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 with contextlib.suppress(BlockingIOError):
                     key.data(key.fd)

@@ -103,7 +103,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def test_a_probe_is_made_with_its_undo_and_takes_the_hits_of_named_tasks(tree: Tree) -> None:
     journal = Tracefs.open(tree)
-    with KprobeEvent(tree, journal, "entry", "kvm_intel:f", {"flags": "si"}) as probe:
+    with KprobeEvent(tree, journal, "entry", "kvm_intel:f", {"flags": "%si"}) as probe:
         assert tree.read(KPROBE_EVENTS) == "p:kvmtest/entry kvm_intel:f flags=%si:x64"
         assert tree.read(f"{INSTANCE}/events/kvmtest/entry/enable") == "1"
         assert tree.read(f"{INSTANCE}/set_event_pid") == str(os.getpid())
@@ -135,14 +135,14 @@ def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
     journal = Tracefs.open(tree)
     run = RunProbe(tree, journal)
     with journal.scope():
-        first = run.get("entry", "kvm_intel:f", {"flags": "si"})
+        first = run.get("entry", "kvm_intel:f", {"flags": "%si"})
         first.follow([1])
     assert tree.read(KPROBE_EVENTS) == "p:kvmtest/entry kvm_intel:f flags=%si:x64"
     assert tree.read(f"{INSTANCE}/set_event_pid") == "1"
     with tree.path(f"{INSTANCE}/trace_pipe").open("w") as pipe, journal.scope():
         pipe.write(LINE)
         pipe.flush()
-        again = run.get("entry", "kvm_intel:f", {"flags": "si"})
+        again = run.get("entry", "kvm_intel:f", {"flags": "%si"})
         assert again is first
         assert tree.read(f"{INSTANCE}/set_event_pid") == str(os.getpid())
         assert again.read() == Hits()

@@ -295,9 +295,10 @@ def test_what_the_monitor_complains_of_ends_the_machine(tmp_path: Path) -> None:
         run(tmp_path, script)
 
 
-def test_a_machine_that_closes_its_monitor_and_hangs_is_ended_at_the_deadline(
-    tmp_path: Path,
+@pytest.mark.parametrize("way", ["exec >/dev/null; ", ""])
+def test_a_machine_that_hangs_is_ended_at_the_deadline_with_its_monitor_closed_or_not(
+    tmp_path: Path, way: str
 ) -> None:
-    script = "begin() { exec >&- 1>/dev/null sleep 1000; }"
+    script = f"begin() {{ {way} exec sleep 1000; }}"
     with pytest.raises(MachineFailed, match="did not end within 1 s"):
         run(tmp_path, script, deadline=1)
