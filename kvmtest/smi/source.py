@@ -85,8 +85,10 @@ class _Firing:
         while not self._stopped.is_set():
             begun = time.monotonic()
             self._triggers.append(stamped(self._fire))
-            # From its beginning, so that it is never faster than asked for.
-            self._stopped.wait(begun + self._interval_s - time.monotonic())
+            # From its beginning, so that it is never faster than asked for. After one that took
+            # long there is a rest all the same: an SMI that comes before the last is taken is lost.
+            rest_s = begun + self._interval_s - time.monotonic()
+            self._stopped.wait(max(rest_s, self._interval_s / 2))
 
     def stop(self) -> None:
         self._stopped.set()

@@ -54,6 +54,19 @@ def test_it_fires_in_another_thread_at_the_rate_and_never_faster() -> None:
     assert raising.raised is None
 
 
+def test_after_a_trigger_that_took_long_there_is_a_rest_all_the_same() -> None:
+    fires, never = Fires(4), threading.Event()
+
+    def slow() -> None:
+        never.wait(0.015)
+        fires()
+
+    with triggered(slow).raising(100) as raising:
+        assert fires.enough.wait(10)
+    rests = [b.before - a.after for a, b in pairwise(raising.triggers)]
+    assert min(rests) > 0.99 * tsc_hz() / 200
+
+
 def test_it_stops_at_once_and_closes_after_the_last_trigger() -> None:
     fires, events = Fires(1), list[str]()
     begun = time.monotonic()
