@@ -213,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 no mutant survived, 1 some did, 2 usage, 3 something broke, "
         "4 none was decided",
     )
+    _add_machine_name(mutants)
     _add_kernel(mutants)
     mutants.add_argument(
         "--only", metavar="NAME", action="append", default=[], help="this mutant alone"
@@ -316,13 +317,17 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_emulator(parser: argparse.ArgumentParser) -> None:
+def _add_machine_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine",
         choices=["intel", "amd"],
         default="intel",
         help="which machine (default: intel)",
     )
+
+
+def _add_emulator(parser: argparse.ArgumentParser) -> None:
+    _add_machine_name(parser)
     parser.add_argument(
         "--cpus",
         metavar="N",
@@ -500,7 +505,7 @@ def _lab_survey(options: argparse.Namespace) -> int:
 def _lab_mutants(options: argparse.Namespace) -> int:
     from kvmtest.lab.mutants.run import Options, run
 
-    return run(Options(options.kernel, options.only, options.output))
+    return run(Options(options.machine, options.kernel, options.only, options.output))
 
 
 def _restore(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """KVM modules built from source
 =============================
 
-Builds kvm.ko and kvm-intel.ko of one kernel out of its tree, patched or not, from what a
+Builds kvm.ko and a vendor module of one kernel out of its tree, patched or not, from what a
 distribution packages for that: the source, the headers and the kernel's BTF. The modules load into
 the stock kernel beside its own irqbypass.ko, and have split BTF like the stock ones.
 
@@ -25,11 +25,12 @@ from typing import IO, Any
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.cache import Cache
+from kvmtest.lab.image import file_name
 
-__all__ = ["MODULES", "BuildKit", "ModuleBuilder", "PatchRefused"]
+__all__ = ["BuildKit", "ModuleBuilder", "PatchRefused"]
 
-#: The modules that are built; kvm-intel uses kvm, and both the stock irqbypass.
-MODULES = ("kvm.ko", "kvm-intel.ko")
+# The option that builds the vendor module which is not wanted.
+_OTHERS = {"kvm_intel": "CONFIG_KVM_AMD", "kvm_amd": "CONFIG_KVM_INTEL"}
 
 _KVM = Path("arch/x86/kvm")
 # KVM, and those of its headers that a patch may change: they come before the packaged ones.
@@ -106,12 +107,19 @@ class BuildKit:
 class ModuleBuilder:
     """Builds the modules of one kernel; what was built is kept in ``cache``.
 
-    ``tell`` is called with a line before each step that takes seconds.
+    ``tell`` is called with a line before each step that takes seconds. ``vendor`` is the module
+    that is built beside kvm; it uses kvm, and both the stock irqbypass.
     """
 
     kit: BuildKit
     cache: Cache
     tell: Callable[[str], None]
+    vendor: str = "kvm_intel"
+
+    @property
+    def modules(self) -> tuple[str, str]:
+        """The files that are built."""
+        return "kvm.ko", file_name(self.vendor)
 
     def build(self, patches: Sequence[Path] = ()) -> Path:
         """Return the folder with the modules, made from the source with ``patches`` applied.
@@ -138,6 +146,7 @@ class ModuleBuilder:
         return _digest(
             [
                 *map(self._file_digest, files),
+                self.vendor.encode(),
                 *(_first_line(tool, "--version") for tool in (kit.compiler, "pahole")),
             ]
         )
@@ -172,7 +181,7 @@ class ModuleBuilder:
                 names = " ".join(patch.stem for patch in patches)
                 self.tell(f"compiling KVM of {self.kit.release} with {names}")
                 self._compile(work, log)
-            for name in MODULES:
+            for name in self.modules:
                 built = work / "source" / _KVM / name
                 self._run(
                     ["strip", "--strip-debug", "-o", str(folder / name), str(built)], work, log
@@ -251,7 +260,8 @@ class ModuleBuilder:
 
     def _compile(self, work: Path, log: IO[bytes]) -> None:
         jobs = f"--jobs={len(os.sched_getaffinity(0))}"
-        kbuild = [f"M={work / 'source'}", "CONFIG_KVM_AMD=", "modules"]
+        other = _OTHERS[self.vendor]
+        kbuild = [f"M={work / 'source'}", f"{other}=", "modules"]
         self._run(["make", jobs, *kbuild], work / "headers", log)
 
     def _run(self, command: Sequence[str], folder: Path, log: IO[bytes]) -> None:

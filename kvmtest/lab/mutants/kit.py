@@ -30,7 +30,7 @@ def fetch(kernel: LabKernel, cache: Cache, tell: Callable[[str], None]) -> Build
     packages = archive.build_kit(archive.find(kernel.release))
     wanted = [*packages.headers, packages.source]
     digest = hashlib.sha256("".join(package.sha256 for package in wanted).encode())
-    digest.update(kernel.digest.encode())
+    digest.update(hashlib.sha256(kernel.image.read_bytes()).digest())
 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:

@@ -15,17 +15,18 @@ from typing import NamedTuple, Self
 from rich.table import Table
 from rich.text import Text
 
+from kvmtest.errors import UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict, witnesses_against
-from kvmtest.lab.bochs import SHOWN, Bochs
+from kvmtest.lab.bochs import SHOWN
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.kernels import resolve
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
-from kvmtest.lab.run import assemble, run_once, teller, write
+from kvmtest.lab.run import MACHINES, assemble, run_once, teller, write
 from kvmtest.properties import find as find_property
 from kvmtest.report.files import write_reports
 from kvmtest.report.terminal import Progress, console
@@ -42,8 +43,9 @@ _STYLES = {Fate.KILLED: "bold green", Fate.SURVIVED: "bold red", Fate.UNDECIDED:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for; no ``only`` means all mutants."""
+    """What the command line asked for; no ``only`` means all mutants of the machine."""
 
+    machine: str = "intel"
     kernel: str | None = None
     only: list[str] = field(default_factory=list)
     output: Path | None = None
@@ -69,10 +71,11 @@ class _Seen(NamedTuple):
 
 @dataclass
 class _Bench:
-    """One kernel, its builder, and who makes the lab with some hardware."""
+    """One kernel, its builder, who makes the lab with some hardware, and its CPUs."""
 
     builder: ModuleBuilder
     lab: Callable[[Hardware], Lab]
+    cpus: int
 
     def judge(self, mutant: Mutant, stock: _Seen, output: Path | None) -> Row:
         """Build a mutant, run the suite on it, and return its row; ``stock`` is without it."""
@@ -103,7 +106,7 @@ class _Bench:
         self, modules: Path | None, mutant: Mutant | None = None, output: Path | None = None
     ) -> _Seen:
         """Run the suite with some modules, and return what it said."""
-        lab = self.lab(_hardware(mutant) if mutant else Hardware())
+        lab = self.lab(self._hardware(mutant) if mutant else Hardware(self.cpus))
         outcome, evidence = run_once(lab, ["--strict"], modules=modules)
         if output:
             folder = output / (mutant.name if mutant else "stock" if modules is None else "rebuilt")
@@ -112,11 +115,24 @@ class _Bench:
             write_reports(evidence, folder)
         return _Seen.of(evidence)
 
+    def _hardware(self, mutant: Mutant) -> Hardware:
+        """Return a machine in which the mutant's fault can show, as far as there is one."""
+        cpus = 2 if "second-cpu" in find_property(mutant.owner).needs else self.cpus
+        return Hardware(cpus, cpu_features=tuple(f for f in mutant.cpu_flags if f in SHOWN))
 
-def _hardware(mutant: Mutant) -> Hardware:
-    """Return a machine in which the mutant's fault can show, as far as there is one."""
-    cpus = 2 if "second-cpu" in find_property(mutant.owner).needs else 1
-    return Hardware(cpus, cpu_features=tuple(f for f in mutant.cpu_flags if f in SHOWN))
+
+def _machine(mutant: Mutant) -> str:
+    """Return the lab's machine that decides the mutant's owner."""
+    return "amd" if "kvm-amd" in find_property(mutant.owner).needs else "intel"
+
+
+def _chosen(options: Options) -> list[Mutant]:
+    """Return the mutants to judge; raises UsageError where one is another machine's."""
+    named = [find(name) for name in options.only]
+    for mutant in named:
+        if _machine(mutant) != options.machine:
+            raise UsageError(f"{mutant.name} is one for --machine {_machine(mutant)}")
+    return named or [m for m in (*MUTANTS, *REPAIRS) if _machine(m) == options.machine]
 
 
 def _new(seen: _Seen, stock: _Seen) -> tuple[str, ...]:
@@ -129,16 +145,17 @@ def run(options: Options) -> int:
 
     1 where that is not so, 4 where nothing was decided. Raises UsageError, EnvironmentUnfit.
     """
-    chosen = [find(name) for name in options.only] or [*MUTANTS, *REPAIRS]
+    chosen = _chosen(options)
     output = claim(options.output) if options.output else None
     with Progress() as progress:
         tell = teller(progress)
-        bochs = Bochs.find()
+        emulator = MACHINES[options.machine]()
         cache = Cache.default()
-        kernel = resolve(options.kernel, None, cache, tell)
+        kernel = resolve(options.kernel, None, cache, tell, vendor=emulator.kvm_module)
         bench = _Bench(
-            ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell),
-            partial(assemble, progress, bochs, kernel, cache),
+            ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell, emulator.kvm_module),
+            partial(assemble, progress, emulator, kernel, cache),
+            emulator.cpus,
         )
         tell("the stock kernel")
         stock = bench.run(None, output=output)

@@ -259,6 +259,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "nvmx.leak.l2",
         leak="nvmx.leak.l2",
     ),
+    # On AMD, where no bit is the host's.
+    Mutant(
+        "svm-host-owned-bit",
+        "svm_x86_ops: no `.HOST_OWNED_DEBUGCTL`",
+        "svm.flag-never",
+    ),
+    Mutant(
+        "svm-lbrv-not-asked",
+        "svm_set_msr: `if (!lbrv)` (not part of the fix)",
+        "svm.guest.debugctl",
+    ),
 )
 
 #: Not faults but cures: ``owner`` FAILs on the stock kernel, and must PASS with the patch.
@@ -365,7 +376,7 @@ UNCOVERED: tuple[Uncovered, ...] = (
     Uncovered(
         "vcpu_enter_guest: `!vcpu->arch.guest_state_protected`",
         "missing",
-        "only SEV-ES and TDX guests have protected state (svm.flag-never, tdx.flag-never)",
+        "only SEV-ES and TDX guests have protected state (tdx.flag-never)",
     ),
     Uncovered(
         "nested.c: pre_vmenter_debugctl, load_vmcs12_host_state, the check of vmcs12's DEBUGCTL "
@@ -374,9 +385,14 @@ UNCOVERED: tuple[Uncovered, ...] = (
         "nested VMX; they belong to nvmx.entry.l2 and nvmx.vmcs12.*",
     ),
     Uncovered(
-        "svm_vcpu_run, tdx_vcpu_run: `run_flags`, `host_debugctl`",
+        "tdx_vcpu_run: `run_flags`, `host_debugctl`",
         "any",
-        "not part of kvm-intel in Linux 6.12; they belong to svm.* and tdx.*",
+        "not part of kvm-intel in Linux 6.12; they belong to tdx.*",
+    ),
+    Uncovered(
+        "svm_vcpu_run: `host_debugctl`",
+        "any",
+        "the lab's AMD machine has no DEBUGCTL that holds a value",
     ),
 )
 

@@ -14,7 +14,7 @@ import pytest
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.cache import Cache
-from kvmtest.lab.mutants.builder import MODULES, BuildKit, ModuleBuilder, PatchRefused
+from kvmtest.lab.mutants.builder import BuildKit, ModuleBuilder, PatchRefused
 
 RELEASE = "6.99.1-stand-in"
 SOURCE = """\
@@ -105,7 +105,7 @@ def compiled(kit: BuildKit) -> list[str]:
 
 def test_both_modules_are_built_and_no_other(builder: ModuleBuilder, kit: BuildKit) -> None:
     folder = builder.build()
-    assert {path.name for path in folder.iterdir()} == set(MODULES)
+    assert {path.name for path in folder.iterdir()} == set(builder.modules)
     assert sorted(compiled(kit)) == ["kvm", "kvm-intel"]
 
 

@@ -163,3 +163,8 @@ def test_a_stock_kernel_that_can_not_be_judged_ends_it(bench: Bench, capsys: Cap
 
 def test_the_names_used_here_are_those_of_mutants() -> None:
     assert {find(name) for name in NAMES} <= {*MUTANTS, *REPAIRS}
+
+
+def test_a_mutant_of_another_machine_is_refused(capsys: Capture) -> None:
+    assert main(["lab", "mutants", "--machine", "amd", "--only", NAMES[0]]) == 2
+    assert f"{NAMES[0]} is one for --machine intel" in capsys.readouterr().err
