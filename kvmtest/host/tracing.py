@@ -189,7 +189,8 @@ class RunProbe:
     def get(self, event: str, place: str, arguments: Mapping[str, str]) -> KprobeEvent:
         """Return the probe, which has no hits yet and follows this task; raises as KprobeEvent.
 
-        It is asked for one place, with one set of arguments, in a run. What failed once is not tried again.
+        It is asked for one place, with one set of arguments, in a run. What failed once is not
+        tried again.
         """
         if self._refused:
             raise self._refused

@@ -1,0 +1,101 @@
+"""The AMD machine: a stock kernel with kvm_amd, and SMIs that the machine really takes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from stand_in import run_kvmtest
+
+from kvmtest.errors import KvmtestError
+from kvmtest.evidence import load
+from kvmtest.host.lab import VARIABLE
+from kvmtest.judge import Verdict
+from kvmtest.lab import payload
+from kvmtest.lab.cache import Cache
+from kvmtest.lab.emulator import Hardware
+from kvmtest.lab.kernels import resolve
+from kvmtest.lab.lab import Lab
+from kvmtest.lab.machine import Outcome
+from kvmtest.lab.qemu import Qemu
+
+DECIDED = {
+    "kernel.fix-present",
+    "guest.rdmsr-hides",
+    "svm.flag-never",
+    "svm.guest.debugctl",
+    "any.no-warnings",
+}
+BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")
+
+
+@pytest.fixture(scope="module")
+def amd() -> Lab:
+    try:
+        qemu, cache = Qemu.find(), Cache.default()
+        kernel = resolve(None, None, cache, print, vendor=qemu.kvm_module)
+    except KvmtestError as error:
+        pytest.skip(f"needs QEMU and a kernel of Debian's archive: {error}")
+    return Lab(qemu, kernel, cache, print, print, Hardware(qemu.cpus))
+
+
+@pytest.fixture(scope="module")
+def output(amd: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the command, which the test below asserts."""
+    folder = tmp_path_factory.mktemp("lab") / "out"
+    done = run_kvmtest("lab", "run", "--machine", "amd", "-o", folder, timeout=1500)
+    assert done.status == 0, done.err
+    return folder
+
+
+def test_a_stock_kernel_passes_whatever_the_machine_can_show(output: Path) -> None:
+    verdicts = {result.id: result.verdict for result in load(output).results}
+    assert {name for name, v in verdicts.items() if v is Verdict.PASS} == DECIDED
+    assert {verdicts[name] for name in verdicts.keys() - DECIDED} == {Verdict.SKIP}
+
+
+def test_what_is_not_decided_says_what_it_lacks(output: Path) -> None:
+    reasons = {result.id: result.reason for result in load(output).results}
+    assert reasons["vmx.entry.fresh"].startswith("KVM here is kvm_amd, not kvm_intel")
+    assert reasons["host.knob-effective"].startswith("AMD CPUs have no FREEZE_WHILE_SMM bit")
+    assert "no PMU" in reasons["svm.leak.guest-only"]
+
+
+def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd: Lab) -> None:
+    evidence = load(output)
+    machine = evidence.machine["lab"]
+    assert evidence.machine["kind"] == "lab"
+    assert (machine["emulator"], machine["model"]) == ("QEMU", "EPYC")
+    assert machine["details"]["cpus"] == 2
+    assert machine["details"]["kernel_digest"] == amd.kernel.digest
+    assert evidence.kernel["release"] == amd.kernel.release
+
+
+def in_machine(
+    amd: Lab, words: list[str], files: Mapping[str, bytes], commands: list[list[str]]
+) -> Outcome:
+    """Run kvmtest with these words inside, and the commands before."""
+    environment = {VARIABLE: json.dumps(amd.facts())}
+    return amd.run({**files, **payload.job(words, environment, commands)}, 600)
+
+
+def test_the_smi_command_port_is_proved_by_a_count_that_is_exact(amd: Lab) -> None:
+    words = ["smi", "probe", "--source", "apm-port", "--count", "40", "--rate", "20", "--json"]
+    outcome = in_machine(amd, words, {}, [])
+    assert outcome.status == 0
+    (proof,) = json.loads(outcome.said)["sources"].values()
+    assert proof["proved"]
+    assert (proof["sent"], proof["counted"]) == (40, {"0": 40, "1": 0})
+    assert proof["quiet"] == {"0": 0, "1": 0}
+
+
+def test_a_source_that_raises_no_smi_is_not_proved(amd: Lab) -> None:
+    words = ["smi", "probe", "--source", "passive", "--count", "10", "--rate", "20"]
+    outcome = in_machine(amd, words, {}, [])
+    assert outcome.status == 4
+    assert "no SMI that MSR 0x34 counts" in outcome.said
+
+
+def test_smis_are_counted_exactly_while_a_guest_runs(amd: Lab) -> None:
+    files = {BESIDE_GUEST.name: BESIDE_GUEST.read_bytes()}
+    in_machine(amd, ["list"], files, [["/bin/python3", BESIDE_GUEST.name]])
