@@ -8,7 +8,7 @@ the page kernels.md.
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,7 +40,10 @@ _DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """One kernel's verdicts by property, and what they were had with."""
+    """One kernel's verdicts by property in one machine, and what they were had with.
+
+    ``machine`` begins with the emulator's name, which tells the lab's machines apart.
+    """
 
     release: str
     version: str
@@ -50,6 +53,11 @@ class Surveyed:
     machine: str
     verdicts: Mapping[str, str]
     known_defects: Mapping[str, str]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What there is one of in the data: a kernel in a machine."""
+        return self.release, self.machine.split()[0]
 
 
 def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) -> int:
@@ -73,7 +81,8 @@ def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) ->
             except KvmtestError as error:
                 failures.append(f"{spec}: {error}")
                 continue
-            surveyed[kernel.release] = _surveyed(kernel, evidence)
+            row = _surveyed(kernel, evidence)
+            surveyed[row.key] = row
             _write(folder, surveyed)
     for line in failures:
         console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
@@ -96,17 +105,17 @@ def _surveyed(kernel: LabKernel, evidence: Evidence) -> Surveyed:
     )
 
 
-def _load(path: Path) -> dict[str, Surveyed]:
+def _load(path: Path) -> dict[tuple[str, str], Surveyed]:
     try:
-        rows = json.loads(path.read_text())
-        return {row["release"]: Surveyed(**row) for row in rows}
+        rows = [Surveyed(**row) for row in json.loads(path.read_text())]
+        return {row.key: row for row in rows}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise EnvironmentUnfit(f"{path}: {error}; remove it, or name another -o DIR") from None
 
 
-def _write(folder: Path, surveyed: Mapping[str, Surveyed]) -> None:
+def _write(folder: Path, surveyed: Mapping[tuple[str, str], Surveyed]) -> None:
     rows = sorted(surveyed.values(), key=_age)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / _DATA, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
@@ -118,30 +127,36 @@ def _age(row: Surveyed) -> tuple[list[int], str]:
 
 
 def page(rows: Sequence[Surveyed]) -> str:
-    """Return the page: a table with a row for each kernel, a column for each decided property."""
-    columns = [p.id for p in PROPERTIES if any(row.verdicts.get(p.id) in _DECIDED for row in rows)]
+    """Return the page: for each machine a table with a row for each kernel.
+
+    It has a column for each property that is decided in any row of it.
+    """
     lines = [
         "# Kernels",
         "",
-        f"Made by `kvmtest lab survey` from {_DATA}: Debian's stock kernels in an emulated machine "
-        f"({', '.join(dict.fromkeys(row.machine for row in rows))}). It proves the kernels' code "
-        "and the suite, not a piece of hardware.",
+        f"Made by `kvmtest lab survey` from {_DATA}: Debian's stock kernels in emulated machines. "
+        "It proves the kernels' code and the suite, not a piece of hardware.",
         "",
         "A dagger marks a known defect, whose finding is named below. An empty field was not "
         "decided.",
-        "",
-        "| kernel | version | built | " + " | ".join(f"`{name}`" for name in columns) + " |",
-        "|---|---|---|" + "---|" * len(columns),
     ]
+    for machine in dict.fromkeys(row.machine for row in rows):
+        lines += ["", f"## {machine}", "", *_table([r for r in rows if r.machine == machine])]
+    findings = dict.fromkeys(f for row in rows for f in row.known_defects.items())
+    if findings:
+        lines += ["", "## Known defects", ""]
+        lines += [f"* † `{name}`: [{finding}]({_link(finding)})" for name, finding in findings]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Surveyed]) -> Iterator[str]:
+    columns = [p.id for p in PROPERTIES if any(row.verdicts.get(p.id) in _DECIDED for row in rows)]
+    yield "| kernel | version | built | " + " | ".join(f"`{name}`" for name in columns) + " |"
+    yield "|---|---|---|" + "---|" * len(columns)
     for row in rows:
         marks = [_mark(row, name) for name in columns]
         built = f"{row.release} | {row.debian_version or row.version} | {row.date or ''}"
-        lines.append(f"| {built} | {' | '.join(marks)} |")
-    findings = dict.fromkeys(f for row in rows for f in row.known_defects.items())
-    if findings:
-        lines += ["", "Known defects:", ""]
-        lines += [f"* † `{name}`: [{finding}]({_link(finding)})" for name, finding in findings]
-    return "\n".join(lines) + "\n"
+        yield f"| {built} | {' | '.join(marks)} |"
 
 
 def _mark(row: Surveyed, name: str) -> str:
