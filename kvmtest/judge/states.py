@@ -53,11 +53,18 @@ def held(
 ) -> dict[str, View]:
     """Return what counters show of a group as treatment windows, the reference's as control.
 
-    They are few: already four of the reference whose SMIs all came in guest mode do without its
-    others. An SMI that a window of the group hides makes it look like more of a leak, not less.
+    They are few: with the knob off already four whose SMIs all came in guest mode do without the
+    others. With it on an SMI that a window hides makes it look like more of a leak, not less.
     """
-    shown = sure(reference)
-    treated = [replace(window, arm=Arm.TREATMENT) for window in group]
-    enough = shown if len(shown) >= WINDOWS else reference
-    arms = Arms.of([*quiet, *enough, *treated])
+    is_off = all(window.arm is Arm.CONTROL for window in group)
+    treated = [
+        replace(window, arm=Arm.TREATMENT) for window in (_shown(group) if is_off else group)
+    ]
+    arms = Arms.of([*quiet, *_shown(reference), *treated])
     return views(names, arms if ticks is None else arms.only(ticks), ticks)
+
+
+def _shown(windows: Sequence[Window]) -> Sequence[Window]:
+    """Return the windows that show every SMI, or all where these are too few."""
+    shown = sure(windows)
+    return shown if len(shown) >= WINDOWS else windows
