@@ -78,7 +78,8 @@ def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: L
         for result in load(stock).results
         if any(r.witness == "leak" and r.role is Role.CLAIM for r in result.readings)
     }
-    assert speaking == ({LOST_UPDATE, *LEAKS, *WALKED} if lab.bochs.is_known else set())
+    counts = lab.emulator.details.get("pmu")
+    assert speaking == ({LOST_UPDATE, *LEAKS, *WALKED} if counts else set())
 
 
 def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
