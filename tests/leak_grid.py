@@ -8,6 +8,8 @@ from random import Random
 
 from simulated_machine import Machine
 
+from kvmtest.checks.leak_walk import LENGTH
+from kvmtest.checks.leak_windows import SMIS_PER_WINDOW
 from kvmtest.judge import Verdict, judge
 from kvmtest.judge.leak import conclude
 
@@ -62,6 +64,18 @@ MACHINES = {
 
 UNNOTICED = "toggles amid a window go unnoticed"
 
+#: What a step of the leak walk is judged by.
+WALK = {"walk": True, "smis": LENGTH * SMIS_PER_WINDOW}
+MACHINES |= {
+    f"a walk, {name}": dataclasses.replace(MACHINES[name], **WALK)
+    for name in (
+        "the lab: exact counts, 11 per SMI",
+        "10^5 per SMI, noise 500",
+        "10^5 per SMI, heavy tails of 3000",
+        "handlers vary by 30 %",
+    )
+}
+
 TRUTHS = {
     "no leak": {},
     "2 % leak": {"leak": 0.02},
@@ -70,6 +84,7 @@ TRUTHS = {
     "one lost update": {"lost_updates": 1},
     "five lost updates": {"lost_updates": 5},
     UNNOTICED: {"goes_on": True},
+    "frozen with the knob off": {"frozen": 1.0},
 }
 # These are easily told on any machine, so that two are enough.
 EASY = ("10 % leak", "all leaks", "five lost updates")
@@ -116,6 +131,9 @@ def is_there(machine: Machine, truth: str) -> bool:
         return truth == "no leak" or (truth == UNNOTICED and machine.exits == 1)
     if truth == UNNOTICED:
         return False
+    if machine.walk or truth == "frozen with the knob off":
+        # With the knob on windows of a walk are judged as any others.
+        return machine.walk and truth in ("no leak", "frozen with the knob off")
     if truth in EASY:
         return machine in (LAB, HOST)
     if truth == "2 % leak":

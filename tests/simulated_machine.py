@@ -7,12 +7,16 @@ from itertools import accumulate
 from math import exp, sqrt
 from random import Random
 
+from kvmtest.checks.leak_walk import OFF, ON
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
 KNOWN = 100_000  # instructions that the guest executes in a window
 TICKS = 10_000_000  # TSC ticks that the window lasts
 EXIT_TICKS = 2_000
 CYCLES_PER_TICK = 0.8
+
+#: Windows to be taken: the arm, what part of a handler is counted, and the state.
+Plan = list[tuple[Arm, float, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,9 @@ class Machine:
     of the windows. Each block is a quiet window, one with the knob off, and one with it on. After
     these come ``toggled`` windows with a toggle amid each, and a quiet one for every two; with
     ``goes_on`` KVM goes on with the knob's state at their begin.
+
+    A ``walk`` is a few windows with the knob off, then on, then off again, with quiet ones after
+    each; the part ``frozen`` of each handler is not counted with the knob off again.
     """
 
     handler: float
@@ -48,23 +55,25 @@ class Machine:
     control: float = 1.0
     toggled: int = 0
     goes_on: bool = False
+    walk: bool = False
+    frozen: float = 0.0
 
     def samples(self, random: Random) -> Samples:
         """Return one experiment's samples."""
         samples = Samples()
-        stale = set(random.sample(range(self.blocks), self.lost_updates))
+        plan = self._walk() if self.walk else self._blocks()
+        treated = [at for at, (arm, _, _) in enumerate(plan) if arm is Arm.TREATMENT]
+        stale = set(random.sample(treated, self.lost_updates))
         walk, clock = 0.0, 0
-        slope = 10 * self.drift * self.noise / (3 * self.blocks) * random.choice((-1, 1))
-        for block in range(self.blocks):
-            shares = {Arm.QUIET: 0.0, Arm.CONTROL: self.control, Arm.TREATMENT: self.leak}
-            for arm, share in shares.items():
-                walk += slope
-                if self.drift:
-                    walk += random.gauss(0, self.drift * self.noise)
-                is_stale = arm is Arm.TREATMENT and block in stale
-                if is_stale:
-                    share = 1.0
-                clock = self._window(samples, random, arm, share, walk, clock, is_stale)
+        slope = 10 * self.drift * self.noise / len(plan) * random.choice((-1, 1))
+        for at, (arm, share, state) in enumerate(plan):
+            walk += slope
+            if self.drift:
+                walk += random.gauss(0, self.drift * self.noise)
+            is_stale = at in stale
+            if is_stale:
+                share = 1.0
+            clock = self._window(samples, random, arm, share, walk, clock, is_stale, state)
         for number in range(self.toggled):
             if not number % 2:
                 clock = self._toggled(samples, random, 0, clock, Arm.QUIET)
@@ -72,6 +81,20 @@ class Machine:
         if self.recorded < 1:
             del samples.gaps[int(self.recorded * len(samples.gaps)) :]
         return samples
+
+    def _blocks(self) -> Plan:
+        """Return the arms, what part of a handler is counted in each, and no states."""
+        shares = {Arm.QUIET: 0.0, Arm.CONTROL: self.control, Arm.TREATMENT: self.leak}
+        return [(arm, share, "") for _ in range(self.blocks) for arm, share in shares.items()]
+
+    def _walk(self) -> Plan:
+        quiet = (Arm.QUIET, 0.0, "")
+        again = self.control * (1 - self.frozen)
+        return [
+            *[(Arm.CONTROL, self.control, "")] * OFF, quiet, quiet,
+            *[(Arm.TREATMENT, self.leak, "after")] * ON, quiet, quiet,
+            *[(Arm.CONTROL, again, "after")] * OFF, quiet, quiet, quiet,
+        ]  # fmt: skip
 
     def _window(
         self,
@@ -82,6 +105,7 @@ class Machine:
         drift: float,
         began: int,
         is_stale: bool,
+        state: str,
     ) -> int:
         smis = 0 if arm is Arm.QUIET else poisson(random, self.smis)
         in_guest = sum(random.random() >= self.in_host for _ in range(smis))
@@ -114,8 +138,11 @@ class Machine:
         if self.lost:
             gaps = sum(random.random() >= self.lost for _ in range(gaps))
         samples.windows.append(
-            Window(arm, began, ended, {self.counter: round(counted)}, known, exits, smis, gaps)
-        )
+            Window(
+                arm, began, ended, {self.counter: round(counted)}, known, exits, smis, gaps,
+                state="" if arm is Arm.QUIET else state,
+            )
+        )  # fmt: skip
         return ended + 1000
 
     def _toggled(
