@@ -26,7 +26,7 @@ class Mutant:
     ``line`` is the line of the fix that is wrong and the function it is in, ``owner`` the property
     that must FAIL on it, ``cpu_flags`` what the host's CPU must have for the fault to show.
     ``leak`` is a property that FAILs by what SMIs were counted; "" where the VMCS has the host's
-    bit all the same, or the machine has one CPU too few.
+    bit all the same.
     """
 
     name: str
@@ -97,11 +97,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "migration-not-compared",
         "vcpu_enter_guest: `run_flags |= KVM_RUN_LOAD_DEBUGCTL`, whatever CPU ran the vCPU last",
         "vmx.entry.migrated",
+        leak="vmx.entry.migrated",
     ),
     Mutant(
         "snapshot-once-per-run",
         "vcpu_enter_guest: `debug_ctl = get_debugctlmsr()`, on every turn with interrupts off",
         "vmx.entry.toggled-running",
+        leak="vmx.entry.toggled-running",
     ),
     Mutant(
         "snapshot-never-stored",
