@@ -25,7 +25,7 @@ __all__ = ["Lab"]
 
 # Seconds that the steps may take; a loaded host is several times slower than an idle one.
 _BOOT_SECONDS = 600.0
-_WARM_SECONDS = 300.0
+_WARM_SECONDS = 600.0
 
 Tell = Callable[[str], None]
 
