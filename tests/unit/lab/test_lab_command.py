@@ -150,7 +150,7 @@ def test_a_folder_that_holds_files_is_refused_before_anything_boots(
         *(["run", "--deadline", text] for text in ("0", "-1", "nan", "inf", "1e9", "soon", "")),
         ["run", "stray"],
         ["run", "--col"],
-        ["mutants", "--machine", "intel"],
+        ["mutants", "--machine", "arm"],
         ["mutants", "stray"],
         ["nonsense"],
         [],
