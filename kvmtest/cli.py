@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_machine(lab_run)
     _add_verdict_options(lab_run)
-    lab_run.usage = "kvmtest lab run [--machine {intel,amd}] [options] [run options]"
+    lab_run.usage = "kvmtest lab run [--machine {intel,amd,amd-uefi}] [options] [run options]"
 
     add("list", _lab_list, "the kernels that Debian's archive offers to the lab", to=labs)
 
@@ -320,7 +320,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 def _add_machine_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine",
-        choices=["intel", "amd"],
+        choices=["intel", "amd", "amd-uefi"],
         default="intel",
         help="which machine (default: intel)",
     )

@@ -29,6 +29,7 @@ find_missing_for_lab() {
 	need bochsbios test -e /usr/share/bochs/BIOS-bochs-latest
 	need qemu-system-x86 qemu-system-x86_64 --version
 	need seabios test -e /usr/share/seabios/bios-256k.bin
+	need ovmf test -e /usr/share/OVMF/OVMF_CODE_4M.secboot.fd
 	need isolinux test -e /usr/lib/ISOLINUX/isolinux.bin
 	need syslinux-common test -e /usr/lib/syslinux/modules/bios/ldlinux.c32
 	need xorriso xorriso -version

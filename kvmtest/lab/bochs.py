@@ -137,7 +137,8 @@ class Bochs:
 
     name = "Bochs"
     model = CPU_MODEL
-    kvm_module = "kvm_intel"
+    modules = ("kvm_intel", "msr")
+    boots_flat = True
     cpus = 1
     kernel_arguments = "tsc_early_khz=100000 no_timer_check noxsave"
 

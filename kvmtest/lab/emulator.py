@@ -91,8 +91,12 @@ class Emulator(Protocol):
         """The digest of all files that its machines are made of."""
 
     @property
-    def kvm_module(self) -> str:
-        """The vendor module of KVM that runs guests in it."""
+    def modules(self) -> tuple[str, ...]:
+        """The modules that are loaded in it; the first is KVM's vendor module."""
+
+    @property
+    def boots_flat(self) -> bool:
+        """Whether it boots a kernel that is not compressed, behind a stub of the lab's."""
 
     @property
     def cpus(self) -> int:

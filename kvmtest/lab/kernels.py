@@ -23,11 +23,13 @@ from kvmtest.lab.modules import Module, ModuleFolder, NoSuchModule, module_name
 
 __all__ = ["LabKernel", "resolve"]
 
-_UNPACKED = ("kvm_intel", "kvm_amd", "msr")
+_UNPACKED = ("kvm_intel", "kvm_amd", "msr", "efivarfs")
 """What the lab's machines load; with what these depend on."""
 
 _UNPACKED_AT_FIRST = frozenset({*_UNPACKED, "kvm", "irqbypass", "ccp"})
 """What that is in the kernels known so far: a package is read again where it turns out more."""
+
+_NEEDED = ("kvm_intel", "msr")
 
 # linux-image-V carries all; or linux-binary-V (linux-image-V at Ubuntu) the image, linux-modules-V
 # the modules, and linux-base-V what is known of those built in.
@@ -61,13 +63,8 @@ class LabKernel:
     banner: str
     """The version string in the image's header: builder, build, and with Debian the date."""
 
-    vendor: str = "kvm_intel"
-    """The module of KVM that it is to load."""
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """Return what the lab loads, with what that depends on."""
-        return self.vendor, "msr"
+    needed: tuple[str, ...] = _NEEDED
+    """The modules that it is to load, with what these depend on."""
 
     @cached_property
     def digest(self) -> str:
@@ -103,9 +100,13 @@ class LabKernel:
 
 
 def resolve(
-    spec: str | None, modules: Path | None, cache: Cache, tell: Tell, vendor: str = "kvm_intel"
+    spec: str | None,
+    modules: Path | None,
+    cache: Cache,
+    tell: Tell,
+    needed: tuple[str, ...] = _NEEDED,
 ) -> LabKernel:
-    """Return the kernel that the user names, for a machine whose KVM is the module ``vendor``.
+    """Return the kernel that the user names, for a machine that loads the modules ``needed``.
 
     ``spec`` is a .deb, an unpacked tree, a kernel build tree, a bzImage, a version to look for in
     Debian's archive, or None for the default of that. ``modules`` is a folder of modules to take
@@ -128,7 +129,7 @@ def resolve(
             f"there is no kernel {spec!r}: neither a file, nor a folder, nor a version such as "
             "6.12 or 6.1.0-47-amd64"
         )
-    found = replace(found, vendor=vendor)
+    found = replace(found, needed=needed)
     found.load_order(*found.needed)
     return found
 

@@ -68,7 +68,7 @@ class Lab:
         """The digest of all that the image is made from."""
         return of_parts(
             self.kernel.digest, userland.digest(self._userland), image.digest(self._own),
-            self.command_line, self.emulator.name, _makers(),
+            self.command_line, self.emulator.name, str(self.emulator.boots_flat), _makers(),
         )  # fmt: skip
 
     @cached_property
@@ -88,13 +88,18 @@ class Lab:
             self.tell(f"making the image of Linux {self.kernel.release}")
             archive = cpio.archive({**userland.entries(self._userland), **self._own})
             kernel = self.kernel.image.read_bytes()
-            try:
-                kernel = bzimage.flatten(kernel)
-            except bzimage.CannotFlatten as reason:
-                self.tell(f"it decompresses itself, which takes a minute ({reason})")
+            if self.emulator.boots_flat:
+                kernel = self._flat(kernel)
             self.emulator.make_boot(folder, kernel, archive, self.command_line)
 
         return self.cache.entry("image", self.image_digest, make)
+
+    def _flat(self, kernel: bytes) -> bytes:
+        try:
+            return bzimage.flatten(kernel)
+        except bzimage.CannotFlatten as reason:
+            self.tell(f"it decompresses itself, which takes a minute ({reason})")
+            return kernel
 
     def booted(self) -> Path:
         """Return the state of a machine that has booted and imported all but kvmtest."""
@@ -125,7 +130,7 @@ class Lab:
 
         The files that the job needs, and the commands that it runs.
         """
-        vendor = self.emulator.kvm_module
+        vendor = self.emulator.modules[0]
         names = [name for name in ("kvm", vendor) if (folder / image.file_name(name)).exists()]
         files = {image.file_name(name): (folder / image.file_name(name)).read_bytes()
                  for name in names}  # fmt: skip

@@ -23,48 +23,102 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 from .digest import of_parts
 from .emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Launch, Start
 
-__all__ = ["CPU_MODEL", "PACKAGES", "Monitor", "Qemu", "arguments"]
+__all__ = ["CPU_MODEL", "PACKAGES", "PC", "Q35", "Board", "Monitor", "Qemu", "arguments"]
 
 #: Packages that root on Debian is asked to install.
 PACKAGES = ("qemu-system-x86", "seabios", "busybox-static")
 
 _PROGRAM = "qemu-system-x86_64"
-_BIOS = Path("/usr/share/seabios/bios-256k.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A board with its firmware.
+
+    ``firmware`` are the files that it needs, with their package; ``variables`` is one of them whose
+    copy the machine writes, None where there is none. ``ide`` is the bus of the second ATA channel,
+    ``modules`` what is loaded in it besides. Whether it boots a flat kernel is the firmware's.
+    """
+
+    name: str
+    firmware: tuple[Path, ...]
+    package: str
+    arguments: tuple[str, ...]
+    ide: str
+    variables: Path | None = None
+    modules: tuple[str, ...] = ()
+    boots_flat: bool = True
+
+
+#: SMIs go to CPU 0 alone. Simple and fast: the lab's AMD machine.
+PC = Board(
+    "pc, SeaBIOS",
+    (Path("/usr/share/seabios/bios-256k.bin"),),
+    "seabios",
+    ("-machine", "pc,smm=on"),
+    "ide.1",
+)
+
+_OVMF, _OVMF_VARIABLES = (
+    Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+)  # fmt: skip
+
+#: SMIs go to all CPUs, and UEFI variables are kept in SMM. Its own disks are on AHCI.
+Q35 = Board(
+    "q35, OVMF with SMM",
+    (_OVMF, _OVMF_VARIABLES),
+    "ovmf",
+    (
+        "-machine", "q35,smm=on",
+        "-global", "driver=cfi.pflash01,property=secure,value=on",
+        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_OVMF}",
+        "-device", "piix3-ide,id=old",
+    ),
+    "old.1",
+    variables=_OVMF_VARIABLES,
+    modules=("efivarfs",),
+    boots_flat=False,
+)  # fmt: skip
 
 CPU_MODEL = "EPYC"
 # SVM as TCG has it. Without AVX, programs inside don't choose code that is slow to emulate.
 _CPU = f"{CPU_MODEL},+svm,+npt,-avx,-avx2,-fma,-f16c"
 
 _KERNEL, _INITRAMFS, _COMMAND_LINE = "vmlinuz", "initramfs", "command-line"
-_STATE = "state"
+_STATE, _VARIABLES = "state", "uefi-variables"
 
 
 @dataclass(frozen=True)
 class Qemu:
-    """The installed emulator. ``digest`` is that of its program and its BIOS."""
+    """The installed emulator with a board. ``digest`` is that of its program and firmware."""
 
     program: Path
     version: str
     digest: str = field(repr=False)
+    board: Board = PC
 
     name = "QEMU"
     model = CPU_MODEL
-    kvm_module = "kvm_amd"
     cpus = 2
     can_save = True
     kernel_arguments = ""
 
     @classmethod
-    def find(cls) -> "Qemu":
-        """Find the emulator; raises EnvironmentUnfit with what to install."""
+    def find(cls, board: Board = PC) -> "Qemu":
+        """Find the emulator and a board's firmware.
+
+        Raises EnvironmentUnfit with what to install.
+        """
         program = shutil.which(_PROGRAM)
-        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+        packages = dict.fromkeys([*PACKAGES, board.package])
+        install = f"apt-get install --no-install-recommends {' '.join(packages)}"
         if program is None:
             raise EnvironmentUnfit(
                 f"the emulator of the lab's AMD machine, QEMU, is not installed; {install}"
             )
-        if not _BIOS.exists():
-            raise EnvironmentUnfit(f"{_BIOS}, which QEMU needs, is missing; {install}")
+        for file in board.firmware:
+            if not file.exists():
+                raise EnvironmentUnfit(f"{file}, which QEMU needs, is missing; {install}")
         path = Path(program).resolve()
         banner = subprocess.run(
             [path, "--version"],
@@ -77,8 +131,19 @@ class Qemu:
         version = re.search(r"QEMU emulator version (\S+)", banner)
         if version is None:
             raise EnvironmentUnfit(f"{path} does not say that it is QEMU; {install}")
-        files = (hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, _BIOS))
-        return cls(path, version[1], of_parts(banner, *files))
+        files = (path, *board.firmware)
+        digests = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+        return cls(path, version[1], of_parts(banner, *digests), board)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that are loaded in it."""
+        return "kvm_amd", "msr", *self.board.modules
+
+    @property
+    def boots_flat(self) -> bool:
+        """Whether its firmware boots a kernel without the stub that UEFI starts."""
+        return self.board.boots_flat
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -88,7 +153,7 @@ class Qemu:
     @property
     def details(self) -> Mapping[str, str | int]:
         """What evidence says besides."""
-        return {"acceleration": "none (TCG), one thread for all CPUs", "board": "pc, SeaBIOS"}
+        return {"acceleration": "none (TCG), one thread for all CPUs", "board": self.board.name}
 
     def check(self, hardware: Hardware) -> None:
         """Raise UsageError where CPUs are to show features: none can be shown."""
@@ -99,7 +164,7 @@ class Qemu:
 
     def machine_digest(self, hardware: Hardware) -> str:
         """Return the digest of the emulator and of a machine's configuration."""
-        return of_parts(self.digest, *arguments(hardware, Path("x")))
+        return of_parts(self.digest, *arguments(hardware, Path("x"), self.board))
 
     def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
         """Write kernel, first root file system and command line to a folder.
@@ -112,7 +177,9 @@ class Qemu:
 
     def launch(self, start: Start, folder: Path) -> Launch:
         """Return how a machine is started whose ports and drive are in a folder."""
-        command = [str(self.program), *arguments(start.hardware, folder)]
+        command = [str(self.program), *arguments(start.hardware, folder, self.board)]
+        if self.board.variables:
+            shutil.copyfile(self.board.variables, folder / _VARIABLES)
         if start.state:
             command += ["-incoming", "defer"]
         else:
@@ -139,17 +206,20 @@ class Qemu:
         return ([line for line in lines if line.strip() and "warning:" not in line] or [""])[-1]
 
 
-def arguments(hardware: Hardware, folder: Path) -> list[str]:
+def arguments(hardware: Hardware, folder: Path, board: Board = PC) -> list[str]:
     """Return the arguments that make a machine: no display, no network, no disk.
 
     One thread emulates all CPUs: more of them lose SMIs that come together.
     """
     payload = _option("if=none", "id=payload", "format=raw", "readonly=on", "media=cdrom",
                       f"file={folder / PAYLOAD}")  # fmt: skip
+    flash = _option("if=pflash", "format=raw", "unit=1", f"file={folder / _VARIABLES}")
+    variables = ["-drive", flash] if board.variables else []
     return [
         "-no-user-config", "-nodefaults", "-display", "none", "-vga", "none", "-no-reboot",
         "-accel", "tcg,thread=single",
-        "-machine", "pc,smm=on",
+        *board.arguments,
+        *variables,
         "-cpu", _CPU,
         "-smp", str(hardware.cpus),
         "-m", str(hardware.memory),
@@ -158,7 +228,7 @@ def arguments(hardware: Hardware, folder: Path) -> list[str]:
         "-chardev", _option("file", "id=parallel", f"path={folder / PARALLEL}"),
         "-device", "isa-parallel,chardev=parallel",
         "-drive", payload,
-        "-device", "ide-cd,bus=ide.1,unit=0,drive=payload",
+        "-device", f"ide-cd,bus={board.ide},unit=0,drive=payload",
         # A write to its port stops the machine at once: the breakpoint of c_helpers/lab/port.c.
         "-device", "pvpanic", "-action", "panic=pause",
         "-chardev", "stdio,id=monitor", "-mon", "chardev=monitor,mode=control",

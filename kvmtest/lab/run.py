@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -31,12 +32,16 @@ from .emulator import Emulator, Hardware
 from .kernels import LabKernel, resolve
 from .lab import Lab
 from .machine import MachineFailed, Outcome
-from .qemu import Qemu
+from .qemu import Q35, Qemu
 
 __all__ = ["DEADLINE", "MACHINES", "Options", "assemble", "run", "run_once", "teller", "write"]
 
 #: The lab's machines, and how the emulator of each is found.
-MACHINES: dict[str, Callable[[], Emulator]] = {"intel": Bochs.find, "amd": Qemu.find}
+MACHINES: dict[str, Callable[[], Emulator]] = {
+    "intel": Bochs.find,
+    "amd": Qemu.find,
+    "amd-uefi": partial(Qemu.find, Q35),
+}
 DEADLINE = 900.0
 
 
@@ -66,7 +71,7 @@ def run(options: Options) -> int:
         hardware = Hardware(options.cpus or emulator.cpus, cpu_features=options.cpu_features)
         emulator.check(hardware)
         cache = Cache.default()
-        kernel = resolve(options.kernel, options.modules, cache, tell, vendor=emulator.kvm_module)
+        kernel = resolve(options.kernel, options.modules, cache, tell, needed=emulator.modules)
         clock.lap("kernel")
         lab = assemble(progress, emulator, kernel, cache, hardware, cold=options.cold)
         lab.boot()

@@ -75,7 +75,7 @@ def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) ->
         for number, spec in enumerate(kernels, 1):
             tell(f"[{number}/{len(kernels)}] {spec}")
             try:
-                kernel = resolve(spec, None, cache, tell, vendor=emulator.kvm_module)
+                kernel = resolve(spec, None, cache, tell, needed=emulator.modules)
                 lab = assemble(progress, emulator, kernel, cache, hardware)
                 _, evidence = run_once(lab, [])
             except KvmtestError as error:

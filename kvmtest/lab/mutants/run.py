@@ -151,9 +151,9 @@ def run(options: Options) -> int:
         tell = teller(progress)
         emulator = MACHINES[options.machine]()
         cache = Cache.default()
-        kernel = resolve(options.kernel, None, cache, tell, vendor=emulator.kvm_module)
+        kernel = resolve(options.kernel, None, cache, tell, needed=emulator.modules)
         bench = _Bench(
-            ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell, emulator.kvm_module),
+            ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell, emulator.modules[0]),
             partial(assemble, progress, emulator, kernel, cache),
             emulator.cpus,
         )

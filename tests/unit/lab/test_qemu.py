@@ -7,6 +7,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.lab import qemu as module
 from kvmtest.lab.emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Start
 from kvmtest.lab.machine import Machine, MachineFailed, Outcome
-from kvmtest.lab.qemu import Monitor, Qemu, arguments
+from kvmtest.lab.qemu import PC, Q35, Monitor, Qemu, arguments
 
 GREETING = {"QMP": {"version": {}, "capabilities": ["oob"]}}
 DONE: dict[str, Any] = {"return": {}}
@@ -44,15 +45,19 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program(folder, "echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)'")
     monkeypatch.setenv("PATH", str(folder))
     (tmp_path / "bios").write_text("bios")
-    monkeypatch.setattr(module, "_BIOS", tmp_path / "bios")
     return folder
+
+
+def find(folder: Path) -> Qemu:
+    """Find QEMU there, for a board whose firmware is a file beside that folder."""
+    return Qemu.find(replace(PC, firmware=(folder.parent / "bios",)))
 
 
 # What is installed
 
 
 def test_the_emulator_is_found_with_its_version(installed: Path) -> None:
-    found = Qemu.find()
+    found = find(installed)
     assert (found.program, found.version) == (installed / "qemu-system-x86_64", "7.2.22")
 
 
@@ -68,20 +73,20 @@ def test_where_there_is_no_emulator_one_is_told_what_to_install(
 def test_a_missing_bios_is_named(installed: Path) -> None:
     (installed.parent / "bios").unlink()
     with pytest.raises(EnvironmentUnfit, match="bios, which QEMU needs, is missing; apt-get"):
-        Qemu.find()
+        find(installed)
 
 
 @pytest.mark.parametrize("script", ["echo QEMU", "exit 1", r"printf '\377'"])
 def test_another_program_of_that_name_is_refused(installed: Path, script: str) -> None:
     program(installed, script)
     with pytest.raises(EnvironmentUnfit, match="does not say that it is QEMU; apt-get install"):
-        Qemu.find()
+        find(installed)
 
 
 def test_it_shows_no_cpu_features(installed: Path) -> None:
-    Qemu.find().check(Hardware(2))
+    find(installed).check(Hardware(2))
     with pytest.raises(UsageError, match="--show-cpu-feature rtm: the AMD machine can show none"):
-        Qemu.find().check(Hardware(cpu_features=("rtm",)))
+        find(installed).check(Hardware(cpu_features=("rtm",)))
 
 
 # What a machine's name depends on
@@ -98,15 +103,15 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
 def test_whatever_a_machine_is_made_of_changes_its_digest(
     installed: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    before = Qemu.find().machine_digest(Hardware(2))
-    assert Qemu.find().machine_digest(Hardware(2)) == before
+    before = find(installed).machine_digest(Hardware(2))
+    assert find(installed).machine_digest(Hardware(2)) == before
     CHANGES[change](installed, monkeypatch)
-    assert Qemu.find().machine_digest(Hardware(2)) != before
+    assert find(installed).machine_digest(Hardware(2)) != before
 
 
 @pytest.mark.parametrize("hardware", [Hardware(1), Hardware(2, memory=768)], ids=str)
 def test_the_hardware_changes_its_digest(installed: Path, hardware: Hardware) -> None:
-    found = Qemu.find()
+    found = find(installed)
     assert found.machine_digest(hardware) != found.machine_digest(Hardware(2))
 
 
@@ -127,8 +132,33 @@ def test_its_ports_and_its_drive_are_in_its_folder_whatever_that_is_called() -> 
         assert [word for word in words if f"=/t/a,,b/{name}" in word]
 
 
+def test_a_machine_writes_its_uefi_variables_to_a_copy_of_its_own(
+    installed: Path, tmp_path: Path
+) -> None:
+    variables = installed.parent / "variables"
+    variables.write_bytes(b"empty")
+    found = Qemu.find(replace(Q35, firmware=(variables,), variables=variables))
+    found.make_boot(tmp_path, b"", b"", "")
+    for start in (Start(Hardware(2), tmp_path), Start(Hardware(2), tmp_path, state=tmp_path)):
+        folder = tmp_path / f"machine {bool(start.state)}"
+        folder.mkdir()
+        words = found.launch(start, folder).command
+        (flash,) = [word for word in words if "unit=1" in word and "pflash" in word]
+        copy = Path(flash.rpartition("file=")[2])
+        assert copy.parent == folder
+        assert copy.read_bytes() == b"empty"
+
+
+def test_boards_differ_in_digest_and_modules(installed: Path) -> None:
+    pc = find(installed)
+    q35 = replace(pc, board=Q35)
+    assert pc.machine_digest(Hardware(2)) != q35.machine_digest(Hardware(2))
+    assert (pc.modules, q35.modules) == (("kvm_amd", "msr"), ("kvm_amd", "msr", "efivarfs"))
+    assert (pc.boots_flat, q35.boots_flat) == (True, False)
+
+
 def test_a_machine_boots_what_was_made_for_it(installed: Path, tmp_path: Path) -> None:
-    found = Qemu.find()
+    found = find(installed)
     found.make_boot(tmp_path, b"kernel", b"initramfs", "quiet a=b")
     launch = found.launch(Start(Hardware(2), tmp_path), tmp_path)
     words = launch.command
@@ -141,13 +171,13 @@ def test_a_machine_boots_what_was_made_for_it(installed: Path, tmp_path: Path) -
 def test_a_restored_machine_boots_nothing_and_waits_for_its_state(
     installed: Path, tmp_path: Path
 ) -> None:
-    words = Qemu.find().launch(Start(Hardware(2), tmp_path, state=tmp_path), tmp_path).command
+    words = find(installed).launch(Start(Hardware(2), tmp_path, state=tmp_path), tmp_path).command
     assert words[-2:] == ["-incoming", "defer"]
     assert "-kernel" not in words
 
 
 def test_it_complains_by_its_last_line_that_is_no_warning(installed: Path, tmp_path: Path) -> None:
-    found = Qemu.find()
+    found = find(installed)
     assert found.complaint(tmp_path) == ""
     (tmp_path / "stderr").write_text("qemu: no memory\nqemu: warning: TCG doesn't do x\n\n")
     assert found.complaint(tmp_path) == "qemu: no memory"
