@@ -308,6 +308,15 @@ PROPERTIES: tuple[Property, ...] = (
         "svm_guest:debugctl",
     ),
     Property(
+        "svm.guest.smm",
+        "an injected SMI runs the guest's own handler, and RSM brings back all registers",
+        ("amd", "lab"),
+        ("kvm", "kvm-amd"),
+        ("guest",),
+        "Documentation/virt/kvm/api.rst, KVM_SMI; AMD APM volume 2, 10 (SMM)",
+        "svm_smm:virtual_smm",
+    ),
+    Property(
         "svm.leak.guest-only",
         "how many SMM events guest-only counters count (a figure, no claim)",
         ("amd", "smi"),

@@ -15,10 +15,10 @@ def document() -> str:
         "",
         "Made by `python tools/mutants_doc.py` from `kvmtest/lab/mutants/`.",
         "",
-        "Each mutant is KVM with one fault in the host-owned DEBUGCTL code. The property that owns "
-        "it must FAIL on it; others may too. Where a fault leaves a wrong value of the host's bit "
-        "in the VMCS, the last column names a property that FAILs by what SMIs were counted, "
-        "whatever other witnesses see.",
+        "Each mutant is KVM with one fault in the host-owned DEBUGCTL code, or in what AMD "
+        "guests see. The property that owns it must FAIL on it; others may too. Where a fault "
+        "leaves a wrong value of the host's bit in the VMCS, the last column names a property "
+        "that FAILs by what SMIs were counted, whatever other witnesses see.",
         "",
         *_rows(MUTANTS),
         "",

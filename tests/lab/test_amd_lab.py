@@ -25,6 +25,7 @@ DECIDED = {
     "guest.rdmsr-hides",
     "svm.flag-never",
     "svm.guest.debugctl",
+    "svm.guest.smm",
     "any.no-warnings",
 }
 BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")

@@ -272,6 +272,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "svm_set_msr: `if (!lbrv)` (not part of the fix)",
         "svm.guest.debugctl",
     ),
+    Mutant(
+        "svm-rsm-loses-register",
+        "rsm_load_state_64: `for (i = 0; i < 16; i++)` (not part of the fix)",
+        "svm.guest.smm",
+    ),
 )
 
 #: Not faults but cures: ``owner`` FAILs on the stock kernel, and must PASS with the patch.
