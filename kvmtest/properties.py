@@ -317,6 +317,15 @@ PROPERTIES: tuple[Property, ...] = (
         "svm_smm:virtual_smm",
     ),
     Property(
+        "svm.soak",
+        "no entry loads a host's bit while vCPUs are made, moved, stopped and started at random",
+        ("amd", "lab"),
+        ("kvm", "kvm-amd", "run-flags"),
+        ("runflags",),
+        RUN_FLAGS,
+        "svm_soak:soak",
+    ),
+    Property(
         "svm.leak.guest-only",
         "how many SMM events guest-only counters count (a figure, no claim)",
         ("amd", "smi"),

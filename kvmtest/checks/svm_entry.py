@@ -19,7 +19,7 @@ from .context import Context
 from .vmx_guest import guest_write, user_write
 from .vmx_scene import Observations, Scene, freeze_bit, only_on
 
-__all__ = ["flag_never"]
+__all__ = ["flag_never", "look_at", "places"]
 
 #: AMD APM volume 2, 3.1.7: EFER's long mode active and SVM enable.
 EFER, EFER_LMA, EFER_SVME = 0xC0000080, 1 << 10, 1 << 12
@@ -43,12 +43,12 @@ def flag_never(context: Context) -> Observations:
     The probe therefore reads KVM's mask of such bits, too, from the live kvm_x86_ops: it must be 0.
     Its vCPU entry point is read beside it, and must be the probed function: the control.
     """
-    places = _places(context.machine)
-    if isinstance(places, Missing):
-        yield Absence("runflags", places)
-        places = {}
-    wanted = ("runflags",) if places else ()
-    with Scene(context, *wanted, fetch=places) as scene:
+    fetch = places(context.machine)
+    if isinstance(fetch, Missing):
+        yield Absence("runflags", fetch)
+        fetch = {}
+    wanted = ("runflags",) if fetch else ()
+    with Scene(context, *wanted, fetch=fetch) as scene:
         yield from scene.begin()
         yield from _no_knob(context.machine, scene.system)
         if scene.probe is None:
@@ -62,25 +62,25 @@ def _entries(scene: Scene) -> Observations:
         guest = real_guest(vm)
         guest.boot()
         guest.ring(MANY)
-        yield from _count(scene, guest.vcpu.entries, "of a real-mode guest")
+        yield from look_at(scene, guest.vcpu.entries, "of a real-mode guest")
     with scene.guest() as guest:
         for cpu in sorted(os.sched_getaffinity(0)):
             before = guest.vcpu.entries
             with only_on(cpu):
                 scene.run(guest)
                 guest.ring(MANY)
-            yield from _count(scene, guest.vcpu.entries - before, f"of a guest on CPU {cpu}")
+            yield from look_at(scene, guest.vcpu.entries - before, f"of a guest on CPU {cpu}")
         before = guest.vcpu.entries
         for value in WRITES:
             guest_write(guest, value)
             user_write(guest, value)
             scene.run(guest)
         state = "between writes of the guest's DEBUGCTL"
-        yield from _count(scene, guest.vcpu.entries - before, state)
+        yield from look_at(scene, guest.vcpu.entries - before, state)
         yield from scene.end(guest)
 
 
-def _count(scene: Scene, entries: int, state: str) -> Observations:
+def look_at(scene: Scene, entries: int, state: str) -> Observations:
     """Look at the hits since the last count: no flag, no mask, and the right operations."""
     hits = scene.collect(entries).hits
     raised = sum(scene.is_flagged(hit.values["flags"]) for hit in hits)
@@ -94,19 +94,19 @@ def _count(scene: Scene, entries: int, state: str) -> Observations:
     yield control("runflags", what, elsewhere, 0, "report this kernel's BTF")
 
 
-def _places(machine: Machine) -> dict[str, str] | Missing:
+def places(machine: Machine) -> dict[str, str] | Missing:
     """Return what the probe fetches beside the flags, by the name that it gets."""
     found = module_btf(machine.tree, "kvm", machine.vmlinux_btf)
     if isinstance(found, Missing):
         return found
-    places = {"ip": "%ip"}
+    fetch = {"ip": "%ip"}
     for name, member in (("owned", OWNED), ("run", RUN)):
         offsets = {offset.in_bytes for offset in found.btf.offsets("kvm_x86_ops", member)}
         if len(offsets) != 1:
             how = "several places for" if offsets else "no"
             return Missing(f"the BTF in {found.where} has {how} kvm_x86_ops.{member}")
-        places[name] = f"@kvm_x86_ops+{offsets.pop()}"
-    return places
+        fetch[name] = f"@kvm_x86_ops+{offsets.pop()}"
+    return fetch
 
 
 def _no_knob(machine: Machine, system: System) -> Observations:

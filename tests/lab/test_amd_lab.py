@@ -26,6 +26,7 @@ DECIDED = {
     "svm.flag-never",
     "svm.guest.debugctl",
     "svm.guest.smm",
+    "svm.soak",
     "any.no-warnings",
 }
 BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")
