@@ -19,7 +19,7 @@ from .context import Context
 from .svm_entry import look_at, places
 from .vmx_scene import Observations, Scene, only_on
 
-__all__ = ["soak"]
+__all__ = ["Crowd", "soak"]
 
 STEPS = 40
 #: So many guests there are at most.
@@ -29,7 +29,7 @@ EXITS = 20
 
 
 @dataclass
-class _Crowd:
+class Crowd:
     """The guests, each with what ends it, and what they did."""
 
     scene: Scene
@@ -109,7 +109,7 @@ def soak(context: Context) -> Observations:
         yield from scene.begin()
         if scene.probe is None:
             return
-        crowd = _Crowd(scene, random.Random(seed), sorted(os.sched_getaffinity(0)))
+        crowd = Crowd(scene, random.Random(seed), sorted(os.sched_getaffinity(0)))
         stack.callback(crowd.close)
         crowd.make()
         for _ in range(STEPS):

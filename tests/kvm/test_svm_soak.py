@@ -1,0 +1,83 @@
+"""A crowd of guests on this machine's KVM: what svm.soak does to them, and what it counts."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import pytest
+
+from kvmtest.checks.svm_soak import MOST, Crowd
+from kvmtest.checks.vmx_scene import Scene
+from kvmtest.guests import Guest, guest_memory, long_guest, mailbox
+from kvmtest.kvm import System, Vcpu
+
+
+class Host:
+    """What a crowd asks of a scene; it keeps the vCPUs, and how often each was entered."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.vcpus: list[Vcpu] = []
+
+    @contextmanager
+    def guest(self) -> Iterator[Guest]:
+        with self.system.create_vm() as vm:
+            memory = guest_memory(vm)
+            vcpu = vm.create_vcpu()
+            vcpu.set_cpuid(self.system.get_supported_cpuid())
+            self.vcpus.append(vcpu)
+            yield long_guest(vm, vcpu, memory)
+
+    def run(self, guest: Guest) -> None:
+        if guest.vcpu.entries:
+            guest.execute(mailbox.nop())
+        else:
+            guest.boot()
+
+
+@pytest.fixture
+def host(system: System) -> Host:
+    return Host(system)
+
+
+def crowd_of(host: Host, seed: int) -> Crowd:
+    return Crowd(cast(Scene, host), random.Random(seed), sorted(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_crowd_counts_its_own_thread_s_entries_and_lives(host: Host, seed: int) -> None:
+    crowd = crowd_of(host, seed)
+    try:
+        for _ in range(25):
+            crowd.step()
+            assert 1 <= len(crowd.guests) <= MOST
+        assert crowd.answering() == len(crowd.guests)
+        entered = sum(vcpu.entries for vcpu in host.vcpus)
+        assert 0 < crowd.entries <= entered
+        if "spin" not in crowd.done:
+            assert crowd.entries == entered
+    finally:
+        crowd.close()
+    assert sum(crowd.done.values()) == 25
+    assert {"make", "run"} <= set(crowd.done)
+
+
+def test_each_entry_of_a_guest_that_does_not_spin_is_counted(host: Host) -> None:
+    crowd = crowd_of(host, 1)
+    for _ in range(3):
+        crowd.make()
+    assert crowd.answering() == 3
+    assert crowd.entries == sum(vcpu.entries for vcpu in host.vcpus)
+    crowd.close()
+
+
+def test_a_guest_that_faults_is_not_counted_as_one_that_answers(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = crowd_of(host, 1)
+    crowd.make()
+    monkeypatch.setattr(mailbox, "nop", lambda: mailbox.rdmsr(0x4B564D99))
+    assert crowd.answering() == 0
+    crowd.close()
