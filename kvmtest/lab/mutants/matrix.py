@@ -44,7 +44,8 @@ class Fate(StrEnum):
 class Row:
     """One mutant's run: its fate, why, and the verdicts by property; ``seconds`` build and run.
 
-    ``witnesses`` are those that spoke against some property, and not on the stock kernel.
+    ``witnesses`` are those that spoke against some property, and not on the stock kernel. A leak
+    that the mutant must show can be ``is_unseen``.
     """
 
     mutant: Mutant
@@ -54,6 +55,7 @@ class Row:
     build_seconds: float = 0.0
     run_seconds: float = 0.0
     witnesses: tuple[str, ...] = ()
+    is_unseen: bool = False
 
 
 def fate(mutant: Mutant, verdicts: Verdicts, wanted: Verdict = Verdict.FAIL) -> tuple[Fate, str]:

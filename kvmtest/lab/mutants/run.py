@@ -19,7 +19,7 @@ from kvmtest.errors import UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
-from kvmtest.judge import Verdict, witnesses_against
+from kvmtest.judge import Role, Verdict, witnesses_against
 from kvmtest.lab.bochs import SHOWN
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.emulator import Hardware
@@ -52,9 +52,10 @@ class Options:
 
 
 class _Seen(NamedTuple):
-    """What a run said: verdicts, who spoke against which property, and the CPU's flags."""
+    """What a run said: verdicts, who spoke of which property, who against it, the CPU's flags."""
 
     verdicts: Verdicts
+    speaking: frozenset[tuple[str, str]]
     against: frozenset[tuple[str, str]]
     cpu_flags: Sequence[str]
 
@@ -64,6 +65,12 @@ class _Seen(NamedTuple):
         cpu = evidence.machine["cpu"] or {}
         return cls(
             {result.id: result.verdict for result in evidence.results},
+            frozenset(
+                (result.id, reading.witness)
+                for result in evidence.results
+                for reading in result.readings
+                if reading.role is Role.CLAIM
+            ),
             frozenset((r.id, w) for r in evidence.results for w in witnesses_against(r.readings)),
             cpu.get("features", []),
         )
@@ -99,8 +106,8 @@ class _Bench:
             wanted = Verdict.PASS if mutant in REPAIRS else Verdict.FAIL
             what, why = fate(mutant, seen.verdicts, wanted)
         seconds = time.monotonic() - built
-        new = _new(seen, stock)
-        return Row(mutant, what, why, seen.verdicts, built - began, seconds, new)
+        new, unseen = _new(seen, stock), _is_unseen(mutant, seen, stock)
+        return Row(mutant, what, why, seen.verdicts, built - began, seconds, new, unseen)
 
     def run(
         self, modules: Path | None, mutant: Mutant | None = None, output: Path | None = None
@@ -140,10 +147,17 @@ def _new(seen: _Seen, stock: _Seen) -> tuple[str, ...]:
     return tuple(sorted({witness for _, witness in seen.against - stock.against}))
 
 
+def _is_unseen(mutant: Mutant, seen: _Seen, stock: _Seen) -> bool:
+    """Whether SMIs are counted as on the stock kernel where the mutant has them counted wrongly."""
+    wanted = (mutant.leak, "leak")
+    return wanted in stock.speaking - seen.against
+
+
 def run(options: Options) -> int:
     """Judge the mutants; return 0 where none survived and the unmutated build is like the stock.
 
-    1 where that is not so, 4 where nothing was decided. Raises UsageError, EnvironmentUnfit.
+    1 where that is not so, or where one did not FAIL by leak where it must; 4 where nothing was
+    decided. Raises UsageError, EnvironmentUnfit.
     """
     chosen = _chosen(options)
     output = claim(options.output) if options.output else None
@@ -169,7 +183,7 @@ def run(options: Options) -> int:
     if output:
         write_whole(output / "matrix.md", markdown(rows, kernel.origin))
         write_whole(output / "matrix.json", json.dumps(list(map(_plain, rows)), indent=1) + "\n")
-    if survivors(rows) or differing:
+    if survivors(rows) or differing or any(row.is_unseen for row in rows):
         return 1
     return 0 if any(row.fate is Fate.KILLED for row in rows) else 4
 
@@ -211,6 +225,8 @@ def _remarks(rows: Sequence[Row], differing: Sequence[str]) -> Iterator[str]:
     for row in rows:
         if row.fate is not Fate.KILLED:
             yield f"{row.mutant.name} {row.fate}: {row.reason}"
+        if row.is_unseen:
+            yield f"{row.mutant.name}: {row.mutant.leak} does not FAIL by leak"
     yield from differing
     if not differing:
         yield "the unmutated build has the verdicts of the stock kernel"

@@ -63,7 +63,7 @@ def spoken(*against: str) -> Evidence:
     """Evidence in which these witnesses speak against the first owner."""
     made = evidence({**STOCK, OWNERS[0]: FAIL})
     readings = [control(witness, "it works", True, True, "") for witness in WITNESSES]
-    readings += [claim(witness, "the bit", 0, 1) for witness in against]
+    readings += [claim(witness, "the bit", int(witness not in against), 1) for witness in WITNESSES]
     return replace(made, results=[replace(made.results[0], readings=readings), *made.results[1:]])
 
 
@@ -103,6 +103,20 @@ def test_who_noticed_is_told_where_they_said_nothing_on_the_stock_kernel(
     rows = json.loads((output / "matrix.json").read_text())
     assert [row["witnesses"] for row in rows] == 2 * [["leak", "vmcs"]]
     assert (output / "matrix.md").read_text().endswith("| leak, vmcs |\n")
+
+
+@pytest.mark.parametrize("seen_by", ["leak", "vmcs"])
+def test_a_leak_that_a_mutant_must_show_is_missed_where_others_see_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: Capture, seen_by: str
+) -> None:
+    mutant = replace(find(NAMES[0]), leak=OWNERS[0])
+    monkeypatch.setattr(module, "find", lambda name: mutant if name == NAMES[0] else find(name))
+    bench.outcomes = {NAMES[0]: spoken(seen_by), NAMES[1]: {**STOCK, OWNERS[1]: FAIL}}
+    stock = bench.outcomes["rebuilt"] = spoken()
+    bench.emulator.leaves(stock, 0)
+    assert judge(bench) == int(seen_by != "leak")
+    missed = f"{NAMES[0]}: {OWNERS[0]} does not FAIL by leak" in capsys.readouterr().out
+    assert missed == (seen_by != "leak")
 
 
 def test_a_survivor_is_named_and_makes_the_status_1(bench: Bench, capsys: Capture) -> None:
