@@ -6,7 +6,7 @@ process, which has all modules loaded.
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -76,12 +76,12 @@ def victim(root: Path, tell: Callable[[bytes], object]) -> None:
             tell(CHANGING)
         write(journal, name, value)
 
-    def telling_undo(journal: Journal, after: int = 0) -> None:
+    def telling_undo(journal: Journal, after: int = 0, kept: Container[int] = ()) -> None:
         nonlocal undoing
         if not undoing:
             undoing = True
             tell(UNDOING)
-        undo(journal, after)
+        undo(journal, after, kept)
 
     Journal.write, Journal._undo = telling_write, telling_undo  # type: ignore[method-assign,assignment]
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

@@ -54,7 +54,9 @@ def test_windows_and_gaps_of_guests_that_run_at_once_are_in_one_clock(system: Sy
     source = Periodic("none", "raises none", "nothing", 10_000, silent)
     with ExitStack() as stack:
         guests = [long_guest(stack.enter_context(system.create_vm())) for _ in cpus]
-        crew = Crew(Smis(source, NoCount(cpus), 200, cpus), stack.enter_context(Supervisor()))
+        kept = stack.enter_context(ExitStack())
+        smis = Smis(source, NoCount(cpus), 200, cpus)
+        crew = Crew(smis, stack.enter_context(Supervisor()), kept)
         for guest, cpu in zip(guests, cpus, strict=True):
             guest.boot()
             crew.hire(guest, cpu, lambda vcpu, guest=guest: Watcher(guest, NoCounters(), vcpu))
