@@ -115,7 +115,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "snapshot-stored-late",
         "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, before the loop",
         "vmx.entry.toggled",
-        leak="vmx.leak.host-events",
+        leak="vmx.guest.write-keeps-host-bit",
     ),
     Mutant(
         "snapshot-per-cpu",
