@@ -101,7 +101,7 @@ def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
     assert names - plots == {
         "console.log", "evidence.json", "junit.xml", "kernel.log", "ktap.txt",
     }  # fmt: skip
-    assert {name.rpartition(".")[0] for name in plots} <= {*LEAKS, LOST_UPDATE}
+    assert {name.rpartition(".")[0] for name in plots} <= {*LEAKS, LOST_UPDATE, *WALKED}
 
 
 def test_a_reverted_fix_fails_the_entry_properties(lab: Lab, kernel: LabKernel) -> None:
