@@ -6,10 +6,7 @@ commands that boot one, save it and restore it. Written for Debian's Bochs 2.7.
 """
 
 import hashlib
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +14,17 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 
 from . import disk
 from .digest import of_parts
-from .emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Launch, Start
+from .emulator import (
+    PARALLEL,
+    PAYLOAD,
+    SERIAL,
+    Hardware,
+    Launch,
+    Start,
+    inherited,
+    installed,
+    text_of,
+)
 
 __all__ = [
     "CPU_MODEL",
@@ -107,25 +114,15 @@ class Bochs:
     @classmethod
     def find(cls) -> "Bochs":
         """Find the emulator; raises EnvironmentUnfit with what to install."""
-        program = shutil.which("bochs-bin") or shutil.which("bochs")
-        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-        if program is None:
-            raise EnvironmentUnfit(f"the lab's emulator, Bochs, is not installed; {install}")
-        for file in (_BIOS, _VGA_BIOS):
-            if not file.exists():
-                raise EnvironmentUnfit(f"{file}, which Bochs needs, is missing; {install}")
-        path = Path(program).resolve()
-        banner = subprocess.run(
-            [path, "--help"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+        path, version, _ = installed(
+            "Bochs",
+            "the lab's emulator",
+            ("bochs-bin", "bochs"),
+            (_BIOS, _VGA_BIOS),
+            PACKAGES,
+            "--help",
+            r"Bochs x86 Emulator (\S+)",
         )
-        version = re.search(r"Bochs x86 Emulator (\S+)", banner.stdout + banner.stderr)
-        if version is None:
-            raise EnvironmentUnfit(f"{path} does not say that it is Bochs; {install}")
         code = path.read_bytes()
         fits = _EXTENSION.exists() and _SAVE_STATE in code
         extension = _EXTENSION if fits else None
@@ -133,7 +130,7 @@ class Bochs:
         for file in (path, _BIOS, _VGA_BIOS, _MSRS, *([extension] if extension else [])):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         known = extension is not None and _KNOWN_BUILD in code
-        return cls(path, version[1], extension, digest.hexdigest(), known)
+        return cls(path, version, extension, digest.hexdigest(), known)
 
     name = "Bochs"
     model = CPU_MODEL
@@ -216,12 +213,12 @@ class Bochs:
 
     def complaint(self, folder: Path) -> str:
         """Return its last panic, or the last line that it printed."""
-        said = re.findall(r">>PANIC<< (.*)", _text(folder / _LOG))
-        return (said or _text(folder / "stderr").strip().splitlines() or [""])[-1]
+        said = re.findall(r">>PANIC<< (.*)", text_of(folder / _LOG))
+        return (said or text_of(folder / "stderr").strip().splitlines() or [""])[-1]
 
     def environment(self, hardware: Hardware) -> dict[str, str]:
         """Return the environment that the emulator runs in."""
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+        kept = inherited()
         # The display "term" writes to standard output, and wants a terminal that it knows.
         kept["TERM"] = "vt100"
         # Restoring fills the machine's memory: in huge pages where the host has them.
@@ -241,13 +238,6 @@ def _copy_state(state: Path, copy: Path, drives: Drives, ports: Ports) -> None:
             (copy / file.name).symlink_to(file)
     saved = (state / "config").read_text()
     (copy / "config").write_text(reconfigured(saved, drives, ports))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def configuration(hardware: Hardware, drives: Drives, ports: Ports) -> str:

@@ -3,18 +3,37 @@
 
 What the lab asks of an emulator. Images, jobs, saved machines and evidence are the lab's; of the
 emulator's are its command line, how a kernel gets into it, how a machine of its is saved and
-restored, and why it ended.
+restored, and why it ended. Each is found in the same way.
 
 Inside, its machine has a serial port for the console, and the channels of c_helpers/lab/port.c: a
 parallel port, a CD drive on the second ATA channel, and a way to stop at a breakpoint.
 """
 
-from collections.abc import Mapping
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["PARALLEL", "PAYLOAD", "SERIAL", "Dialogue", "Emulator", "Hardware", "Launch", "Start"]
+from kvmtest.errors import EnvironmentUnfit
+
+__all__ = [
+    "PARALLEL",
+    "PAYLOAD",
+    "SERIAL",
+    "Dialogue",
+    "Emulator",
+    "Hardware",
+    "Installed",
+    "Launch",
+    "Start",
+    "inherited",
+    "installed",
+    "text_of",
+]
 
 #: What is in the folder that a machine runs in: two FIFOs, and the image of the payload drive.
 SERIAL, PARALLEL, PAYLOAD = "serial", "parallel", "payload"
@@ -141,3 +160,61 @@ class Emulator(Protocol):
 
     def complaint(self, folder: Path) -> str:
         """Return why it ended, as it said in a machine's folder, or nothing."""
+
+
+class Installed(NamedTuple):
+    """An emulator's program, its version, and all that it says of itself."""
+
+    program: Path
+    version: str
+    banner: str
+
+
+def installed(
+    name: str,
+    role: str,
+    programs: Iterable[str],
+    files: Iterable[Path],
+    packages: Iterable[str],
+    ask: str,
+    says: str,
+) -> Installed:
+    """Find the first of ``programs``, which must have ``files`` and be what it is taken for.
+
+    Asked by the option ``ask`` it ``says`` its version, in the pattern's only group. Raises
+    EnvironmentUnfit with what to install.
+    """
+    install = f"apt-get install --no-install-recommends {' '.join(dict.fromkeys(packages))}"
+    found = next(filter(None, map(shutil.which, programs)), None)
+    if found is None:
+        raise EnvironmentUnfit(f"{role}, {name}, is not installed; {install}")
+    for file in files:
+        if not file.exists():
+            raise EnvironmentUnfit(f"{file}, which {name} needs, is missing; {install}")
+    path = Path(found).resolve()
+    done = subprocess.run(
+        [path, ask],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    banner = done.stdout + done.stderr
+    version = re.search(says, banner)
+    if version is None:
+        raise EnvironmentUnfit(f"{path} does not say that it is {name}; {install}")
+    return Installed(path, version[1], banner)
+
+
+def inherited() -> dict[str, str]:
+    """Return what an emulator gets of this process's environment."""
+    return {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+
+
+def text_of(path: Path) -> str:
+    """Return what an emulator wrote to a file, or nothing where there is none."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

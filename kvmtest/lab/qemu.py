@@ -8,11 +8,8 @@ QEMU 7.2, as it emulates CPUs itself (TCG).
 
 import hashlib
 import json
-import os
-import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +18,17 @@ from typing import Any
 from kvmtest.errors import EnvironmentUnfit, UsageError
 
 from .digest import of_parts
-from .emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Launch, Start
+from .emulator import (
+    PARALLEL,
+    PAYLOAD,
+    SERIAL,
+    Hardware,
+    Launch,
+    Start,
+    inherited,
+    installed,
+    text_of,
+)
 
 __all__ = ["CPU_MODEL", "PACKAGES", "PC", "Q35", "Board", "Monitor", "Qemu", "arguments"]
 
@@ -109,31 +116,18 @@ class Qemu:
 
         Raises EnvironmentUnfit with what to install.
         """
-        program = shutil.which(_PROGRAM)
-        packages = dict.fromkeys([*PACKAGES, board.package])
-        install = f"apt-get install --no-install-recommends {' '.join(packages)}"
-        if program is None:
-            raise EnvironmentUnfit(
-                f"the emulator of the lab's AMD machine, QEMU, is not installed; {install}"
-            )
-        for file in board.firmware:
-            if not file.exists():
-                raise EnvironmentUnfit(f"{file}, which QEMU needs, is missing; {install}")
-        path = Path(program).resolve()
-        banner = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        ).stdout
-        version = re.search(r"QEMU emulator version (\S+)", banner)
-        if version is None:
-            raise EnvironmentUnfit(f"{path} does not say that it is QEMU; {install}")
+        path, version, banner = installed(
+            "QEMU",
+            "the emulator of the lab's AMD machine",
+            (_PROGRAM,),
+            board.firmware,
+            (*PACKAGES, board.package),
+            "--version",
+            r"QEMU emulator version (\S+)",
+        )
         files = (path, *board.firmware)
         digests = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
-        return cls(path, version[1], of_parts(banner, *digests), board)
+        return cls(path, version, of_parts(banner, *digests), board)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -186,8 +180,7 @@ class Qemu:
             line = (start.boot / _COMMAND_LINE).read_text()
             command += ["-kernel", str(start.boot / _KERNEL)]
             command += ["-initrd", str(start.boot / _INITRAMFS), "-append", line]
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
-        return Launch(command, kept, Monitor(start))
+        return Launch(command, inherited(), Monitor(start))
 
     def is_saved(self, state: Path) -> bool:
         """Tell whether a machine was saved to that folder."""
@@ -199,10 +192,7 @@ class Qemu:
 
     def complaint(self, folder: Path) -> str:
         """Return the last line that it printed and that is no warning."""
-        try:
-            lines = (folder / "stderr").read_text(errors="replace").splitlines()
-        except OSError:
-            return ""
+        lines = text_of(folder / "stderr").splitlines()
         return ([line for line in lines if line.strip() and "warning:" not in line] or [""])[-1]
 
 
