@@ -9,7 +9,6 @@ them, and each window's arm is told from the time of these writes. kvmtest.judge
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kvmtest._native import lib
 from kvmtest.guests import Guest
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.toggler import Toggler
@@ -19,7 +18,7 @@ from kvmtest.judge.samples import Arm, Samples, Toggle
 
 from .context import Context
 from .leak_counters import GuestCounters
-from .leak_windows import Crew, arm_under, experiment, record, with_host_counters
+from .leak_windows import Crew, arm_under, experiment, record, set_knob, with_host_counters
 from .vmx_scene import Observations, Scene
 
 __all__ = ["guest_pmu", "host_events", "interleaved", "l2_events"]
@@ -126,9 +125,8 @@ def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:
 
 
 def _set_knob(scene: Scene, value: int, samples: Samples) -> Observations:
-    began = lib.clock_tsc()
-    yield from scene.set_knob(value)
-    yield from _toggles([Toggle(value, began, lib.clock_tsc())], samples)
+    toggle = yield from set_knob(scene, value)
+    yield from _toggles([toggle], samples)
 
 
 def _toggles(toggles: Iterable[Toggle], samples: Samples) -> Observations:

@@ -28,7 +28,7 @@ from kvmtest.missing import Missing
 
 from .context import Context
 from .leak_counters import Counters, HostCounters
-from .leak_windows import Crew, Disturbed, Watcher, experiment
+from .leak_windows import Crew, Disturbed, Watcher, experiment, set_knob
 from .preconditions import answer, witness_lacks
 from .vmx_scene import Observations, Scene
 
@@ -143,10 +143,9 @@ class Walkers(NamedTuple):
     walk: Walk
 
     def set_knob(self, value: int) -> Observations:
-        """Write the knob for certain; no vCPU enters before what comes next."""
-        began = lib.clock_tsc()
-        yield from self.scene.set_knob(value)
-        self.walk.toggles.append(Toggle(value, began, lib.clock_tsc()))
+        """Write the knob for certain, and keep when."""
+        toggle = yield from set_knob(self.scene, value)
+        self.walk.toggles.append(toggle)
 
     def take(self, knob: int, count: int) -> None:
         """Take windows with SMIs, and one without."""

@@ -44,6 +44,7 @@ __all__ = [
     "arm_under",
     "experiment",
     "record",
+    "set_knob",
     "with_host_counters",
 ]
 
@@ -415,6 +416,13 @@ def _hired(
 
         crew.hire(guest, cpu, watcher)
     return crew
+
+
+def set_knob(scene: Scene, value: int) -> Generator[Reading | Absence, None, Toggle]:
+    """Write the knob for certain, and return when; no vCPU enters before what comes next."""
+    began = lib.clock_tsc()
+    yield from scene.set_knob(value)
+    return Toggle(value, began, lib.clock_tsc())
 
 
 def record(taken: Iterable[Taken], samples: Samples) -> Observations:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import ceil
 
 from .arms import Arms, ran, smis_of
-from .excess import COUNTED, WINDOWS, Excess, View, more_smis, views
+from .excess import COUNTED, WINDOWS, View, more_smis, views
 from .readings import Reading, Role, Scalar, claim, control, measure
 from .samples import WITNESS, Samples, Window
 from .states import REFERENCE, Group, groups, held
@@ -131,7 +131,8 @@ def _held_against(name: str, shown: Mapping[Group, View], must_decide: bool) -> 
     counts = _counts(name, views[0])
     clear = [view.control for view in views if view.leaks]
     if not clear:
-        means = ", ".join(f"{each.mean:.4g}" for each in (views[0].control, *_excesses(shown)))
+        excesses = [views[0].control, *(view.treatment for view in views)]
+        means = ", ".join(f"{each.mean:.4g}" for each in excesses)
         where = ", ".join(str(group) for group in (REFERENCE, *shown))
         return [counts, _figure(f"{name} per SMI {where}", means)]
     noise = f"{clear[0]} per SMI, noise up to {clear[0].floor:.4g}"
@@ -158,10 +159,6 @@ def _held_against(name: str, shown: Mapping[Group, View], must_decide: bool) -> 
         else:
             concluded.append(_figure(f"it is sure whether {what}", False, **raw))
     return concluded
-
-
-def _excesses(shown: Mapping[Group, View]) -> list[Excess]:
-    return [view.treatment for view in shown.values()]
 
 
 def _wanted(view: View, group: Group) -> str:

@@ -23,9 +23,8 @@ from .modules import Module
 
 __all__ = ["Lab"]
 
-# Seconds that the steps may take; a loaded host is several times slower than an idle one.
-_BOOT_SECONDS = 600.0
-_WARM_SECONDS = 600.0
+# Seconds that either step may take; a loaded host is several times slower than an idle one.
+_STEP_SECONDS = 600.0
 
 Tell = Callable[[str], None]
 
@@ -106,7 +105,7 @@ class Lab:
 
         def make(folder: Path) -> None:
             self.tell("booting it, once")
-            self._machine(None, {}, save=folder).run(_BOOT_SECONDS, "booted")
+            self._machine(None, {}, save=folder).run(_STEP_SECONDS, "booted")
 
         name = of_parts(self.image_digest, self.emulator.machine_digest(self.hardware))
         return self.cache.entry("booted", name, make)
@@ -117,7 +116,7 @@ class Lab:
         def make(folder: Path) -> None:
             state = self.booted()
             self.tell("starting kvmtest in it, once")
-            self._machine(state, self.package, save=folder).run(_WARM_SECONDS, "ready")
+            self._machine(state, self.package, save=folder).run(_STEP_SECONDS, "ready")
 
         name = of_parts(
             self.image_digest, self.emulator.machine_digest(self.hardware),
