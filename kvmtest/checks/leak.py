@@ -115,9 +115,11 @@ def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:
     smis = dict.fromkeys(Arm, 0)
     for at, (window, gaps) in enumerate(taken):
         if window.arm is not Arm.QUIET:
-            window = replace(window, arm=arm_under(samples.toggles, window))
-            taken[at] = window, gaps
-        smis[window.arm] += window.smis
+            state = arm_under(samples.toggles, window)
+            smis[state] += window.smis
+            # A control begins settled; here it is mostly the first entry after its toggle.
+            arm = Arm.MIXED if state is Arm.CONTROL else state
+            taken[at] = replace(window, arm=arm), gaps
     yield from record(taken, samples)
     what = f"SMIs beside {len(toggles)} toggles, with the knob off, on, being written"
     counts = ", ".join(str(smis[arm]) for arm in (Arm.CONTROL, Arm.TREATMENT, Arm.MIXED))

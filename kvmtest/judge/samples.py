@@ -27,7 +27,7 @@ class Arm(StrEnum):
     QUIET = "quiet"  # no SMIs are raised
     CONTROL = "control"  # SMIs, and the knob off: they must be counted
     TREATMENT = "treatment"  # SMIs, and the knob on: they must not be counted
-    MIXED = "mixed"  # SMIs, and a toggle among them: of no arm
+    MIXED = "mixed"  # SMIs, and a toggle among them or just before: of no arm
 
 
 @dataclass(frozen=True, slots=True)

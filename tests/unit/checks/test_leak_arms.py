@@ -1,5 +1,6 @@
 """The leak experiment takes its windows in turns, then beside a toggler, and records it all."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,11 +108,40 @@ def test_every_window_gap_and_toggle_is_recorded_under_the_knobs_state(scene: Sc
     times = [tsc for toggle in samples.toggles for tsc in (toggle.began, toggle.ended)]
     assert times == sorted(times)
     assert len(samples.toggles) >= interleaved + 1 + 3
-    for window in samples.windows:
+    taken, beside = samples.windows[: 2 * interleaved], samples.windows[2 * interleaved :]
+    for window in taken:
+        assert window.arm in (Arm.QUIET, arm_under(samples.toggles, window)), window
+    for window in beside:
         state = arm_under(samples.toggles, window)
-        assert window.arm in (Arm.QUIET, state), window
-    beside = samples.windows[2 * interleaved :]
-    assert {w.arm for w in beside} >= {Arm.QUIET, Arm.CONTROL, Arm.TREATMENT}
+        of_no_arm = Arm.MIXED if state is Arm.CONTROL else state
+        assert window.arm in (Arm.QUIET, of_no_arm), window
+    assert {w.arm for w in beside} >= {Arm.QUIET, Arm.TREATMENT, Arm.MIXED}
+
+
+def test_a_first_entry_with_the_old_bit_does_not_blur_the_control(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KVM that loads the bit after the entry: each window counts as the knob was before it."""
+    take = Crew.take
+    before = [0]
+
+    def take_(self: Crew, arm: Arm) -> list[Taken]:
+        taken = take(self, arm)
+        was_on = before[0]
+        before[0] = int(self.knob.read_text())
+        late = []
+        for window, gaps in taken:
+            counted = 1000 + 11 * window.smis * (not was_on)
+            late.append((dataclasses.replace(window, counted={"a": counted}), gaps))
+        return late
+
+    def settle(self: Crew) -> None:
+        before[0] = int(self.knob.read_text())
+
+    monkeypatch.setattr(Crew, "take", take_)
+    monkeypatch.setattr(Crew, "settle", settle)
+    readings, _ = observe(scene)
+    assert judge(readings).verdict is Verdict.FAIL
 
 
 def test_a_figure_says_how_many_smis_came_beside_the_toggler(scene: Scene) -> None:
@@ -122,7 +152,7 @@ def test_a_figure_says_how_many_smis_came_beside_the_toggler(scene: Scene) -> No
     toggles = len(samples.toggles) - 3 * leak.ROUNDS - 1
     assert figure.what == f"SMIs beside {toggles} toggles, with the knob off, on, being written"
     told = ", ".join(
-        str(sum(window.smis for window in beside if window.arm is arm))
+        str(sum(w.smis for w in beside if w.smis and arm_under(samples.toggles, w) is arm))
         for arm in (Arm.CONTROL, Arm.TREATMENT, Arm.MIXED)
     )
     assert figure.observed == told
