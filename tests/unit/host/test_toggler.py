@@ -105,10 +105,9 @@ def test_intervals_are_random_within_their_bounds_and_the_same_for_a_seed(knob: 
     # A write may come late, and the next one after it in time.
     assert 0.002 * 19 * 0.99 < sum(one) < 0.006 * 19 + 0.05
     assert max(one) - min(one) > 0.002
-    alike = [abs(a - b) < 0.0005 for a, b in zip(one, again, strict=True)]
-    unlike = [abs(a - b) > 0.0005 for a, b in zip(one, other, strict=True)]
-    assert sum(alike) > 12
-    assert sum(unlike) > 8
+    same = sum(abs(a - b) < 0.0005 for a, b in zip(one, again, strict=True))
+    by_chance = sum(abs(a - b) < 0.0005 for a, b in zip(one, other, strict=True))
+    assert same > by_chance + 4, "also on a machine that is late at every third write"
     assert max(intervals(1, interval=0.0)) > 0.001
 
 
