@@ -27,8 +27,11 @@ __all__ = ["guest_pmu", "host_events", "interleaved", "l2_events"]
 ROUNDS = 8
 ORDER = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
 KNOB = {Arm.QUIET: 0, Arm.CONTROL: 0, Arm.TREATMENT: 1}
+#: Their length in others', alone and where windows beside a toggler come after: by fewer than a
+#: hundred SMIs in all, and enough in six windows of each arm, should others not show all of theirs.
+LENGTH, WITH_TOGGLER = 1.5, 1.125
 #: Beside the toggler: quiet windows tell what its VM-exits cost; others are sorted afterwards.
-TOGGLED = (Arm.QUIET, Arm.MIXED, Arm.MIXED) * 4
+TOGGLED = (Arm.QUIET, Arm.MIXED, Arm.MIXED) * 3
 #: Times from one toggle to the next, in windows: most have one in them, and SMIs before and after.
 SHORTEST, LONGEST = 0.8, 2.0
 #: Writes that there is room for; then the toggler is at its end.
@@ -72,7 +75,7 @@ class L2:
 
 def _arms(scene: Scene, crew: Crew) -> Observations:
     samples = Samples()
-    yield from _rounds(scene, crew, samples)
+    yield from _rounds(scene, crew, samples, WITH_TOGGLER)
     yield from _toggled(scene, crew, samples)
     yield from conclude(samples)
 
@@ -80,11 +83,11 @@ def _arms(scene: Scene, crew: Crew) -> Observations:
 def interleaved(scene: Scene, crew: Crew) -> Observations:
     """Take windows of all arms in turn, without a toggler, and judge them."""
     samples = Samples()
-    yield from _rounds(scene, crew, samples)
+    yield from _rounds(scene, crew, samples, LENGTH)
     yield from conclude(samples)
 
 
-def _rounds(scene: Scene, crew: Crew, samples: Samples) -> Observations:
+def _rounds(scene: Scene, crew: Crew, samples: Samples, length: float) -> Observations:
     """Take the windows of all arms in turn, and record them.
 
     A treatment window is the first entry after its toggle. Others are to show what a leak looks
@@ -97,7 +100,7 @@ def _rounds(scene: Scene, crew: Crew, samples: Samples) -> Observations:
             yield from crew.renew()
             if arm is not Arm.TREATMENT:
                 crew.settle()
-            yield from record(crew.take(arm), samples)
+            yield from record(crew.take(arm, length), samples)
 
 
 def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:

@@ -1,6 +1,7 @@
 """The leak experiment takes its windows in turns, then beside a toggler, and records it all."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from kvmtest.checks.leak_windows import PROOFS, SMIS_PER_WINDOW, Taken, arm_unde
 from kvmtest.errors import KvmtestError
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Reading, Verdict, control, judge
+from kvmtest.judge.arms import SURE
+from kvmtest.judge.excess import LEAK, SUM_UNSURE
 from kvmtest.judge.samples import Arm, Gap, Samples, Window
 from kvmtest.workers import Supervisor
 
@@ -59,7 +62,7 @@ class Crew:
     def settle(self) -> None:
         assert self.knob.read_text() == "0", "a window with the knob on is the first entry"
 
-    def take(self, arm: Arm) -> list[Taken]:
+    def take(self, arm: Arm, length: float = 1.0) -> list[Taken]:
         self.asked.append(arm)
         time.sleep(self.window_s)
         began = int(lib.clock_tsc())
@@ -125,8 +128,8 @@ def test_a_first_entry_with_the_old_bit_does_not_blur_the_control(
     take = Crew.take
     before = [0]
 
-    def take_(self: Crew, arm: Arm) -> list[Taken]:
-        taken = take(self, arm)
+    def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
+        taken = take(self, arm, length)
         was_on = before[0]
         before[0] = int(self.knob.read_text())
         late = []
@@ -169,9 +172,9 @@ def test_windows_beside_the_toggler_decide_it_too(
 ) -> None:
     take, first = Crew.take, 3 * leak.ROUNDS
 
-    def take_(self: Crew, arm: Arm) -> list[Taken]:
+    def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
         self.leaks_when_on = len(self.asked) >= first
-        return take(self, arm)
+        return take(self, arm, length)
 
     monkeypatch.setattr(Crew, "take", take_)
     readings, _ = observe(scene)
@@ -198,4 +201,12 @@ def test_a_knob_that_can_not_be_written_ends_it_with_that_error(scene: Scene) ->
 def test_smis_are_fewer_than_a_hundred_in_all() -> None:
     interleaved = leak.ROUNDS * sum(arm is not Arm.QUIET for arm in leak.ORDER)
     beside = sum(arm is not Arm.QUIET for arm in leak.TOGGLED)
-    assert PROOFS + SMIS_PER_WINDOW * (interleaved + beside) < 100
+    assert PROOFS + SMIS_PER_WINDOW * interleaved * leak.LENGTH < 100
+    assert PROOFS + SMIS_PER_WINDOW * (interleaved * leak.WITH_TOGGLER + beside) < 100
+
+
+@pytest.mark.parametrize("length", [leak.LENGTH, leak.WITH_TOGGLER])
+def test_six_windows_of_an_arm_are_enough_for_a_verdict_at_the_worst_phase(length: float) -> None:
+    least = SURE * math.floor(SMIS_PER_WINDOW * length)
+    exact = 11  # events that an SMI of the lab counts
+    assert SUM_UNSURE / least < LEAK * exact
