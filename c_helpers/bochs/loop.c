@@ -25,6 +25,8 @@
 #define STOP_TRACE 0x80000000u /* in ASYNC_EVENT: begin a new trace */
 #define BY_ADDRESS 0x07        /* in bx_guard: it has breakpoints by address */
 #define BY_COUNT   0x10        /* in bx_guard: it stops at LIMIT, as with CPUs that take turns */
+#define SHORT_TURN 5           /* steps of a CPU where several take turns, as the debugger has it */
+#define TURN       50          /* and here: of five, going from turn to turn takes longer than they do */
 
 /* bxInstruction_c; a pointer to a member function is two words. */
 struct instruction {
@@ -102,16 +104,20 @@ static void begin(void)
 	smi_begin();
 }
 
-static void loop(void *cpu)
+/* The COUNT at which a turn ends. The time goes on by as many steps as the longest of a round of turns had. */
+static uint64_t limit_of(void *cpu)
 {
-	uint64_t limit = AT(uint32_t, emulator.guard, 0) & BY_COUNT ? AT(uint64_t, cpu, LIMIT) : UINT64_MAX;
+	uint64_t count = AT(uint64_t, cpu, COUNT);
+
+	if (!(AT(uint32_t, emulator.guard, 0) & BY_COUNT))
+		return UINT64_MAX;
+	return AT(uint64_t, cpu, LIMIT) == count + SHORT_TURN ? count + TURN : AT(uint64_t, cpu, LIMIT);
+}
+
+static void run(void *cpu, const uint64_t limit)
+{
 	struct counted *one = counted_of(cpu);
 
-	begin();
-	if (is_watched(cpu)) {
-		emulator.loop(cpu);
-		return;
-	}
 	AT(uint8_t, cpu, STOP_REASON) = 0;
 	AT(uint16_t, cpu, STOPS) = 0;
 	if (_setjmp(*emulator.fault)) {
@@ -159,6 +165,35 @@ static void loop(void *cpu)
 		} while (!AT(volatile uint32_t, cpu, ASYNC_EVENT));
 		AT(uint32_t, cpu, ASYNC_EVENT) &= ~STOP_TRACE;
 	}
+}
+
+/*
+ * A round of CPUs that all wait is a tick to the debugger, and would take the emulator longer than what it
+ * stands for. The next of their events is then due at the round's end.
+ */
+static void skip_waiting(bool has_waited)
+{
+	static unsigned waiting; /* turns in a row */
+
+	waiting = has_waited ? waiting + 1 : 0;
+	if (waiting < *emulator.cpus)
+		return;
+	waiting = 0;
+	AT(uint32_t, emulator.system, COUNTDOWN) = 1;
+}
+
+static void loop(void *cpu)
+{
+	uint64_t count = AT(uint64_t, cpu, COUNT);
+
+	begin();
+	if (is_watched(cpu)) {
+		emulator.loop(cpu);
+		return;
+	}
+	run(cpu, limit_of(cpu));
+	if (*emulator.cpus > 1)
+		skip_waiting(AT(uint64_t, cpu, COUNT) == count);
 }
 
 __attribute__((constructor)) static void install(void)
