@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from btf_blob import Blob
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.errors import KvmtestError
@@ -403,13 +403,11 @@ def test_a_function_without_prototype_is_refused() -> None:
 VALID = every_kind().bytes()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_give_an_answer_or_a_btf_error(data: bytes) -> None:
     answers_or_refuses(data)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 40), max_size=60), st.binary())
 def test_any_types_give_an_answer_or_a_btf_error(words: list[int], strings: bytes) -> None:
     blob = Blob()
@@ -420,14 +418,12 @@ def test_any_types_give_an_answer_or_a_btf_error(words: list[int], strings: byte
     answers_or_refuses(blob.bytes())
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(VALID) - 1))
 def test_any_truncation_is_refused(length: int) -> None:
     with pytest.raises(BtfError):
         ask_everything(VALID[:length])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(VALID) * 8 - 1), min_size=1, max_size=4))
 def test_any_flipped_bits_give_an_answer_or_a_btf_error(positions: list[int]) -> None:
     data = bytearray(VALID)

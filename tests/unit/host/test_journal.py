@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.host.journal import (
@@ -121,13 +121,11 @@ def encoded(record: Record) -> bytes:
     return encode(record.header) + b"".join(encode(entry) for entry in record.entries)
 
 
-@settings(deadline=None)
 @given(records())
 def test_a_record_is_read_as_it_was_written(record: Record) -> None:
     assert parse(encoded(record)) == record
 
 
-@settings(deadline=None)
 @given(records())
 def test_every_truncation_yields_a_prefix_of_the_entries(record: Record) -> None:
     data = encoded(record)
@@ -139,13 +137,11 @@ def test_every_truncation_yields_a_prefix_of_the_entries(record: Record) -> None
         assert read.entries == record.entries[: max(0, whole - 1)]
 
 
-@settings(deadline=None)
 @given(records(), st.binary())
 def test_a_torn_end_of_any_bytes_is_ignored(record: Record, torn: bytes) -> None:
     assert parse(encoded(record) + torn) == record
 
 
-@settings(deadline=None)
 @given(records(), st.data())
 def test_a_damaged_byte_is_never_taken_for_an_entry(record: Record, data: st.DataObject) -> None:
     whole = bytearray(encoded(record))
@@ -168,7 +164,6 @@ def complaint(data: bytes) -> str:
     return ""
 
 
-@settings(deadline=None)
 @given(st.binary() | st.lists(st.binary()).map(b"\n".join))
 def test_garbage_raises_nothing_but_a_journal_error(garbage: bytes) -> None:
     assert "\n" not in complaint(garbage)
@@ -190,7 +185,6 @@ shapes = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(headers, st.lists(json_values | shapes, min_size=1, max_size=3))
 def test_sound_lines_of_another_program_raise_nothing_but_a_journal_error(
     header: Header, lines: list[object]

@@ -68,7 +68,7 @@ def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
         assert contents(tmp_path / "in") == {}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_package_that_is_cut_off_or_damaged_is_told_in_one_line(
     tmp_path: Path, data: st.DataObject
