@@ -28,7 +28,8 @@ class Property:
     ``markers`` are the pytest markers it is selected by, ``needs`` what the machine must have
     whichever witness looks, ``witnesses`` who can look, ``source`` where the claim comes from, and
     ``check`` the function that observes it, as "module:function" below kvmtest.checks; "" where
-    this version has none.
+    this version has none. ``vendors`` are further needs where they differ: the machine must meet
+    the first of one of these rows, and then the rest of it.
     """
 
     id: str
@@ -38,6 +39,12 @@ class Property:
     witnesses: tuple[str, ...]
     source: str
     check: str = ""
+    vendors: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """All that it may need, whatever the vendor."""
+        return (*self.needs, *(need for row in self.vendors for need in row))
 
 
 #: pytest markers, and what they select.

@@ -53,7 +53,7 @@ def requirement(text: str) -> Requirement:
 def _asks_for(prop: Property, kind: str) -> set[str]:
     if kind == "witness":
         return set(prop.witnesses)
-    return {*prop.needs, *(need for w in prop.witnesses for need in WITNESSES[w].needs)}
+    return {*prop.asks, *(need for w in prop.witnesses for need in WITNESSES[w].needs)}
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kvmtest.properties import MARKERS, PROPERTIES, WITNESSES
+from kvmtest.properties import MARKERS, PROPERTIES, WITNESSES, Property
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "properties.md"
 
@@ -18,7 +18,7 @@ def document() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {p.id} | {p.claim} | {', '.join(p.witnesses)} | {', '.join(p.needs)} "
+        f"| {p.id} | {p.claim} | {', '.join(p.witnesses)} | {_needs(p)} "
         f"| {', '.join(p.markers)} | {p.source} | {'yes' if p.check else 'not yet'} |"
         for p in PROPERTIES
     ]
@@ -27,6 +27,11 @@ def document() -> str:
     lines += ["", "| marker | selects |", "|---|---|"]
     lines += [f"| {name} | {meaning} |" for name, meaning in MARKERS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _needs(prop: Property) -> str:
+    by_vendor = " or ".join(f"({', '.join(row)})" for row in prop.vendors)
+    return ", ".join([*prop.needs, *([by_vendor] if by_vendor else [])])
 
 
 if __name__ == "__main__":

@@ -247,12 +247,23 @@ def witness_lacks(machine: Machine, witness: str) -> list[Missing]:
     return _missing(machine, WITNESSES[witness].needs)
 
 
+def _vendor_lacks(machine: Machine, prop: Property) -> list[Missing]:
+    """Return what is missing of the property's row for this vendor, or that it has none."""
+    others = []
+    for vendor, *needs in prop.vendors:
+        other = answer(machine, vendor)
+        if other is None:
+            return _missing(machine, needs)
+        others.append(other)
+    return others
+
+
 def lacking(machine: Machine, prop: Property) -> list[Missing]:
     """Return everything that keeps a property from being decided here; empty where it can.
 
     What a witness lacks counts only where no witness can look.
     """
-    missing = _missing(machine, prop.needs)
+    missing = _missing(machine, prop.needs) + _vendor_lacks(machine, prop)
     by_witness = [witness_lacks(machine, witness) for witness in prop.witnesses]
     if all(by_witness):
         missing += [each for answers in by_witness for each in answers]

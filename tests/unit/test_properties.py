@@ -26,7 +26,7 @@ def test_ids_are_dotted_words_as_the_evidence_schema_has_them(prop: Property) ->
 @each_property
 def test_a_row_refers_to_what_exists(prop: Property) -> None:
     assert set(prop.markers) <= set(MARKERS)
-    assert set(prop.needs) <= set(PRECONDITIONS)
+    assert set(prop.asks) <= set(PRECONDITIONS)
     assert set(prop.witnesses) <= set(WITNESSES)
 
 
@@ -40,8 +40,14 @@ def test_a_property_has_a_claim_a_witness_and_a_source(prop: Property) -> None:
 
 @each_property
 def test_words_are_not_said_twice(prop: Property) -> None:
-    for words in (prop.markers, prop.needs, prop.witnesses):
+    for words in (prop.markers, prop.asks, prop.witnesses):
         assert len(set(words)) == len(words)
+
+
+@each_property
+def test_a_row_of_a_vendor_begins_with_its_module_and_the_marker_is_there(prop: Property) -> None:
+    markers = {"kvm-intel": "intel", "kvm-amd": "amd"}
+    assert {markers[vendor] for vendor, *_ in prop.vendors} <= set(prop.markers)
 
 
 @pytest.mark.parametrize("prop", [p for p in PROPERTIES if p.check], ids=lambda p: p.id)
@@ -53,7 +59,7 @@ def test_a_check_is_a_generator_of_the_checks_package(prop: Property) -> None:
 
 
 def test_every_precondition_is_asked_for() -> None:
-    asked = {need for p in PROPERTIES for need in p.needs}
+    asked = {need for p in PROPERTIES for need in p.asks}
     asked |= {need for w in WITNESSES.values() for need in w.needs}
     assert asked == set(PRECONDITIONS)
 

@@ -130,14 +130,20 @@ def test_a_stand_in_tree_has_no_dev_kvm_whatever_is_in_it(tmp_path: Path) -> Non
     assert missing == Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
 
 
-def test_amd_is_told_from_intel(tmp_path: Path) -> None:
-    tree = intel_host(tmp_path)
-    missing = PRECONDITIONS["kvm-amd"](Machine(tree))
-    assert missing == Missing("KVM here is kvm_intel, not kvm_amd", "run on an AMD host")
+def amd_host(root: Path) -> Tree:
+    """A stand-in Intel host whose CPU and KVM module are AMD's."""
+    tree = intel_host(root)
     tree.path("/sys/module/kvm_intel").rename(tree.path("/sys/module/kvm_amd"))
     cpuinfo = tree.path("/proc/cpuinfo")
     text = cpuinfo.read_text().replace("GenuineIntel", "AuthenticAMD").replace("vmx", "svm")
     cpuinfo.write_text(text)
+    return tree
+
+
+def test_amd_is_told_from_intel(tmp_path: Path) -> None:
+    missing = PRECONDITIONS["kvm-amd"](Machine(intel_host(tmp_path / "intel")))
+    assert missing == Missing("KVM here is kvm_intel, not kvm_amd", "run on an AMD host")
+    tree = amd_host(tmp_path / "amd")
     assert PRECONDITIONS["kvm-amd"](Machine(tree)) is None
     assert PRECONDITIONS["kvm-intel"](Machine(tree)) is not None
 
@@ -223,6 +229,32 @@ def test_a_property_lacks_everything_that_is_missing_and_each_once(tmp_path: Pat
         assert len(set(missing)) == len(missing)
         for need in prop.needs:
             assert PRECONDITIONS[need](machine) in (*missing, None)
+
+
+BY_VENDOR = Property(
+    "any.x", "c", (), (), ("klog",), "s", "host:knob_effective",
+    (("kvm-intel", "knob"), ("kvm-amd", "kprobes", "run-flags")),
+)  # fmt: skip
+
+
+def test_only_the_needs_of_this_vendor_s_kvm_count(tmp_path: Path) -> None:
+    assert lacking(Machine(intel_host(tmp_path / "intel")), BY_VENDOR) == []
+    without_knob = intel_host(tmp_path / "without")
+    remove(KNOB)(without_knob)
+    (missing,) = lacking(Machine(without_knob), BY_VENDOR)
+    assert "freeze_on_smi" in missing.what
+    amd = Machine(amd_host(tmp_path / "amd"))
+    expected = [PRECONDITIONS[need](amd) for need in ("kprobes", "run-flags")]
+    assert lacking(amd, BY_VENDOR) == expected
+    assert None not in expected
+
+
+def test_a_kvm_of_no_vendor_in_the_table_is_told_by_its_name(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    tree.path("/sys/module/kvm_intel").rename(tree.path("/sys/module/kvm_pvm"))
+    missing = lacking(Machine(tree), BY_VENDOR)
+    assert [each.remedy for each in missing] == ["run on an Intel host", "run on an AMD host"]
+    assert all("KVM here is kvm_pvm" in each.what for each in missing)
 
 
 def test_one_witness_that_can_look_is_enough(tmp_path: Path) -> None:
