@@ -26,7 +26,7 @@ DECIDED = {
     "svm.flag-never",
     "svm.guest.debugctl",
     "svm.guest.smm",
-    "svm.soak",
+    "any.soak",
     "any.no-warnings",
 }
 BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")

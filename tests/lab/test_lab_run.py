@@ -31,6 +31,7 @@ DECIDED = {
     "vmx.guest.write-keeps-host-bit",
     "vmx.guest.rtm-debug",
     "nvmx.entry.vmfail-reload",
+    "any.soak",
     "any.no-warnings",
 }
 LOST_UPDATE = "vmx.entry.after-emulation"
@@ -115,6 +116,7 @@ def test_a_reverted_fix_fails_the_entry_properties(lab: Lab, kernel: LabKernel) 
     found = verdicts(evidence)
     entries = ("fresh", "toggled", "toggled-back", "after-emulation")
     assert {found[f"vmx.entry.{name}"] for name in entries} == {Verdict.FAIL}
+    assert found["any.soak"] is Verdict.FAIL
     assert found["kernel.fix-present"] is Verdict.FAIL
     if lab.emulator.details.get("pmu"):
         assert {found[name] for name in LEAKS} == {Verdict.FAIL}

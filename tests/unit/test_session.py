@@ -187,6 +187,8 @@ def test_a_requirement_names_a_property_a_witness_or_a_feature() -> None:
     assert requirement("any.soak").properties == {"any.soak"}
     assert requirement("witness:btf").properties == {"kernel.fix-present"}
     assert requirement("feature:cpu-hotplug").properties == {"host.hotplug"}
+    # Needed of one vendor's KVM.
+    assert "any.soak" in requirement("feature:kvm-amd").properties
     # Needed by the witness vmcs, and not by the rows themselves.
     by_witness = {p.id for p in PROPERTIES if "vmcs" in p.witnesses}
     assert requirement("feature:vmcs-dump").properties == by_witness

@@ -1,4 +1,4 @@
-"""A crowd of guests on this machine's KVM: what svm.soak does to them, and what it counts."""
+"""A crowd of guests on this machine's KVM: what any.soak does to them, and what it counts."""
 
 import os
 import random
@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from kvmtest.checks.svm_soak import MOST, Crowd
+from kvmtest.checks.soak import SVM, VMX, Crowd, Extent
 from kvmtest.checks.vmx_scene import Scene
 from kvmtest.guests import Guest, guest_memory, long_guest, mailbox
 from kvmtest.kvm import System, Vcpu
@@ -42,17 +42,20 @@ def host(system: System) -> Host:
     return Host(system)
 
 
-def crowd_of(host: Host, seed: int) -> Crowd:
-    return Crowd(cast(Scene, host), random.Random(seed), sorted(os.sched_getaffinity(0)))
+def crowd_of(host: Host, seed: int, extent: Extent = SVM) -> Crowd:
+    return Crowd(cast(Scene, host), random.Random(seed), sorted(os.sched_getaffinity(0)), extent)
 
 
+@pytest.mark.parametrize("extent", [VMX, SVM], ids=["vmx", "svm"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_crowd_counts_its_own_thread_s_entries_and_lives(host: Host, seed: int) -> None:
-    crowd = crowd_of(host, seed)
+def test_a_crowd_counts_its_own_thread_s_entries_and_lives(
+    host: Host, seed: int, extent: Extent
+) -> None:
+    crowd = crowd_of(host, seed, extent)
     try:
         for _ in range(25):
             crowd.step()
-            assert 1 <= len(crowd.guests) <= MOST
+            assert 1 <= len(crowd.guests) <= extent.most
         assert crowd.answering() == len(crowd.guests)
         entered = sum(vcpu.entries for vcpu in host.vcpus)
         assert 0 < crowd.entries <= entered
@@ -62,6 +65,24 @@ def test_a_crowd_counts_its_own_thread_s_entries_and_lives(host: Host, seed: int
         crowd.close()
     assert sum(crowd.done.values()) == 25
     assert {"make", "run"} <= set(crowd.done)
+    assert crowd.done.get("spin", 0) <= extent.spins
+
+
+def test_what_a_guest_has_seen_is_the_host_s_bit_when_it_last_entered(host: Host) -> None:
+    crowd, flips = crowd_of(host, 1), random.Random(2)
+    last: dict[Guest, tuple[int, int]] = {}
+    try:
+        for _ in range(25):
+            crowd.bit = flips.randrange(2)
+            crowd.step()
+            for guest, _ in crowd.guests:
+                entries, seen = last.get(guest, (0, 0))
+                entered = guest.vcpu.entries > entries
+                last[guest] = (guest.vcpu.entries, crowd.bit if entered else seen)
+            there = [guest for guest, _ in crowd.guests]
+            assert crowd.seen == {guest: last[guest][1] for guest in there}
+    finally:
+        crowd.close()
 
 
 def test_each_entry_of_a_guest_that_does_not_spin_is_counted(host: Host) -> None:

@@ -1,0 +1,210 @@
+"""A soak
+======
+
+any.soak: many vCPUs, made and ended, moved between CPUs, stopped and started at random, two of
+them at once. On Intel the knob is toggled in between, and at rest each vCPU's VMCS has the host's
+bit; on AMD, where the host owns none, no entry is told to load one.
+"""
+
+import os
+import random
+import secrets
+from collections.abc import Generator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from kvmtest.guests import Guest, Spinning, mailbox
+from kvmtest.host.kvm_module import KvmModule
+from kvmtest.judge import Absence, Reading, control, measure
+from kvmtest.missing import Missing
+
+from .context import Context
+from .svm_entry import look_at, places
+from .vmx_scene import Observations, Scene, only_on
+
+__all__ = ["Crowd", "soak"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How many steps there are, of them spins at most, guests at most, and exits in one step."""
+
+    steps: int
+    spins: int
+    most: int
+    exits: int
+
+
+# In the lab's Intel machine a dump takes 30 ms and a new guest 20; one that spins waits for ticks.
+VMX = Extent(steps=25, spins=2, most=4, exits=2)
+SVM = Extent(steps=40, spins=40, most=6, exits=20)
+#: The share of the steps on Intel that are toggles.
+TOGGLES = 1 / 3
+
+
+@dataclass
+class Crowd:
+    """The guests, each with what ends it, and what they did.
+
+    ``bit`` is the host's, which changes between steps, and ``seen`` what it was when a guest last
+    entered. ``entries`` are KVM_RUNs of this thread.
+    """
+
+    scene: Scene
+    choose: random.Random
+    cpus: list[int]
+    extent: Extent
+    bit: int = 0
+    guests: list[tuple[Guest, ExitStack]] = field(default_factory=list)
+    seen: dict[Guest, int] = field(default_factory=dict)
+    entries: int = 0
+    done: dict[str, int] = field(default_factory=dict)
+
+    def step(self) -> None:
+        """Do one thing at random; raises what goes wrong with a guest."""
+        there, spins = len(self.guests), self.done.get("spin", 0)
+        able = ["run"] * 4 + ["spin"] * (spins < self.extent.spins)
+        able += ["make"] * (there < self.extent.most) + ["end"] * (there > 2)
+        name = self.choose.choice(able) if there > 1 else "make"
+        {"run": self._run, "spin": self._spin, "make": self.make, "end": self._end}[name]()
+        self.count(name)
+
+    def count(self, name: str) -> None:
+        """Count one thing that was done."""
+        self.done[name] = self.done.get(name, 0) + 1
+
+    def make(self) -> None:
+        """Make a guest, and run it on some CPU."""
+        with ExitStack() as stack:
+            guest = stack.enter_context(self.scene.guest())
+            self._enter(guest, self.choose.choice(self.cpus))
+            self.guests.append((guest, stack.pop_all()))
+
+    def _end(self) -> None:
+        guest, stack = self.guests.pop(self.choose.randrange(len(self.guests)))
+        del self.seen[guest]
+        stack.close()
+
+    def _run(self) -> None:
+        guest, _ = self.choose.choice(self.guests)
+        self._enter(guest, self.choose.choice(self.cpus))
+
+    def _enter(self, guest: Guest, cpu: int) -> None:
+        before = guest.vcpu.entries
+        with only_on(cpu):
+            self.scene.run(guest)
+            guest.ring(self.extent.exits)
+        self.entries += guest.vcpu.entries - before
+        self.seen[guest] = self.bit
+
+    def _spin(self) -> None:
+        """Have a guest spin on one CPU while another runs on the next, and stop it meanwhile.
+
+        This thread has a CPU of its own where there are two: two spinning guests would leave none.
+        """
+        (spinner, _), (other, _) = self.choose.sample(self.guests, 2)
+        several = len(self.cpus) > 1
+        there, here = self.choose.sample(self.cpus, 2) if several else self.cpus * 2
+        with only_on(here), Spinning(spinner, there) as spinning:
+            self._enter(other, here)
+        spinning.release()
+        self.seen[spinner] = self.bit
+
+    def answering(self) -> int:
+        """Return how many guests still execute commands; their last entries are counted."""
+        answers = 0
+        for guest, _ in self.guests:
+            before = guest.vcpu.entries
+            (result,) = guest.execute(mailbox.nop())
+            answers += result.fault is None
+            self.entries += guest.vcpu.entries - before
+        return answers
+
+    def close(self) -> None:
+        """End all guests."""
+        for _, stack in self.guests:
+            stack.close()
+
+
+def soak(context: Context) -> Observations:
+    """Do random things to guests, and look at them in the way that fits this vendor's KVM."""
+    module = context.machine.kvm_module
+    is_svm = isinstance(module, KvmModule) and module.name == "kvm_amd"
+    yield from (_svm if is_svm else _vmx)(context)
+
+
+def _vmx(context: Context) -> Observations:
+    """Toggle the knob between steps; then look at each vCPU's next entry, with both values."""
+    with Scene(context, "vmcs", "runflags") as scene, ExitStack() as stack:
+        yield from scene.begin()
+        if not scene.speakers:
+            return
+        crowd = yield from _crowd(scene, stack, VMX)
+        # A bit that stays behind in a VMCS can be told from one that never came.
+        crowd.bit = 1
+        yield from scene.set_knob(crowd.bit)
+        for _ in range(VMX.steps):
+            if crowd.choose.random() < TOGGLES:
+                yield from _toggle(scene, crowd)
+            else:
+                crowd.step()
+        scene.collect(crowd.entries)
+        # First as the steps left them: a toggle could mend what one before it has lost.
+        yield from _at_rest(scene, crowd)
+        yield from _toggle(scene, crowd)
+        yield from _at_rest(scene, crowd)
+        yield from _done(scene, crowd)
+        yield from scene.end(crowd.guests[0][0])
+
+
+def _toggle(scene: Scene, crowd: Crowd) -> Observations:
+    crowd.bit = 1 - crowd.bit
+    crowd.count("toggle")
+    yield from scene.set_knob(crowd.bit)
+
+
+def _at_rest(scene: Scene, crowd: Crowd) -> Observations:
+    """Look at the next entry of each guest, on some CPU."""
+    for number, (guest, _) in enumerate(crowd.guests, 1):
+        state = f"of guest {number} at rest with freeze_on_smi={crowd.bit}"
+        flagged = 1 if crowd.seen[guest] != crowd.bit else None
+        with only_on(crowd.choose.choice(crowd.cpus)):
+            yield from scene.look(guest, state, crowd.bit, flagged=flagged)
+        crowd.seen[guest] = crowd.bit
+
+
+def _svm(context: Context) -> Observations:
+    """Look at the entries that this thread made: none is told to load a bit, and KVM owns none."""
+    fetch = places(context.machine)
+    if isinstance(fetch, Missing):
+        yield Absence("runflags", fetch)
+        return
+    with Scene(context, "runflags", fetch=fetch) as scene, ExitStack() as stack:
+        yield from scene.begin()
+        if scene.probe is None:
+            return
+        crowd = yield from _crowd(scene, stack, SVM)
+        for _ in range(SVM.steps):
+            crowd.step()
+        yield from _done(scene, crowd)
+        yield from look_at(scene, crowd.entries, f"while {SVM.steps} random steps were done")
+        yield from scene.end(crowd.guests[0][0])
+
+
+def _crowd(scene: Scene, stack: ExitStack, extent: Extent) -> Generator[Reading, None, Crowd]:
+    """Give a crowd without guests, that ``stack`` ends, and tell its seed before all else."""
+    seed = secrets.randbits(32)
+    yield measure(scene.speakers[0], "the seed of what was done", seed)
+    crowd = Crowd(scene, random.Random(seed), sorted(os.sched_getaffinity(0)), extent)
+    stack.callback(crowd.close)
+    return crowd
+
+
+def _done(scene: Scene, crowd: Crowd) -> Observations:
+    """Show that all guests are still there, and tell what was done."""
+    there, answers = len(crowd.guests), crowd.answering()
+    what = f"guests that execute commands after {crowd.extent.steps} steps, of {there}"
+    for witness in scene.speakers:
+        yield control(witness, what, answers, there, "look at the kernel log")
+    did = ", ".join(f"{name} {count}" for name, count in sorted(crowd.done.items()))
+    yield measure(scene.speakers[0], "what was done how often", did)
