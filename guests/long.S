@@ -48,10 +48,12 @@ next:
 ok:
 	movl	$MAILBOX_OK, RESULT_OFF_STATUS(%r12)
 advance:
-	incl	MAILBOX_OFF_DONE(%r15)
 	add	$COMMAND_SIZE, %r13
 	add	$RESULT_SIZE, %r12
 	dec	%r14d
+	/* Last: whoever sees it may stop the guest at once, and go on at ok for the command that is next. */
+	incl	MAILBOX_OFF_DONE(%r15)
+	test	%r14d, %r14d
 	jnz	next
 	jmp	done
 

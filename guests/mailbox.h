@@ -40,13 +40,13 @@
  * next, for a list of exactly one MAILBOX_LOOP of count n: MAILBOX_LOOP_OVERHEAD + 2 n. The OUT is
  * not among them: it exits before it retires.
  */
-#define MAILBOX_LOOP_OVERHEAD 37
+#define MAILBOX_LOOP_OVERHEAD 38
 
 /*
  * The same for a list of exactly one MAILBOX_WATCH: the overhead, and so many for each poll and for each
  * gap that is logged.
  */
-#define MAILBOX_WATCH_OVERHEAD 51
+#define MAILBOX_WATCH_OVERHEAD 52
 #define MAILBOX_WATCH_POLL     16
 #define MAILBOX_WATCH_GAP      7
 

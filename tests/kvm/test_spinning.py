@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
+from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, Spinning, mailbox
-from kvmtest.kvm import Stopped
+from kvmtest.kvm import DebugExit, Stopped
 
 
 def cpu() -> int:
@@ -69,3 +70,21 @@ def test_a_cpu_that_is_not_there_is_told(guest: Guest) -> None:
     with pytest.raises(KvmtestError, match="can't run on CPU 8191"), Spinning(guest, 8191):
         pass
     assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("later", range(4))
+def test_a_guest_is_released_wherever_it_is_stopped_once_it_has_begun(
+    guest: Guest, later: int
+) -> None:
+    guest.vcpu.complete()
+    mailbox.write_commands(guest.mailbox, [mailbox.nop(), mailbox.spin()])
+    guest.vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+    while not guest.mailbox.done:
+        assert isinstance(guest.vcpu.run(), DebugExit)
+    for _ in range(later):
+        assert isinstance(guest.vcpu.run(), DebugExit)
+    guest.vcpu.set_guest_debug(0)
+    Spinning(guest, cpu()).release()
+    assert guest.mailbox.done == 2
+    (result,) = guest.execute(mailbox.rdmsr(0x10))
+    assert result.value
