@@ -81,7 +81,7 @@ class Machine:
     @cached_property
     def msr(self) -> msr.MsrAccess | Missing:
         """Access to the host's MSRs."""
-        return msr.access(self.tree)
+        return msr.access(self.tree, cpu=self.cpu)
 
     @cached_property
     def lockdown(self) -> str | Missing:

@@ -111,9 +111,15 @@ class MsrAccess:
             raise MsrError("write", cpu, index, errno.EIO)
 
 
-def access(tree: Tree, index: int = IA32_DEBUGCTL) -> MsrAccess | Missing:
-    """Return access to the MSRs if ``index`` can be read on every online CPU, or say why not."""
-    cpu = Cpu.of(tree)
+def access(
+    tree: Tree, index: int = IA32_DEBUGCTL, cpu: Cpu | Missing | None = None
+) -> MsrAccess | Missing:
+    """Return access to the MSRs if ``index`` can be read on every online CPU, or say why not.
+
+    Pass ``cpu`` where it is already known.
+    """
+    if cpu is None:
+        cpu = Cpu.of(tree)
     if isinstance(cpu, Missing):
         return cpu
     if not any(tree.exists(_device(number)) for number in cpu.online):

@@ -111,7 +111,7 @@ class PerfSmiCount:
 
 def counts(machine: Machine) -> SmiCount | Missing:
     """Return a count that works on every online CPU, or why there is none."""
-    msrs = msr.access(machine.tree, MSR_SMI_COUNT)
+    msrs = msr.access(machine.tree, MSR_SMI_COUNT, machine.cpu)
     if not isinstance(msrs, Missing):
         return MsrSmiCount(msrs)
     perf = _perf_count(machine)

@@ -76,16 +76,20 @@ def choose(machine: Machine, wanted: str | None) -> Source | Missing:
     if wanted is not None:
         name, argument = split(wanted)
         return SOURCES[name](machine, argument)
-    found = sources(machine)
+    found: dict[str, Source | Missing] = {}
+    # Those to be asked for by name come last: nobody has to look for them where another is usable.
+    for name in sorted(SOURCES, key=BY_NAME.__contains__):
+        found[name] = SOURCES[name](machine, "")
+        if name not in BY_NAME and not isinstance(found[name], Missing):
+            return found[name]
     obstacles: list[str] = []
     by_name: list[str] = []
-    for name, source in found.items():
+    for name in SOURCES:
+        source = found[name]
         if isinstance(source, Missing):
             obstacles.append(f"{name}: {source.what}")
-        elif name in BY_NAME:
-            by_name.append(name)
         else:
-            return source
+            by_name.append(name)
     if by_name:
         obstacles += [f"{name}: to be asked for by name" for name in by_name]
         remedy = " or ".join(f"--smi-source {name}" for name in by_name)

@@ -15,6 +15,7 @@ from kvmtest.host.tsc import tsc_hz
 from kvmtest.missing import Missing
 from kvmtest.smi import BY_NAME, Periodic, Source, Triggered, choose, command, lab, sources
 from kvmtest.smi.counts import MsrSmiCount
+from kvmtest.smi.sources import SOURCES
 
 EFIVARS = "/sys/firmware/efi/efivars"
 LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -73,6 +74,20 @@ def test_each_obstacle_is_named(tmp_path: Path, wanted: str, files: Files, words
     missing = choose(machine(tmp_path, files), wanted)
     assert isinstance(missing, Missing)
     assert words in missing.what
+
+
+def test_what_must_be_asked_for_is_not_looked_for_where_another_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(*_: object) -> Source | Missing:
+        raise AssertionError
+
+    here = machine(tmp_path, VARIABLES)
+    for name in BY_NAME:
+        monkeypatch.setitem(SOURCES, name, looked)
+    chosen = choose(here, None)
+    assert not isinstance(chosen, Missing)
+    assert chosen.name == "efivar"
 
 
 def test_nothing_waits_for_smis_that_nobody_counts(tmp_path: Path) -> None:
