@@ -325,10 +325,11 @@ class _Since:
 
     def take(self, data: bytes) -> Record:
         record = parse_record(data)
-        gap = 0 if self._last is None else record.sequence - self._last - 1
-        self._lost += max(gap, self._overruns)
-        self._overruns = 0
-        self._last = record.sequence
+        last, self._last = self._last, record.sequence
+        gap = 0 if last is None else record.sequence - last - 1
+        if gap or self._overruns:
+            self._lost += max(gap, self._overruns)
+            self._overruns = 0
         self._records.append(record)
         return record
 
@@ -384,7 +385,10 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
     for record in records:
         if not record.is_from_kernel:
             continue
-        for line in record.message.split("\n"):
+        message = record.message
+        if report is None and "\n" not in message and not _ANY_TROUBLE.match(message):
+            continue  # As nearly all are.
+        for line in message.split("\n"):
             kind = _kind(line)
             if report is not None and not report.takes(kind):
                 report = None
