@@ -61,7 +61,7 @@ class HostCounters:
         # The guest runs in kernel mode alone.
         self._nothing = {} if instructions else dict.fromkeys(user, 0)
         names = kernel[:1] if instructions else [*kernel, *user]
-        events = [find_event(machine.tree, name) for name in names]
+        events = [find_event(machine.tree, name, pmus) for name in names]
         self._group = CounterGroup(machine.tree, events, pinned=True)
 
     def __enter__(self) -> "HostCounters":

@@ -5,6 +5,7 @@ An event's name becomes numbers, with what sysfs says of PMUs and tracefs of tra
 """
 
 import os
+from collections.abc import Sequence
 
 from kvmtest.errors import UsageError
 from kvmtest.host.perf_pmus import HARDWARE_PMUS, Pmu, hardware_pmu, pmu_names
@@ -20,23 +21,26 @@ __all__ = ["find_event"]
 EVENTS = f"{TRACING}/events"
 
 
-def find_event(tree: Tree, text: str) -> Event:
+def find_event(tree: Tree, text: str, known: Sequence[Pmu] = ()) -> Event:
     """Return the event that ``text`` names on this machine; nothing is opened.
+
+    PMUs that are ``known`` are not read again.
 
     Raises UsageError where it names nothing, and :class:`CounterError` where the machine has no
     such PMU, or does not show its tracepoints.
     """
     match parse(text):
         case PmuTerms() as terms:
-            return terms.event(_pmu(tree, terms))
+            return terms.event(_pmu(tree, terms, known))
         case Tracepoint() as tracepoint:
             return tracepoint.event(_number(tree, tracepoint))
         case Event() as event:
             return _of_one_kind_of_core(tree, event)
 
 
-def _pmu(tree: Tree, terms: PmuTerms) -> Pmu:
-    pmu = Pmu.of(tree, terms.pmu)
+def _pmu(tree: Tree, terms: PmuTerms, known: Sequence[Pmu]) -> Pmu:
+    found = (pmu for pmu in known if pmu.name == terms.pmu)
+    pmu = next(found, None) or Pmu.of(tree, terms.pmu)
     if isinstance(pmu, Pmu):
         return pmu
     cores = hardware_pmu(tree)

@@ -7,6 +7,7 @@ import pytest
 from stand_in import stand_in
 
 from kvmtest.errors import UsageError
+from kvmtest.host.perf_pmus import hardware_pmu
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, Event, find_event
@@ -54,6 +55,15 @@ def test_an_event_is_found(
     event = find_event(stand_in(tmp_path, files), text)
     assert isinstance(event, Event)
     assert (event.name, event.type, event.config) == (text, type_, config)
+
+
+def test_a_known_pmu_is_not_read_again(tmp_path: Path) -> None:
+    tree = stand_in(tmp_path, INTEL)
+    known = hardware_pmu(tree)
+    assert not isinstance(known, Missing)
+    gone = stand_in(tmp_path / "gone", {f"{DEVICES}/msr/type": "9\n"})
+    assert find_event(gone, "cpu/instructions/", known) == find_event(tree, "cpu/instructions/")
+    assert find_event(gone, "msr/config=4/", known).type == 9
 
 
 @pytest.mark.parametrize(
