@@ -252,7 +252,7 @@ def fix_presence(tree: Tree, vmlinux: Btf | Missing | None = None) -> FixPresenc
     if isinstance(found, Missing):
         return found
     try:
-        return observe_fix(found.btf, found.where)
+        return _observed_fix(found.btf, found.where)
     except BtfError as error:
         return _corrupt(found.where, error)
 
@@ -282,6 +282,10 @@ def observe_fix(btf: Btf, where: str) -> FixPresence:
         run_flags={name: value for copy in flags for name, value in copy.values.items()},
         host_debugctl_offsets=tuple(offset.in_bytes for offset in offsets),
     )
+
+
+# As of the BTF itself: a module that was loaded anew has, mostly, the same.
+_observed_fix = lru_cache(maxsize=4)(observe_fix)
 
 
 def upstream_version(
