@@ -18,7 +18,15 @@ from kvmtest.judge.samples import Arm, Samples, Toggle
 
 from .context import Context
 from .leak_counters import GuestCounters
-from .leak_windows import Crew, arm_under, experiment, record, set_knob, with_host_counters
+from .leak_windows import (
+    Crew,
+    arm_under,
+    experiment,
+    more_quiet,
+    record,
+    set_knob,
+    with_host_counters,
+)
 from .vmx_scene import Observations, Scene
 
 __all__ = ["guest_pmu", "host_events", "interleaved", "l2_events"]
@@ -101,6 +109,7 @@ def _rounds(scene: Scene, crew: Crew, samples: Samples, length: float) -> Observ
             if arm is not Arm.TREATMENT:
                 crew.settle()
             yield from record(crew.take(arm, length), samples)
+    yield from record(more_quiet(crew, samples.windows, length), samples)
 
 
 def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from kvmtest._native import lib
@@ -28,7 +29,7 @@ from kvmtest.missing import Missing
 
 from .context import Context
 from .leak_counters import Counters, HostCounters
-from .leak_windows import Crew, Disturbed, Watcher, experiment, set_knob
+from .leak_windows import Crew, Disturbed, Watcher, experiment, more_quiet, set_knob
 from .preconditions import answer, witness_lacks
 from .vmx_scene import Observations, Scene
 
@@ -120,6 +121,8 @@ def _walked(context: Context) -> Walk:
             yield from go(walkers)
             # Not before the step is done.
             walk.windows[step] = walkers.taken
+        every = chain(walk.quiet, *walk.windows.values())
+        walk.quiet.extend(window for window, _ in more_quiet(crew, every, LENGTH))
 
     try:
         for reading in experiment(context, _counters, way, knob=1):

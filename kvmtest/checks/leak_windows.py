@@ -23,6 +23,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_TSC
 from kvmtest.host.tsc import tsc_hz
 from kvmtest.judge import Absence, Reading, control
+from kvmtest.judge.baseline import Covariates
 from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError
@@ -43,6 +44,7 @@ __all__ = [
     "Watcher",
     "arm_under",
     "experiment",
+    "more_quiet",
     "record",
     "set_knob",
     "with_host_counters",
@@ -67,6 +69,8 @@ MOST_CPUS = 4
 TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
 #: What is done amid a window, and a wait until guests are in it, take so long at most.
 AMID_S = 0.05
+#: Quiet windows that are taken more, at most, until they say what a VM-exit costs.
+MORE_QUIET = 24
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
@@ -433,6 +437,21 @@ def record(taken: Iterable[Taken], samples: Samples) -> Observations:
         for gap in gaps:
             yield gap.reading(len(samples.gaps))
             samples.gaps.append(gap)
+
+
+def more_quiet(crew: Crew, windows: Iterable[Window], length: float) -> Iterator[Taken]:
+    """Take quiet windows until they say, with those of ``windows``, what VM-exits of others cost.
+
+    A timer's come in a part of all windows, in none of the quiet ones by chance. They cost no SMI.
+    """
+    windows = list(windows)
+    for _ in range(MORE_QUIET):
+        quiet = [window for window in windows if window.arm is Arm.QUIET and not window.smis]
+        if not quiet or all(map(Covariates(quiet).explain, windows)):
+            return
+        taken = crew.take(Arm.QUIET, length)
+        windows += [window for window, _ in taken]
+        yield from taken
 
 
 def arm_under(toggles: Sequence[Toggle], window: Window) -> Arm:

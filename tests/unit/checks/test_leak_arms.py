@@ -210,3 +210,24 @@ def test_six_windows_of_an_arm_are_enough_for_a_verdict_at_the_worst_phase(lengt
     least = SURE * math.floor(SMIS_PER_WINDOW * length)
     exact = 11  # events that an SMI of the lab counts
     assert SUM_UNSURE / least < LEAK * exact
+
+
+def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Crew.take
+
+    def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
+        number = len(self.asked)
+        exits = 1 + (number >= 3 * leak.ROUNDS + 2 or (arm is not Arm.QUIET and number % 2))
+        return [
+            (dataclasses.replace(w, exits=exits, gaps=w.smis + exits), [gaps[0]] * (w.smis + exits))
+            for w, gaps in take(self, arm, length)
+        ]
+
+    monkeypatch.setattr(Crew, "take", take_)
+    with Supervisor() as workers:
+        readings = list(leak.interleaved(scene, Crew(workers, scene.path)))  # type: ignore[arg-type]
+    quiet = [w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]  # type: ignore[arg-type]
+    assert len(quiet) == 2 * (leak.ROUNDS + 3)
+    assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]

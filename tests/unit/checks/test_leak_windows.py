@@ -1,5 +1,6 @@
 """Windows are taken on all vCPUs at once, with what they need, and sorted by the knob's writes."""
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,16 @@ from typing import Any
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.checks.leak_windows import SMIS_PER_WINDOW, Crew, Smis, Watcher, arm_under
+from kvmtest.checks.leak_windows import (
+    MORE_QUIET,
+    SMIS_PER_WINDOW,
+    Crew,
+    Smis,
+    Taken,
+    Watcher,
+    arm_under,
+    more_quiet,
+)
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
 from kvmtest.guests import mailbox
@@ -379,3 +389,37 @@ def test_a_source_that_is_not_proved_is_not_used() -> None:
     assert smis is None
     assert isinstance(reading, Reading)
     assert not reading.agrees
+
+
+@pytest.mark.parametrize(
+    ("quiet", "others", "later", "more"),
+    [
+        ([0, 0, 0], [0, 0], [], 0),
+        ([0, 1, 0], [2, 0], [], 0),
+        ([0, 0, 0], [1, 0], [0, 0, 2], 3),
+        ([1, 1, 1], [0, 1], [0], 1),
+        ([0, 0, 0], [1, 0], [0] * MORE_QUIET, MORE_QUIET),
+        ([], [1, 0], [], 0),
+    ],
+)
+def test_quiet_windows_are_taken_until_they_say_what_exits_cost(
+    quiet: list[int], others: list[int], later: list[int], more: int
+) -> None:
+    def windows(arm: Arm, exits: list[int], smis: int = 0) -> list[Window]:
+        return [
+            dataclasses.replace(window(9 * at, 9 * at + 5), arm=arm, exits=count, smis=smis)
+            for at, count in enumerate(exits)
+        ]
+
+    left = iter(windows(Arm.QUIET, later))
+    asked: list[tuple[Arm, float]] = []
+
+    class Taking:
+        def take(self, arm: Arm, length: float) -> list[Taken]:
+            asked.append((arm, length))
+            return [(next(left), [])]
+
+    taken = [*windows(Arm.QUIET, quiet), *windows(Arm.TREATMENT, others, 3)]
+    found = list(more_quiet(Taking(), taken, 1.5))  # type: ignore[arg-type]
+    assert len(found) == more
+    assert asked == [(Arm.QUIET, 1.5)] * more
