@@ -390,12 +390,14 @@ def test_an_exception_ends_the_emulator_and_what_it_started(lab: Lab, error: Bas
 
 # Runs one machine as the command line does, and says when it is heard.
 OWNER = """
+import signal
 import sys
 from pathlib import Path
 from kvmtest.lab.bochs import Bochs
 from kvmtest.lab.emulator import Hardware, Start
 from kvmtest.lab.machine import Machine
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 bochs = Bochs(Path(sys.argv[1]), "2.7", None, "digest")
 start = Start(Hardware(), Path("/"))
 Machine(bochs, start, b"", lambda line: print(line, flush=True)).run(300, "end")
