@@ -63,7 +63,7 @@ WITNESSES = {
         Witness(
             "leak",
             "events counted during SMM, by PMU counters",
-            ("pmu", "smi-source", "debugctl-switch"),
+            ("pmu", "kvm-stats", "smi-source", "debugctl-switch"),
         ),
         Witness(
             "vmcs", "the VMCS that KVM dumps after a refused VM-entry", ("vmcs-dump", "kernel-log")

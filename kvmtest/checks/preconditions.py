@@ -18,6 +18,7 @@ from kvmtest.host.msr import (
     IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM,
     MsrError,
 )
+from kvmtest.kvm import System
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
 from kvmtest.smi import choose
@@ -144,6 +145,16 @@ def cpu_hotplug(machine: Machine) -> Missing | None:
     return Missing("no CPU can be taken offline", "use a kernel with CONFIG_HOTPLUG_CPU")
 
 
+def kvm_stats(machine: Machine) -> Missing | None:
+    """KVM counts a vCPU's VM-exits; where there is no KVM, others say so."""
+    if kvm(machine):
+        return None
+    with System() as system:
+        if system.check_extension("KVM_CAP_BINARY_STATS_FD"):
+            return None
+    return Missing("this KVM has no KVM_CAP_BINARY_STATS_FD", "boot Linux 5.14 or later")
+
+
 def smi_source(machine: Machine) -> Missing | None:
     """Something here may raise SMIs: what the user named, or else a gentle source."""
     source = choose(machine, machine.smi_source)
@@ -213,6 +224,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
     "pmu": pmu,
     "second-cpu": second_cpu,
     "cpu-hotplug": cpu_hotplug,
+    "kvm-stats": kvm_stats,
     "smi-source": smi_source,
     "vmcs-dump": vmcs_dump,
     "kernel-log": kernel_log,

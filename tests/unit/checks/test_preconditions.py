@@ -1,12 +1,15 @@
 """Each precondition is met by a host that has it, and says what is missing by one that has not."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, write
 
+from kvmtest.checks import preconditions
 from kvmtest.checks.preconditions import (
     PRECONDITIONS,
     answer,
@@ -119,7 +122,7 @@ def test_a_precondition_is_met_and_missed(
 
 def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
     # debugctl-switch is met by everything but labs that say otherwise: see below.
-    others = {"kvm", "kvm-amd", "debugctl-switch"}
+    others = {"kvm", "kvm-amd", "kvm-stats", "debugctl-switch"}
     assert {name for name, *_ in CASES} == set(PRECONDITIONS) - others
 
 
@@ -148,6 +151,26 @@ def test_amd_is_told_from_intel(tmp_path: Path) -> None:
     assert PRECONDITIONS["kvm-intel"](Machine(tree)) is not None
 
 
+@pytest.mark.parametrize("offers", [0, 1])
+def test_a_kvm_that_does_not_count_exits_is_too_old_for_leaks(
+    monkeypatch: pytest.MonkeyPatch, offers: int
+) -> None:
+    class Old(contextlib.nullcontext[Any]):
+        def check_extension(self, capability: str) -> int:
+            assert capability == "KVM_CAP_BINARY_STATS_FD"
+            return offers
+
+        def __enter__(self) -> Any:
+            return self
+
+    monkeypatch.setattr(preconditions, "kvm", lambda _: None)
+    monkeypatch.setattr(preconditions, "System", Old)
+    missing = PRECONDITIONS["kvm-stats"](Machine(Tree()))
+    old = Missing("this KVM has no KVM_CAP_BINARY_STATS_FD", "boot Linux 5.14 or later")
+    assert missing == (None if offers else old)
+    assert (old in witness_lacks(Machine(Tree()), "leak")) is not bool(offers)
+
+
 def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
     tree.path(KMSG).chmod(0o600)
@@ -158,7 +181,7 @@ def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     assert missing == Missing("no permission for /dev/kmsg", "run as root")
 
 
-@pytest.mark.parametrize("name", set(PRECONDITIONS) - {"debugctl-switch"})
+@pytest.mark.parametrize("name", set(PRECONDITIONS) - {"kvm-stats", "debugctl-switch"})
 def test_an_empty_tree_lacks_everything_and_says_so_in_one_line(tmp_path: Path, name: str) -> None:
     missing = PRECONDITIONS[name](Machine(Tree(tmp_path)))
     assert missing is not None
