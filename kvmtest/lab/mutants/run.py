@@ -195,20 +195,22 @@ def _plain(row: Row) -> dict[str, object]:
 def _show(rows: Sequence[Row], differing: Sequence[str]) -> None:
     screen = console()
     names = columns(rows)
+    ruler = "".join(str(number % 10) for number in range(1, len(names) + 1))
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for column in (
-        "mutant",
-        "fate",
-        *(str(number) for number in range(1, len(names) + 1)),
-        "seen by",
-        "s",
-    ):
+    for column in ("mutant", "fate", "owner", ruler):
         table.add_column(column, no_wrap=True)
+    table.add_column("seen by")
+    table.add_column("s", no_wrap=True)
     for row in rows:
+        owner = names.index(row.mutant.owner) if row.mutant.owner in names else None
+        letters = Text("".join(cell[1] for cell in cells(row, names)))
+        if owner is not None:
+            letters.stylize("reverse", owner, owner + 1)
         table.add_row(
             row.mutant.name,
             Text(row.fate, _STYLES[row.fate]),
-            *cells(row, names),
+            "" if owner is None else f"{owner + 1:5}",
+            letters,
             ", ".join(row.witnesses),
             f"{row.build_seconds:.0f}+{row.run_seconds:.0f}",
         )
@@ -216,6 +218,7 @@ def _show(rows: Sequence[Row], differing: Sequence[str]) -> None:
     screen.print()
     for number, name in enumerate(names, 1):
         screen.print(f"{number:2} {name}")
+    screen.print("F FAIL, · PASS, ? INCONCLUSIVE, E ERROR, m MEASURED")
     screen.print()
     for line in _remarks(rows, differing):
         screen.print(Text(line), soft_wrap=True)
