@@ -37,7 +37,7 @@ ORDER = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
 KNOB = {Arm.QUIET: 0, Arm.CONTROL: 0, Arm.TREATMENT: 1}
 #: Their length in others', alone and where windows beside a toggler come after: by fewer than a
 #: hundred SMIs in all, and enough in six windows of each arm, should others not show all of theirs.
-LENGTH, WITH_TOGGLER = 1.5, 1.125
+LENGTH, WITH_TOGGLER = 1.4, 1.05
 #: Beside the toggler: quiet windows tell what its VM-exits cost; others are sorted afterwards.
 TOGGLED = (Arm.QUIET, Arm.MIXED, Arm.MIXED) * 3
 #: Times from one toggle to the next, in windows: most have one in them, and SMIs before and after.

@@ -24,6 +24,8 @@ from kvmtest.judge.samples import Arm, Gap, Samples, Window
 from kvmtest.workers import Supervisor
 
 SMIS = 5
+#: Of an experiment's SMIs around their mean: ten in the lab had 100 of 96 at most.
+SPREAD = 1.05
 
 
 class Scene:
@@ -201,8 +203,8 @@ def test_a_knob_that_can_not_be_written_ends_it_with_that_error(scene: Scene) ->
 def test_smis_are_fewer_than_a_hundred_in_all() -> None:
     interleaved = leak.ROUNDS * sum(arm is not Arm.QUIET for arm in leak.ORDER)
     beside = sum(arm is not Arm.QUIET for arm in leak.TOGGLED)
-    assert PROOFS + SMIS_PER_WINDOW * interleaved * leak.LENGTH < 100
-    assert PROOFS + SMIS_PER_WINDOW * (interleaved * leak.WITH_TOGGLER + beside) < 100
+    assert PROOFS + SMIS_PER_WINDOW * interleaved * leak.LENGTH * SPREAD < 100
+    assert PROOFS + SMIS_PER_WINDOW * (interleaved * leak.WITH_TOGGLER + beside) * SPREAD < 100
 
 
 @pytest.mark.parametrize("length", [leak.LENGTH, leak.WITH_TOGGLER])
