@@ -42,8 +42,5 @@ $(INSTALLED): $(SOURCES) tools/prerequisites.sh
 	@PYTHON=$(PYTHON) CC=$(CC) sh tools/prerequisites.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "kvmtest: building and installing into $(VENV)"
-# An editable install goes on without what it fails to build.
-	@CC="$(CC)" $(BIN)/python c_helpers/programs.py
-	@CC="$(CC)" $(BIN)/python guests/build.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

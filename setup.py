@@ -1,19 +1,40 @@
 """What pyproject.toml cannot say: native parts and guests are made at build time."""
 
 import runpy
+from typing import ClassVar
 
-from setuptools import setup
-from setuptools.command.build_py import build_py
+from setuptools import Command, setup
+from setuptools.command.build import build
 
 
-class BuildWithGuests(build_py):
-    """Make guests and the lab's programs before the package's files are gathered."""
+class BuildGuests(Command):
+    """Make guests and the lab's programs, before the package's files are gathered.
+
+    A command of its own: of a build_py that fails, an editable install only warns.
+    """
+
+    editable_mode = False
+    build_lib = None
+
+    def initialize_options(self) -> None:
+        """Nothing can be set."""
+
+    def finalize_options(self) -> None:
+        """Nothing follows from it."""
 
     def run(self) -> None:
-        """Make them, then build."""
+        """Make them in the source tree."""
         runpy.run_path("guests/build.py")["build"]()
         runpy.run_path("c_helpers/programs.py")["build"]()
-        super().run()
 
 
-setup(cffi_modules=["c_helpers/build.py:ffibuilder"], cmdclass={"build_py": BuildWithGuests})
+class Build(build):
+    """The build, with that first."""
+
+    sub_commands: ClassVar = [("build_guests", None), *build.sub_commands]
+
+
+setup(
+    cffi_modules=["c_helpers/build.py:ffibuilder"],
+    cmdclass={"build": Build, "build_guests": BuildGuests},
+)
