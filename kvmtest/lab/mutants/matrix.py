@@ -13,12 +13,14 @@ from kvmtest.judge import Verdict
 from .table import Mutant
 
 __all__ = [
+    "LEGEND",
     "Fate",
     "Row",
     "cells",
     "columns",
     "differences",
     "fate",
+    "letters",
     "markdown",
     "survivors",
 ]
@@ -30,6 +32,9 @@ _LETTERS = {
     Verdict.PASS: "·", Verdict.FAIL: "F", Verdict.INCONCLUSIVE: "?", Verdict.ERROR: "E",
     Verdict.MEASURED: "m", Verdict.SKIP: " ",
 }  # fmt: skip
+
+#: What a row's letters mean.
+LEGEND = ", ".join(f"{letter} {v}" for v, letter in _LETTERS.items() if letter.strip())
 
 
 class Fate(StrEnum):
@@ -97,12 +102,16 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return [n for n in names if any(row.verdicts.get(n) in _DECIDED for row in rows)]
 
 
+def letters(row: Row, names: Sequence[str]) -> str:
+    """Return a row's letters, one for each property: F for FAIL, a dot for PASS, as LEGEND says."""
+    return "".join(_LETTERS[row.verdicts.get(name, Verdict.SKIP)] for name in names)
+
+
 def cells(row: Row, names: Sequence[str]) -> list[str]:
-    """Return a row's letters: F for FAIL, a dot for PASS; the owner's in brackets."""
-    letters = (_LETTERS[row.verdicts[name]] if name in row.verdicts else " " for name in names)
+    """Return a row's letters as a table's cells; the owner's in brackets."""
     return [
         f"[{letter}]" if name == row.mutant.owner else f" {letter} "
-        for name, letter in zip(names, letters, strict=True)
+        for name, letter in zip(names, letters(row, names), strict=True)
     ]
 
 
@@ -112,7 +121,7 @@ def markdown(rows: Sequence[Row], kernel: str) -> str:
     lines = [
         f"# Mutants of {kernel}",
         "",
-        "F: FAIL, a dot: PASS, ?: INCONCLUSIVE, E: ERROR; in brackets the owner's.",
+        f"{LEGEND}; in brackets the owner's.",
         "Seen by: the witnesses that spoke against some property, and not on the stock kernel.",
         "",
         *(f"{number}. {name}" for number, name in enumerate(names, 1)),

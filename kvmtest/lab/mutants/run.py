@@ -33,7 +33,18 @@ from kvmtest.report.terminal import Progress, console
 
 from . import kit
 from .builder import ModuleBuilder, PatchRefused
-from .matrix import Fate, Row, Verdicts, cells, columns, differences, fate, markdown, survivors
+from .matrix import (
+    LEGEND,
+    Fate,
+    Row,
+    Verdicts,
+    columns,
+    differences,
+    fate,
+    letters,
+    markdown,
+    survivors,
+)
 from .table import MUTANTS, REPAIRS, Mutant, find
 
 __all__ = ["Options", "run"]
@@ -203,14 +214,14 @@ def _show(rows: Sequence[Row], differing: Sequence[str]) -> None:
     table.add_column("s", no_wrap=True)
     for row in rows:
         owner = names.index(row.mutant.owner) if row.mutant.owner in names else None
-        letters = Text("".join(cell[1] for cell in cells(row, names)))
+        verdicts = Text(letters(row, names))
         if owner is not None:
-            letters.stylize("reverse", owner, owner + 1)
+            verdicts.stylize("reverse", owner, owner + 1)
         table.add_row(
             row.mutant.name,
             Text(row.fate, _STYLES[row.fate]),
             "" if owner is None else f"{owner + 1:5}",
-            letters,
+            verdicts,
             ", ".join(row.witnesses),
             f"{row.build_seconds:.0f}+{row.run_seconds:.0f}",
         )
@@ -218,7 +229,7 @@ def _show(rows: Sequence[Row], differing: Sequence[str]) -> None:
     screen.print()
     for number, name in enumerate(names, 1):
         screen.print(f"{number:2} {name}")
-    screen.print("F FAIL, · PASS, ? INCONCLUSIVE, E ERROR, m MEASURED")
+    screen.print(LEGEND)
     screen.print()
     for line in _remarks(rows, differing):
         screen.print(Text(line), soft_wrap=True)
