@@ -47,7 +47,7 @@ STYLES = {
     Arm.QUIET: Style("o", GREY, "none", "no SMIs"),
     Arm.CONTROL: Style("^", VERMILLION, VERMILLION, "SMIs, freeze_on_smi 0"),
     Arm.TREATMENT: Style("s", BLUE, BLUE, "SMIs, freeze_on_smi 1"),
-    Arm.MIXED: Style("x", BLACK, BLACK, "toggled amid it"),
+    Arm.MIXED: Style("x", BLACK, BLACK, "toggled amid it or before"),
 }
 ARMS = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
 
