@@ -325,11 +325,10 @@ class _Since:
 
     def take(self, data: bytes) -> Record:
         record = parse_record(data)
-        last, self._last = self._last, record.sequence
-        gap = 0 if last is None else record.sequence - last - 1
-        if gap or self._overruns:
-            self._lost += max(gap, self._overruns)
-            self._overruns = 0
+        gap = 0 if self._last is None else record.sequence - self._last - 1
+        self._lost += max(gap, self._overruns)
+        self._overruns = 0
+        self._last = record.sequence
         self._records.append(record)
         return record
 
