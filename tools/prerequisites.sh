@@ -27,6 +27,7 @@ find_missing_for_lab() {
 	need bochs bochs-bin --help
 	need bochs-term test -e /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so
 	need bochsbios test -e /usr/share/bochs/BIOS-bochs-latest
+	need vgabios test -e /usr/share/bochs/VGABIOS-lgpl-latest
 	need qemu-system-x86 qemu-system-x86_64 --version
 	need seabios test -e /usr/share/seabios/bios-256k.bin
 	need ovmf test -e /usr/share/OVMF/OVMF_CODE_4M.secboot.fd

@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 #: Packages that root on Debian is asked to install.
-PACKAGES = ("bochs", "bochs-term", "bochsbios", "isolinux", "syslinux-common", "xorriso",
-            "busybox-static")  # fmt: skip
+PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "isolinux", "syslinux-common",
+            "xorriso", "busybox-static")  # fmt: skip
 
 CPU_MODEL = "corei7_skylake_x"
 
