@@ -11,6 +11,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
+from kvmtest.lab import payload
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.kernels import LabKernel
 from kvmtest.lab.lab import Lab
@@ -45,6 +46,7 @@ WALKED = {
     "vmx.guest.write-keeps-host-bit",
     "nvmx.entry.vmfail-reload",
 }
+COUNTERS_INSIDE = Path(__file__).with_name("counters_inside.py")
 NEED_COUNTERS = {"host.msr-survives", *LEAKS}
 
 
@@ -166,3 +168,14 @@ def test_a_machine_that_was_booted_judges_like_one_that_was_restored(stock: Path
     assert verdicts(evidence) == verdicts(load(stock))
     assert outcome.status == 0
     assert evidence.machine["lab"]["details"]["start"] == "booted"
+
+
+def test_rdpmc_and_perf_agree_with_other_counts(lab: Lab) -> None:
+    if not lab.emulator.details.get("pmu"):
+        pytest.skip("this build of the emulator has no counters")
+    files = {
+        COUNTERS_INSIDE.name: COUNTERS_INSIDE.read_bytes(),
+        "machine.json": json.dumps(lab.facts()).encode(),
+    }
+    job = payload.job(["list"], {}, [["/bin/python3", COUNTERS_INSIDE.name]])
+    assert lab.run({**files, **job}, 600).status == 0

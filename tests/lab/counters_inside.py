@@ -1,0 +1,62 @@
+"""Runs inside the lab's Intel machine: counters read in two ways, which must agree.
+
+Hardware events by RDPMC on mapped pages and by read(2); SMIs by MSR 0x34 and by perf's
+``msr/smi/``. What the lab says of the machine is in the file ``machine.json``.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, "/package")
+
+from kvmtest.host.lab import VARIABLE
+from kvmtest.host.machine import Machine
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+from kvmtest.pmu import CounterGroup, UserCounters, find_event
+from kvmtest.smi import Periodic, choose, counts
+from kvmtest.smi.counts import MsrSmiCount, PerfSmiCount, event_name
+
+SMIS, RATE_HZ = 10, 200.0
+EVENTS = ("instructions", "cycles")
+
+
+def by_rdpmc(tree: Tree) -> None:
+    """Have each read by RDPMC lie between the two reads by the kernel around it."""
+    events = [find_event(tree, name) for name in EVENTS]
+    with CounterGroup(tree, events, pinned=True) as group, UserCounters(group) as counters:
+        group.enable()
+        last = group.read().values
+        for _ in range(20):
+            here = counters.read()
+            if here is None:
+                sys.exit("RDPMC gives no counts")
+            after = group.read().values
+            if not all(low < at < high for low, at, high in zip(last, here, after, strict=True)):
+                sys.exit(f"RDPMC read {here} between {last} and {after}")
+            last = after
+
+
+def by_perf(machine: Machine) -> None:
+    """Have perf and the MSR count the same SMIs, and as many as were raised."""
+    source, msr, name = choose(machine, "lab"), counts(machine), event_name(machine)
+    if not isinstance(source, Periodic) or not isinstance(msr, MsrSmiCount):
+        sys.exit(f"nothing to raise and count SMIs with: {source}, {msr}")
+    if isinstance(name, Missing):
+        sys.exit(f"no event for SMIs: {name}")
+    perf = PerfSmiCount(machine.tree, find_event(machine.tree, name), msr.cpus)
+    before = msr.read(0), perf.read(0)
+    with source.raising(RATE_HZ, outside_guests=True) as raising:
+        time.sleep(SMIS / RATE_HZ)
+    after = msr.read(0), perf.read(0)
+    perf.close()
+    increase = msr.increase(before[0], after[0]), perf.increase(before[1], after[1])
+    if not raising.raised or increase != (raising.raised,) * 2:
+        sys.exit(f"raised {raising.raised}; {msr.name} and {name} counted {increase}")
+
+
+os.environ[VARIABLE] = Path("machine.json").read_text()
+by_rdpmc(Tree())
+by_perf(Machine(Tree()))
