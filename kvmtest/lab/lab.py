@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import bzimage, cpio, disk, image, payload, userland
+from . import bytecode, bzimage, cpio, disk, image, payload, userland
 from .cache import Cache
 from .digest import of_files, of_parts
 from .emulator import Emulator, Hardware, Start
@@ -116,7 +116,8 @@ class Lab:
         def make(folder: Path) -> None:
             state = self.booted()
             self.tell("starting kvmtest in it, once")
-            self._machine(state, self.package, save=folder).run(_STEP_SECONDS, "ready")
+            package = payload.with_bytecode(self.package)
+            self._machine(state, package, save=folder).run(_STEP_SECONDS, "ready")
 
         name = of_parts(
             self.image_digest, self.emulator.machine_digest(self.hardware),
@@ -147,7 +148,7 @@ class Lab:
             machine = self._machine(self.ready(), job)
             self.tell("running the suite in a saved machine")
         else:
-            machine = self._machine(None, {**self.package, **job})
+            machine = self._machine(None, {**payload.with_bytecode(self.package), **job})
             self.tell("booting it, and running the suite")
         return machine.run(deadline, "end")
 
@@ -182,7 +183,7 @@ class Lab:
 
 def _makers() -> str:
     """Return the digest of what makes an image of its parts: code, stub, and boot loader."""
-    modules = (bzimage, cpio, disk, image, userland)
+    modules = (bytecode, bzimage, cpio, disk, image, userland)
     files = [*(Path(str(module.__file__)) for module in modules), bzimage.STUB, *disk.LOADER]
     # Where one is missing, disk.make and bzimage.flatten say so.
     return of_parts(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))

@@ -5,6 +5,7 @@ What a machine is given on its payload drive: kvmtest itself, or the job of one 
 of files by their names.
 """
 
+import importlib.util
 import io
 import json
 import secrets
@@ -16,7 +17,9 @@ from pathlib import Path
 import kvmtest
 import kvmtest.suite
 
-__all__ = ["archive", "job", "package"]
+from . import bytecode
+
+__all__ = ["archive", "job", "package", "with_bytecode"]
 
 Files = Mapping[str, bytes]
 
@@ -35,6 +38,15 @@ def package() -> dict[str, bytes]:
             if path.is_file() and not _LEFT_OUT & set(inner.parts[:-1] or inner.parts):
                 files[f"{name}/{inner}"] = path.read_bytes()
     return files
+
+
+def with_bytecode(files: Files) -> dict[str, bytes]:
+    """Return the files with bytecode beside every Python source."""
+    made = dict(files)
+    for name, source in files.items():
+        if name.endswith(".py") and (compiled := bytecode.compiled(name, source)) is not None:
+            made[importlib.util.cache_from_source(name)] = compiled
+    return made
 
 
 def job(

@@ -8,7 +8,6 @@ kvmtest itself is not among them: it comes to the machine with each run.
 
 import importlib.metadata
 import importlib.util
-import marshal
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 
+from . import bytecode
 from .cpio import Entry, File, Link
 from .digest import of_files
 from .elf import ElfError, reading
@@ -39,7 +39,6 @@ _STDLIB_LEFT_OUT = re.compile(
     r"|site-packages|dist-packages|config-.*|__pycache__|_test.*|xxlimited.*"
     r"|(?:_ssl|_hashlib|_tkinter|_sqlite3|_curses|_curses_panel|_dbm|_gdbm|nis|readline)\..*)"
 )
-_BYTECODE_FLAGS = (0b01).to_bytes(4, "little")  # checked against nothing (PEP 552)
 
 Sources = Mapping[str, Path]
 
@@ -79,8 +78,8 @@ def entries(files: Sources) -> dict[str, Entry]:
         made[name.lstrip("/")] = File(data, os.access(path, os.X_OK))
         if name.endswith(".py"):
             cached = importlib.util.cache_from_source(name)
-            if (bytecode := _bytecode(path, data)) is not None:
-                made[cached.lstrip("/")] = File(bytecode)
+            if (compiled := bytecode.of_file(path, data)) is not None:
+                made[cached.lstrip("/")] = File(compiled)
     return made
 
 
@@ -167,24 +166,3 @@ def _linked(objects: Collection[Path]) -> set[Path]:
     if lacking := [name for name in missing if name not in there]:
         raise EnvironmentUnfit(f"{lacking[0]}: this Python needs it; install it for the lab too")
     return {Path(name) for name in re.findall(r"^\s*(?:\S+ => )?(/\S+) \(0x", listing, re.M)}
-
-
-def _bytecode(path: Path, source: bytes) -> bytes | None:
-    """Return a source's bytecode in a form that is never checked against it, None if it has none.
-
-    What the host has compiled already is taken over: compiling all takes ten seconds.
-    """
-    head = importlib.util.MAGIC_NUMBER + _BYTECODE_FLAGS + importlib.util.source_hash(source)
-    try:
-        known = Path(importlib.util.cache_from_source(str(path))).read_bytes()
-        status = path.stat()
-        stamp = int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF
-        fresh = b"".join(number.to_bytes(4, "little") for number in (0, *stamp))
-        if known[:16] == importlib.util.MAGIC_NUMBER + fresh:
-            return head + known[16:]
-    except (OSError, NotImplementedError):
-        pass
-    try:
-        return head + marshal.dumps(compile(source, str(path), "exec", dont_inherit=True))
-    except (SyntaxError, ValueError):
-        return None  # A template, or a module for another version of Python.

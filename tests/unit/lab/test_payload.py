@@ -1,8 +1,10 @@
 """kvmtest/lab/payload.py: a machine gets kvmtest whole, and each job its own randomness."""
 
+import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -42,6 +44,25 @@ def test_the_lab_and_compiled_python_stay_outside() -> None:
     assert "kvmtest/host/lab.py" in names
     assert "kvmtest/suite/test_properties.py" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("kvmtest/lab/")]
+
+
+def test_the_package_comes_compiled(tmp_path: Path) -> None:
+    files = payload.with_bytecode(payload.package())
+    with tarfile.open(fileobj=io.BytesIO(payload.archive(files))) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(tmp_path)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kvmtest.cli"
+    command = [sys.executable, "-v", "-c", script]
+    said = subprocess.run(command, capture_output=True, check=True, text=True).stderr
+    loaded = re.findall(rf"# code object from '?{re.escape(str(tmp_path))}(\S+?)'?\n", said)
+    assert [name for name in loaded if name.startswith("/kvmtest/__pycache__/cli.")]
+    assert [name for name in loaded if not name.endswith(".pyc")] == []
+
+
+def test_what_is_no_python_goes_uncompiled() -> None:
+    files = {"a.py": b"1", "b.py": b"this is a template", "c.so": b"\x7fELF"}
+    added = payload.with_bytecode(files).keys() - files.keys()
+    assert added == {importlib.util.cache_from_source("a.py")}
 
 
 def test_the_package_fits_its_drive_many_times() -> None:
