@@ -29,7 +29,7 @@ COMMAND_LINE = " ".join(
     [
         "console=ttyS0,115200", "quiet", "rdinit=/init", "panic=1", "nokaslr", "mitigations=off",
         "nmi_watchdog=0", "msr.allow_writes=on", "8250.nr_uarts=1", "random.trust_cpu=on",
-        "audit=0", "selinux=0", "apparmor=0", "rodata=off", "cryptomgr.notests",
+        "audit=0", "init_on_alloc=0", "selinux=0", "apparmor=0", "rodata=off", "cryptomgr.notests",
         "initcall_blacklist=load_system_certificate_list,bpf_tcp_ca_kfunc_init,jent_mod_init,"
         "bpf_dummy_struct_ops_init,trace_eval_init",
     ]
