@@ -1,23 +1,20 @@
 """The AMD machine: a stock kernel with kvm_amd, and SMIs that the machine really takes."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_job import run_inside, run_script_inside
 from stand_in import run_kvmtest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import load
-from kvmtest.host.lab import VARIABLE
 from kvmtest.judge import Verdict
-from kvmtest.lab import payload
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.kernels import resolve
 from kvmtest.lab.lab import Lab
-from kvmtest.lab.machine import Outcome
 from kvmtest.lab.qemu import PC, Q35, Board, Qemu
 
 DECIDED = {
@@ -78,18 +75,10 @@ def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd:
     assert evidence.kernel["release"] == amd.kernel.release
 
 
-def in_machine(
-    amd: Lab, words: list[str], files: Mapping[str, bytes], commands: list[list[str]]
-) -> Outcome:
-    """Run kvmtest with these words inside, and the commands before."""
-    environment = {VARIABLE: json.dumps(amd.facts())}
-    return amd.run({**files, **payload.job(words, environment, commands)}, 600)
-
-
 def probe(where: Lab, source: str) -> dict[str, Any]:
     """Return what kvmtest smi probe says of a source inside, after 40 triggers."""
     words = ["smi", "probe", "--source", source, "--count", "40", "--rate", "20", "--json"]
-    outcome = in_machine(where, words, {}, [])
+    outcome = run_inside(where, words)
     (proof,) = json.loads(outcome.said)["sources"].values()
     assert outcome.status == 0
     assert proof["proved"]
@@ -110,11 +99,10 @@ def test_a_uefi_variable_raises_two_smis_a_read_on_every_cpu() -> None:
 
 def test_a_source_that_raises_no_smi_is_not_proved(amd: Lab) -> None:
     words = ["smi", "probe", "--source", "passive", "--count", "10", "--rate", "20"]
-    outcome = in_machine(amd, words, {}, [])
+    outcome = run_inside(amd, words)
     assert outcome.status == 4
     assert "no SMI that MSR 0x34 counts" in outcome.said
 
 
 def test_smis_are_counted_exactly_while_a_guest_runs(amd: Lab) -> None:
-    files = {BESIDE_GUEST.name: BESIDE_GUEST.read_bytes()}
-    in_machine(amd, ["list"], files, [["/bin/python3", BESIDE_GUEST.name]])
+    run_script_inside(amd, BESIDE_GUEST)

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab_job import run_script_inside
 from stand_in import run_kvmtest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
-from kvmtest.lab import payload
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.kernels import LabKernel
 from kvmtest.lab.lab import Lab
@@ -177,9 +177,4 @@ def test_a_machine_that_was_booted_judges_like_one_that_was_restored(stock: Path
 
 
 def test_rdpmc_and_perf_agree_with_other_counts(counting: Lab) -> None:
-    files = {
-        COUNTERS_INSIDE.name: COUNTERS_INSIDE.read_bytes(),
-        "machine.json": json.dumps(counting.facts()).encode(),
-    }
-    job = payload.job(["list"], {}, [["/bin/python3", COUNTERS_INSIDE.name]])
-    assert counting.run({**files, **job}, 600).status == 0
+    run_script_inside(counting, COUNTERS_INSIDE)

@@ -143,7 +143,6 @@ def prepare(job: dict[str, Any]) -> bool:
 
 def run(job: dict[str, Any]) -> int:
     """Run kvmtest with its output going out as it comes; return its exit status."""
-    os.environ.update(job["environment"])
     sender = subprocess.Popen([PORT, "send"], stdin=subprocess.PIPE)
     assert sender.stdin
     kept = [os.dup(number) for number in (1, 2)]
@@ -174,6 +173,7 @@ def main() -> None:
     receive(JOB)
     job = json.loads((JOB / "job.json").read_text())
     wake(job)
+    os.environ.update(job["environment"])
     reached("awake")
     if not prepare(job):
         return

@@ -195,6 +195,11 @@ def test_a_whole_run_is_heard_in_order(
     assert (tmp_path / "breakpoints").read_text() == "breakpoint\n" * 3
 
 
+def test_a_job_s_commands_have_its_environment(agent: ModuleType, tmp_path: Path) -> None:
+    events = run_agent(tmp_path, ["run"], [["sh", "-c", 'test "$KVMTEST_LAB" = "{}"']])
+    assert events[-1] == Told({"end": 1})
+
+
 def test_a_job_whose_commands_fail_does_not_run_nor_reach_the_last_breakpoint(
     agent: ModuleType, tmp_path: Path
 ) -> None:
