@@ -1,4 +1,11 @@
-"""The lab's tests boot a stock kernel for real; what they make stays in the user's cache."""
+"""The lab's tests boot a stock kernel for real; what they make stays in the user's cache.
+
+Where the lab can't start they are skipped, with KVMTEST_LAB_TESTS=required in the environment
+failed.
+"""
+
+import os
+from collections.abc import Generator
 
 import pytest
 
@@ -7,6 +14,15 @@ from kvmtest.lab.bochs import Bochs
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.kernels import LabKernel, resolve
 from kvmtest.lab.lab import Lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and os.environ.get("KVMTEST_LAB_TESTS") == "required":
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        report.outcome, report.longrepr = "failed", f"required, but {why}"
+    return report
 
 
 @pytest.fixture(scope="session")
