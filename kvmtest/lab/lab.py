@@ -128,16 +128,18 @@ class Lab:
     def swap(self, folder: Path) -> tuple[dict[str, bytes], list[list[str]]]:
         """Return what loads the modules in ``folder`` instead of the kernel's own, for a job.
 
-        The files that the job needs, and the commands that it runs.
+        The files that the job needs, and the commands that it runs. Of kvm and the vendor's module
+        the folder may have one alone, which then is loaded with the kernel's other.
         """
         vendor = self.emulator.modules[0]
         names = [name for name in ("kvm", vendor) if (folder / image.file_name(name)).exists()]
         files = {image.file_name(name): (folder / image.file_name(name)).read_bytes()
                  for name in names}  # fmt: skip
         target = f"/lib/modules/{self.kernel.release}/"
+        used = [["rmmod", "kvm"]] if "kvm" in names else []
         return files, [
             ["rmmod", vendor],
-            ["rmmod", "kvm"],
+            *used,
             ["cp", *files, target],
             ["modprobe", vendor, *image.MODULE_ARGUMENTS.get(vendor, "").split()],
         ]

@@ -116,12 +116,13 @@ def run_once(
 ) -> tuple[Outcome, Evidence]:
     """Run kvmtest run with the options ``words`` in a machine of the lab.
 
-    ``modules`` is a folder with a kvm.ko and the vendor's module to load in place of the kernel's
+    ``modules`` is a folder with a kvm.ko or the vendor's module to load in place of the kernel's
     own; ``commands`` are run in the machine before.
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
     files, swapping = lab.swap(modules) if modules else ({}, [])
-    origin = f"changed, digest {of_files(files)}" if modules else "the kernel's own"
+    changed = f"{' and '.join(files)} changed, digest {of_files(files)}"
+    origin = changed if modules else "the kernel's own"
     environment = {VARIABLE: json.dumps(lab.facts(origin))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
     job = {**files, **payload.job(command, environment, [*swapping, *commands])}

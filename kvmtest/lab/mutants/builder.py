@@ -10,6 +10,7 @@ patch costs the compilation of what it touches.
 """
 
 import fcntl
+import filecmp
 import hashlib
 import os
 import re
@@ -124,8 +125,9 @@ class ModuleBuilder:
     def build(self, patches: Sequence[Path] = ()) -> Path:
         """Return the folder with the modules, made from the source with ``patches`` applied.
 
-        Raises PatchRefused where one does not fit, and EnvironmentUnfit where a tool or a part of
-        the kit is missing or the compilation fails.
+        With patches it has those alone that the patches change. Raises PatchRefused where one does
+        not fit or nothing changes, and EnvironmentUnfit where a tool or a part of the kit is
+        missing or the compilation fails.
         """
         digest = _digest([self._tree_digest.encode(), *(each.read_bytes() for each in patches)])
         return self.cache.entry("kvm-modules", digest, lambda folder: self._make(folder, patches))
@@ -177,16 +179,20 @@ class ModuleBuilder:
             self._run(_copying(tree / "source", work / "source"), work, log)
             for patch in patches:
                 self._apply(patch, work / "source", log)
+            names = " ".join(patch.stem for patch in patches)
             if patches:
-                names = " ".join(patch.stem for patch in patches)
                 self.tell(f"compiling KVM of {self.kit.release} with {names}")
                 self._compile(work, log)
             for name in self.modules:
                 built = work / "source" / _KVM / name
+                if patches and filecmp.cmp(built, tree / "source" / _KVM / name, shallow=False):
+                    continue
                 self._run(
                     ["strip", "--strip-debug", "-o", str(folder / name), str(built)], work, log
                 )
                 self._check(folder / name)
+        if not any(folder.iterdir()):
+            raise PatchRefused(f"{names} changes no module of KVM of {self.kit.release}")
 
     def _make_tree(self, folder: Path) -> None:
         """Put the compiled source without patches into ``folder``."""

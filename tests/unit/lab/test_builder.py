@@ -121,7 +121,18 @@ def test_a_patch_costs_what_it_touches(builder: ModuleBuilder, kit: BuildKit, pa
     assert compiled(kit)[2:] == ["kvm-intel"]
     assert BAD in (mutant / "kvm-intel.ko").read_bytes()
     assert BAD not in (stock / "kvm-intel.ko").read_bytes()
-    assert (mutant / "kvm.ko").read_bytes() == (stock / "kvm.ko").read_bytes()
+
+
+def test_what_a_patch_leaves_as_it_is_is_not_loaded(builder: ModuleBuilder, patch: Path) -> None:
+    assert [path.name for path in builder.build([patch]).iterdir()] == ["kvm-intel.ko"]
+    patch.write_text(patch.read_text().replace("kvm/kvm-intel.c", "kvm/kvm.c"))
+    assert [path.name for path in builder.build([patch]).iterdir()] == ["kvm.ko"]
+
+
+def test_a_patch_that_changes_no_module_is_refused(builder: ModuleBuilder, patch: Path) -> None:
+    patch.write_text(patch.read_text().replace("= 0x0bad0bad;", "= KVM_RUN_FLAGS; /* so */"))
+    with pytest.raises(PatchRefused, match="some-fault changes no module of KVM"):
+        builder.build([patch])
 
 
 def test_a_patch_leaves_nothing_in_the_next_build(builder: ModuleBuilder, patch: Path) -> None:

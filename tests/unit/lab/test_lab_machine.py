@@ -206,6 +206,23 @@ def test_modules_are_swapped_by_commands_of_the_job(emulator: Emulator, tmp_path
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "removed"),
+    [("kvm.ko", ["kvm_intel", "kvm"]), ("kvm-intel.ko", ["kvm_intel"])],
+)
+def test_one_module_is_swapped_alone(
+    emulator: Emulator, tmp_path: Path, name: str, removed: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    files, commands = emulator.lab().swap(tmp_path)
+    assert files == {name: b"1"}
+    assert commands == [
+        *(["rmmod", module] for module in removed),
+        ["cp", name, f"/lib/modules/{RELEASE}/"],
+        ["modprobe", "kvm_intel", "nested=1"],
+    ]
+
+
 @pytest.mark.parametrize("cold", [True, False])
 def test_evidence_is_told_what_the_machine_is_and_how_it_began(
     emulator: Emulator, cold: bool
