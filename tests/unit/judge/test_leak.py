@@ -498,11 +498,15 @@ def test_conclusions_are_marked_and_of_the_witness_leak() -> None:
 
 
 def test_it_is_quick_enough_for_a_hundred_thousand_trials() -> None:
-    made = Machine(handler=1e5, kind="gaussian", noise=500, blocks=20).samples(random.Random(1))
-    conclude(made)
-    times = []
+    machine = Machine(handler=1e5, kind="gaussian", noise=500, blocks=20)
+    made = machine.samples(random.Random(1))
+    simulating, judging = [], []
     for _ in range(30):
-        start = time.perf_counter()
+        began = time.perf_counter()
+        machine.samples(random.Random(1))
+        made_at = time.perf_counter()
         conclude(made)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1e-3
+        simulating.append(made_at - began)
+        judging.append(time.perf_counter() - made_at)
+    # By the machine at hand: 1.1 to 1.6.
+    assert min(judging) < 4 * min(simulating)
