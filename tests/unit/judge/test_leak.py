@@ -497,6 +497,13 @@ def test_conclusions_are_marked_and_of_the_witness_leak() -> None:
     assert all(r.raw["concluded"] is True for r in readings)
 
 
+def test_no_remedy_asks_for_less_than_nothing() -> None:
+    readings: list[Reading] = conclude(samples())
+    held = [r for r in readings if r.role is Role.CONTROL and r.agrees]
+    assert held
+    assert not [r.remedy for r in held if r.remedy]
+
+
 def test_it_is_quick_enough_for_a_hundred_thousand_trials() -> None:
     machine = Machine(handler=1e5, kind="gaussian", noise=500, blocks=20)
     made = machine.samples(random.Random(1))
