@@ -183,8 +183,7 @@ def again(readings: Iterable[Reading]) -> list[Reading]:
 
 def _held(what: str, held: bool, remedy: str, **raw: Scalar) -> Reading:
     # The remedies count what is missing, which of one that held is less than nothing.
-    remedy = "" if held else remedy
-    return control(WITNESS, what, held, True, remedy, **raw, **{CONCLUDED: True})
+    return control(WITNESS, what, held, True, "" if held else remedy, **raw, **{CONCLUDED: True})
 
 
 def _figure(what: str, observed: Scalar, **raw: Scalar) -> Reading:

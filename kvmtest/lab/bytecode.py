@@ -20,16 +20,20 @@ def of_file(path: Path, source: bytes) -> bytes | None:
 
     What the host has compiled already is taken over: compiling all takes ten seconds.
     """
+    known = _known(path)
+    return compiled(str(path), source) if known is None else _head(source) + known
+
+
+def _known(path: Path) -> bytes | None:
+    """Return what the host has compiled of a file, without its head; None if not, or of another."""
     try:
-        known = Path(importlib.util.cache_from_source(str(path))).read_bytes()
+        data = Path(importlib.util.cache_from_source(str(path))).read_bytes()
         status = path.stat()
-        stamp = int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF
-        fresh = b"".join(number.to_bytes(4, "little") for number in (0, *stamp))
-        if known[:16] == importlib.util.MAGIC_NUMBER + fresh:
-            return _head(source) + known[16:]
-    except (OSError, NotImplementedError):
-        pass
-    return compiled(str(path), source)
+    except OSError:
+        return None
+    stamp = int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF
+    fresh = b"".join(number.to_bytes(4, "little") for number in (0, *stamp))
+    return data[16:] if data[:16] == importlib.util.MAGIC_NUMBER + fresh else None
 
 
 def compiled(name: str, source: bytes) -> bytes | None:

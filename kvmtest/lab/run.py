@@ -121,8 +121,9 @@ def run_once(
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
     files, swapping = lab.swap(modules) if modules else ({}, [])
-    changed = f"{' and '.join(files)} changed, digest {of_files(files)}"
-    origin = changed if modules else "the kernel's own"
+    origin = "the kernel's own"
+    if modules:
+        origin = f"{' and '.join(files)} changed, digest {of_files(files)}"
     environment = {VARIABLE: json.dumps(lab.facts(origin))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
     job = {**files, **payload.job(command, environment, [*swapping, *commands])}

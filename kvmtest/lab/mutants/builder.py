@@ -54,7 +54,7 @@ _COMPLAINT = re.compile(rb".*(?:\berror\b|\*\*\*|not found|No such file|FAILED|f
 
 
 class PatchRefused(EnvironmentUnfit):
-    """A patch does not fit the source of this kernel."""
+    """A patch does not fit the source of this kernel, or changes none of its modules."""
 
 
 @dataclass(frozen=True, slots=True)

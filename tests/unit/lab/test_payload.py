@@ -19,10 +19,14 @@ from kvmtest.lab import payload
 from kvmtest.lab.digest import of_files
 
 
-def test_the_package_runs_from_its_files_alone(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(payload.archive(payload.package()))) as tar:
+def unpack(files: dict[str, bytes], folder: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(payload.archive(files))) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(tmp_path)
+        tar.extractall(folder)
+
+
+def test_the_package_runs_from_its_files_alone(tmp_path: Path) -> None:
+    unpack(payload.package(), tmp_path)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     # In front of where the package is installed.
     where = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kvmtest, kvmtest._native;"
@@ -47,10 +51,7 @@ def test_the_lab_and_compiled_python_stay_outside() -> None:
 
 
 def test_the_package_comes_compiled(tmp_path: Path) -> None:
-    files = payload.with_bytecode(payload.package())
-    with tarfile.open(fileobj=io.BytesIO(payload.archive(files))) as tar:
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(tmp_path)
+    unpack(payload.with_bytecode(payload.package()), tmp_path)
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kvmtest.cli"
     command = [sys.executable, "-v", "-c", script]
     said = subprocess.run(command, capture_output=True, check=True, text=True).stderr
