@@ -61,7 +61,7 @@ def test_the_package_comes_compiled(tmp_path: Path) -> None:
 
 
 def test_what_is_no_python_goes_uncompiled() -> None:
-    files = {"a.py": b"1", "b.py": b"this is a template", "c.so": b"\x7fELF"}
+    files = {"a.py": b"1", "b.py": b"this is a template", "c.txt": b"1"}
     added = payload.with_bytecode(files).keys() - files.keys()
     assert added == {importlib.util.cache_from_source("a.py")}
 
