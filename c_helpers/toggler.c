@@ -50,13 +50,14 @@ void toggler_run(struct toggler *toggler)
 	while (!toggler->stop && (!toggler->limit || toggler->writes < toggler->limit)) {
 		struct toggle_stamp stamp = {.value = value};
 		ssize_t written;
-		int64_t wait;
 
-		stamp.before = clock_tsc();
+		if (toggler->capacity)
+			stamp.before = clock_tsc();
 		do {
 			written = pwrite(toggler->fd, toggler->text[value], length[value], 0);
 		} while (written < 0 && errno == EINTR);
-		stamp.after = clock_tsc();
+		if (toggler->capacity)
+			stamp.after = clock_tsc();
 		if (written != (ssize_t)length[value]) {
 			toggler->error = written < 0 ? errno : EIO;
 			return;
@@ -65,9 +66,10 @@ void toggler_run(struct toggler *toggler)
 			toggler->stamps[toggler->writes % toggler->capacity] = stamp;
 		toggler->writes++;
 		value = !value;
+		if (!toggler->interval && !toggler->spread)
+			continue;
 		/* From now on: a write that came late is not made up for by a burst. */
-		wait = next_interval(toggler, &random);
-		if (wait && !wait_until(toggler, clock_now() + wait))
+		if (!wait_until(toggler, clock_now() + next_interval(toggler, &random)))
 			return;
 	}
 }
