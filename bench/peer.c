@@ -3,8 +3,10 @@
  * The measure of kvmtest's speed: the same guest driven by bare ioctls, without deadline, stop flag,
  * stamps or typed exits. bench/run.py writes one request a line, and reads nanoseconds:
  *
- *     exits N      N doorbells of one long-lived guest, by KVM_RUN alone
- *     create       from KVM_CREATE_VM to the guest's first exit; the VM is then closed
+ *     exits N P        N doorbells of one long-lived guest, by KVM_RUN alone; after each, P pages
+ *                      are touched, every other one by a call into it
+ *     create           from KVM_CREATE_VM to the guest's first exit; the VM is then closed
+ *     toggles N PATH   N writes of "0" and "1" in turn to the file PATH
  *
  * usage: peer IMAGE ADDRESS START  (the flat image of the real-mode guest)
  */
@@ -12,6 +14,7 @@
 #include <err.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +32,11 @@ static size_t image_size;
 static uint64_t image_address, start;
 static int system_fd;
 static int run_size;
+
+#define PAGE 4096
+#define MOST_PAGES 1024
+#define RET 0xc3
+static unsigned char *pages; /* every other one is code: a RET on a line of its own */
 
 struct guest {
 	int vm, vcpu;
@@ -101,13 +109,71 @@ static void destroy(struct guest *guest)
 	munmap(guest->memory, GUEST_MEMORY_SIZE);
 }
 
-static int64_t time_exits(struct guest *guest, uint64_t count)
+/* A page's line differs from its neighbours', so that they do not share the sets of a cache. */
+static unsigned char *line_of(uint64_t page)
+{
+	return pages + page * PAGE + page * 64 % PAGE;
+}
+
+static void make_pages(void)
+{
+	pages = map(MOST_PAGES * PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	memset(pages, RET, MOST_PAGES * PAGE);
+	checked("mprotect", mprotect(pages, MOST_PAGES * PAGE, PROT_READ | PROT_EXEC));
+}
+
+static void touch(uint64_t count)
+{
+	for (uint64_t at = 0; at < count; at++) {
+		unsigned char *line = line_of(at);
+
+		if (at & 1)
+			((void (*)(void))(uintptr_t)line)();
+		else
+			(void)*(volatile unsigned char *)line;
+	}
+}
+
+static int64_t time_exits(struct guest *guest, uint64_t count, uint64_t touched)
 {
 	int64_t begin = clock_now();
 
-	for (uint64_t at = 0; at < count; at++)
+	for (uint64_t at = 0; at < count; at++) {
 		run(guest, MAILBOX_DOORBELL_PORT);
+		touch(touched);
+	}
 	return clock_now() - begin;
+}
+
+struct toggling {
+	const char *path;
+	uint64_t count;
+	int64_t took;
+};
+
+static void *toggle(void *argument)
+{
+	struct toggling *toggling = argument;
+	int fd = checked(toggling->path, open(toggling->path, O_WRONLY | O_CLOEXEC));
+	int64_t begin = clock_now();
+
+	for (uint64_t at = 0; at < toggling->count; at++)
+		if (pwrite(fd, at & 1 ? "0" : "1", 1, 0) != 1)
+			err(1, "%s", toggling->path);
+	toggling->took = clock_now() - begin;
+	close(fd);
+	return NULL;
+}
+
+/* In a thread of its own: the kernel's work for a file is another where threads share it. */
+static int64_t time_toggles(const char *path, uint64_t count)
+{
+	struct toggling toggling = {.path = path, .count = count};
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, toggle, &toggling) || pthread_join(thread, NULL))
+		errx(1, "no thread");
+	return toggling.took;
 }
 
 static int64_t time_create(void)
@@ -130,8 +196,8 @@ static void ring_for_ever(struct guest *guest)
 int main(int argc, char **argv)
 {
 	struct guest guest;
-	unsigned long long count;
-	char line[64];
+	unsigned long long count, touched;
+	char line[256], path[201];
 	FILE *file;
 
 	if (argc != 4)
@@ -145,11 +211,14 @@ int main(int argc, char **argv)
 	fclose(file);
 	system_fd = checked("/dev/kvm", open("/dev/kvm", O_RDWR | O_CLOEXEC));
 	run_size = checked("KVM_GET_VCPU_MMAP_SIZE", ioctl(system_fd, KVM_GET_VCPU_MMAP_SIZE, 0));
+	make_pages();
 	guest = create();
 	ring_for_ever(&guest);
 	while (fgets(line, sizeof(line), stdin)) {
-		if (sscanf(line, "exits %llu", &count) == 1)
-			printf("%lld\n", (long long)time_exits(&guest, count));
+		if (sscanf(line, "exits %llu %llu", &count, &touched) == 2 && touched <= MOST_PAGES)
+			printf("%lld\n", (long long)time_exits(&guest, count, touched));
+		else if (sscanf(line, "toggles %llu %200s", &count, path) == 2)
+			printf("%lld\n", (long long)time_toggles(path, count));
 		else
 			printf("%lld\n", (long long)time_create());
 		fflush(stdout);

@@ -53,7 +53,7 @@ class System:
                 raise KvmUnavailable(
                     f"{path}: API version {version}, not 12; use a kernel after 2.6.22"
                 )
-            self._vcpu_mmap_size = ioctl(self.fd, "KVM_GET_VCPU_MMAP_SIZE")
+            self.vcpu_mmap_size = ioctl(self.fd, "KVM_GET_VCPU_MMAP_SIZE")
         except KvmError as error:
             os.close(self.fd)
             raise KvmUnavailable(f"{path}: not a KVM device ({error})") from None
@@ -120,7 +120,7 @@ class System:
         """Create a VM of a type, KVM_X86_*_VM; raises :class:`CapabilityMissing`."""
         if vm_type and not self.check_extension("KVM_CAP_VM_TYPES") & 1 << vm_type:
             raise CapabilityMissing(f"KVM_CAP_VM_TYPES bit {vm_type}")
-        return Vm(ioctl(self.fd, "KVM_CREATE_VM", vm_type), self._vcpu_mmap_size)
+        return Vm(ioctl(self.fd, "KVM_CREATE_VM", vm_type), self.vcpu_mmap_size)
 
     def close(self) -> None:
         """Close /dev/kvm; VMs live on until they are closed."""
