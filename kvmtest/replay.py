@@ -29,7 +29,7 @@ def run(path: Path) -> int:
     evidence = load(path)
     try:
         judged = list(replay(evidence))
-    except (KeyError, ValueError) as error:
+    except (ArithmeticError, KeyError, ValueError) as error:
         problem = f"a sample is broken or lacks {error}"
         raise EvidenceUnreadable(f"{path}: {problem}; copy it again, or run again") from None
     show_replay(console(), judged, len(evidence.results) - len(judged))
@@ -40,8 +40,8 @@ def run(path: Path) -> int:
 def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
     """Judge again what was judged, and give it beside the result.
 
-    A SKIP or ERROR was not: there is nothing to be judged. Raises KeyError or ValueError where a
-    sample is broken.
+    A SKIP or ERROR was not: there is nothing to be judged. Raises KeyError, ValueError or, of
+    numbers that no float holds, ArithmeticError where a sample is broken.
     """
     required = _requirements(evidence.kvmtest["command"])
     for result in evidence.results:

@@ -6,17 +6,22 @@ Evidence is written whole or not at all, and checked against its schema both way
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kvmtest import named_file
 from kvmtest.errors import EnvironmentUnfit
 
 from .model import SCHEMA, Evidence
 
 __all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_whole"]
+
+#: The most that is read of an evidence.json, in bytes: that of a run has up to a few MiB.
+MOST = 32 * named_file.MIB
 
 
 class EvidenceUnreadable(EnvironmentUnfit):
@@ -54,7 +59,7 @@ def load(path: Path) -> Evidence:
     try:
         if path.is_dir():
             path = path / "evidence.json"
-        text = path.read_text(encoding="utf-8")
+        text = named_file.read(path, MOST).decode()
     except OSError as error:
         raise EvidenceUnreadable(f"{path}: {error.strerror}; name an evidence.json") from None
     except UnicodeDecodeError:
@@ -65,7 +70,7 @@ def load(path: Path) -> Evidence:
 def loads(text: str, path: Path) -> Evidence:
     """Read the text of an evidence.json; errors call it ``path``. Raises EvidenceUnreadable."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         problem = f"not JSON, or cut short ({error})"
         raise EvidenceUnreadable(f"{path}: {problem}; copy it again, or run again") from None
@@ -78,6 +83,14 @@ def loads(text: str, path: Path) -> Evidence:
         raise EvidenceUnreadable(f"{path}: {what}; {advice}")
     _validate(data, path)
     return Evidence.from_dict(data)
+
+
+def _finite(text: str) -> float:
+    """Return a number; raises ValueError for one that JSON has not, or that no float holds."""
+    number = float(text)
+    if math.isfinite(number):
+        return number
+    raise ValueError(f"{text[:20]} is no number of JSON's")
 
 
 def _validate(data: Any, path: Path) -> None:

@@ -69,7 +69,7 @@ def _pictures(evidence: Evidence, result: Result) -> dict[str, bytes]:
         matplotlib.rcParams.update(_SETTINGS)
         try:
             figure = draw(evidence, result)
-        except (KeyError, ValueError) as error:
+        except (ArithmeticError, KeyError, ValueError) as error:
             raise EnvironmentUnfit(
                 f"{result.id}: its samples can't be drawn ({error}); run it again"
             ) from None

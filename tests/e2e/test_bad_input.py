@@ -1,7 +1,9 @@
 """Whatever is wrong with what it was given, the command says so in one line and changes nothing."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +124,38 @@ def binary(path: Path) -> None:
     path.write_bytes(bytes(range(256)))
 
 
+def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Put something else in the file's place."""
+
+    def spoil(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return spoil
+
+
+def link_to(target: str) -> Callable[[Path], object]:
+    return instead(lambda path: path.symlink_to(target))
+
+
+def enlarge(path: Path) -> None:
+    os.truncate(path, 1 << 40)  # with a hole: it takes no space
+
+
+def bound_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+def with_seconds(number: str) -> Callable[[Path], object]:
+    def spoil(path: Path) -> None:
+        text, count = re.subn(r'"seconds": [0-9.e-]+', f'"seconds": {number}', path.read_text())
+        assert count
+        path.write_text(text)
+
+    return spoil
+
+
 SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncated, "not JSON, or cut short"),
     "empty": (lambda path: path.write_text(""), "not JSON, or cut short"),
@@ -129,6 +163,24 @@ SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "spoilt": (spoilt, "$.results[0].verdict: must be one of"),
     "binary": (binary, "this is no text"),
     "gone": (Path.unlink, "No such file or directory; name an evidence.json"),
+    # What has no end, or keeps a reader waiting.
+    "endless device": (link_to("/dev/zero"), "this is a device, not a file; name an evidence.json"),
+    "empty device": (link_to("/dev/null"), "this is a device, not a file"),
+    "terminal": (link_to("/dev/ptmx"), "this is a device, not a file"),
+    "endless file": (link_to("/proc/self/pagemap"), ""),
+    "FIFO without writer": (instead(os.mkfifo), "this is a FIFO, not a file"),
+    "socket": (instead(bound_socket), "this is a socket, not a file"),
+    "folder": (instead(Path.mkdir), "No such file or directory"),
+    "itself": (link_to("evidence.json"), "Too many levels of symbolic links"),
+    "large": (enlarge, "this has more than 32 MiB; name an evidence.json"),
+    "file of no size": (link_to("/proc/version"), "not JSON, or cut short"),
+    # What a parser may choke on.
+    "deep": (lambda path: path.write_text("[" * 1_000_000), "nested too deeply"),
+    "deep in a result": (with_seconds("[" * 100_000), "nested too deeply"),
+    "many digits": (with_seconds("9" * 100_000), "not JSON, or cut short"),
+    "no float": (with_seconds("1e999"), "1e999 is no number of JSON's"),
+    "not a number": (with_seconds("NaN"), "NaN is no number of JSON's"),
+    "infinity": (with_seconds("-Infinity"), "-Infinity is no number of JSON's"),
 }
 
 
@@ -148,12 +200,18 @@ def test_evidence_that_is_none_is_refused(tmp_path: Path, evidence: bytes, way: 
     assert load(path).results
     spoil(path)
     junit = tmp_path / "junit.xml"
-    for words in ([path], [tmp_path, "--ktap"], [path, "--junit", junit]):
-        ended = run_kvmtest("report", *words)
+    commands: list[list[str | Path]] = [
+        ["report", path], ["report", tmp_path, "--ktap"], ["report", path, "--junit", junit],
+        ["replay", path],
+    ]  # fmt: skip
+    for words in commands:
+        if way == "folder" and tmp_path in words:
+            continue
+        ended = run_kvmtest(*words)
         assert (ended.status, ended.out) == (3, "")
-        assert ended.complaint.startswith(f"{path}: ")
+        assert ended.complaint.startswith(str(path))
         assert said in ended.complaint
-    assert not junit.exists()
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"evidence.json"}
 
 
 def test_a_report_that_can_not_be_written_is_told(tmp_path: Path, evidence: bytes) -> None:
