@@ -19,6 +19,7 @@ from pathlib import Path
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.interruption import Interruption
+from kvmtest.pytest_words import refuse
 
 __all__ = ["main"]
 
@@ -56,6 +57,8 @@ def _main(words: list[str]) -> int:
         options.command_line = ["kvmtest", *arguments, *(["--", *extra] if extra else [])]
         if extra and options.command != "run":
             raise UsageError("only run takes arguments after --")
+        if extra:
+            refuse(extra, options.run_options)
         command: Callable[[argparse.Namespace], int] = options.function
         return command(options)
     except KvmtestError as error:
@@ -157,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_root(run)
     run.usage = "kvmtest run [options] [-- PYTEST ARGS]"
+    run.set_defaults(run_options={name for a in run._actions for name in a.option_strings})
 
     restore = add("restore", _restore, "undo what a dead run left")
     _add_root(restore)

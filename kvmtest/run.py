@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -35,6 +36,9 @@ from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_results, summary
 from kvmtest.session import Session, requirement
+
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = ["Options", "run"]
 
@@ -174,8 +178,13 @@ class _Named:
     def __init__(self, driver: object) -> None:
         self._driver = driver
 
-    def pytest_configure(self, config: "object") -> None:
-        config.pluginmanager.register(self._driver, "kvmtest-driver")  # type: ignore[attr-defined]
+    def pytest_configure(self, config: "pytest.Config") -> None:
+        import pytest
+
+        others = getattr(config.option, "file_or_dir", [])[1:]
+        if others:
+            raise pytest.UsageError(f"{others[0]}: a run has kvmtest's own suite alone; use -k")
+        config.pluginmanager.register(self._driver, "kvmtest-driver")
 
 
 def _finish(
@@ -220,7 +229,8 @@ def _status(
     if interrupted_by:
         return 128 + interrupted_by
     counted = [r.verdict for r in session.results if options.strict or not r.is_known_failure]
-    status = 0 if options.dry_run else exit_status(counted)
+    # A dry run decides nothing, but is to have tried: it would list no change else.
+    status = 4 * (not session.results) if options.dry_run else exit_status(counted)
     return 3 if problems and status != 1 else status
 
 
@@ -236,7 +246,8 @@ def _print(session: Session, options: Options, interrupted_by: int) -> None:
         for change in session.changes:
             screen.print(Text(f"would {change.sentence}"), soft_wrap=True)
         if not session.changes:
-            screen.print("would change nothing on this machine")
+            none = "would change nothing on this machine"
+            screen.print(none if session.results else "no property was tried")
         return
     show_results(screen, session.results)
     screen.print(Text(_last_line(session, interrupted_by)), soft_wrap=True)

@@ -99,6 +99,78 @@ def test_what_pytest_does_not_know_is_refused(tree: Tree) -> None:
     assert "kvmtest: pytest refused the arguments after --; see its message" in ended.err
 
 
+IGNORED = {
+    "--require=any.soak": "--require",
+    "--requir any.soak": "--require",
+    "-q --smi-source passive": "--smi-source",
+    "--smi-source=passive -v": "--smi-source",
+    "--reload-modules": "--reload-modules",
+    "--allow-other-vms": "--allow-other-vms",
+    "--allow-oth": "--allow-other-vms",
+    "--strict": "--strict",
+    "--only kernel.fix-present": "--only",
+    "--bisect": "--bisect",
+    "--dry-run": "--dry-run",
+    "--root /": "--root",
+    "-o out": "-o",
+    "-oout": "-o",
+    "-vxo out": "-o",
+}
+
+
+@pytest.mark.parametrize("words", IGNORED)
+def test_an_option_of_the_run_is_not_ignored_after_two_dashes(tree: Tree, words: str) -> None:
+    option, meant = words.removeprefix("-q ").split()[0].partition("=")[0], IGNORED[words]
+    option = meant if meant == "-o" else option
+    ended = run_on(tree, *FIX, "--", *words.split())
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.complaint == (
+        f"{option} after --: it would be ignored there; write {meant} before --"
+    )
+    assert run_on(tree, "--bisect", "--", *words.split()).status == 125
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-c other.ini", "-c after --: it would be ignored there; the run has settings of its own"),
+        ("--rootdir=/", "--rootdir after --: it would be ignored there; the run has settings"),
+        ("--override-ini addopts=-x", "--override-ini after --: "),
+        (
+            "--strict-defects",
+            "--strict-defects after --: it would be ignored there; write --strict",
+        ),
+        ("-p no:kvmtest-driver", "-p no:kvmtest-driver after --: the run needs this plugin"),
+        ("-xpno:kvmtest.plugin", "-p no:kvmtest.plugin after --: the run needs this plugin"),
+        ("@words", "@words after --: pytest's options alone may stand there"),
+        ("-v -- x", "-- after --: pytest's options alone may stand there"),
+    ],
+)
+def test_pytest_does_not_get_what_would_make_another_run(tree: Tree, words: str, said: str) -> None:
+    ended = run_on(tree, *FIX, "--", *words.split())
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.complaint.startswith(said)
+
+
+def test_a_run_has_no_other_suite(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text("def test(): pass\n")
+    ended = run_on(tree, *FIX, "--", tmp_path / "test_other.py")
+    assert ended.status == 2
+    assert f"{tmp_path}/test_other.py: a run has kvmtest's own suite alone; use -k" in ended.err
+
+
+@pytest.mark.parametrize("words", ["--collect-only", "--co -q", "--setup-plan", "--markers"])
+def test_a_run_that_tries_nothing_has_decided_nothing(tree: Tree, words: str) -> None:
+    assert run_on(tree, *FIX, "--", *words.split()).status == 4
+    assert run_on(tree, *FIX, "--dry-run", "--", *words.split()).status == 4
+    assert run_on(tree, *FIX, "--bisect", "--", *words.split()).status == 125
+
+
+def test_what_pytest_alone_knows_is_left_to_it(tree: Tree) -> None:
+    for words in (["-k", "kernel"], ["-kkernel"], ["-rA", "-x"], ["-qq", "--tb=no", "-m", ""]):
+        assert run_on(tree, *FIX, "--", *words).status == 0
+
+
 def test_an_option_that_is_none_is_refused_and_named(tree: Tree) -> None:
     ended = run_on(tree, "--stricter")
     assert (ended.status, ended.out) == (2, "")
