@@ -524,7 +524,7 @@ def _restore(options: argparse.Namespace) -> int:
     if restored.failed:
         return 3
     if restored.rebooted:
-        print("the machine was rebooted since that run: nothing of it is left")  # noqa: T201
+        print("the machine was rebooted since that run: nothing more of it is left")  # noqa: T201
     elif not restored.undone:
         print("nothing to restore: no dead run left anything")  # noqa: T201
     return 0

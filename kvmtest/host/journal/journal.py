@@ -7,7 +7,7 @@ Every change of the host goes through a :class:`Journal`, which records its undo
 import os
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from kvmtest.host.guardian import Guardian
 from kvmtest.host.lock import Lock, process_start
 from kvmtest.host.tree import Tree
 
-from .kinds import CommandError, Site, program, put, reload, run_command, text_of
+from .kinds import CommandError, Site, program, put, reload, remove, run_command, text_of
 from .record import RECORD, JournalError, RecordFile
 from .restore import Restored, failure, undo_left, undo_record
 
@@ -148,6 +148,47 @@ class Journal:
             change = Change(0, f"make the directory {name}", name)
             index = self._note(change, "rmdir", {"path": name})
             self._make(index, path.mkdir)
+
+    @contextmanager
+    def made(self, name: str) -> Iterator[int]:
+        """Make the host's file ``name``, give a descriptor to write it, and remove it at the end.
+
+        In a dry run the descriptor is /dev/null's.
+        """
+        path = self._tree.path(name)
+        with self._mutex:
+            if not self._dry_run and path.exists():
+                raise JournalError(f"{path} is there already; remove it if nobody uses it")
+            change = Change(0, f"make the file {name}", name)
+            index = self._note(change, "unlink", {"path": name})
+            opened: list[int] = []
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._make(index, lambda: opened.append(os.open(path, flags, 0o600)))
+        fd = opened[0] if opened else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+            if opened:
+                # What can't be removed stays in the record: close() tries again and tells.
+                with suppress(OSError):
+                    remove(path)
+
+    def keep_variable(self, name: str) -> bytes:
+        """Record the UEFI variable in the file ``name`` of efivarfs, and return what it holds.
+
+        Its undo, also after a restart of the machine, writes that unless it is there.
+        """
+        with self._mutex:
+            self._check_writable(name)
+            data = self._tree.read_bytes(name)
+            if not data:
+                raise JournalError(f"can't read {self._tree.path(name)}, so it can't be undone")
+            sentence = f"write the UEFI variable {Path(name).name} (was {len(data)} bytes)"
+            change = Change(0, sentence, name, data.hex(), writes=0)
+            arguments = {"path": name, "data": data.hex()}
+            self._note(change, "variable", arguments, ("variable", name))
+            return data
 
     def set_affinity(self, pid: int, cpus: set[int]) -> None:
         """Let the task ``pid`` (0: this thread) run on ``cpus`` alone.
@@ -375,7 +416,8 @@ def _recovered(restored: Restored) -> list[str]:
     if restored.rebooted:
         return [
             f"the machine was restarted since run {restored.from_pid}: its changes are gone by "
-            "themselves"
+            "themselves",
+            *restored.undone,
         ]
     return restored.undone
 

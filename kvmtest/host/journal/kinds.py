@@ -23,6 +23,7 @@ __all__ = [
     "program",
     "put",
     "reload",
+    "remove",
     "run_command",
     "text_of",
 ]
@@ -34,6 +35,9 @@ GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _COMMAND_SECONDS = 60.0
 
+# include/uapi/linux/fs.h; the native module, which has such numbers, is nothing for a guardian.
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
+
 
 class Site(NamedTuple):
     """Where to undo; commands inherit ``hold``, so that what waits for us waits for them."""
@@ -43,10 +47,14 @@ class Site(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A way to undo, and what it takes: each argument's name and its check."""
+    """A way to undo, and what it takes: each argument's name and its check.
+
+    What it undoes ``outlasts`` a restart of the machine where it is no state of the kernel.
+    """
 
     undo: Callable[..., None]
     arguments: Mapping[str, Callable[[Any], bool]]
+    outlasts: bool = False
 
 
 def _undo_write(site: Site, path: str, text: str) -> None:
@@ -67,6 +75,39 @@ def _undo_append(site: Site, path: str, text: str) -> None:
 def _undo_rmdir(site: Site, path: str) -> None:
     """Remove a directory of ours, e.g. a tracing instance."""
     site.tree.path(path).rmdir()
+
+
+def _undo_unlink(site: Site, path: str) -> None:
+    """Remove a file of ours."""
+    remove(site.tree.path(path))
+
+
+def _undo_variable(site: Site, path: str, data: str) -> None:
+    """Write a UEFI variable's bytes, as hexadecimal digits, unless it has them.
+
+    In one write, as efivarfs hands each to the firmware; a file that is there is not made anew.
+    """
+    target, wanted = site.tree.path(path), bytes.fromhex(data)
+    if target.read_bytes() != wanted:
+        fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, wanted)
+        finally:
+            os.close(fd)
+
+
+def _make_mutable(path: Path) -> None:
+    """Take a file's flag immutable away. Raises OSError."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+        left = int.from_bytes(flags[:4], "little") & ~_FS_IMMUTABLE_FL
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, left.to_bytes(8, "little"))
+    finally:
+        os.close(fd)
 
 
 def _undo_affinity(_: Site, pid: int, start: int | None, cpus: list[int]) -> None:
@@ -96,6 +137,13 @@ def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and "\0" not in value
 
 
+def _is_hex(value: Any) -> bool:
+    try:
+        return _is_text(value) and bool(bytes.fromhex(value))
+    except ValueError:
+        return False
+
+
 def _is_number(value: Any) -> TypeGuard[int]:
     return isinstance(value, int)
 
@@ -120,6 +168,8 @@ UNDO_KINDS: Mapping[str, Kind] = {
     "write": Kind(_undo_write, {"path": _is_text, "text": _is_text}),
     "append": Kind(_undo_append, {"path": _is_text, "text": _is_text}),
     "rmdir": Kind(_undo_rmdir, {"path": _is_text}),
+    "unlink": Kind(_undo_unlink, {"path": _is_text}),
+    "variable": Kind(_undo_variable, {"path": _is_text, "data": _is_hex}, outlasts=True),
     "affinity": Kind(_undo_affinity, {"pid": _is_number, "start": _is_start, "cpus": _is_cpus}),
     "reload": Kind(_undo_reload, {"module": _is_text, "parameters": _is_words}),
     "run": Kind(_undo_run, {"argv": _is_argv}),
@@ -152,6 +202,18 @@ def put(path: Path, text: str, flags: int) -> None:
             data = data[os.write(fd, data) :]
     finally:
         os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, also an immutable one, as efivarfs makes of a name that it does not know.
+
+    Raises OSError.
+    """
+    try:
+        path.unlink()
+    except PermissionError:
+        _make_mutable(path)
+        path.unlink()
 
 
 def run_command(site: Site, argv: Sequence[str]) -> None:

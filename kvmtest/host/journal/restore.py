@@ -19,7 +19,10 @@ __all__ = ["Restored", "failure", "restore", "undo_left", "undo_record"]
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What became of a record: sentences of the changes undone, and a line per failure."""
+    """What became of a record: sentences of the changes undone, and a line per failure.
+
+    ``rebooted``: the machine was restarted, which undid whatever is not among these.
+    """
 
     undone: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -47,9 +50,13 @@ def undo_left(tree: Tree, *, hold: tuple[int, ...] = ()) -> Restored:
     """
     record, errors, rebooted = undo_record(Site(tree, hold))
     backwards = record.entries[::-1]
-    undone = [entry.sentence for entry in backwards if entry.sequence not in errors]
+    undone = [
+        entry.sentence
+        for entry in backwards
+        if entry.sequence not in errors and (not rebooted or _outlasts(entry))
+    ]
     return Restored(
-        undone=[] if rebooted else undone,
+        undone=undone,
         failed=[line for entry in backwards if (line := failure(entry, errors))],
         from_pid=record.header.pid if record.header else None,
         rebooted=rebooted,
@@ -73,13 +80,17 @@ def undo_record(
     header = record.header
     boot_id = site.tree.read(BOOT_ID)
     rebooted = bool(header and header.boot_id and boot_id and header.boot_id != boot_id)
-    # Every kind of undo is about state of the kernel, which a reboot made anew.
     left, undone = _split(record.entries, after, kept)
-    errors = {} if rebooted else _undo_all(site, undone)
+    # Nearly every kind of undo is about state of the kernel, which a reboot made anew.
+    errors = _undo_all(site, filter(_outlasts, undone) if rebooted else undone)
     failed = [entry for entry in undone if entry.sequence in errors]
     remaining = sorted(left + failed, key=lambda entry: entry.sequence)
     settle(site.tree, header, remaining)
     return record, errors, rebooted
+
+
+def _outlasts(entry: Entry) -> bool:
+    return UNDO_KINDS[entry.kind].outlasts
 
 
 def _split(

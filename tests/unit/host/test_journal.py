@@ -97,6 +97,7 @@ values = {
     "argv": st.lists(texts, min_size=1),
     "module": texts,
     "parameters": st.lists(texts),
+    "data": st.binary(min_size=1).map(bytes.hex),
 }
 undos = st.sampled_from(sorted(UNDO_KINDS)).flatmap(
     lambda kind: st.tuples(
@@ -252,6 +253,107 @@ def test_each_kind_of_change_is_made_and_undone(
         assert tree.read(UNRESTRICTED) == "Y"
         assert not tree.exists(RECORD)
         assert all(change.undone and change.error is None for change in journal.changes)
+
+
+VARIABLE = "/sys/firmware/efi/efivars/Lang-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+NEW = "/sys/firmware/efi/efivars/kvmtest-1"
+
+
+@pytest.fixture
+def efivars(tree: Tree) -> Tree:
+    tree.path(VARIABLE).parent.mkdir(parents=True)
+    tree.path(VARIABLE).write_bytes(b"\7\0\0\0eng\n")
+    return tree
+
+
+def test_a_file_that_was_made_is_there_in_the_block_alone(efivars: Tree) -> None:
+    with Journal.open(efivars) as journal:
+        with journal.made(NEW) as fd:
+            os.write(fd, b"new")
+            assert efivars.path(NEW).read_bytes() == b"new"
+            (entry,) = parse(efivars.path(RECORD).read_bytes()).entries
+            assert (entry.kind, entry.arguments) == ("unlink", {"path": NEW})
+        assert not efivars.exists(NEW)
+        assert journal.close() == []
+    assert [(change.sentence, change.undone) for change in journal.changes] == [
+        (f"make the file {NEW}", True)
+    ]
+
+
+def test_a_file_of_somebody_elses_is_neither_made_nor_removed(efivars: Tree) -> None:
+    with Journal.open(efivars) as journal:
+        with pytest.raises(JournalError, match="is there already"), journal.made(VARIABLE):
+            pass
+        assert journal.close() == []
+    assert efivars.path(VARIABLE).read_bytes() == b"\7\0\0\0eng\n"
+
+
+def test_a_file_that_a_killed_run_made_is_removed_also_where_it_is_immutable(
+    efivars: Tree,
+) -> None:
+    efivars.path(NEW).write_bytes(b"")
+    flagged = subprocess.run(["chattr", "+i", efivars.path(NEW)], capture_output=True)
+    try:
+        died(efivars, Entry(1, f"make the file {NEW}", "unlink", {"path": NEW}))
+        assert restore(efivars).failed == []
+        assert not efivars.exists(NEW)
+    finally:
+        if efivars.exists(NEW):
+            subprocess.run(["chattr", "-i", efivars.path(NEW)], capture_output=True)
+    if flagged.returncode:
+        pytest.skip("this file system has no immutable files: only an ordinary one was removed")
+
+
+def test_in_a_dry_run_no_file_is_made(efivars: Tree) -> None:
+    with Journal.open(efivars, dry_run=True) as journal:
+        with journal.made(NEW) as fd:
+            os.write(fd, b"new")
+        assert not efivars.exists(NEW)
+    assert [change.sentence for change in journal.changes] == [f"make the file {NEW}"]
+
+
+def test_a_variable_gets_the_bytes_back_that_it_had(efivars: Tree) -> None:
+    with Journal.open(efivars) as journal:
+        assert journal.keep_variable(VARIABLE) == b"\7\0\0\0eng\n"
+        efivars.path(VARIABLE).write_bytes(b"\7\0\0\0fra\n")
+    assert efivars.path(VARIABLE).read_bytes() == b"\7\0\0\0eng\n"
+    assert journal.changes[0].undone
+
+
+def test_a_variable_that_has_its_bytes_is_not_written(
+    efivars: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal.open(efivars) as journal:
+        journal.keep_variable(VARIABLE)
+        times = efivars.path(VARIABLE).stat().st_mtime_ns
+    assert efivars.path(VARIABLE).stat().st_mtime_ns == times
+
+
+def test_a_variable_outlasts_a_restart_of_the_machine_and_so_does_its_undo(
+    efivars: Tree,
+) -> None:
+    path = efivars.path(BOOT_ID)
+    path.parent.mkdir(parents=True)
+    path.write_text("after\n")
+    kept = {"path": VARIABLE, "data": b"\7\0\0\0deu\n".hex()}
+    died(
+        efivars,
+        Entry(1, "write Lang", "variable", kept),
+        wrote(2, KNOB, "0"),
+        boot_id="before",
+    )
+    restored = restore(efivars)
+    assert restored.rebooted
+    assert restored.undone == ["write Lang"]
+    assert efivars.path(VARIABLE).read_bytes() == b"\7\0\0\0deu\n"
+    assert efivars.read(KNOB) == "1"
+
+
+@pytest.mark.parametrize("data", ["0", "xy", "", 7, None])
+def test_bytes_that_are_none_are_no_record_of_ours(data: object) -> None:
+    entry = Entry(1, "write", "variable", {"path": VARIABLE, "data": data})
+    with pytest.raises(JournalError, match="arguments of variable"):
+        parse(encode(Header(1, 1, None, "", "")) + encode(entry))
 
 
 def test_the_entry_is_on_disk_before_its_change(
