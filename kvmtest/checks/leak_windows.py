@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -22,12 +22,25 @@ from kvmtest.guests.mailbox import GuestFault
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_TSC
 from kvmtest.host.tsc import tsc_hz
-from kvmtest.judge import Absence, Reading, control
+from kvmtest.judge import Absence, Reading, control, measure
 from kvmtest.judge.baseline import Covariates
 from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError
-from kvmtest.smi import SmiCount, Source, choose, counts, prove
+from kvmtest.smi import (
+    AFTER,
+    FAST_HZ,
+    SAFE_SHARE,
+    Proved,
+    Ready,
+    SmiCount,
+    Source,
+    best,
+    candidates,
+    counts,
+    prove,
+    ready,
+)
 from kvmtest.workers import Runner, Supervisor
 
 from .context import Context
@@ -45,6 +58,7 @@ __all__ = [
     "arm_under",
     "experiment",
     "more_quiet",
+    "proved_smis",
     "record",
     "set_knob",
     "with_host_counters",
@@ -71,6 +85,8 @@ TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
 AMID_S = 0.05
 #: Quiet windows that are taken more, at most, until they say what a VM-exit costs.
 MORE_QUIET = 24
+#: Says, in the raw part, that the kernel reported trouble: no other source is tried then.
+_TROUBLED = "troubled"
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
@@ -88,36 +104,21 @@ class Disturbed(KvmtestError):
 
 @dataclass(frozen=True, slots=True)
 class Smis:
-    """What raises SMIs, what counts them on ``cpus``, and how long a window is."""
+    """What raises SMIs, what counts them on ``cpus``, and how long a window is.
 
-    source: Source
+    ``trigger_s`` is how long a trigger takes.
+    """
+
+    source: Ready
     count: SmiCount
     rate_hz: float
     cpus: tuple[int, ...]
+    trigger_s: float = 0.0
 
     @property
     def window_s(self) -> float:
         """The length of a window in seconds."""
         return SMIS_PER_WINDOW / self.rate_hz
-
-    @classmethod
-    @contextmanager
-    def found(cls, machine: Machine) -> "Iterator[Smis | Missing]":
-        """Give the machine's, or what is missing; the count is closed at the block's end."""
-        source = choose(machine, machine.smi_source)
-        if isinstance(source, Missing):
-            yield source
-            return
-        count = counts(machine)
-        if isinstance(count, Missing):
-            yield Missing(f"SMIs can't be counted: {count.what}", count.remedy)
-            return
-        try:
-            allowed = sorted(os.sched_getaffinity(0) & set(count.cpus))
-            rate = LAB_RATE_HZ if source.name == "lab" else RATE_HZ
-            yield cls(source, count, min(rate, source.fastest_hz), tuple(allowed))
-        finally:
-            count.close()
 
     def proved(self, context: Context) -> "Generator[Reading, None, Smis | None]":
         """Show that the count follows the source.
@@ -130,7 +131,8 @@ class Smis:
         what = f"{proof.count} follows the SMI source {proof.source}"
         remedy = "see what kvmtest smi probe says, and name a source that works by --smi-source"
         observed = proof.refusal or "yes"
-        yield control("leak", what, observed, "yes", remedy, sent=proof.sent)
+        raw = {_TROUBLED: True} if proof.troubled else {}
+        yield control("leak", what, observed, "yes", remedy, sent=proof.sent, **raw)
         if proof.refusal:
             return None
         taking = [cpu for cpu in self.cpus if proof.counted[cpu]]
@@ -138,8 +140,91 @@ class Smis:
             what, remedy = "SMIs come on a CPU of this process", "run it without taskset"
             yield control("leak", what, False, True, remedy)
             return None
-        rate = min(self.rate_hz, proof.safe_hz or self.rate_hz)
-        return replace(self, cpus=tuple(taking[:MOST_CPUS]), rate_hz=rate)
+        # Of a few triggers the longest is chance: one may have had to wait for a CPU.
+        took_s = median(proof.latencies_s) if proof.latencies_s else 0.0
+        safe_hz = SAFE_SHARE / took_s if took_s else proof.safe_hz or self.rate_hz
+        rate = min(self.rate_hz, safe_hz)
+        return replace(self, cpus=tuple(taking[:MOST_CPUS]), rate_hz=rate, trigger_s=took_s)
+
+
+def proved_smis(
+    context: Context, stack: ExitStack
+) -> Generator[Reading | Absence, None, Smis | None]:
+    """Try the machine's sources, the gentlest first, until one is fast enough; give what proved.
+
+    What the sources need ends with the stack. Those that proved themselves once in a run are tried
+    before others later.
+    """
+    machine = context.machine
+    found = candidates(machine, machine.smi_source)
+    if isinstance(found, Missing):
+        yield Absence("leak", found)
+        return None
+    count = counts(machine)
+    if isinstance(count, Missing):
+        yield Absence("leak", Missing(f"SMIs can't be counted: {count.what}", count.remedy))
+        return None
+    stack.callback(count.close)
+    names = context.found.setdefault(__name__, [])
+    known = [source for source in found if source.name in names]
+    for sources in (known, found) if known else (found,):
+        smis = yield from _first_proved(context, stack, sources, count)
+        if smis:
+            names[:] = smis.source.name.split(" and ")
+            return smis
+    return None
+
+
+def _first_proved(
+    context: Context, stack: ExitStack, sources: Sequence[Source], count: SmiCount
+) -> Generator[Reading | Absence, None, Smis | None]:
+    """Try sources until one is fast enough; what did not prove itself is a figure, if one did."""
+    cpus = tuple(sorted(os.sched_getaffinity(0) & set(count.cpus)))
+    proved: list[Smis] = []
+    failed: list[Reading] = []
+    for source in sources:
+        first = AFTER.get(source.name)
+        if len(sources) > 1 and first and first not in (each.source.name for each in proved):
+            continue
+        rate = min(LAB_RATE_HZ if source.name == "lab" else RATE_HZ, source.fastest_hz)
+        try:
+            opened = stack.enter_context(ready(source, context.journal))
+        except KvmtestError as error:
+            what = f"the SMI source {source.name} can be used"
+            failed.append(control("leak", what, str(error), "yes", "name another source"))
+            continue
+        readings, smis = _collected(Smis(opened, count, rate, cpus).proved(context))
+        if smis is None:
+            failed += readings
+            if any(reading.raw.get(_TROUBLED) for reading in readings):
+                break
+            continue
+        yield from readings
+        proved.append(smis)
+        if smis.rate_hz >= FAST_HZ:
+            break
+    if not proved:
+        yield from failed
+        return None
+    for reading in failed:
+        if not reading.agrees:
+            yield measure("leak", reading.what, reading.observed)
+    chosen = best([Proved(each.source, each.rate_hz, each.trigger_s) for each in proved])
+    on_all = set.intersection(*(set(each.cpus) for each in proved))
+    taking = tuple(cpu for cpu in cpus if cpu in on_all) or proved[0].cpus
+    return Smis(chosen.source, count, chosen.rate_hz, taking, chosen.trigger_s)
+
+
+def _collected(
+    proving: Generator[Reading, None, Smis | None],
+) -> tuple[list[Reading], Smis | None]:
+    """Return what a generator yields, and what it returns."""
+    readings = []
+    while True:
+        try:
+            readings.append(next(proving))
+        except StopIteration as end:
+            return readings, end.value
 
 
 def with_host_counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counters:
@@ -376,11 +461,8 @@ def experiment(
     ``renewal`` makes what each guest goes through before a window. The vCPUs are made, and run for
     a moment, with the ``knob`` so, or as it is. Raises Disturbed.
     """
-    with Smis.found(context.machine) as smis, ExitStack() as stack:
-        if isinstance(smis, Missing):
-            yield Absence("leak", smis)
-            return
-        proved = yield from smis.proved(context)
+    with ExitStack() as stack:
+        proved = yield from proved_smis(context, stack)
         if not proved:
             return
         scene = stack.enter_context(Scene(context, "leak"))

@@ -6,7 +6,7 @@ Which SMI sources work on this machine, each proved by a count; as a table and a
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,26 @@ from typing import Any
 from rich.text import Text
 
 from kvmtest import __version__
+from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.host.facts import machine_facts, plain
+from kvmtest.host.journal import Journal
 from kvmtest.host.kernel_log import KernelLog
-from kvmtest.host.lock import Lock
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-from kvmtest.smi import BY_NAME, Proof, SmiCount, Source, choose, counts, prove, sources, split
+from kvmtest.smi import (
+    AFTER,
+    BY_NAME,
+    Proof,
+    SmiCount,
+    Source,
+    choose,
+    counts,
+    prove,
+    ready,
+    sources,
+    split,
+)
 
 from .terminal import Progress, console, facts_table
 
@@ -45,11 +58,15 @@ def probe(
                 proofs[name] = source
             elif isinstance(count, Missing):
                 proofs[name] = count
-            elif not wanted and name in BY_NAME:
-                untried = "it looks usable, and was not tried"
-                proofs[name] = Missing(untried, f"use --source {name}")
             else:
-                proofs[name] = _prove(machine, source, count, triggers, rate_hz)
+                untried = None if wanted else _untried(name, proofs)
+                proofs[name] = untried or _prove(
+                    machine,
+                    source,
+                    count,
+                    triggers,
+                    rate_hz if wanted else min(rate_hz, source.fastest_hz),
+                )
     if as_json:
         print(json.dumps(_as_dict(machine, count, found, proofs), indent=1))  # noqa: T201
     else:
@@ -57,18 +74,35 @@ def probe(
     return 0 if any(_holds(proof) for proof in proofs.values()) else 4
 
 
+def _untried(name: str, proofs: Mapping[str, Proof | Missing]) -> Missing | None:
+    """Return why a source that nobody asked for is not tried after these, or None."""
+    untried, remedy = "it looks usable, and was not tried", f"use --source {name}"
+    if name in BY_NAME:
+        return Missing(untried, remedy)
+    for tried, proof in proofs.items():
+        if isinstance(proof, Proof) and proof.troubled:
+            return Missing(f"{untried}, as the kernel reported trouble after {tried}")
+    first = AFTER.get(name)
+    if first is not None and not _holds(proofs[first]):
+        return Missing(f"{untried}, as {first} is not proved", remedy)
+    return None
+
+
 def _prove(
     machine: Machine, source: Source, count: SmiCount, triggers: int, rate_hz: float
 ) -> Proof:
-    """Prove one source; a source leaves nothing to undo, so that the lock is all it needs."""
-    lock = Lock.take(machine.tree)
-    try:
+    """Prove one source, while no other run can see its SMIs."""
+    with Journal.open(machine.tree) as journal:
         log = KernelLog.open(machine.tree)
         with Progress() as progress, nullcontext() if isinstance(log, Missing) else log:
             progress.say(Text(f"{source.name}: {source.describes}"))
-            return prove(source, count, log, triggers=triggers, rate_hz=rate_hz)
-    finally:
-        lock.release()
+            try:
+                with ready(source, journal) as each:
+                    return prove(each, count, log, triggers=triggers, rate_hz=rate_hz)
+            except UsageError:
+                raise
+            except KvmtestError as error:
+                return Proof(source.name, count.name, refusal=str(error))
 
 
 def _holds(proof: Proof | Missing) -> bool:

@@ -6,23 +6,33 @@ used only after a count has proved it.
 """
 
 from .counts import SmiCount, counts
-from .proof import Proof, prove
-from .source import Periodic, Raising, Source, Trigger, Triggered
-from .sources import BY_NAME, SOURCES, choose, sources, split
+from .proof import SAFE_SHARE, Proof, prove
+from .source import Periodic, Prepared, Raising, Ready, Source, Trigger, Triggered, ready
+from .sources import AFTER, BY_NAME, SOURCES, candidates, choose, sources, split
+from .together import FAST_HZ, Proved, best
 
 __all__ = [
+    "AFTER",
     "BY_NAME",
+    "FAST_HZ",
+    "SAFE_SHARE",
     "SOURCES",
     "Periodic",
+    "Prepared",
     "Proof",
+    "Proved",
     "Raising",
+    "Ready",
     "SmiCount",
     "Source",
     "Trigger",
     "Triggered",
+    "best",
+    "candidates",
     "choose",
     "counts",
     "prove",
+    "ready",
     "sources",
     "split",
 ]

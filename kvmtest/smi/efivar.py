@@ -1,10 +1,10 @@
 """SMIs by reading a UEFI variable
 ===============================
 
-Most firmware keeps its variables in SMM: each read through efivarfs (fs/efivarfs/file.c) asks for
-the size and then for the value, an SMI each. Gentle: nothing is written, and it works under
-lockdown. Firmware that keeps a copy for reading (EDK2's variable runtime cache) raises none, which
-the count shows.
+Firmware that keeps its variables in SMM and no copy of them: each read through efivarfs
+(fs/efivarfs/file.c) asks for the size and then for the value, an SMI each. Gentle: nothing is
+written, and it works under lockdown. Firmware of today mostly answers reads from a copy (EDK2's
+variable runtime cache, since 2019) and raises none, which the count shows.
 """
 
 import os
@@ -17,16 +17,13 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
+from .efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables
 from .source import Fire, Triggered
 
 __all__ = ["find"]
 
-_EFI = "/sys/firmware/efi"
-_EFIVARS = f"{_EFI}/efivars"
-
-# Short ones that nearly every firmware has (UEFI 2.10, 3.3: globally defined variables).
-_GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
-_FAVOURITES = tuple(f"{name}-{_GLOBAL}" for name in ("BootOrder", "BootCurrent", "SecureBoot"))
+# Short ones that nearly every firmware has.
+_FAVOURITES = tuple(f"{name}-{GLOBAL}" for name in ("BootOrder", "BootCurrent", "SecureBoot"))
 
 
 def find(machine: Machine, variable: str) -> Triggered | Missing:
@@ -48,23 +45,18 @@ def find(machine: Machine, variable: str) -> Triggered | Missing:
         f"reads the UEFI variable {found.name}",
         "nothing",
         fastest_hz=100,
-        longest_s=0.05,
+        longest_s=LONGEST_S,
         opened=opened,
     )
 
 
 def _variable(tree: Tree, wanted: str) -> Path | Missing:
     """Return the file of a variable that can be read."""
-    if not tree.exists(_EFI):
-        return Missing("this system was not booted by UEFI, so there are no UEFI variables")
-    there = {path.name: path for path in tree.glob(f"{_EFIVARS}/*-*")}
-    if not there:
-        return Missing(
-            "no UEFI variables are to be seen: efivarfs is not mounted or empty",
-            f"mount -t efivarfs efivarfs {_EFIVARS}",
-        )
+    there = variables(tree)
+    if isinstance(there, Missing):
+        return there
     if wanted and wanted not in there:
-        return Missing(f"there is no UEFI variable {wanted}", f"choose one of {_EFIVARS}")
+        return Missing(f"there is no UEFI variable {wanted}", f"choose one of {EFIVARS}")
     names = [wanted] if wanted else [*(n for n in _FAVOURITES if n in there), *there]
     for name in names:
         if os.access(there[name], os.R_OK, effective_ids=True):

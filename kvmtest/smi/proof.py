@@ -14,16 +14,19 @@ from kvmtest.host.tsc import tsc_hz
 from kvmtest.missing import Missing
 
 from .counts import SmiCount
-from .source import Periodic, Source, Triggered, check_rate, stamped
+from .source import Periodic, Ready, Triggered, check_rate, stamped
 
-__all__ = ["Proof", "prove"]
+__all__ = ["SAFE_SHARE", "Proof", "prove"]
 
-# Of a CPU's time: more than this in SMM, and the machine no longer does its work (clocks drift,
+#: Of a CPU's time: more than this in SMM, and the machine no longer does its work (clocks drift,
 # watchdogs bark).
-_SAFE_SHARE = 0.05
+SAFE_SHARE = 0.05
 
 # Of the SMIs counted around triggers, the most that may have come by themselves.
 _BY_THEMSELVES = 0.1
+
+# Who waits for SMIs looks so often whether they came.
+_LOOK_S = 0.05
 
 # How the kernel begins reports of machine checks (arch/x86/kernel/cpu/mce, drivers/acpi/apei).
 _HARDWARE_ERROR = "[Hardware Error]"
@@ -37,8 +40,9 @@ class Proof:
     where it only waits. ``counted`` has the SMIs counted on each CPU meanwhile, ``quiet`` those
     counted on it between triggers. ``latencies_s`` has the time that each trigger took.
     ``safe_hz`` is the rate up to which SMIs take at most a twentieth of the time, and that the
-    source takes; None for one that has no rate. ``unwatched`` says why the kernel's reports of
-    trouble were not seen.
+    source takes; of one that only waits the rate that they came at. ``troubled``: the
+    kernel reported trouble, so that nothing more should be tried. ``unwatched`` says why its
+    reports were not seen.
     """
 
     source: str
@@ -49,11 +53,12 @@ class Proof:
     latencies_s: list[float] = field(default_factory=list)
     safe_hz: float | None = None
     refusal: str | None = None
+    troubled: bool = False
     unwatched: Missing | None = None
 
 
 def prove(
-    source: Source,
+    source: Ready,
     count: SmiCount,
     log: KernelLog | Missing,
     *,
@@ -62,8 +67,9 @@ def prove(
 ) -> Proof:
     """Have ``source`` raise SMIs ``triggers`` times at ``rate_hz``, and see whether they count.
 
-    A source that is not triggered one by one gets the time that so many would take. Raises
-    UsageError for a rate that the source does not take.
+    A source that is not triggered one by one gets the time that so many would take; one that only
+    waits, until so many came, or its patience ends. Raises UsageError for a rate that the source
+    does not take.
     """
     check_rate(source, rate_hz)
     proof = Proof(source.name, count.name, unwatched=log if isinstance(log, Missing) else None)
@@ -75,6 +81,7 @@ def prove(
             proof.refusal = _wait(source, count, triggers, rate_hz, proof) or watch.complaint()
     except KvmtestError as error:
         proof.refusal = str(error)
+    proof.troubled = watch.complains
     return proof
 
 
@@ -98,7 +105,7 @@ def _fire(
             proof.sent += 1
             latency_s = (trigger.after - trigger.before) / ticks_per_s
             proof.latencies_s.append(latency_s)
-            proof.safe_hz = min(source.fastest_hz, _SAFE_SHARE / max(proof.latencies_s))
+            proof.safe_hz = min(source.fastest_hz, SAFE_SHARE / max(proof.latencies_s))
             around_s += ended - begun
             rises = _add(count, proof.counted, before, after)
             if latency_s > source.longest_s:
@@ -127,17 +134,37 @@ def _wait(
     source: Periodic, count: SmiCount, triggers: int, rate_hz: float, proof: Proof
 ) -> str | None:
     """Wait for SMIs that come by themselves; return what went wrong."""
-    before = count.read_all()
+    before, begun = count.read_all(), time.monotonic()
+    waits = source.patience_s is not None
     with source.raising(rate_hz, outside_guests=True) as raising:
-        time.sleep(triggers / rate_hz)
+        if source.patience_s is None:
+            time.sleep(triggers / rate_hz)
+        else:
+            _await(count, before, triggers, source.patience_s)
+    waited_s = time.monotonic() - begun if waits else triggers / rate_hz
     _add(count, proof.counted, before, count.read_all())
     proof.sent, most = raising.raised, max(proof.counted.values())
-    proof.safe_hz = None if proof.sent is None else source.fastest_hz
+    if waits and most:
+        proof.safe_hz = most / waited_s
+    elif proof.sent is not None:
+        proof.safe_hz = source.fastest_hz
     if not most:
-        return f"no SMI that {count.name} counts came in {triggers / rate_hz:g} s"
+        return f"no SMI that {count.name} counts came in {waited_s:.3g} s"
+    if waits and most < triggers:
+        return (
+            f"only {most} of {triggers} SMIs that {count.name} counts came in {waited_s:.3g} s, "
+            "which is too seldom"
+        )
     if proof.sent not in (None, most):
         return f"it raised {proof.sent} SMIs, but {count.name} counts {most}"
     return None
+
+
+def _await(count: SmiCount, before: dict[int, int], smis: int, patience_s: float) -> None:
+    """Wait until one CPU has counted so many SMIs, or for so long."""
+    ends = time.monotonic() + patience_s
+    while _add(count, {}, before, count.read_all()) < smis and time.monotonic() < ends:
+        time.sleep(min(_LOOK_S, max(ends - time.monotonic(), 0)))
 
 
 def _add(
@@ -154,6 +181,7 @@ class _Watch:
     """Looks whether the kernel reports trouble."""
 
     def __init__(self, log: KernelLog | Missing) -> None:
+        self.complains = False
         self._log = log
         self._begin = Position(0, 0) if isinstance(log, Missing) else log.here()
 
@@ -164,4 +192,5 @@ class _Watch:
         records = self._log.since(self._begin).records
         lines = [r.message for r in records if r.is_from_kernel and _HARDWARE_ERROR in r.message]
         lines += [trouble.headline for trouble in troubles(records)]
+        self.complains = bool(lines)
         return f"the kernel reported: {lines[0]}" if lines else None

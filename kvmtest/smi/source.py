@@ -7,15 +7,30 @@ What all sources have in common: SMIs come while a block is run, at a rate, and 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmtest._native import lib
 from kvmtest.errors import UsageError
 from kvmtest.workers import PATIENCE_S, Supervisor
 
-__all__ = ["Fire", "Periodic", "Raising", "Source", "Trigger", "Triggered", "check_rate", "stamped"]
+if TYPE_CHECKING:  # doctor asks for sources alone, and is to be quick
+    from kvmtest.host.journal import Journal
+
+__all__ = [
+    "Fire",
+    "Periodic",
+    "Prepared",
+    "Raising",
+    "Ready",
+    "Source",
+    "Trigger",
+    "Triggered",
+    "check_rate",
+    "ready",
+    "stamped",
+]
 
 #: Raises SMIs once, and returns when they are over. Raises KvmtestError.
 Fire = Callable[[], None]
@@ -99,7 +114,8 @@ class Periodic:
     """A source whose SMIs come by themselves, once it is switched on.
 
     ``switched`` takes a rate, and whether SMIs are wanted while no guest runs too. It is a context
-    that gives how many SMIs it has raised since then, or None where nobody counts them.
+    that gives how many SMIs it has raised since then, or None where nobody counts them. One that
+    takes no rate, as it only waits, has ``patience_s``: how long a proof waits at most.
     """
 
     name: str
@@ -107,6 +123,7 @@ class Periodic:
     changes: str
     fastest_hz: float
     switched: Callable[[float, bool], AbstractContextManager[Callable[[], int] | None]]
+    patience_s: float | None = None
 
     @contextmanager
     def raising(self, rate_hz: float, *, outside_guests: bool = False) -> Iterator[Raising]:
@@ -122,7 +139,31 @@ class Periodic:
             raising.raised = raised()
 
 
-Source = Triggered | Periodic
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A source that has to change the host before it can fire.
+
+    ``prepared`` does so through the journal, and gives the source that is ready then. What it
+    changes is undone at the block's end, or by the journal.
+    """
+
+    name: str
+    describes: str
+    changes: str
+    fastest_hz: float
+    prepared: Callable[["Journal"], AbstractContextManager[Triggered]]
+
+
+#: What can raise SMIs as it is.
+Ready = Triggered | Periodic
+Source = Ready | Prepared
+
+
+def ready(source: Source, journal: "Journal") -> AbstractContextManager[Ready]:
+    """Return a context in which the source can raise SMIs. Raises KvmtestError."""
+    if isinstance(source, Prepared):
+        return source.prepared(journal)
+    return nullcontext(source)
 
 
 def stamped(fire: Fire) -> Trigger:

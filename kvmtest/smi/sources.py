@@ -11,11 +11,25 @@ from kvmtest.errors import UsageError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 
-from . import apm_port, command, efivar, lab
+from . import (
+    apm_port,
+    command,
+    dcdbas,
+    dell_smm_hwmon,
+    efivar,
+    efivar_refused,
+    efivar_write,
+    efivarfs_statfs,
+    lab,
+)
 from .counts import counts
 from .source import Periodic, Source
 
-__all__ = ["BY_NAME", "SOURCES", "choose", "sources", "split"]
+__all__ = ["AFTER", "BY_NAME", "SOURCES", "candidates", "choose", "sources", "split"]
+
+#: Passive waiting for a proof ends after so many seconds; in a lab, whose seconds take long and
+#: whose SMIs never come by themselves, sooner.
+PATIENCE_S, LAB_PATIENCE_S = 120.0, 1.0
 
 
 def _passive(machine: Machine, _: str) -> Periodic | Missing:
@@ -35,6 +49,7 @@ def _passive(machine: Machine, _: str) -> Periodic | Missing:
         "nothing",
         fastest_hz=float("inf"),
         switched=switched,
+        patience_s=LAB_PATIENCE_S if machine.lab else PATIENCE_S,
     )
 
 
@@ -43,19 +58,29 @@ SOURCES: Mapping[str, Callable[[Machine, str], Source | Missing]] = {
     "passive": _passive,
     "lab": lab.find,
     "efivar": efivar.find,
+    "efivarfs-statfs": efivarfs_statfs.find,
+    "dell-smm-hwmon": dell_smm_hwmon.find,
+    "efivar-refused": efivar_refused.find,
     "command": command.find,
+    "efivar-write": efivar_write.find,
+    "dcdbas": dcdbas.find,
     "apm-port": apm_port.find,
 }
 
 #: Sources that nobody gets unasked: they may harm, or may take for ever.
-BY_NAME = frozenset({"passive", "command", "apm-port"})
+BY_NAME = frozenset({"passive", "command", "efivar-write", "dcdbas", "apm-port"})
+
+#: Sources that nobody gets unasked before another one has proved itself: what asks the firmware to
+#: store something comes after what only asks it.
+AFTER: Mapping[str, str] = {"efivar-refused": "efivarfs-statfs"}
 
 
 def split(wanted: str) -> tuple[str, str]:
     """Return name and argument of a source as the user names it, NAME or NAME:ARGUMENT.
 
     The argument is the byte of ``apm-port:0x90``, the command of ``command:CMD``, the variable of
-    ``efivar:NAME-GUID``. Raises UsageError for a name that no source has.
+    ``efivar:NAME-GUID`` and ``efivar-write:NAME-GUID``. Raises UsageError for a name that no source
+    has.
     """
     name, _, argument = wanted.partition(":")
     if name not in SOURCES:
@@ -71,17 +96,29 @@ def sources(machine: Machine) -> dict[str, Source | Missing]:
 def choose(machine: Machine, wanted: str | None) -> Source | Missing:
     """Return the source that is ``wanted`` (see :func:`split`), or else the gentlest usable one.
 
-    That it looks usable proves nothing: see :func:`kvmtest.smi.prove`. Raises UsageError.
+    That it looks usable proves nothing: see :func:`kvmtest.smi.try_out`. Raises UsageError.
+    """
+    found = candidates(machine, wanted)
+    return found if isinstance(found, Missing) else found[0]
+
+
+def candidates(machine: Machine, wanted: str | None) -> list[Source] | Missing:
+    """Return the source that is ``wanted``, or else all usable ones that need no asking for.
+
+    The gentlest comes first. Raises UsageError.
     """
     if wanted is not None:
         name, argument = split(wanted)
-        return SOURCES[name](machine, argument)
-    found: dict[str, Source | Missing] = {}
-    # Those to be asked for by name come last: nobody has to look for them where another is usable.
-    for name in sorted(SOURCES, key=BY_NAME.__contains__):
-        found[name] = SOURCES[name](machine, "")
-        if name not in BY_NAME and not isinstance(found[name], Missing):
-            return found[name]
+        source = SOURCES[name](machine, argument)
+        return source if isinstance(source, Missing) else [source]
+    found = {name: find(machine, "") for name, find in SOURCES.items() if name not in BY_NAME}
+    usable = [source for source in found.values() if not isinstance(source, Missing)]
+    # Nobody has to look for those to be asked for by name where another is usable.
+    return usable or _none_of(found | {name: SOURCES[name](machine, "") for name in BY_NAME})
+
+
+def _none_of(found: Mapping[str, Source | Missing]) -> Missing:
+    """Return why no source is used."""
     obstacles: list[str] = []
     by_name: list[str] = []
     for name in SOURCES:

@@ -27,6 +27,7 @@ DECIDED = {
     "any.no-warnings",
 }
 BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")
+EFIVARFS = Path(__file__).with_name("efivarfs_inside.py")
 
 
 def lab(board: Board) -> Lab:
@@ -75,9 +76,9 @@ def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd:
     assert evidence.kernel["release"] == amd.kernel.release
 
 
-def probe(where: Lab, source: str) -> dict[str, Any]:
-    """Return what kvmtest smi probe says of a source inside, after 40 triggers."""
-    words = ["smi", "probe", "--source", source, "--count", "40", "--rate", "20", "--json"]
+def probe(where: Lab, source: str, count: int = 40, rate: str = "20") -> dict[str, Any]:
+    """Return what kvmtest smi probe says of a source inside, after ``count`` triggers."""
+    words = ["smi", "probe", "--source", source, "--count", str(count), "--rate", rate, "--json"]
     outcome = run_inside(where, words)
     (proof,) = json.loads(outcome.said)["sources"].values()
     assert outcome.status == 0
@@ -92,9 +93,29 @@ def test_the_smi_command_port_is_proved_by_a_count_that_is_exact(amd: Lab) -> No
     assert (proof["sent"], proof["counted"]) == (40, {"0": 40, "1": 0})
 
 
-def test_a_uefi_variable_raises_two_smis_a_read_on_every_cpu() -> None:
-    proof = probe(lab(Q35), "efivar")
-    assert (proof["sent"], proof["counted"]) == (40, {"0": 80, "1": 80})
+@pytest.fixture(scope="module")
+def uefi() -> Lab:
+    return lab(Q35)
+
+
+@pytest.mark.parametrize(
+    ("source", "smis", "sent", "rate"),
+    [
+        ("efivar", 2, 40, "20"),
+        ("efivarfs-statfs", 1, 12, "2.4"),
+        ("efivar-refused", 1, 40, "20"),
+        ("efivar-write", 3, 10, "5"),
+    ],
+)
+def test_a_source_of_uefi_raises_as_many_smis_each_time_on_every_cpu(
+    uefi: Lab, source: str, smis: int, sent: int, rate: str
+) -> None:
+    proof = probe(uefi, source, sent, rate)
+    assert (proof["sent"], proof["counted"]) == (sent, {"0": smis * sent, "1": smis * sent})
+
+
+def test_the_kernel_limits_one_source_of_uefi_and_nothing_is_left_of_another(uefi: Lab) -> None:
+    run_script_inside(uefi, EFIVARFS)
 
 
 def test_a_source_that_raises_no_smi_is_not_proved(amd: Lab) -> None:

@@ -3,17 +3,19 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise, product
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from kvmtest._native import lib
+from kvmtest.checks import leak_windows
 from kvmtest.checks.leak_windows import (
     MORE_QUIET,
+    PROOFS,
     SMIS_PER_WINDOW,
     Crew,
     Smis,
@@ -21,16 +23,19 @@ from kvmtest.checks.leak_windows import (
     Watcher,
     arm_under,
     more_quiet,
+    proved_smis,
 )
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
 from kvmtest.guests import mailbox
-from kvmtest.judge import Reading, Verdict, judge
+from kvmtest.host.tsc import tsc_hz
+from kvmtest.judge import Absence, Reading, Role, Verdict, judge
 from kvmtest.judge.samples import Arm, Toggle, Window
 from kvmtest.missing import Missing
-from kvmtest.smi import Periodic
+from kvmtest.smi import Periodic, Prepared, Source, Trigger, Triggered
 from kvmtest.workers import Supervisor
 
+T = TypeVar("T")
 OFFSET = 1_000_000
 
 
@@ -347,7 +352,7 @@ def test_a_window_has_the_arm_of_the_knobs_state_at_every_time_in_it(count: int)
 # Which CPUs
 
 
-def proved(count: Count, *taking: int, cpus: tuple[int, ...]) -> tuple[list[object], Smis | None]:
+def proved(count: Count, *taking: int, cpus: tuple[int, ...]) -> tuple[list[Reading], Smis | None]:
     """Have a source raise SMIs on the CPUs ``taking``; give what is said, and what is left."""
 
     @contextmanager
@@ -358,13 +363,7 @@ def proved(count: Count, *taking: int, cpus: tuple[int, ...]) -> tuple[list[obje
 
     source = Periodic("test", "comes", "nothing", 1000, switched)
     context: Any = SimpleNamespace(kernel_log=Missing("no log"))
-    said: list[object] = []
-    proving = Smis(source, count, 1000, cpus).proved(context)
-    while True:
-        try:
-            said.append(next(proving))
-        except StopIteration as end:
-            return said, end.value
+    return collect(Smis(source, count, 1000, cpus).proved(context))
 
 
 def test_guests_run_where_smis_come_on_four_cpus_at_most() -> None:
@@ -389,6 +388,177 @@ def test_a_source_that_is_not_proved_is_not_used() -> None:
     assert smis is None
     assert isinstance(reading, Reading)
     assert not reading.agrees
+
+
+# Which source
+
+
+def collect(proving: Generator[T, None, Smis | None]) -> tuple[list[T], Smis | None]:
+    """Return what a generator yields, and what it returns."""
+    said: list[T] = []
+    while True:
+        try:
+            said.append(next(proving))
+        except StopIteration as end:
+            return said, end.value
+
+
+class Sources:
+    """Candidates by name: how many SMIs a trigger raises, how fast they are; who was fired."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **smis: tuple[int, float]) -> None:
+        self.count = Count(0)
+        self.fired: list[str] = []
+        self.takes_s: Callable[[], float] = lambda: 0.0005
+        monkeypatch.setattr("kvmtest.smi.proof.stamped", self._stamped)
+        self.log: Any = Missing("no log")
+        found: list[Source] = [self._source(name.replace("_", "-"), *s) for name, s in smis.items()]
+        monkeypatch.setattr(leak_windows, "candidates", lambda *_: found)
+        monkeypatch.setattr(leak_windows, "counts", lambda _: self.count)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+        machine = SimpleNamespace(smi_source=None)
+        self.context: Any = SimpleNamespace(
+            machine=machine, kernel_log=self.log, found={}, journal=None
+        )
+
+    def _source(self, name: str, smis: int, fastest_hz: float) -> Triggered:
+        def fire() -> None:
+            self.fired.append(name)
+            self.count.counts[0] += smis
+
+        return Triggered(name, "fires", "nothing", fastest_hz, 1, lambda: nullcontext(fire))
+
+    def _stamped(self, fire: Callable[[], None]) -> Trigger:
+        fire()
+        return Trigger(0, int(self.takes_s() * tsc_hz()))
+
+    def proved(self) -> tuple[list[Reading | Absence], Smis | None]:
+        self.fired.clear()
+        self.count.cpus = (0,)
+        with ExitStack() as stack:
+            return collect(proved_smis(self.context, stack))
+
+
+def test_the_gentlest_source_that_proves_itself_and_is_fast_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = Sources(monkeypatch, dead=(0, 100), good=(1, 100), other=(1, 100))
+    readings, smis = sources.proved()
+    assert smis
+    assert (smis.source.name, smis.rate_hz) == ("good", 50)
+    assert sources.fired == ["dead", *["good"] * PROOFS]
+    # What did not prove itself is told, and stands in the way of no verdict.
+    assert [reading.role for reading in readings if isinstance(reading, Reading)] == [
+        Role.CONTROL,
+        Role.MEASURE,
+    ]
+    assert sources.count.cpus == (), "closed"
+
+
+def test_a_source_that_proved_itself_is_tried_first_in_the_same_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = Sources(monkeypatch, dead=(0, 100), good=(1, 100))
+    sources.proved()
+    _, smis = sources.proved()
+    assert smis
+    assert sources.fired == ["good"] * PROOFS
+
+
+def test_where_no_source_proves_itself_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings, smis = Sources(monkeypatch, dead=(0, 100), silent=(0, 100)).proved()
+    assert smis is None
+    assert [r.agrees for r in readings if isinstance(r, Reading)] == [False, False]
+
+
+def test_what_stores_is_not_tried_before_what_reads_has_proved_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = Sources(monkeypatch, efivarfs_statfs=(0, 100), efivar_refused=(1, 100))
+    _, smis = sources.proved()
+    assert smis is None
+    assert "efivar-refused" not in sources.fired
+
+
+def test_a_slow_source_is_given_up_for_a_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = Sources(monkeypatch, efivarfs_statfs=(1, 10), efivar_refused=(1, 100))
+    _, smis = sources.proved()
+    assert smis
+    assert (smis.source.name, smis.rate_hz) == ("efivar-refused", 50)
+    sources.proved()
+    assert sources.fired == ["efivar-refused"] * PROOFS
+
+
+def test_one_trigger_that_had_to_wait_does_not_slow_the_source_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = Sources(monkeypatch, good=(1, 100))
+    times = iter([0.06, 0.0005, 0.0005])
+    sources.takes_s = lambda: next(times)
+    _, smis = sources.proved()
+    assert smis
+    assert smis.rate_hz == 50
+
+
+def test_two_slow_sources_are_used_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = Sources(monkeypatch, one=(1, 10), dead=(0, 100), two=(1, 15))
+    _, smis = sources.proved()
+    assert smis
+    assert (smis.source.name, smis.rate_hz) == ("two and one", pytest.approx(25))
+    _, again = sources.proved()
+    assert again
+    assert again.source.name == "two and one"
+    assert "dead" not in sources.fired
+
+
+def test_after_trouble_no_other_source_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = Sources(monkeypatch, bad=(1, 100), other=(1, 100))
+
+    class Watch:
+        complains = True
+
+        def __init__(self, _: object) -> None:
+            pass
+
+        def complaint(self) -> str:
+            return "the kernel reported: mce: [Hardware Error]: CPU 0"
+
+    monkeypatch.setattr("kvmtest.smi.proof._Watch", Watch)
+    readings, smis = sources.proved()
+    assert smis is None
+    assert sources.fired == ["bad"]
+    (reading,) = readings
+    assert isinstance(reading, Reading)
+    assert "Hardware Error" in str(reading.observed)
+
+
+def test_a_source_that_can_t_be_prepared_leaves_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = Sources(monkeypatch, good=(1, 100))
+
+    @contextmanager
+    def prepared(_: object) -> Iterator[Triggered]:
+        raise KvmtestError("no room")
+        yield
+
+    found = leak_windows.candidates(sources.context.machine, None)
+    assert isinstance(found, list)
+    found.insert(0, Prepared("full", "fires", "a file", 100, prepared))
+    readings, smis = sources.proved()
+    assert smis
+    assert smis.source.name == "good"
+    assert any(isinstance(r, Reading) and r.observed == "no room" for r in readings)
+
+
+def test_a_machine_without_sources_or_counts_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = Sources(monkeypatch, good=(1, 100))
+    monkeypatch.setattr(leak_windows, "counts", lambda _: Missing("no MSR", "modprobe msr"))
+    (absence,), smis = sources.proved()
+    assert (smis, absence) == (
+        None,
+        Absence("leak", Missing("SMIs can't be counted: no MSR", "modprobe msr")),
+    )
+    monkeypatch.setattr(leak_windows, "candidates", lambda *_: Missing("no SMI source"))
+    assert sources.proved() == ([Absence("leak", Missing("no SMI source"))], None)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import pytest
 from stand_in import FACP, XEON, fadt_table, intel_host, write
 
 from kvmtest.cli import main
+from kvmtest.errors import KvmtestError
 from kvmtest.host.lock import Lock
 from kvmtest.host.msr import MSR_SMI_COUNT
 from kvmtest.host.tree import Tree
 from kvmtest.report import smi as smi_report
-from kvmtest.smi import Proof
+from kvmtest.smi import Proof, Ready
 
 Capture = pytest.CaptureFixture[str]
 
@@ -98,8 +99,57 @@ def test_unasked_only_gentle_sources_are_tried(
     for name in ("passive", "apm-port"):
         assert told["sources"][name]["missing"] == "it looks usable, and was not tried"
         assert told["sources"][name]["remedy"] == f"use --source {name}"
+    assert told["sources"]["efivarfs-statfs"]["proved"] is False
+    untried = told["sources"]["efivar-refused"]
+    assert untried["missing"].endswith("was not tried, as efivarfs-statfs is not proved")
+    assert untried["remedy"] == "use --source efivar-refused"
     assert told["sources"]["lab"]["missing"]
     assert host.path("/dev/port").read_bytes() == bytes(0x100)
+
+
+def test_what_stores_is_tried_where_what_reads_is_proved(
+    probe: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: dict[str, float] = {}
+
+    def prove(source: Ready, *_: object, rate_hz: float, **__: object) -> Proof:
+        rates[source.name] = rate_hz
+        return Proof(source.name, "MSR 0x34", sent=9, counted={0: 9}, safe_hz=9)
+
+    monkeypatch.setattr(smi_report, "prove", prove)
+    status, told = probed(probe)
+    assert status == 0
+    assert told["sources"]["efivar-refused"]["proved"]
+    # At the rate that was asked for, and no faster than each takes.
+    assert rates == {"efivar": 10, "efivarfs-statfs": 2.4, "efivar-refused": 10}
+
+
+def test_after_trouble_nothing_more_is_tried(
+    probe: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def prove(source: Ready, *_: object, **__: object) -> Proof:
+        tried.append(source.name)
+        return Proof(source.name, "MSR 0x34", refusal="the kernel reported: x", troubled=True)
+
+    monkeypatch.setattr(smi_report, "prove", prove)
+    status, told = probed(probe)
+    assert (status, tried) == (4, ["efivar"])
+    for name in ("efivarfs-statfs", "efivar-refused"):
+        assert "the kernel reported trouble after efivar" in told["sources"][name]["missing"]
+
+
+def test_a_source_that_can_t_be_prepared_says_why(
+    probe: Callable[..., tuple[int, str]], host: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise KvmtestError("no room; make some")
+
+    monkeypatch.setattr(smi_report, "ready", refuse)
+    status, out = probe("--source", "efivar-refused")
+    assert status == 4
+    assert "not proved: no room; make some" in out
 
 
 def test_the_port_is_written_where_it_is_asked_for(

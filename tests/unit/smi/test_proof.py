@@ -1,5 +1,6 @@
 """A source is proved by a count that follows it, and given up where the machine reacts badly."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -64,6 +65,7 @@ def test_a_source_that_the_count_follows_is_proved() -> None:
     assert proof.sent == 5
     assert proof.counted == {0: 10, 1: 10}
     assert proof.quiet == {0: 0, 1: 0}
+    assert not proof.troubled
     assert len(proof.latencies_s) == 5
     assert all(0 < latency < 1 for latency in proof.latencies_s)
     assert proof.unwatched == UNWATCHED
@@ -155,6 +157,7 @@ def test_it_stops_where_the_kernel_reports_trouble(tmp_path: Path, line: str) ->
         source = triggered(fires(count, 2, trouble))
         proof = prove(source, count, log, triggers=5, rate_hz=1000)
     assert proof.refusal == f"after trigger 2 the kernel reported: {line}"
+    assert proof.troubled
     assert proof.sent == 2
     assert proof.unwatched is None
 
@@ -213,3 +216,44 @@ def test_a_source_that_is_not_triggered_is_proved_by_what_it_says_and_what_is_co
     assert proof.refusal == refusal
     assert (proof.sent, proof.counted) == (says, {0: comes})
     assert proof.safe_hz == (None if says is None else 1000)
+
+
+def waiting(patience_s: float) -> Periodic:
+    return Periodic(
+        "test",
+        "waits",
+        "nothing",
+        float("inf"),
+        lambda _, __: nullcontext(None),
+        patience_s=patience_s,
+    )
+
+
+def test_a_source_that_waits_gets_the_time_that_its_smis_take() -> None:
+    begun = time.monotonic()
+
+    def on_read(count: Count) -> None:
+        """An SMI every 0.1 s: longer than three triggers at 50 Hz take."""
+        count.values = [int((time.monotonic() - begun) / 0.1)]
+
+    proof = prove(waiting(60), Count(0, on_read=on_read), UNWATCHED, triggers=3, rate_hz=50)
+    assert proof.refusal is None
+    assert proof.counted == {0: 3}
+    assert proof.safe_hz == pytest.approx(10, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("comes", "refusal"),
+    [
+        (0, r"no SMI that the test counts came in 0\.\d+ s"),
+        (2, r"only 2 of 3 SMIs that the test counts came in 0\.\d+ s, which is too seldom"),
+    ],
+)
+def test_patience_has_an_end_that_is_told(comes: int, refusal: str) -> None:
+    def on_read(count: Count) -> None:
+        if count.reads > 1:
+            count.values = [comes]
+
+    proof = prove(waiting(0.12), Count(0, on_read=on_read), UNWATCHED, triggers=3, rate_hz=50)
+    assert proof.refusal is not None
+    assert re.fullmatch(refusal, proof.refusal)

@@ -1,0 +1,52 @@
+"""The file system of UEFI variables
+=================================
+
+Where the sources of SMIs that work through efivarfs find it, and what keeps them from it.
+"""
+
+import os
+from pathlib import Path
+
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = ["EFIVARS", "GLOBAL", "LONGEST_S", "variables", "writable"]
+
+_EFI = "/sys/firmware/efi"
+EFIVARS = f"{_EFI}/efivars"
+
+#: A call of the firmware that takes longer shows a machine that does not bear it. On a busy host
+#: the kernel's worker that makes the call has to wait for a CPU, too.
+LONGEST_S = 0.2
+
+#: The GUID of the variables that the specification names (UEFI 2.10, 3.3).
+GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+def variables(tree: Tree) -> dict[str, Path] | Missing:
+    """Return the files of all variables by name, NAME-GUID, or why there are none."""
+    if not tree.exists(_EFI):
+        return Missing("this system was not booted by UEFI, so there are no UEFI variables")
+    there = {path.name: path for path in tree.glob(f"{EFIVARS}/*-*")}
+    if not there:
+        return Missing(
+            "no UEFI variables are visible: efivarfs is not mounted or empty",
+            f"mount -t efivarfs efivarfs {EFIVARS}",
+        )
+    return there
+
+
+def writable(tree: Tree) -> Missing | None:
+    """Return why no variable can be made, or None."""
+    found = variables(tree)
+    if isinstance(found, Missing):
+        return found
+    if os.statvfs(tree.path(EFIVARS)).f_flag & os.ST_RDONLY:
+        return Missing(
+            "efivarfs is mounted read-only: the administrator wants that, or the firmware has no "
+            "SetVariable after boot",
+            f"mount -o remount,rw {EFIVARS}",
+        )
+    if not os.access(tree.path(EFIVARS), os.W_OK, effective_ids=True):
+        return Missing(f"no permission to make files in {EFIVARS}", "run as root")
+    return None

@@ -1,0 +1,66 @@
+"""SMIs by the free space of efivarfs
+==================================
+
+statfs(2) of efivarfs asks the firmware how much room its variables have (fs/efivarfs/super.c).
+QueryVariableInfo goes to SMM also where reads of variables are answered from a copy (EDK2,
+VariableSmmRuntimeDxe.c). Gentle: nothing is written, any user may ask, and it works under lockdown.
+
+Before Linux kernel commit d86ff3333cb1 ("efivarfs: expose used and total size") (in v6.7), the
+kernel answered by itself: then no SMI comes, which the count shows.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kvmtest.errors import KvmtestError
+from kvmtest.host.machine import Machine
+from kvmtest.missing import Missing
+
+from .efivarfs import EFIVARS, LONGEST_S, variables
+from .source import Fire, Triggered
+
+__all__ = ["find"]
+
+#: A kernel that limits it (6.12.117, say) asks the firmware at most five times in 2 s, and repeats
+#: its last answer otherwise. A little less often than that, as the sixth must come after the 2 s.
+FASTEST_HZ = 2.4
+
+
+def find(machine: Machine, _: str) -> Triggered | Missing:
+    """Return the source, or what is missing."""
+    found = variables(machine.tree)
+    if isinstance(found, Missing):
+        return found
+    place = machine.tree.path(EFIVARS)
+
+    @contextmanager
+    def opened() -> Iterator[Fire]:
+        def fire() -> None:
+            try:
+                os.fstatvfs(fd)
+            except OSError as error:
+                raise KvmtestError(
+                    f"can't ask for the free space of {place}: {error.strerror}; use another source"
+                ) from error
+
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KvmtestError(
+                f"can't open {place}: {error.strerror}; use another source"
+            ) from error
+        try:
+            yield fire
+        finally:
+            os.close(fd)
+
+    return Triggered(
+        "efivarfs-statfs",
+        "asks for the free space of efivarfs, which the kernel passes on to the firmware at most "
+        "5 times in 2 s",
+        "nothing",
+        fastest_hz=FASTEST_HZ,
+        longest_s=LONGEST_S,
+        opened=opened,
+    )
