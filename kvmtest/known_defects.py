@@ -29,7 +29,7 @@ class KnownDefect:
 
 def _has_fix(machine: Machine) -> bool:
     fix = machine.fix
-    return not isinstance(fix, Missing) and fix.has_control and fix.is_present
+    return not isinstance(fix, Missing) and fix.is_of_kvm and fix.is_present
 
 
 KNOWN_DEFECTS = (

@@ -61,14 +61,28 @@ def stand_in(root: Path, files: Mapping[str, str | bytes]) -> Tree:
     return tree
 
 
-def kvm_btf(*members: str, functions: bool = False, **flags: int) -> bytes:
+def kvm_btf(
+    *members: str,
+    functions: bool = False,
+    kvm: bool = True,
+    over: bytes | None = None,
+    **flags: int,
+) -> bytes:
     """Return BTF whose struct kvm_x86_ops has the members, and whose run flags are these.
 
-    With ``functions`` kvm_intel's are in it too: it is built in.
+    With ``functions`` kvm_intel's are in it too: it is built in. Without ``kvm`` it has no function
+    of KVM's: the kernel's headers alone bring the types in. It is split BTF ``over`` another's.
     """
     blob = Blob()
+    if over is not None:
+        base = Btf(over)
+        blob.strings = bytearray()
+        blob.strings_start, blob.next_id = base._strings_end, base._end_id
     u64 = blob.int_("u64", 8)
-    blob.struct_("kvm_x86_ops", *((name, u64, 64 * at) for at, name in enumerate(members)))
+    if kvm:
+        blob.function("kvm_vcpu_ioctl", u64, ("filp", u64))
+    if members:
+        _ops(blob, u64, *members)
     if functions:
         blob.function("vmx_vcpu_run", u64, ("vcpu", u64), ("run_flags", u64))
     if flags:
@@ -76,14 +90,23 @@ def kvm_btf(*members: str, functions: bool = False, **flags: int) -> bytes:
     return blob.bytes()
 
 
-def kvm_intel_btf(vmlinux: bytes, *parameters: str) -> bytes:
-    """Return split BTF over ``vmlinux`` in which vmx_vcpu_run has the parameters."""
+def _ops(blob: Blob, u64: int, *members: str) -> None:
+    blob.struct_("kvm_x86_ops", *((name, u64, 64 * at) for at, name in enumerate(members)))
+
+
+def kvm_intel_btf(vmlinux: bytes, *parameters: str, ops: Sequence[str] = ()) -> bytes:
+    """Return split BTF over ``vmlinux`` in which vmx_vcpu_run has the parameters.
+
+    With ``ops`` it has a struct kvm_x86_ops of its own, with these members.
+    """
     base = Btf(vmlinux)
     blob = Blob()
     blob.strings = bytearray()
     blob.strings_start, blob.next_id = base._strings_end, base._end_id
     u64 = blob.int_("u64", 8)
     blob.function("vmx_vcpu_run", u64, *((name, u64) for name in parameters))
+    if ops:
+        _ops(blob, u64, *ops)
     return blob.bytes()
 
 

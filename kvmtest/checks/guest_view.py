@@ -52,7 +52,7 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
 def _without_fix(context: Context) -> Iterator[Reading]:
     """Say where there is nothing to hide because no host bit reaches the guest's DEBUGCTL."""
     fix = context.machine.fix
-    if not isinstance(fix, Missing) and fix.has_control and not fix.is_present:
+    if not isinstance(fix, Missing) and fix.is_of_kvm and not fix.is_present:
         yield measure("guest", "the host-owned DEBUGCTL code in this kernel", "absent")
 
 

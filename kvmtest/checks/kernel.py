@@ -7,6 +7,7 @@ kernel.fix-present and any.no-warnings.
 from collections.abc import Iterator
 
 from kvmtest.guests import long_guest, mailbox, real_guest
+from kvmtest.host.kernel import FixPresence
 from kvmtest.host.kernel_log import troubles
 from kvmtest.host.msr import IA32_DEBUGCTL
 from kvmtest.judge import Absence, Reading, claim, control, measure
@@ -20,27 +21,27 @@ __all__ = ["fix_present", "no_warnings"]
 
 
 def fix_present(context: Context) -> Iterator[Reading | Absence]:
-    """Ask the BTF of the running kernel for what only the fix has in its types."""
+    """Ask the BTF of the running KVM for what only the fix has in its types.
+
+    Whoever loads modules of another build than the kernel's has two sets of types: the modules'
+    decide. Where kvm and the vendor module differ, the fix is not whole: kvm reads the mask that
+    the vendor module gives.
+    """
     fix = context.machine.fix
     if isinstance(fix, Missing):
         yield Absence("btf", fix)
         return
-    yield control(
-        "btf",
-        "struct kvm_x86_ops with its old member " + (" ".join(fix.control_members) or "vcpu_run"),
-        fix.has_control,
-        True,
-        "use a kernel whose BTF describes KVM (CONFIG_DEBUG_INFO_BTF)",
-        where=fix.where,
-        copies=fix.ops_copies,
-    )
+    yield _kvm_described(fix)
+    copies = "; ".join(map(str, fix.modules))
     yield claim(
         "btf",
-        "struct kvm_x86_ops with HOST_OWNED_DEBUGCTL",
+        "struct kvm_x86_ops with HOST_OWNED_DEBUGCTL"
+        + (f" in modules of different builds ({copies})" if fix.is_mixed else ""),
         fix.ops_copies_with_host_owned_debugctl == fix.ops_copies,
         True,
         copies=fix.ops_copies,
         copies_with_it=fix.ops_copies_with_host_owned_debugctl,
+        by_module=copies,
     )
     yield claim(
         "btf",
@@ -48,6 +49,27 @@ def fix_present(context: Context) -> Iterator[Reading | Absence]:
         fix.load_debugctl is not None,
         True,
         mask=fix.load_debugctl,
+    )
+
+
+def _kvm_described(fix: FixPresence) -> Reading:
+    """Show that the BTF is of the KVM that runs, and its struct kvm_x86_ops whole.
+
+    A kernel without KVM has that struct too, from headers: it alone shows nothing.
+    """
+    if not fix.kvm_shown_by:
+        what = "something of KVM's own in this BTF, such as the function kvm_vcpu_ioctl"
+        remedy = "load KVM (modprobe kvm_intel or kvm_amd), or boot a kernel whose BTF describes it"
+        return control("btf", what, False, True, remedy, where=fix.where)
+    member = " ".join(fix.control_members) or "vcpu_run"
+    return control(
+        "btf",
+        f"struct kvm_x86_ops of this KVM ({fix.kvm_shown_by}) with its old member {member}",
+        fix.has_control,
+        True,
+        "use a kernel whose BTF describes KVM (CONFIG_DEBUG_INFO_BTF)",
+        where=fix.where,
+        copies=fix.ops_copies,
     )
 
 

@@ -8,6 +8,10 @@ enums and functions the kernel's source has.
 A name whose string is absent costs one search of the strings; the types are walked once, and only
 when a name asked for is there. One split BTF may hold several copies of a struct, so every lookup
 by name gives all of them.
+
+pahole leaves a module's type out of its split BTF where the base has the same one, and gives the
+module a definition of its own where the two differ (btf__dedup in tools/lib/bpf/btf.c). With
+``own_first`` a lookup therefore gives what the module itself was built with.
 """
 
 import struct
@@ -223,6 +227,11 @@ class Struct:
     _btf: "Btf" = field(repr=False, compare=False)
 
     @property
+    def is_inherited(self) -> bool:
+        """Tell whether the definition is the base's, not one of the split BTF itself."""
+        return self.type_id < self._btf._first_id
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """Return the direct members; anonymous structs and unions are nameless ones."""
         return tuple(self._btf.members_of(self.type_id))
@@ -239,12 +248,15 @@ class Struct:
 class Btf:
     """The types and strings of one BTF blob, over its base where it is split.
 
+    With ``own_first`` definitions of the split BTF hide those of the same name in its base.
+
     Raises :class:`BtfError` on bytes that are not BTF: on construction for the header and the
     strings, on the first lookup for the types.
     """
 
-    def __init__(self, data: bytes, base: "Btf | None" = None) -> None:
+    def __init__(self, data: bytes, base: "Btf | None" = None, *, own_first: bool = False) -> None:
         self._base = base
+        self._own_first = own_first
         header_length, types, strings = _sections(data)
         self._words = array("I", data[types])
         self._strings = data[strings]
@@ -255,6 +267,11 @@ class Btf:
         self._strings_start: int = base._strings_end if base else 0
         self._strings_end: int = self._strings_start + len(self._strings)
         self._check_strings()
+
+    @property
+    def is_split(self) -> bool:
+        """Tell whether it lies over a base."""
+        return self._base is not None
 
     def structs(self, name: str) -> tuple[Struct, ...]:
         """Return all definitions of the struct or union ``name``."""
@@ -414,12 +431,16 @@ class Btf:
 
     def _named(self, name: str, kinds: frozenset[Kind]) -> Iterator[tuple[int, _Record]]:
         """Yield id and record of every type of that name and one of ``kinds``, base first."""
-        if self._base:
+        own = self._own_named(name, kinds)
+        if self._base and not (own and self._own_first):
             yield from self._base._named(name, kinds)
-        for at in self._positions(name):
-            record = self._record(self._first_id + at)
-            if record.kind in kinds:
-                yield self._first_id + at, record
+        yield from own
+
+    def _own_named(self, name: str, kinds: frozenset[Kind]) -> list[tuple[int, _Record]]:
+        """Return the same of this BTF without its base."""
+        ids = (self._first_id + at for at in self._positions(name))
+        records = ((type_id, self._record(type_id)) for type_id in ids)
+        return [(type_id, record) for type_id, record in records if record.kind in kinds]
 
     def _positions(self, name: str) -> list[int]:
         """Return the positions of all types of that name, ascending."""

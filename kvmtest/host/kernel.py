@@ -7,11 +7,13 @@ KVM's host-owned DEBUGCTL code. Observations only; what they mean is decided in 
 
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
-from kvmtest.host.btf import Btf, BtfError
+from kvmtest.host.btf import Btf, BtfError, Struct
+from kvmtest.host.cpu import Cpu
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -20,6 +22,7 @@ __all__ = [
     "FixPresence",
     "FoundBtf",
     "Kernel",
+    "OpsCopies",
     "build_date",
     "fix_presence",
     "module_btf",
@@ -43,6 +46,13 @@ _NEEDS_BTF = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
 
 # One of these is in struct kvm_x86_ops of every kernel, by age: BTF of KVM must show it.
 _CONTROL_MEMBERS = ("vcpu_run", "run")
+
+# KVM's own functions (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c), in kvm.ko or a kernel with KVM
+# built in. A kernel without KVM has struct kvm_x86_ops all the same: headers bring it in.
+_KVM_FUNCTIONS = ("kvm_vcpu_ioctl", "kvm_arch_vcpu_ioctl_run")
+
+_BTF_FOLDER = "/sys/kernel/btf"
+_VENDOR_MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +125,29 @@ class FoundBtf:
 
 
 @dataclass(frozen=True, slots=True)
+class OpsCopies:
+    """The definitions of struct kvm_x86_ops that one ``module`` was built with, in numbers.
+
+    ``fixed`` of ``copies`` have the member HOST_OWNED_DEBUGCTL. ``is_own`` tells that they are in
+    the module's own BTF; otherwise the module has the kernel image's.
+    """
+
+    module: str
+    copies: int
+    fixed: int
+    is_own: bool
+
+    def __str__(self) -> str:
+        whose = "" if self.is_own else " (the kernel image's)"
+        return f"{self.fixed} of {self.copies} in {self.module}{whose}"
+
+
+@dataclass(frozen=True, slots=True)
 class FixPresence:
-    """What one kernel's BTF shows of the host-owned DEBUGCTL code, each observation by itself."""
+    """What one kernel's BTF shows of the host-owned DEBUGCTL code, each observation by itself.
+
+    Definitions count that KVM's modules were built with, kvm and the vendor's alike.
+    """
 
     where: str
     """The files that were looked at."""
@@ -142,6 +173,13 @@ class FixPresence:
     host_debugctl_offsets: tuple[int, ...]
     """Distinct byte offsets of ``arch.host_debugctl`` in struct kvm_vcpu; empty where absent."""
 
+    kvm_shown_by: str = ""
+    """What of KVM's own is in this BTF, in words; empty where it has struct kvm_x86_ops at most,
+    which a kernel without KVM has too."""
+
+    modules: tuple[OpsCopies, ...] = ()
+    """The definitions of struct kvm_x86_ops by module."""
+
     @property
     def has_host_owned_debugctl(self) -> bool:
         """Tell whether some struct kvm_x86_ops has the member HOST_OWNED_DEBUGCTL."""
@@ -155,8 +193,18 @@ class FixPresence:
 
     @property
     def has_control(self) -> bool:
-        """Tell whether this BTF describes KVM, so that what it does not show is not there."""
+        """Tell whether struct kvm_x86_ops is whole, so that what it does not show is not there."""
         return 0 < self.ops_copies == self.ops_copies_with_control
+
+    @property
+    def is_of_kvm(self) -> bool:
+        """Tell whether this BTF describes the KVM that runs: only then do its types decide."""
+        return self.has_control and bool(self.kvm_shown_by)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Tell whether kvm and the vendor module were built from different sources."""
+        return len({each.fixed == each.copies for each in self.modules}) > 1
 
     @property
     def load_debugctl(self) -> int | None:
@@ -214,8 +262,11 @@ def _read_vmlinux_btf(tree: Tree) -> Btf | Missing:
 
 _running_vmlinux_btf = cache(_read_vmlinux_btf)
 
-# A module that was loaded anew has, mostly, the same types.
-_module_btf = lru_cache(maxsize=4)(Btf)
+
+@lru_cache(maxsize=4)
+def _module_btf(data: bytes, base: Btf) -> Btf:
+    """Parse split BTF; a module that was loaded anew has, mostly, the same types."""
+    return Btf(data, base, own_first=True)
 
 
 def module_btf(tree: Tree, module: str, vmlinux: Btf | Missing | None = None) -> FoundBtf | Missing:
@@ -224,9 +275,9 @@ def module_btf(tree: Tree, module: str, vmlinux: Btf | Missing | None = None) ->
     Pass ``vmlinux``, that of the kernel image, where it is already known.
 
     A module's own types are split BTF over vmlinux (CONFIG_DEBUG_INFO_BTF_MODULES); those of a
-    built-in one are in vmlinux.
+    built-in one are in vmlinux. Where both define a type, lookups give the module's definition.
     """
-    split = f"/sys/kernel/btf/{module}"
+    split = f"{_BTF_FOLDER}/{module}"
     is_split = tree.exists(split)
     absent = None if is_split else _no_module(tree, module)
     base = absent or vmlinux or vmlinux_btf(tree)
@@ -252,9 +303,21 @@ def fix_presence(tree: Tree, vmlinux: Btf | Missing | None = None) -> FixPresenc
     if isinstance(found, Missing):
         return found
     try:
-        return _observed_fix(found.btf, found.where)
+        fix = _observed_fix(found.btf, found.where)
     except BtfError as error:
         return _corrupt(found.where, error)
+    for vendor, btf in _vendor_btfs(tree, vmlinux):
+        with suppress(BtfError):
+            fix = _with_vendor(fix, vendor, btf)
+    return fix
+
+
+def _vendor_btfs(tree: Tree, vmlinux: Btf | Missing | None) -> Iterator[tuple[str, Btf]]:
+    """Give name and BTF of each loaded vendor module whose BTF can be read."""
+    for path in tree.glob(f"{_BTF_FOLDER}/kvm_*"):
+        found = module_btf(tree, path.name, vmlinux)
+        if not isinstance(found, Missing):
+            yield path.name, found.btf
 
 
 def observe_fix(btf: Btf, where: str) -> FixPresence:
@@ -274,18 +337,56 @@ def observe_fix(btf: Btf, where: str) -> FixPresence:
         where,
         ops_copies=len(ops),
         ops_copies_with_host_owned_debugctl=len(fixed),
-        ops_copies_with_control=sum(any(map(copy.has, _CONTROL_MEMBERS)) for copy in ops),
+        ops_copies_with_control=_with_control(ops),
         control_members=tuple(
             name for name in _CONTROL_MEMBERS if any(copy.has(name) for copy in ops)
         ),
         has_run_flags_enum=bool(flags),
         run_flags={name: value for copy in flags for name, value in copy.values.items()},
         host_debugctl_offsets=tuple(offset.in_bytes for offset in offsets),
+        kvm_shown_by=_kvm_in(btf, ops),
+        modules=(OpsCopies("kvm", len(ops), len(fixed), _are_own(btf, ops)),),
     )
 
 
 # As of the BTF itself: a module that was loaded anew has, mostly, the same.
 _observed_fix = lru_cache(maxsize=4)(observe_fix)
+
+
+def _with_vendor(fix: FixPresence, vendor: str, btf: Btf) -> FixPresence:
+    """Add what the vendor module was built with, where it differs from the kernel image's.
+
+    Where it does not, its BTF says nothing of its own. Raises BtfError on corrupt data.
+    """
+    ops = btf.structs("kvm_x86_ops")
+    if not _are_own(btf, ops):
+        return fix
+    fixed = sum(copy.has("HOST_OWNED_DEBUGCTL") for copy in ops)
+    return replace(
+        fix,
+        where=f"{fix.where}, {_BTF_FOLDER}/{vendor}",
+        ops_copies=fix.ops_copies + len(ops),
+        ops_copies_with_host_owned_debugctl=fix.ops_copies_with_host_owned_debugctl + fixed,
+        ops_copies_with_control=fix.ops_copies_with_control + _with_control(ops),
+        modules=(*fix.modules, OpsCopies(vendor, len(ops), fixed, is_own=True)),
+    )
+
+
+def _with_control(ops: tuple[Struct, ...]) -> int:
+    return sum(any(map(copy.has, _CONTROL_MEMBERS)) for copy in ops)
+
+
+def _are_own(btf: Btf, ops: tuple[Struct, ...]) -> bool:
+    """Tell whether definitions are those of split BTF itself."""
+    return btf.is_split and bool(ops) and not any(copy.is_inherited for copy in ops)
+
+
+def _kvm_in(btf: Btf, ops: tuple[Struct, ...]) -> str:
+    """Return in words what of KVM's own is in ``btf``, or ""."""
+    for name in _KVM_FUNCTIONS:
+        if btf.functions(name):
+            return f"function {name}"
+    return "the module's own struct kvm_x86_ops" if _are_own(btf, ops) else ""
 
 
 def upstream_version(
@@ -354,7 +455,18 @@ def _no_module(tree: Tree, module: str) -> Missing | None:
             f"this kernel is built without CONFIG_{option}",
             f"boot a kernel built with CONFIG_{option}",
         )
-    return Missing(f"module {module} is not loaded", f"load it: modprobe {module}")
+    return Missing(
+        f"module {module} is not loaded, so that no BTF describes it",
+        f"modprobe {_loads(tree, module)}",
+    )
+
+
+def _loads(tree: Tree, module: str) -> str:
+    """Return what loads ``module``: with kvm, the vendor module that this CPU takes, if any."""
+    cpu = Cpu.of(tree)
+    flags = frozenset() if isinstance(cpu, Missing) else cpu.features
+    vendors = (vendor for flag, vendor in _VENDOR_MODULES.items() if flag in flags)
+    return next(vendors, module) if module == "kvm" else module
 
 
 def _corrupt(where: str, error: BtfError) -> Missing:

@@ -105,6 +105,6 @@ def _fix(machine: Machine) -> str:
     fix = machine.fix
     if isinstance(fix, Missing):
         return f"unknown: {fix}"
-    if not fix.has_control:
+    if not fix.is_of_kvm:
         return f"unknown: {fix.where} does not describe KVM"
     return f"{'present' if fix.is_present else 'absent'} (by {fix.where})"

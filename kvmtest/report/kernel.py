@@ -19,6 +19,7 @@ from .terminal import console, facts_table
 __all__ = ["show"]
 
 PRESENT, ABSENT, UNKNOWN = 0, 1, 4
+LOAD = "load it (modprobe kvm_intel or kvm_amd)"
 
 
 def show(root: Path) -> int:
@@ -32,25 +33,27 @@ def show(root: Path) -> int:
         screen.print(Text(f"unknown: {fix}"))
         return UNKNOWN
     screen.print(facts_table(_observations(fix)))
-    if not fix.has_control:
-        screen.print("unknown: this BTF does not describe KVM, so that nothing follows from it")
+    if not fix.is_of_kvm:
+        screen.print(f"unknown: this BTF does not describe KVM, which decides; {LOAD}")
         return UNKNOWN
     if fix.is_present:
         screen.print(
             "present: this kernel has the host-owned DEBUGCTL code (its types, not its effect)"
         )
         return PRESENT
-    screen.print("absent: this kernel's KVM has no host-owned DEBUGCTL code")
+    mixed = " in all its modules: they are of different builds" if fix.is_mixed else ""
+    screen.print(f"absent: this kernel's KVM has no host-owned DEBUGCTL code{mixed}")
     return ABSENT
 
 
 def _observations(fix: FixPresence) -> Iterator[tuple[str, str]]:
     yield "looked in", fix.where
+    yield "KVM", fix.kvm_shown_by or "nothing of its own in this BTF"
     yield (
         "struct kvm_x86_ops",
-        f"{fix.ops_copies} in all, known by {', '.join(fix.control_members)}",
+        f"{fix.ops_copies} in all, known by {', '.join(fix.control_members) or 'nothing'}",
     )
-    yield "  HOST_OWNED_DEBUGCTL", f"in {fix.ops_copies_with_host_owned_debugctl} of them"
+    yield "  HOST_OWNED_DEBUGCTL", "; ".join(map(str, fix.modules))
     flags = ", ".join(f"{name}={value}" for name, value in fix.run_flags.items())
     yield "enum kvm_x86_run_flags", flags or ("empty" if fix.has_run_flags_enum else "not there")
     offset = fix.host_debugctl_offset

@@ -257,6 +257,32 @@ def test_copies_in_base_and_split_are_both_found() -> None:
     assert btf.has_member("kvm_vcpu", "new")
 
 
+def over_a_base(*, own_first: bool) -> Btf:
+    """A module with a struct of its own that the base has too, and one that the base alone has."""
+    base = Blob()
+    number = base.int_()
+    base.struct_("kvm_vcpu", ("old", number, 0))
+    base.struct_("list_head", ("next", number, 0))
+    split = Blob(base)
+    split.struct_("kvm_vcpu", ("new", number, 0))
+    split.struct_("kvm_vcpu", ("new", number, 32))
+    return Btf(split.bytes(), Btf(base.bytes()), own_first=own_first)
+
+
+def test_own_definitions_hide_the_base_s_where_they_come_first() -> None:
+    btf = over_a_base(own_first=True)
+    assert not btf.has_member("kvm_vcpu", "old")
+    assert [each.is_inherited for each in btf.structs("kvm_vcpu")] == [False, False]
+    assert len(btf.offsets("kvm_vcpu", "new")) == 2
+
+
+def test_what_the_module_lacks_is_the_base_s_in_either_case() -> None:
+    for own_first in (True, False):
+        (inherited,) = over_a_base(own_first=own_first).structs("list_head")
+        assert inherited.is_inherited
+    assert over_a_base(own_first=False).has_member("kvm_vcpu", "old")
+
+
 def test_split_btf_without_its_base_is_refused() -> None:
     base = every_kind()
     split = Blob(base)
