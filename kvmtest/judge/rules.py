@@ -29,7 +29,7 @@ def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judg
     * FAIL: a witness speaks against the claim, and its control held.
     * PASS: at least one witness speaks for it, none against, and the control of each one held.
     * MEASURED: there are figures, and no claim.
-    * SKIP: nobody could look.
+    * SKIP: nobody could look, or whoever began to look met what keeps it from going on.
     * INCONCLUSIVE: anything else; the reason says what would decide it.
     """
     claims = [r for r in readings if r.role is Role.CLAIM]
@@ -106,8 +106,12 @@ def _passed(
     parts += [str(r) for r in figures[:_FIGURES_TOLD]]
     if len(figures) > _FIGURES_TOLD:
         parts.append(f"{len(figures) - _FIGURES_TOLD} more figures")
-    parts += [f"not asked: {a.witness} ({a.missing.what})" for a in absences]
+    parts += _not_asked(absences)
     return "; ".join(parts)
+
+
+def _not_asked(absences: Sequence[Absence]) -> list[str]:
+    return [f"not asked: {a.witness} ({a.missing.what})" for a in absences]
 
 
 def _controlled(readings: Sequence[Reading]) -> list[str]:
@@ -121,7 +125,12 @@ def _without_claims(readings: Sequence[Reading], absences: Sequence[Absence]) ->
         return Judgement(Verdict.INCONCLUSIVE, "; ".join(doubts))
     figures = [r for r in readings if r.role is Role.MEASURE]
     if figures:
-        return Judgement(Verdict.MEASURED, "; ".join(str(r) for r in figures))
-    if absences and not readings:
+        parts = [*map(str, figures), *_not_asked(absences)]
+        return Judgement(Verdict.MEASURED, "; ".join(parts))
+    stopped = {a.witness for a in absences}
+    silent = [w for w in _controlled(readings) if w not in stopped]
+    if absences and not silent:
         return skip(f"{a.witness}: {a.missing}" for a in absences)
-    return Judgement(Verdict.INCONCLUSIVE, "no witness spoke of the claim; run it again with -o")
+    mute = [f"{w}: no claim was made, though its controls held" for w in silent]
+    parts = [*(mute or ["no witness looked"]), *_not_asked(absences), "report a bug of kvmtest"]
+    return Judgement(Verdict.INCONCLUSIVE, "; ".join(parts))

@@ -247,6 +247,57 @@ def test_nobody_who_could_look_is_a_skip_with_the_way_to_one() -> None:
     assert judgement.reason == "leak: there is no PMU; give it one"
 
 
+GONE = Absence("leak", Missing("KVM gives guests no PMU", "load kvm with enable_pmu=1"))
+
+
+def test_a_reason_that_comes_after_controls_held_is_the_skip_s() -> None:
+    judgement = judge([control("leak", "SMIs come", 3, 3, "")], [GONE])
+    assert judgement.verdict is Verdict.SKIP
+    assert judgement.reason == "leak: KVM gives guests no PMU; load kvm with enable_pmu=1"
+
+
+def test_a_reason_after_a_control_that_broke_is_no_skip() -> None:
+    judgement = judge([control("leak", "SMIs come", 0, 3, "name another source")], [GONE])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.reason.endswith("SMIs come: 0, expected 3; name another source")
+
+
+def test_a_witness_that_looked_and_said_nothing_is_not_excused_by_another_s_absence() -> None:
+    judgement = judge([control("vmcs", "the dump", 1, 1, "")], [GONE])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.reason == (
+        "vmcs: no claim was made, though its controls held; "
+        "not asked: leak (KVM gives guests no PMU); report a bug of kvmtest"
+    )
+
+
+def test_figures_tell_who_was_not_asked() -> None:
+    judgement = judge([measure("guest", "SMM events", 12)], [GONE])
+    assert judgement.verdict is Verdict.MEASURED
+    assert judgement.reason == "SMM events: 12; not asked: leak (KVM gives guests no PMU)"
+
+
+@given(MANY, st.lists(ABSENCES, max_size=2))
+def test_nobody_is_told_to_run_it_again_for_want_of_a_reason(
+    readings: list[Reading], absences: list[Absence]
+) -> None:
+    assert "run it again" not in judge(readings, absences).reason
+
+
+@given(MANY, st.lists(ABSENCES, min_size=1, max_size=2))
+def test_the_reason_of_an_absence_survives_where_nothing_is_claimed(
+    readings: list[Reading], absences: list[Absence]
+) -> None:
+    silent = [r for r in readings if r.role is not Role.CLAIM]
+    judgement = judge(silent, absences)
+    broken = [r for r in silent if r.role is Role.CONTROL and not r.agrees]
+    assert "gone" in judgement.reason or broken
+    if judgement.verdict is Verdict.SKIP:
+        assert {r.witness for r in silent if r.role is Role.CONTROL} <= {
+            a.witness for a in absences
+        }
+
+
 def test_no_readings_at_all_decide_nothing() -> None:
     assert judge([]).verdict is Verdict.INCONCLUSIVE
 
