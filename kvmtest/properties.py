@@ -241,7 +241,7 @@ PROPERTIES: tuple[Property, ...] = (
         "vmx.leak.guest-pmu",
         "the guest's own counters do not count SMM",
         ("intel", "smi", "lab"),
-        VMX,
+        (*VMX, "guest-pmu"),
         ("leak",),
         SDM_FREEZE,
         "leak:guest_pmu",

@@ -18,6 +18,7 @@ from kvmtest.host.msr import (
     IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM,
     MsrError,
 )
+from kvmtest.host.perf_pmus import is_hybrid
 from kvmtest.kvm import System
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
@@ -128,6 +129,33 @@ def pmu(machine: Machine) -> Missing | None:
     return machine.pmus if isinstance(machine.pmus, Missing) else None
 
 
+def guest_pmu(machine: Machine) -> Missing | None:
+    """KVM gives guests a PMU."""
+    module = machine.kvm_module
+    if isinstance(module, Missing):
+        return module
+    # KVM itself turns the parameter off on hybrid CPUs and where perf drives no PMU
+    # (kvm_init_pmu_capability, arch/x86/kvm/pmu.c). Linux 5.10 has no such parameter: there Intel's
+    # guests always get a PMU.
+    if "enable_pmu" not in module.kvm_parameters:
+        return None
+    on = module.enabled("enable_pmu")
+    if isinstance(on, Missing):
+        return on
+    return None if on else _why_no_guest_pmu(machine)
+
+
+def _why_no_guest_pmu(machine: Machine) -> Missing:
+    what = "KVM gives guests no PMU (parameter kvm.enable_pmu is N)"
+    if isinstance(machine.pmus, Missing):
+        return Missing(f"{what}: {machine.pmus.what}", machine.pmus.remedy)
+    if is_hybrid(machine.tree, machine.pmus):
+        return Missing(f"{what}, as on every hybrid CPU", "run on a CPU with cores of one kind")
+    if machine.tree.exists("/sys/module/kvm/initstate"):
+        return Missing(what, "unload kvm, and load it with enable_pmu=1 (look in /etc/modprobe.d)")
+    return Missing(what, "boot with kvm.enable_pmu=1")
+
+
 def second_cpu(machine: Machine) -> Missing | None:
     """Two CPUs are online."""
     cpu = machine.cpu
@@ -222,6 +250,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
     "msr": msr,
     "freeze-bit": freeze_bit,
     "pmu": pmu,
+    "guest-pmu": guest_pmu,
     "second-cpu": second_cpu,
     "cpu-hotplug": cpu_hotplug,
     "kvm-stats": kvm_stats,

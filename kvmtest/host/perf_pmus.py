@@ -6,10 +6,10 @@ See Documentation/ABI/testing/sysfs-bus-event_source-devices-format and its neig
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kvmtest.host.cpu import Cpu, CpuListError, parse_cpu_list
+from kvmtest.host.cpu import Cpu, CpuListError, cpuid, parse_cpu_list
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -17,6 +17,7 @@ __all__ = [
     "HARDWARE_PMUS",
     "Pmu",
     "hardware_pmu",
+    "is_hybrid",
     "nmi_watchdog",
     "perf_event_paranoid",
     "pmu_names",
@@ -82,6 +83,17 @@ def hardware_pmu(tree: Tree, cpu: Cpu | Missing | None = None) -> tuple[Pmu, ...
     found = (Pmu.of(tree, name) for name in HARDWARE_PMUS if tree.exists(f"{DEVICES}/{name}"))
     pmus = tuple(pmu for pmu in found if isinstance(pmu, Pmu))
     return pmus or _why_no_hardware_pmu(tree, Cpu.of(tree) if cpu is None else cpu)
+
+
+def is_hybrid(tree: Tree, cores: Sequence[Pmu]) -> bool:
+    """Tell whether the CPU has cores of several kinds; ``cores`` are the PMUs of its cores.
+
+    Its kinds have a PMU each, and only such a PMU has a file ``cpus``. A hybrid CPU whose other
+    cores are switched off is one by CPUID.7:EDX[15] (SDM volume 2, CPUID).
+    """
+    leaf = cpuid(tree, 7)
+    flagged = not isinstance(leaf, Missing) and bool(leaf.edx >> 15 & 1)
+    return flagged or any(pmu.cpus is not None for pmu in cores)
 
 
 def smi_event(tree: Tree) -> str | Missing:

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ CASES: list[tuple[str, Change, Change, str]] = [
     ),
     ("freeze-bit", put(KMSG, ""), remove("/dev/cpu"), "msr"),
     ("pmu", put(KMSG, ""), remove("/sys/bus/event_source/devices/cpu"), "PMU"),
+    (
+        "guest-pmu",
+        put(KMSG, ""),
+        put("/sys/module/kvm/parameters/enable_pmu", "N"),
+        "KVM gives guests no PMU (parameter kvm.enable_pmu is N)",
+    ),
+    ("guest-pmu", remove("/sys/module/kvm/parameters/enable_pmu"), remove("/sys/module"), "KVM"),
     ("second-cpu", put(KMSG, ""), put("/sys/devices/system/cpu/online", "0"), "only one CPU"),
     (
         "cpu-hotplug",
@@ -118,6 +126,46 @@ def test_a_precondition_is_met_and_missed(
     missing = PRECONDITIONS[name](Machine(without_it))
     assert missing is not None
     assert said in missing.what
+
+
+ENABLE_PMU = "/sys/module/kvm/parameters/enable_pmu"
+DEVICES = "/sys/bus/event_source/devices"
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "remedy"),
+    [
+        (put("/sys/module/kvm/initstate", "live"), "enable_pmu is N)", "load it with enable_pmu=1"),
+        (put(KMSG, ""), "enable_pmu is N)", "boot with kvm.enable_pmu=1"),
+        (
+            both(
+                remove(f"{DEVICES}/cpu"),
+                put(f"{DEVICES}/cpu_core/type", "4"), put(f"{DEVICES}/cpu_core/cpus", "0"),
+                put(f"{DEVICES}/cpu_atom/type", "10"), put(f"{DEVICES}/cpu_atom/cpus", "1"),
+            ),
+            "as on every hybrid CPU",
+            "run on a CPU with cores of one kind",
+        ),
+        (
+            lambda tree: write(
+                tree, "/dev/cpu/0/cpuid", bytes(7) + struct.pack("<4I", 0, 0, 0, 1 << 15)
+            ),
+            "as on every hybrid CPU",
+            "run on a CPU with cores of one kind",
+        ),
+        (remove(f"{DEVICES}/cpu"), "the kernel drives no PMU of this CPU", "kernel log"),
+    ],
+    ids=["kvm is a module", "kvm is built in", "hybrid", "hybrid by CPUID", "no PMU at all"],
+)  # fmt: skip
+def test_why_guests_get_no_pmu(tmp_path: Path, change: Change, what: str, remedy: str) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, ENABLE_PMU, "N")
+    change(tree)
+    missing = PRECONDITIONS["guest-pmu"](Machine(tree))
+    assert missing is not None
+    assert what in missing.what
+    assert remedy in missing.remedy
+    assert missing in lacking(Machine(tree), find("vmx.leak.guest-pmu"))
 
 
 def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
