@@ -16,12 +16,11 @@ from itertools import chain
 from typing import NamedTuple
 
 from kvmtest._native import lib
-from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, mailbox
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
-from kvmtest.judge import Absence, Reading
+from kvmtest.judge import Absence, Reading, control
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle, Window
 from kvmtest.kvm import MsrRefused
@@ -61,7 +60,7 @@ REFERENCE = {step: Step.TOGGLED if step is Step.NEW else Step.NEW for step in St
 class Walk:
     """What was read on the way, before the first step and in each, and the samples.
 
-    ``error`` ended it early.
+    ``error`` ended it early, whatever it was: nobody walks the way again.
     """
 
     before: list[Reading | Absence] = field(default_factory=list)
@@ -69,7 +68,7 @@ class Walk:
     windows: dict[Step, list[Window]] = field(default_factory=dict)
     quiet: list[Window] = field(default_factory=list)
     toggles: list[Toggle] = field(default_factory=list)
-    error: KvmtestError | None = None
+    error: Exception | None = None
 
     def has(self, step: Step) -> bool:
         """Whether the step can be judged."""
@@ -103,13 +102,16 @@ def also_leaks(context: Context, step: Step) -> Observations:
         yield from (window.reading(at) for at, window in enumerate(samples.windows))
         yield from conclude(samples)
     elif isinstance(walk.error, Disturbed):
+        # Noise, of which another run may be free: no precondition is missing.
+        what = "the guests of the walk could be watched"
+        yield control("leak", what, str(walk.error), "yes", "")
         yield Absence("leak", Missing(str(walk.error)))
     elif walk.error:
         raise walk.error
 
 
 def _walked(context: Context) -> Walk:
-    """Go the way, and return what was read."""
+    """Perform every step; return what was recorded, and what ended it if it was not the last."""
     walk = Walk()
     here = walk.before
 
@@ -127,7 +129,7 @@ def _walked(context: Context) -> Walk:
     try:
         for reading in experiment(context, _counters, way, knob=1):
             here.append(reading)
-    except KvmtestError as error:
+    except Exception as error:
         walk.error = error
     return walk
 

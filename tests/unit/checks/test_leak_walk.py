@@ -360,12 +360,36 @@ def test_what_ends_it_is_told_by_the_steps_that_were_not_done(
         assert judge(read(context, step)).verdict is Verdict.PASS
     for step in list(Step)[2:]:
         if isinstance(error, Disturbed):
-            last = list(also_leaks(context, step))[-1]
+            *before, last = also_leaks(context, step)
             assert isinstance(last, Absence)
             assert last.missing.what == "try again"
+            readings = [each for each in before if isinstance(each, Reading)]
+            assert judge(readings, [last]).verdict is Verdict.INCONCLUSIVE
+            assert "try again" in judge(readings, [last]).reason
         else:
             with pytest.raises(KvmtestError, match="it broke"):
                 list(also_leaks(context, step))
+
+
+@pytest.mark.parametrize(
+    "error", [KvmtestError("it broke"), OSError(22, "it broke"), ValueError("it broke")]
+)
+def test_whatever_ends_it_nobody_walks_it_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    context = walk(monkeypatch, Kvm())
+    walks = []
+
+    def experiment(*_: object, **__: object) -> Iterator[Reading]:
+        walks.append(1)
+        raise error
+        yield
+
+    monkeypatch.setattr(leak_walk, "experiment", experiment)
+    for step in Step:
+        with pytest.raises(type(error), match="it broke"):
+            list(also_leaks(context, step))
+    assert len(walks) == 1
 
 
 def test_exits_that_no_quiet_window_had_on_the_way_do_not_silence_a_step(
