@@ -4,7 +4,8 @@
 What is known of a machine, as JSON has it: for evidence and ``kvmtest doctor --json``.
 """
 
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from kvmtest.missing import Missing
@@ -19,8 +20,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Missing):
         return {"missing": value.what, "remedy": value.remedy}
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(item) for name, item in asdict(value).items() if name != "tree"}
-    if isinstance(value, dict):
+        # Not by asdict, which would make plain objects of what is missing inside.
+        names = (field.name for field in fields(value) if field.name != "tree")
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, frozenset | set):
         return sorted(map(plain, value))
