@@ -33,6 +33,10 @@ _HIT = re.compile(
 _LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
 
 
+#: What a run asks for: event, place, and arguments by name.
+_Wanted = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
 class TracingError(KvmtestError):
     """The trace can't be read, or says something that it can't say."""
 
@@ -174,7 +178,7 @@ class KprobeEvent:
 
 
 class RunProbe:
-    """A KprobeEvent that is made when it is first asked for, and stays to the run's end.
+    """KprobeEvents that are made when they are first asked for, and stay to the run's end.
 
     To make one and to remove it takes the kernel longer than most checks. A module that is loaded
     anew gets its probes back from the kernel. Close it before the journal.
@@ -183,30 +187,40 @@ class RunProbe:
     def __init__(self, tree: Tree, journal: Journal) -> None:
         self._tree = tree
         self._journal = journal
-        self._probe: KprobeEvent | None = None
-        self._refused: Exception | None = None
+        self._probes: dict[_Wanted, KprobeEvent | Exception] = {}
 
     def get(self, event: str, place: str, arguments: Mapping[str, str]) -> KprobeEvent:
         """Return the probe, which has no hits yet and follows this task; raises as KprobeEvent.
 
-        It is asked for one place, with one set of arguments, in a run. What failed once is not
+        Whoever asks for another place or other arguments gets another probe; of one name in the
+        kernel there is only one, so that a number is added to its event. What failed once is not
         tried again.
         """
-        if self._refused:
-            raise self._refused
-        if self._probe is None:
-            try:
-                with self._journal.kept():
-                    self._probe = KprobeEvent(self._tree, self._journal, event, place, arguments)
-            except Exception as error:
-                self._refused = error
-                raise
-        else:
-            self._probe.follow([os.getpid()])
-            self._probe.read()
-        return self._probe
+        wanted = (event, place, tuple(arguments.items()))
+        found = self._probes.get(wanted)
+        if found is None:
+            return self._made(wanted)
+        if isinstance(found, Exception):
+            raise found
+        found.follow([os.getpid()])
+        found.read()
+        return found
+
+    def _made(self, wanted: _Wanted) -> KprobeEvent:
+        event, place, arguments = wanted
+        namesakes = sum(event == other for other, _, _ in self._probes)
+        name = f"{event}_{namesakes + 1}" if namesakes else event
+        try:
+            with self._journal.kept():
+                probe = KprobeEvent(self._tree, self._journal, name, place, dict(arguments))
+        except Exception as error:
+            self._probes[wanted] = error
+            raise
+        self._probes[wanted] = probe
+        return probe
 
     def close(self) -> None:
-        """Close the trace, if there is one."""
-        if self._probe:
-            self._probe.close()
+        """Close the traces."""
+        for probe in self._probes.values():
+            if isinstance(probe, KprobeEvent):
+                probe.close()

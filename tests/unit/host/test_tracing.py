@@ -85,7 +85,8 @@ class Tracefs(Journal):
 
     def make_directory(self, name: str) -> None:
         super().make_directory(name)
-        files = ("trace_clock", "buffer_percent", "set_event_pid", "events/kvmtest/entry/enable")
+        event = name.rpartition("kvmtest-")[2]
+        files = ("trace_clock", "buffer_percent", "set_event_pid", f"events/kvmtest/{event}/enable")
         for file in files:
             path = self._tree.path(f"{name}/{file}")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +150,32 @@ def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
     run.close()
     journal.close()
     assert (tree.read(KPROBE_EVENTS) or "").endswith("\n-:kvmtest/entry")
+
+
+def test_another_place_or_other_arguments_get_another_probe(tree: Tree) -> None:
+    journal = Tracefs.open(tree)
+    run = RunProbe(tree, journal)
+    asked: list[tuple[str, str, dict[str, str]]] = [
+        ("entry", "kvm_intel:f", {"flags": "%si"}),
+        ("entry", "kvm_intel:f", {"flags": "%si", "ip": "%ip"}),
+        ("entry", "kvm_intel:g", {"flags": "%si"}),
+        ("exit", "kvm_intel:g", {"flags": "%si"}),
+    ]
+    with journal.scope():
+        probes = [run.get(*each) for each in asked]
+        assert [run.get(*each) for each in asked] == probes
+    assert len(set(probes)) == 4
+    assert [probe.event for probe in probes] == ["entry", "entry_2", "entry_3", "exit"]
+    run.close()
+    journal.close()
+    written = (tree.read(KPROBE_EVENTS) or "").splitlines()
+    assert written[1:4] == [
+        "p:kvmtest/entry_2 kvm_intel:f flags=%si:x64 ip=%ip:x64",
+        "p:kvmtest/entry_3 kvm_intel:g flags=%si:x64",
+        "p:kvmtest/exit kvm_intel:g flags=%si:x64",
+    ]
+    undone = ["exit", "entry_3", "entry_2", "entry"]
+    assert written[4:] == [f"-:kvmtest/{event}" for event in undone]
 
 
 def test_a_runs_probe_that_was_refused_is_not_tried_again(tree: Tree) -> None:
