@@ -1,9 +1,9 @@
 """The command line
 ================
 
-``kvmtest doctor | list | run | restore | report | replay | lab | smi | kernel``. Each command is a
-function that returns an exit status; imports that take time are made by the command that needs
-them.
+``kvmtest doctor | list | run | restore | report | finding | replay | lab | smi | kernel``. Each
+command is a function that returns an exit status; imports that take time are made by the command
+that needs them.
 """
 
 import argparse
@@ -174,6 +174,11 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML")
     form.add_argument(
         "--plots", metavar="DIR", type=Path, help="draw what was sampled, as SVG and PNG"
+    )
+
+    finding = add("finding", _finding, "what was found out about known defects of kernels")
+    finding.add_argument(
+        "name", metavar="NAME", nargs="?", help="print this finding (without: list them)"
     )
 
     replay = add(
@@ -557,6 +562,18 @@ def _report(options: argparse.Namespace) -> int:
         from kvmtest.report.terminal import show_evidence
 
         show_evidence(evidence)
+    return 0
+
+
+def _finding(options: argparse.Namespace) -> int:
+    from kvmtest.findings import findings, read
+
+    if options.name is not None:
+        sys.stdout.write(read(options.name))
+        return 0
+    from kvmtest.report.terminal import console, facts_table
+
+    console().print(facts_table(findings().items()))
     return 0
 
 

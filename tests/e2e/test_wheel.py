@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from stand_in import environment, intel_host
 
+from kvmtest.known_defects import KNOWN_DEFECTS
 from kvmtest.lab.mutants import MUTANTS, REPAIRS
 from kvmtest.properties import PROPERTIES
 
@@ -128,6 +129,15 @@ def test_the_whole_suite_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads((out / "evidence.json").read_text())["results"]
     assert [r["id"] for r in results] == [p.id for p in PROPERTIES]
+
+
+def test_what_was_found_about_a_known_defect_can_be_read_without_the_checkout(
+    installed: Path,
+) -> None:
+    for defect in KNOWN_DEFECTS:
+        done = python(installed, "-m", "kvmtest", "finding", Path(defect.finding).stem)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == (ROOT / defect.finding).read_text()
 
 
 def test_the_wheel_has_its_command_its_types_its_patches_and_its_license(wheel: Path) -> None:

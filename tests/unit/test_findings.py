@@ -1,0 +1,54 @@
+"""What was found out about known defects goes along with the package."""
+
+from pathlib import Path
+
+import pytest
+
+from kvmtest.cli import main
+from kvmtest.findings import findings, read, reference
+from kvmtest.known_defects import KNOWN_DEFECTS
+
+Capture = pytest.CaptureFixture[str]
+DOCS = Path(__file__).resolve().parents[2] / "docs/findings"
+NAME = "lost-update-while-emulating"
+
+
+def test_all_findings_of_the_docs_are_there() -> None:
+    assert {name: read(name) for name in findings()} == {
+        path.stem: path.read_text() for path in DOCS.glob("*.md")
+    }
+
+
+@pytest.mark.parametrize("defect", KNOWN_DEFECTS, ids=lambda d: d.property_id)
+def test_the_finding_about_a_known_defect_is_named_with_what_prints_it(
+    defect: "object", capsys: Capture
+) -> None:
+    words = reference(defect.finding)  # type: ignore[attr-defined]
+    command = words.partition("(")[2].rstrip(")").split()
+    assert command[0] == "kvmtest"
+    assert main(command[1:]) == 0
+    assert capsys.readouterr().out.startswith("# ")
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.md", f"docs/findings/{NAME}.md"])
+def test_a_finding_is_printed_by_its_name_or_path(capsys: Capture, name: str) -> None:
+    assert main(["finding", name]) == 0
+    assert capsys.readouterr().out == (DOCS / f"{NAME}.md").read_text()
+
+
+def test_without_a_name_they_are_listed(capsys: Capture) -> None:
+    assert main(["finding"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in findings())
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "../verdicts", "/etc/passwd", "x\0y", "n" * 5000])
+def test_another_name_is_a_usage_error(capsys: Capture, name: str) -> None:
+    assert main(["finding", name]) == 2
+    assert f"there are {NAME}" in capsys.readouterr().err
+
+
+def test_a_finding_that_is_not_here_is_named_as_it_is() -> None:
+    assert reference("docs/findings/of-a-later-version.md") == (
+        "docs/findings/of-a-later-version.md"
+    )
