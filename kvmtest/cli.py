@@ -540,16 +540,14 @@ def _report(options: argparse.Namespace) -> int:
 
     evidence = load(options.evidence)
     if options.ktap:
-        from kvmtest.report.ktap import ktap
+        from kvmtest.report.files import ktap_of
 
-        text = ktap(evidence.results, evidence.machine_name, strict=evidence.strict)
-        sys.stdout.write(text)
+        sys.stdout.write(ktap_of(evidence))
     elif options.junit:
         from kvmtest.evidence.file import write_whole
-        from kvmtest.report.junit import junit
+        from kvmtest.report.files import junit_of
 
-        name = evidence.machine_name
-        write_whole(options.junit, junit(evidence.results, "", name, strict=evidence.strict))
+        write_whole(options.junit, junit_of(evidence))
     elif options.plots:
         from kvmtest.report.plots import write_plots
 

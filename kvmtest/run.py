@@ -201,7 +201,7 @@ def _finish(
     status = _status(session, options, problems, interrupted_by)
     if output:
         try:
-            _write(session, options, output, status, bool(interrupted_by))
+            _write(session, options, output, status, bool(interrupted_by), problems)
         except KvmtestError as error:
             problems.append(str(error))
             status = error.exit_status if status in (0, 4) else status
@@ -258,15 +258,20 @@ def _last_line(session: Session, interrupted_by: int) -> str:
     name = kernel.what if isinstance(kernel, Missing) else f"Linux {kernel.release}"
     if not session.machine.tree.is_live:
         name += f" in the stand-in tree {session.machine.tree.root}"
-    if session.machine.lab:
-        name += f" in a lab ({session.machine.lab.emulator} {session.machine.lab.version})"
+    if lab := session.machine.lab:
+        name += f" in an EMULATED machine ({lab.emulator} {lab.version})"
     by = signal.Signals(interrupted_by).name if interrupted_by else ""
     stopped = f" (stopped by {by}; the host is as it was)" if by else ""
     return f"{name}: {summary(session.results)}{stopped}"
 
 
 def _write(
-    session: Session, options: Options, output: Path, status: int, interrupted: bool
+    session: Session,
+    options: Options,
+    output: Path,
+    status: int,
+    interrupted: bool,
+    problems: Sequence[str],
 ) -> None:
     log = session.log
     evidence = Evidence(
@@ -277,6 +282,8 @@ def _write(
             "ended": _utc(time.time()),
             "interrupted": interrupted,
             "strict": options.strict,
+            # Those of undoing are the journal's.
+            "problems": [line for line in problems if line not in session.undo_failures],
         },
         machine=machine_facts(session.machine),
         host=host_facts(session.machine),

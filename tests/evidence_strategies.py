@@ -1,9 +1,11 @@
 """Hypothesis strategies of results and evidence."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from kvmtest.evidence import Evidence, Result
-from kvmtest.judge import Absence, Reading, Role, Verdict
+from kvmtest.judge import Absence, Reading, Role, Verdict, exit_status
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES
 
@@ -77,3 +79,57 @@ EVIDENCE = st.builds(
     results=st.lists(RESULTS, max_size=4),
     exit_status=st.integers(0, 255),
 )
+
+# Runs: evidence whose exit status is the one that kvmtest run ends with.
+
+#: What parsers of the formats look for, wherever a reason may have it from a log or a file's name.
+MARKERS = (
+    "# SKIP", "# TODO", "# XFAIL", "ok 2 x", "not ok 1 y # SKIP", "Subtest: x", "# Subtest: x",
+    "KTAP version 1", "TAP version 14", "1..0", "1..7", "Bail out!", "pragma +strict", "    ok 1",
+    "List of all partitions:", "Kernel panic - not syncing: VFS: Unable to mount root fs",
+    "reboot: System halted", "x: kunit test case crashed!", "kunit executor: no memory",
+    "]]>", "<failure>", "&amp;", "\x1b[31m", "\n", "\r\n", "\\", "---",
+)  # fmt: skip
+REASONS = st.lists(st.sampled_from(MARKERS) | WORDS, min_size=1, max_size=4).map(" ".join)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Evidence:
+    """Draw a run whose reasons, problems and names try what parsers bear."""
+    of_run = RESULTS.flatmap(
+        lambda r: st.builds(
+            replace,
+            st.just(r),
+            reason=REASONS,
+            detail=REASONS | st.just(""),
+            readings=st.lists(READINGS.flatmap(_renamed), max_size=4),
+        )
+    )
+    results = draw(st.lists(of_run, max_size=6, unique_by=lambda r: r.id))
+    evidence = draw(EVIDENCE)
+    strict, signal = draw(st.booleans()), draw(st.sampled_from([0, 0, 0, 2, 15]))
+    problems = draw(st.lists(REASONS, max_size=2))
+    failures = draw(st.lists(REASONS, max_size=1))
+    counted = [r.verdict for r in results if strict or not r.is_known_failure]
+    status = exit_status(counted)
+    if (problems or failures) and status != 1:
+        status = 3
+    return replace(
+        evidence,
+        kvmtest={
+            **evidence.kvmtest,
+            "strict": strict,
+            "interrupted": bool(signal),
+            "problems": problems,
+        },
+        journal={**evidence.journal, "failures": failures},
+        results=results,
+        exit_status=128 + signal if signal else status,
+    )
+
+
+def _renamed(reading: Reading) -> st.SearchStrategy[Reading]:
+    return st.builds(replace, st.just(reading), what=REASONS, remedy=REASONS)
+
+
+RUNS = runs()

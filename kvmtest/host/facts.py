@@ -37,6 +37,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
     facts = {
         "kind": "host" if machine.tree.is_live else "stand-in",
         "root": str(machine.tree.root),
+        "hostname": machine.hostname,
         "virtualisation": str(machine.virtualisation),
         "cpu": plain(machine.cpu),
     }

@@ -44,6 +44,12 @@ class Machine:
         return Lab.of(os.environ) if self.tree.is_live else None
 
     @cached_property
+    def hostname(self) -> str:
+        """The name of the host; that of the host of an emulated machine, which has none."""
+        emulated_on = self.lab.details.get("emulated_on") if self.lab else None
+        return str(emulated_on or os.uname().nodename)
+
+    @cached_property
     def cpu(self) -> Cpu | Missing:
         """The CPU."""
         return Cpu.of(self.tree)

@@ -7,6 +7,7 @@ of all that it is made from.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -178,6 +179,7 @@ class Lab:
                 "command_line": self.command_line,
                 "image_digest": self.image_digest,
                 **self.emulator.details,
+                "emulated_on": os.uname().nodename,
                 "start": "restored from a saved machine" if self.restores else "booted",
             },
         }

@@ -2,36 +2,58 @@
 =====
 
 The XML that CI systems read. What decides nothing is skipped, with its reason; so is a known defect
-that does not count.
+that does not count. Reasons are both message and text of an element: Jenkins shows the one, GitLab
+the other.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
 from kvmtest.evidence import Result
-from kvmtest.judge import Verdict
+from kvmtest.findings import reference
+from kvmtest.judge import Role, Verdict
+
+from .outcome import RUN
+from .telling import line, telling, would_be_seen
 
 __all__ = ["junit"]
 
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
+# Readers of an attribute of this name take no zone.
+_UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z")
 
 
 def junit(
-    results: Sequence[Result], hostname: str = "", machine: str = "", *, strict: bool = False
+    results: Sequence[Result],
+    hostname: str = "",
+    machine: str = "",
+    *,
+    strict: bool = False,
+    facts: Mapping[str, str] | None = None,
+    problem: str = "",
 ) -> str:
     """Return the results as a JUnit document, a test case each.
 
-    ``machine`` says in a property where they were had. A known defect is a failure only where the
-    run was ``strict``.
+    ``machine`` and ``facts`` say in properties where and of what they were had; the fact "started"
+    is the suite's timestamp, too. A known defect is a failure only where the run was ``strict``.
+    ``problem`` is what was wrong with the run itself
+    (:func:`~kvmtest.report.outcome.run_problem`): one more test case, an error.
     """
     suite = ElementTree.Element("testsuite", name="kvmtest", hostname=_xml(hostname))
-    if machine:
+    about = {**({"machine": machine} if machine else {}), **(facts or {})}
+    if started := _UTC.fullmatch(about.get("started", "")):
+        suite.set("timestamp", started[1])
+    if about:
         properties = ElementTree.SubElement(suite, "properties")
-        ElementTree.SubElement(properties, "property", name="machine", value=_xml(machine))
+        for name, fact in about.items():
+            ElementTree.SubElement(properties, "property", name=name, value=_xml(fact))
     for result in results:
         _case(suite, result, strict)
-    suite.set("tests", str(len(results)))
+    if problem:
+        case = _test_case(suite, RUN, 0)
+        _element(case, "error", problem, problem)
+    suite.set("tests", str(len(suite.findall("testcase"))))
     for element, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
     suite.set("time", f"{sum(r.seconds for r in results):.3f}")
@@ -42,19 +64,42 @@ def junit(
 
 
 def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
-    family, _, name = result.id.rpartition(".")
-    case = ElementTree.SubElement(
-        suite, "testcase", classname=f"kvmtest.{family}", name=name, time=f"{result.seconds:.3f}"
-    )
+    case = _test_case(suite, f"kvmtest.{result.id}", result.seconds)
     if result.verdict is not Verdict.PASS:
         is_excused = result.is_known_failure and not strict
         element = "skipped" if is_excused else ELEMENTS.get(result.verdict, "skipped")
-        about = f" (known defect, {result.known_defect})" if result.known_defect else ""
-        message = _xml(f"{result.verdict}{about}: {result.reason}")
-        ElementTree.SubElement(case, element, message=message).text = _xml(result.detail)
-    if result.readings:
-        readings = "\n".join(f"{r.witness} {r.role}: {r}" for r in result.readings)
-        ElementTree.SubElement(case, "system-out").text = _xml(readings)
+        finding = reference(result.known_defect) if result.known_defect else ""
+        about = f" (known defect, {finding})" if finding else ""
+        message = f"{result.verdict}{about}: {result.reason}"
+        parts = [message, "\n".join(telling(result)), result.detail]
+        _element(case, element, message, "\n\n".join(part for part in parts if part))
+    if output := "\n".join(_output(result)):
+        ElementTree.SubElement(case, "system-out").text = _xml(output)
+
+
+def _test_case(suite: ElementTree.Element, name: str, seconds: float) -> ElementTree.Element:
+    family, _, last = name.rpartition(".")
+    return ElementTree.SubElement(
+        suite, "testcase", classname=family, name=last, time=f"{seconds:.3f}"
+    )
+
+
+def _element(case: ElementTree.Element, tag: str, message: str, text: str) -> None:
+    ElementTree.SubElement(case, tag, message=_xml(message)).text = _xml(text)
+
+
+def _output(result: Result) -> Iterator[str]:
+    """Give what is known besides: what a PASS excludes, and all readings but samples."""
+    if result.verdict is Verdict.PASS:
+        if result.readings:
+            yield f"{result.verdict}: {result.reason}"
+        if result.known_defect:
+            yield f"a known defect does not show: {reference(result.known_defect)}"
+        if seen := would_be_seen(result):
+            yield seen
+    yield from (line(r) for r in result.readings if r.role is not Role.SAMPLE)
+    if samples := sum(r.role is Role.SAMPLE for r in result.readings):
+        yield f"{samples} samples are in evidence.json"
 
 
 def _xml(text: str) -> str:

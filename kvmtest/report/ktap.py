@@ -1,43 +1,98 @@
 """KTAP
 ====
 
-The kernel's test format (Documentation/dev-tools/ktap.rst). What decides nothing is SKIP.
+The kernel's test format (Documentation/dev-tools/ktap.rst), for the kernel's own parser
+(tools/testing/kunit) and others. A line a property and no subtests, as parsers count the leaves;
+what explains it are diagnostic lines before it. What decides nothing is SKIP, a known defect XFAIL
+as kselftest.h prints it.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from kvmtest.evidence import Result
+from kvmtest.findings import reference
 from kvmtest.judge import Verdict
+
+from .outcome import RUN
+from .telling import telling, would_be_seen
 
 __all__ = ["ktap"]
 
+# What kunit_parser.py takes for a heading at the beginning of a diagnostic line, and for the end of
+# the output anywhere (TEST_HEADER and KTAP_END there).
+_MARKERS = re.compile("(^Subtest|List of all partitions|not syncing: VFS|reboot):")
 
-def ktap(results: Sequence[Result], machine: str = "", *, strict: bool = False) -> str:
+
+def ktap(
+    results: Sequence[Result],
+    machine: str = "",
+    *,
+    strict: bool = False,
+    facts: Mapping[str, str] | None = None,
+    problem: str = "",
+) -> str:
     """Return the results as KTAP, one test each; a known defect is XFAIL unless ``strict``.
 
-    ``machine`` says in a diagnostic line where they were had.
+    ``machine`` and ``facts`` say in diagnostic lines where and of what they were had. ``problem``
+    is what was wrong with the run itself (:func:`~kvmtest.report.outcome.run_problem`): one more
+    test, which fails.
     """
-    lines = ["KTAP version 1", f"1..{len(results)}"]
-    if machine:
-        lines.append(f"# machine: {machine}")
-    lines += [_line(number, result, strict) for number, result in enumerate(results, 1)]
+    about = {**({"machine": machine} if machine else {}), **(facts or {})}
+    lines = ["KTAP version 1", f"1..{len(results) + bool(problem)}"]
+    lines += _diagnostics(f"{name}: {fact}" for name, fact in about.items())
+    for number, result in enumerate(results, 1):
+        lines += [*_diagnostics(_why(result, strict)), _line(number, result, strict)]
+    if problem:
+        lines += [*_diagnostics(iter([problem])), f"not ok {len(results) + 1} {RUN}"]
     return "\n".join(lines) + "\n"
 
 
 def _line(number: int, result: Result, strict: bool) -> str:
-    words = " ".join(result.reason.split())
-    reason = "".join(c if c.isprintable() else "\ufffd" for c in words)
+    # No parser has an escape for it in a name.
+    name = _plain(result.id).replace("#", "-")
     match result.verdict:
         case Verdict.PASS:
-            return f"ok {number} {result.id}"
+            return f"ok {number} {name}"
         case Verdict.FAIL if result.known_defect and not strict:
-            known = f"known defect, {result.known_defect}"
-            return f"# {reason}\nnot ok {number} {result.id} # XFAIL {known}"
+            known = f"known defect, {reference(result.known_defect)}"
+            return f"ok {number} {name} # XFAIL {_directive(known)}"
         case Verdict.FAIL:
-            return f"# {reason}\nnot ok {number} {result.id}"
+            return f"not ok {number} {name}"
         case Verdict.ERROR:
-            return f"not ok {number} {result.id} # ERROR {reason}"
+            return f"not ok {number} {name} # ERROR {_directive(result.reason)}"
         case Verdict.SKIP:
-            return f"ok {number} {result.id} # SKIP {reason}"
+            return f"ok {number} {name} # SKIP {_directive(result.reason)}"
         case _:
-            return f"ok {number} {result.id} # SKIP {result.verdict}: {reason}"
+            reason = _directive(result.reason)
+            return f"ok {number} {name} # SKIP {result.verdict}: {reason}"
+
+
+def _why(result: Result, strict: bool) -> Iterator[str]:
+    """Give what stands before a result's line, which has no room for it."""
+    known = result.known_defect and reference(result.known_defect)
+    if result.verdict is Verdict.FAIL:
+        yield result.reason
+        if known and strict:
+            yield f"known defect, {known}"
+    if result.verdict is Verdict.PASS and known:
+        yield f"a known defect does not show: {known}"
+    yield from telling(result)
+    if seen := would_be_seen(result):
+        yield seen
+
+
+def _diagnostics(texts: Iterator[str]) -> Iterator[str]:
+    return (f"# {_plain(text)}" for text in texts)
+
+
+def _directive(text: str) -> str:
+    """Return text for behind a directive: a "# SKIP" in it would be one of its own."""
+    return _plain(text).replace("#", r"\#")
+
+
+def _plain(text: str) -> str:
+    """Return text on one line that no parser takes for something else."""
+    words = " ".join(text.split())
+    printable = "".join(c if c.isprintable() else "\ufffd" for c in words)
+    return _MARKERS.sub(r"\1\\:", printable)

@@ -6,7 +6,7 @@ What a person sees: tables, one line for an error, progress. Colour only on a te
 
 import sys
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO, TypeVar
 
 from rich.console import Console, RenderableType
@@ -14,9 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmtest.evidence import Evidence, Result
+from kvmtest.findings import reference
 from kvmtest.judge import Judgement, Verdict
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, Property
+
+from .heading import cpu_name, hostname_of, machine_words
+from .outcome import run_problem
+from .telling import would_be_seen
 
 __all__ = [
     "Progress",
@@ -77,10 +82,13 @@ def _short_reason(result: Result) -> str:
     """Return the reason; of missing things only the first: missing_table has them all."""
     skipped = result.verdict is Verdict.SKIP and result.missing
     reason = result.missing[0].what if skipped else result.reason
+    seen = would_be_seen(result)
+    if seen:
+        reason = f"{reason}; {seen}"
     if result.is_known_failure:
-        return f"known defect, see {result.known_defect}; {reason}"
+        return f"known defect, see {reference(result.known_defect)}; {reason}"
     if result.known_defect:
-        return f"a known defect does not show: see {result.known_defect}; {reason}"
+        return f"a known defect does not show: see {reference(result.known_defect)}; {reason}"
     return reason
 
 
@@ -113,17 +121,26 @@ def show_results(screen: Console, results: Sequence[Result]) -> None:
 def show_evidence(evidence: Evidence) -> None:
     """Print what a run found, as it printed it itself."""
     screen = console()
-    cpu = evidence.machine["cpu"] or {}
-    rows = [
-        ("run", f"{evidence.kvmtest['started']}, kvmtest {evidence.kvmtest['version']}"),
-        ("machine", f"{evidence.machine_name}: {cpu.get('model_name', 'unknown CPU')}"),
-        ("kernel", str(evidence.kernel.get("release", evidence.kernel.get("missing")))),
-    ]
-    screen.print(facts_table(rows))
+    screen.print(facts_table(_head(evidence)))
     screen.print()
     show_results(screen, evidence.results)
+    if problem := run_problem(evidence):
+        screen.print(_text(problem))
     cut = " (the run was interrupted)" if evidence.kvmtest["interrupted"] else ""
     screen.print(f"{summary(evidence.results)}{cut}")
+
+
+def _head(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Give what the run was of."""
+    yield "run", f"{evidence.kvmtest['started']}, kvmtest {evidence.kvmtest['version']}"
+    hostname = hostname_of(evidence)
+    if evidence.machine.get("lab"):
+        yield "machine", machine_words(evidence)
+        yield "CPU", f"{cpu_name(evidence)}{f', emulated on {hostname}' * bool(hostname)}"
+    else:
+        kind = f"{machine_words(evidence)}{f' {hostname}' * bool(hostname)}"
+        yield "machine", f"{kind}: {cpu_name(evidence)}"
+    yield "kernel", str(evidence.kernel.get("release", evidence.kernel.get("missing")))
 
 
 def show_replay(screen: Console, judged: Sequence[tuple[Result, Judgement]], others: int) -> None:

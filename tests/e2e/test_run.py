@@ -86,6 +86,21 @@ def test_what_is_required_can_not_be_left_out_behind_our_back(tree: Tree) -> Non
     )
 
 
+def test_what_went_wrong_besides_verdicts_is_in_the_evidence_and_its_reports(
+    tree: Tree, tmp_path: Path
+) -> None:
+    words = ["run", "--root", tree.root, "-o", tmp_path / "out", "--require", "host.knob-effective"]
+    ended = run_kvmtest(*words, "--", "-q", "-k", "kernel.fix")
+    assert ended.status == 3
+    assert load(tmp_path / "out").kvmtest["problems"] == [ended.complaint]
+    last = (tmp_path / "out/ktap.txt").read_text().splitlines()[-2:]
+    assert last == [f"# exit status 3: {ended.complaint}", "not ok 2 kvmtest.run"]
+    suite = ElementTree.parse(tmp_path / "out/junit.xml").getroot()[0]
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "1")
+    reported = run_kvmtest("report", tmp_path / "out").out
+    assert ended.complaint in " ".join(reported.split())
+
+
 # The files of a run
 
 

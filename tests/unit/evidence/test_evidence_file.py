@@ -145,6 +145,8 @@ SPOILERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "$.results[0].absences[0]": lambda d: d["results"][0]["absences"][0].pop("missing"),
     "$.results[0]": lambda d: d["results"][0].update(extra=1),
     "$.machine.kind": lambda d: d["machine"].update(kind="dream"),
+    "$.machine.hostname": lambda d: d["machine"].update(hostname=None),
+    "$.kvmtest.problems[0]": lambda d: d["kvmtest"].update(problems=[1]),
     "$.machine.cpu": lambda d: d["machine"].update(cpu="a CPU"),
     "$.summary": lambda d: d["summary"].pop("PASS"),
     "$.journal": lambda d: d.update(journal=[]),

@@ -1,6 +1,7 @@
 """The environment tells of a lab, and nonsense in it is told."""
 
 import json
+import os
 
 import pytest
 
@@ -64,6 +65,19 @@ def test_facts_say_that_the_machine_is_a_lab(monkeypatch: pytest.MonkeyPatch) ->
     facts = machine_facts(Machine(Tree()))
     assert facts["kind"] == "host"
     assert "lab" not in facts
+
+
+def test_facts_name_the_host_and_of_an_emulated_machine_the_host_that_emulates_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = os.uname().nodename
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert machine_facts(Machine(Tree()))["hostname"] == here
+    monkeypatch.setenv(VARIABLE, json.dumps(BOCHS))
+    assert machine_facts(Machine(Tree()))["hostname"] == here
+    details = {"emulated_on": "runner17"}
+    monkeypatch.setenv(VARIABLE, json.dumps({**BOCHS, "details": details}))
+    assert machine_facts(Machine(Tree()))["hostname"] == "runner17"
 
 
 def test_a_stand_in_tree_is_no_lab_wherever_it_is(

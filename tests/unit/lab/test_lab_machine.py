@@ -1,6 +1,7 @@
 """kvmtest/lab/lab.py: what is made once, and what makes it be made anew."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_without_the_extension_machines_are_cold(emulator: Emulator, monkeypatch
     lab.run(job(), 60)
     assert emulator.starts() == ["cold"]
     assert lab.facts()["details"]["start"] == "booted"
+    assert lab.facts()["details"]["emulated_on"] == os.uname().nodename
 
 
 def test_a_machine_that_fails_to_boot_is_not_kept(emulator: Emulator) -> None:

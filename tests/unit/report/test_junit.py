@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.evidence import Result
-from kvmtest.judge import Verdict, claim
+from kvmtest.judge import Reading, Role, Verdict, claim, control
 from kvmtest.report.junit import junit
 
 
@@ -37,7 +37,9 @@ def test_each_verdict_has_its_element(verdict: Verdict, element: str | None) -> 
     assert case.get("time") == "1.250"
     assert [child.tag for child in case] == ([element] if element else [])
     for child in case:
-        assert (child.get("message"), child.text) == (f"{verdict}: because", "the traceback")
+        assert child.get("message") == f"{verdict}: because"
+        # GitLab shows the text alone.
+        assert child.text == f"{verdict}: because\n\nthe traceback"
 
 
 def test_readings_are_in_the_output() -> None:
@@ -53,7 +55,7 @@ def test_characters_that_xml_has_not_survive_as_valid_xml() -> None:
     result = Result("kernel.fix-present", Verdict.ERROR, CONTROLS, detail=CONTROLS)
     (case,) = suite_of([result], hostname=CONTROLS)
     text = case[0].text or ""
-    assert text.count("\ufffd") == 29 + 3
+    assert text.count("\ufffd") == 2 * (29 + 3)
     assert text.endswith("<&\"']]>é🙂")
     junit([result]).encode()
 
@@ -93,3 +95,54 @@ def test_the_machine_is_named_in_a_property() -> None:
     root = ElementTree.fromstring(junit([], "", "lab (Bochs 2.7, corei7_skylake_x)"))
     (named,) = root.findall("testsuite/properties/property")
     assert named.attrib == {"name": "machine", "value": "lab (Bochs 2.7, corei7_skylake_x)"}
+
+
+# What GitLab shows: the element's text
+
+
+def text_of(result: Result, tag: str) -> str:
+    (element,) = ElementTree.fromstring(junit([result])).iter(tag)
+    return element.text or ""
+
+
+HELD = control("vmcs", "the host's bit 14", 1, 1, "set it")
+AGAINST = claim("vmcs", "bit 14 in the VMCS", 0, 1)
+FOR = claim("vmcs", "bit 14 after a toggle", 1, 1)
+SAMPLE = Reading("leak", Role.SAMPLE, "window 1", "quiet", None)
+
+
+def test_a_failure_shows_what_spoke_against_the_claim_and_the_controls() -> None:
+    other = control("leak", "another witness's control", 1, 1, "do")
+    readings = [HELD, AGAINST, FOR, SAMPLE, other]
+    text = text_of(Result("vmx.entry.fresh", Verdict.FAIL, "because", readings=readings), "failure")
+    assert text.splitlines() == [
+        "FAIL: because",
+        "",
+        "vmcs claim: bit 14 in the VMCS: 0, expected 1",
+        "vmcs control: the host's bit 14: 1",
+    ]
+
+
+def test_what_was_not_decided_shows_the_control_that_did_not_hold_and_its_remedy() -> None:
+    broken = control("vmcs", "the host's bit 14", 0, 1, "load msr")
+    result = Result("vmx.entry.fresh", Verdict.INCONCLUSIVE, "because", readings=[broken, AGAINST])
+    assert text_of(result, "skipped").splitlines() == [
+        "INCONCLUSIVE: because",
+        "",
+        "vmcs control: the host's bit 14: 0, expected 1 (load msr)",
+    ]
+
+
+def test_many_readings_are_counted() -> None:
+    readings = [HELD, *(claim("vmcs", f"entry {n}", 0, 1) for n in range(50))]
+    text = text_of(Result("vmx.entry.fresh", Verdict.FAIL, "because", readings=readings), "failure")
+    assert "and 42 more, in evidence.json" in text
+    assert len(text.splitlines()) < 20
+
+
+def test_samples_are_counted_and_not_listed() -> None:
+    result = Result("vmx.leak.host-events", Verdict.PASS, "because", readings=[FOR, *[SAMPLE] * 9])
+    output = ElementTree.fromstring(junit([result])).findtext(".//system-out")
+    assert output == (
+        "PASS: because\nvmcs claim: bit 14 after a toggle: 1\n9 samples are in evidence.json"
+    )

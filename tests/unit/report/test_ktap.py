@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.evidence import Result
-from kvmtest.judge import Verdict
+from kvmtest.judge import Verdict, claim, control, measure
 from kvmtest.report.ktap import ktap
 
 
@@ -102,7 +102,10 @@ def test_no_results_are_an_empty_plan() -> None:
 def test_any_results_are_read_back(results: list[Result]) -> None:
     lines = parse(ktap(results))
     assert [line.description for line in lines] == [r.id for r in results]
-    failed = [r.verdict in (Verdict.FAIL, Verdict.ERROR) for r in results]
+    failed = [
+        r.verdict is Verdict.ERROR or (r.verdict is Verdict.FAIL and not r.known_defect)
+        for r in results
+    ]
     assert [not line.ok for line in lines] == failed
     passed = [r.verdict is Verdict.PASS for r in results]
     assert [line.ok and not line.directive for line in lines] == passed
@@ -111,7 +114,8 @@ def test_any_results_are_read_back(results: list[Result]) -> None:
 def test_a_known_defect_is_expected_to_fail_unless_the_run_is_strict() -> None:
     known = Result("any.soak", Verdict.FAIL, "because", known_defect="docs/findings/x.md")
     (line,) = parse(ktap([known]))
-    assert (line.ok, line.directive) == (False, "XFAIL")
+    # As kselftest.h prints it: parsers take "not ok" for a failure, whatever follows.
+    assert (line.ok, line.directive) == (True, "XFAIL")
     assert line.diagnosis == "known defect, docs/findings/x.md"
     (line,) = parse(ktap([known], strict=True))
     assert (line.ok, line.directive) == (False, "")
@@ -127,3 +131,44 @@ def test_the_machine_is_named_in_a_diagnostic_line() -> None:
     text = ktap([result(Verdict.PASS)], "lab (Bochs 2.7, corei7_skylake_x)")
     assert text.splitlines()[2] == "# machine: lab (Bochs 2.7, corei7_skylake_x)"
     assert len(parse(text)) == 1
+
+
+def test_controls_are_diagnostic_lines_and_no_tests() -> None:
+    readings = [
+        control("vmcs", "the host's bit 14", 0, 1, "load msr"),
+        claim("vmcs", "bit 14 in the VMCS", 0, 1),
+    ]
+    undecided = Result("any.soak", Verdict.INCONCLUSIVE, "because", readings=readings)
+    text = ktap([undecided])
+    assert text.splitlines()[2:] == [
+        "# vmcs control: the host's bit 14: 0, expected 1 (load msr)",
+        "ok 1 any.soak # SKIP INCONCLUSIVE: because",
+    ]
+
+
+def test_a_directive_in_a_reason_is_none() -> None:
+    (line,) = parse(ktap([result(Verdict.ERROR, "file x # SKIP y")]))
+    assert (line.ok, line.directive, line.diagnosis) == (False, "ERROR", r"file x \# SKIP y")
+
+
+def test_a_finding_that_goes_along_is_named_with_the_command_that_prints_it() -> None:
+    finding = "docs/findings/lost-update-while-emulating.md"
+    known = Result("any.soak", Verdict.FAIL, "because", known_defect=finding)
+    (line,) = parse(ktap([known]))
+    printed_by = "kvmtest finding lost-update-while-emulating"
+    assert line.diagnosis == f"known defect, {finding} ({printed_by})"
+
+
+def test_a_pass_of_the_leak_experiment_says_what_it_would_have_missed() -> None:
+    figures = [
+        measure("leak", "smallest leak of a", 0.375, least_percent_of_smis=16.1),
+        measure("leak", "smallest leak of b", 0.5625, least_percent_of_smis=23.375),
+    ]
+    readings = [control("leak", "c", 1, 1, "d"), claim("leak", "leaks", False, False), *figures]
+    said = (
+        "# would be seen: a leak of 0.56 % in every SMI, or a whole leak in 23 % of SMIs or more\n"
+    )
+    passed = Result("vmx.leak.host-events", Verdict.PASS, "because", readings=readings)
+    assert f"{said}ok 1 " in ktap([passed])
+    failed = Result("vmx.leak.host-events", Verdict.FAIL, "because", readings=readings)
+    assert said not in ktap([failed])

@@ -10,6 +10,7 @@ import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TextIO
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmtest.evidence import Evidence, Result
-from kvmtest.judge import Verdict
+from kvmtest.judge import Verdict, measure
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES
 from kvmtest.report.terminal import (
@@ -210,6 +211,51 @@ def test_any_evidence_is_shown(evidence: Evidence) -> None:
         patch.setattr("sys.stdout", stream := io.StringIO())
         show_evidence(evidence)
     assert ("interrupted" in stream.getvalue().splitlines()[-1]) == evidence.kvmtest["interrupted"]
+
+
+def emulated(evidence: Evidence, hostname: str | None) -> str:
+    """Return what is shown of evidence had in the lab."""
+    lab = {
+        "emulator": "Bochs", "version": "2.7", "model": "corei7_skylake_x", "lacks": {},
+        "details": {"cpus": 1},
+    }  # fmt: skip
+    cpu = {"vendor": "intel", "model_name": "Intel(R) Core(TM) i7-7800X"}
+    machine = {**evidence.machine, "kind": "lab", "lab": lab, "cpu": cpu}
+    if hostname is not None:
+        machine["hostname"] = hostname
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", stream := io.StringIO())
+        show_evidence(replace(evidence, machine=machine))
+    return stream.getvalue()
+
+
+@settings(max_examples=5)
+@given(EVIDENCE)
+def test_an_emulated_machine_says_so_before_its_cpu_is_named(evidence: Evidence) -> None:
+    text = emulated(evidence, None)
+    said, _, after = text.partition("corei7_skylake_x, which calls itself Intel(R) Core(TM) i7")
+    assert "EMULATED Intel (Bochs 2.7, 1 CPU): proves the kernel's code, not hardware" in said
+    assert "emulated on" not in after
+    assert "i7-7800X, emulated on runner17" in " ".join(emulated(evidence, "runner17").split())
+
+
+def test_a_pass_says_what_it_would_have_missed() -> None:
+    figure = measure("leak", "smallest leak", 0.41, least_percent_of_smis=18.94)
+    text = shown([Result("vmx.leak.guest-pmu", Verdict.PASS, "r", readings=[figure])])
+    assert (
+        "would be seen: a leak of 0.41 % in every SMI, or a whole leak in 19 % of SMIs or more"
+        in " ".join(text.split())
+    )
+
+
+@settings(max_examples=5)
+@given(EVIDENCE)
+def test_what_was_wrong_with_the_run_is_shown(evidence: Evidence) -> None:
+    evidence.kvmtest["problems"] = ["pytest broke"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", stream := io.StringIO())
+        show_evidence(replace(evidence, exit_status=3))
+    assert "pytest broke" in " ".join(stream.getvalue().split())
 
 
 def test_the_summary_counts_in_the_order_of_the_table() -> None:

@@ -1,0 +1,77 @@
+"""Telling readings
+================
+
+Of a result's hundreds of readings those that its reader must see, in lines: what spoke against the
+claim, the controls behind that, and how much a PASS of the leak experiment would have missed.
+"""
+
+from collections.abc import Sequence
+
+from kvmtest.evidence import Result
+from kvmtest.judge import Reading, Role, Verdict, witnesses_against
+
+__all__ = ["line", "telling", "would_be_seen"]
+
+#: Lines of one kind before the rest is only counted.
+_SHOWN = 8
+_LEAST = "least_percent_of_smis"
+
+
+def telling(result: Result) -> list[str]:
+    """Return what a FAIL or an INCONCLUSIVE rests on: nothing for other verdicts."""
+    readings = result.readings
+    controls = [r for r in readings if r.role is Role.CONTROL]
+    if result.verdict is Verdict.FAIL:
+        against = witnesses_against(readings)
+        claims = [r for r in readings if r.role is Role.CLAIM and not r.agrees]
+        proven = [r for r in claims if r.witness in against]
+        behind = [r for r in controls if r.witness in against]
+        broken = [] if proven else _broken(controls)
+        return [*_lines(proven), *_lines(behind if proven else broken)]
+    if result.verdict is Verdict.INCONCLUSIVE:
+        return _lines(_broken(controls))
+    return []
+
+
+def would_be_seen(result: Result) -> str:
+    """Return which leaks a PASS excludes, in words; "" where no leak was looked for.
+
+    The figures are the judge's: the largest of those of all counters, so that each of them would
+    have seen such a leak.
+    """
+    if result.verdict is not Verdict.PASS:
+        return ""
+    power = [
+        (float(each.observed), float(rare))
+        for each in result.readings
+        if each.role is Role.MEASURE
+        and isinstance(rare := each.raw.get(_LEAST), int | float)
+        and isinstance(each.observed, int | float)
+    ]
+    if not power:
+        return ""
+    each, rare = (max(figures) for figures in zip(*power, strict=True))
+    return (
+        f"would be seen: a leak of {each:.2g} % in every SMI, "
+        f"or a whole leak in {rare:.2g} % of SMIs or more"
+    )
+
+
+def line(reading: Reading) -> str:
+    """Return a reading on a line of its own."""
+    return f"{reading.witness} {reading.role}: {reading}"
+
+
+def _broken(controls: Sequence[Reading]) -> list[Reading]:
+    return [r for r in controls if not r.agrees]
+
+
+def _lines(readings: Sequence[Reading]) -> list[str]:
+    # What is repeated is told once.
+    lines = list(dict.fromkeys(f"{line(r)}{_remedy(r)}" for r in readings))
+    more = len(lines) - _SHOWN
+    return [*lines[:_SHOWN], *([f"and {more} more, in evidence.json"] if more > 0 else [])]
+
+
+def _remedy(reading: Reading) -> str:
+    return f" ({reading.remedy})" if reading.remedy and not reading.agrees else ""
