@@ -30,6 +30,8 @@ _HIT = re.compile(
     r"\((?P<symbol>[^+ )]+).*?\)(?P<values>(?: \w+=\S+)*)\s*",
     re.ASCII,
 )
+# Of a probe whose arguments are all fetched as x64.
+_VALUES = re.compile(r"(?: \w+=0x[0-9a-f]{1,16})*", re.ASCII)
 _LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
 
 
@@ -93,16 +95,18 @@ def parse_hits(text: str, event: str) -> Hits:
     """
     found: list[Hit] = []
     lost = False
-    for line in text.splitlines():
+    # Not by splitlines(): a task's name may hold what it takes for the end of a line.
+    for line in text.split("\n"):
         if not line.strip() or line.startswith("#"):
             continue
         if _LOST.match(line):
             lost = True
             continue
         match = _HIT.fullmatch(line)
-        if match is None:
+        is_own = match is not None and match["event"] == event
+        if match is None or (is_own and not _VALUES.fullmatch(match["values"])):
             raise TracingError(f"{line[:100]!r} is no line of a trace; report this kernel's format")
-        if match["event"] == event:
+        if is_own:
             time_us = int(match["seconds"]) * 1_000_000 + int(match["micros"])
             pairs = (pair.partition("=") for pair in match["values"].split())
             values = {name: int(value, 16) for name, _, value in pairs}
