@@ -27,6 +27,9 @@ __all__ = [
 _RELATED = re.compile(
     rb"Package: linux-(?:image|binary|modules|base|headers|kbuild|source)-\d\S*\n"
 )
+# Debian's policy manual, section 5.6.12.
+_VERSION = re.compile(r"(?:\d+:)?\d[A-Za-z0-9.+~-]*", re.ASCII)
+_SIZE = re.compile(r"\d{1,15}", re.ASCII)
 _RELEASE = re.compile(r"\d\S*-amd64")
 _OTHER_FLAVOURS = re.compile(r"-(?:rt|cloud)-")
 
@@ -86,12 +89,16 @@ class BuildKit:
 def parse_packages(text: bytes, suite: str) -> list[Package]:
     """Return the packages of kernels in a file ``Packages`` (deb822(5)) of ``suite``.
 
-    A stanza that lacks a field is left out.
+    A stanza that lacks a field, or whose version is none, is left out.
     """
     packages = []
     for stanza in _stanzas(text):
         fields = _fields(stanza)
-        if fields.keys() >= {"Package", "Version", "SHA256"} and fields.get("Size", "").isdecimal():
+        if (
+            fields.keys() >= {"Package", "Version", "SHA256"}
+            and _VERSION.fullmatch(fields["Version"])
+            and _SIZE.fullmatch(fields.get("Size", ""))
+        ):
             packages.append(
                 Package(
                     fields["Package"],

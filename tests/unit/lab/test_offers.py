@@ -252,6 +252,18 @@ def test_a_stanza_that_lacks_a_field_is_left_out(missing: list[str]) -> None:
     assert parse_packages("".join(kept).encode(), "sid") == []
 
 
+@pytest.mark.parametrize("version", ["6\ufffd1.170-3", "x6", "6_1", "", "6 1", "6.1\n 7"])
+def test_a_stanza_whose_version_is_none_is_left_out(version: str) -> None:
+    text = image("6.1.0-47-amd64", version) + "\n" + image("6.1.0-48-amd64", "6.1.180-1")
+    found = offers(parse_packages(text.encode(), "sid"))
+    assert [offer.debian_version for offer in found] == ["6.1.180-1"]
+
+
+@pytest.mark.parametrize("size", ["\u0664", "\u00b2", "9" * 5000, "-1"])
+def test_a_stanza_whose_size_is_none_is_left_out(size: str) -> None:
+    assert parse_packages(stanza("linux-image-6", "6", Size=size).encode(), "sid") == []
+
+
 @given(st.binary())
 def test_any_list_is_parsed(text: bytes) -> None:
     parse_packages(text, "sid")
