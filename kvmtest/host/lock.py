@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import select
 import shlex
 import sys
@@ -21,6 +22,12 @@ from kvmtest.host.tree import Tree
 __all__ = ["LOCK", "Lock", "LockHeld", "Owner", "own_command", "process_start"]
 
 LOCK = "/run/lock/kvmtest.lock"
+
+_MAX_PID = 1 << 22
+"""PID_MAX_LIMIT (include/linux/threads.h)."""
+
+# "1: FLOCK  ADVISORY  WRITE 1234 00:1a:17 0 EOF"; the pid is 0 where it is another namespace's.
+_FLOCK = re.compile(r"\d+: FLOCK +\S+ +\S+ +(?P<pid>\d{1,10}) +\w+:\w+:(?P<inode>\d+) ", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +197,14 @@ def _read_owner(fd: int) -> Owner | None:
     """Return the owner that the lock's file names, or None where it names none."""
     try:
         owner = Owner(**json.loads(os.pread(fd, 1 << 16, 0)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
-    numbers = (owner.pid, owner.start, owner.guardian)
-    is_sound = isinstance(owner.pid, int) and all(isinstance(n, int | None) for n in numbers)
-    return owner if is_sound else None
+    # Anybody may have written the file: a pid beyond the kernel's is no argument of a system call.
+    pids = (owner.pid, owner.guardian)
+    is_sound = isinstance(owner.pid, int) and all(
+        pid is None or (isinstance(pid, int) and 0 < pid <= _MAX_PID) for pid in pids
+    )
+    return owner if is_sound and isinstance(owner.start, int | None) else None
 
 
 def _find_owner(fd: int, tree: Tree) -> Owner | None:
@@ -207,9 +217,9 @@ def _find_owner(fd: int, tree: Tree) -> Owner | None:
         return named
     inode = str(os.fstat(fd).st_ino)
     for line in (tree.read("/proc/locks") or "").splitlines():
-        fields = line.split()
-        if fields[1:2] == ["FLOCK"] and fields[5].rpartition(":")[2] == inode:
-            return _owner_of(int(fields[4])) or named
+        match = _FLOCK.match(line)
+        if match and match["inode"] == inode:
+            return _owner_of(int(match["pid"])) or named
     return named
 
 

@@ -177,12 +177,41 @@ def test_a_holder_without_a_name_is_found_in_proc_locks(tree: Tree) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "start": 1, "command": ""}', "\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"pid": "x", "start": 1, "command": ""}',
+        "\0",
+        "[" * 60_000,
+        f'{{"pid": {10**30}, "start": 1, "command": "", "guardian": {10**30}}}',
+        '{"pid": 4000000, "start": 1, "command": "", "guardian": -1}',
+        '{"pid": 4000000, "start": [], "command": [], "guardian": {}}',
+    ],
+)
 def test_whatever_its_file_says_a_held_lock_is_held(tree: Tree, text: str) -> None:
     lock = Lock.take(tree)
     tree.path(LOCK).write_text(text)
     with pytest.raises(LockHeld, match="another kvmtest run holds"):
         Lock.take(tree)
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["1: FLOCK", "1: FLOCK  ADVISORY  WRITE x 00:1a:{} 0 EOF", "1: FLOCK  ADVISORY  WRITE 1 {} 0",
+     "1: FLOCK  ADVISORY  WRITE -1 00:1a:{} 0 EOF"],
+)  # fmt: skip
+def test_whatever_proc_locks_says_a_held_lock_is_held(tree: Tree, line: str) -> None:
+    lock = Lock.take(tree)
+    tree.path(LOCK).write_text("nobody knows")
+    (tree.root / "proc").mkdir()
+    (tree.root / "proc/locks").write_text(line.format(os.fstat(lock.fd).st_ino) + "\n")
+    with pytest.raises(LockHeld) as caught:
+        Lock.take(tree)
+    assert caught.value.pid is None
     lock.release()
 
 
