@@ -10,6 +10,7 @@ from typing import Any
 
 from kvmtest.missing import Missing
 
+from .freeze_knob import Knob, KnobError
 from .machine import Machine
 
 __all__ = ["host_facts", "kernel_facts", "machine_facts", "plain"]
@@ -55,11 +56,10 @@ def kernel_facts(machine: Machine) -> dict[str, Any]:
 
 def host_facts(machine: Machine) -> dict[str, Any]:
     """Return what decides which properties can be decided."""
-    knob, msr = machine.knob, machine.msr
     return {
         "kvm_module": plain(machine.kvm_module),
-        "knob": plain(knob if isinstance(knob, Missing) else knob.values()),
-        "msr": plain(msr),
+        "knob": plain(_knob_values(machine.knob)),
+        "msr": plain(machine.msr),
         "lockdown": plain(machine.lockdown),
         "secure_boot": plain(machine.secure_boot),
         "pmus": plain(machine.pmus),
@@ -67,3 +67,10 @@ def host_facts(machine: Machine) -> dict[str, Any]:
         "fadt": plain(machine.fadt),
         "kvm_users": plain(machine.census),
     }
+
+
+def _knob_values(knob: Knob | Missing) -> dict[str, int] | Missing:
+    try:
+        return knob if isinstance(knob, Missing) else knob.values()
+    except KnobError as error:
+        return Missing(str(error))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from stand_in import intel_host
+from stand_in import KNOB, intel_host
 
 from kvmtest.host.facts import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.machine import Machine
@@ -61,3 +61,18 @@ def test_every_fact_of_a_machine_is_json_and_tells_alike_what_is_missing(
     told = words_missing(json.loads(json.dumps(facts)))
     assert told
     assert all(isinstance(each, dict) and "missing" in each for each in told)
+
+
+def test_the_knob_is_told_by_its_files(tmp_path: Path) -> None:
+    assert host_facts(Machine(intel_host(tmp_path, knob=1)))["knob"] == {KNOB: 1}
+
+
+@pytest.mark.parametrize("text", ["Y", "", "2"])
+def test_a_knob_that_says_nothing_known_is_missing_and_the_other_facts_are_there(
+    tmp_path: Path, text: str
+) -> None:
+    tree = intel_host(tmp_path)
+    tree.path(KNOB).write_text(text)
+    facts = host_facts(Machine(tree))
+    assert f"says {text!r}, where 0 or 1 is expected" in facts["knob"]["missing"]
+    assert facts["kvm_module"]["name"] == "kvm_intel"
