@@ -12,6 +12,10 @@ from pathlib import Path
 __all__ = ["Tree"]
 
 
+# No file has a name with a zero byte in it (ValueError), whatever another file says.
+_UNREADABLE = (OSError, ValueError)
+
+
 @lru_cache(maxsize=1024)
 def _path(root: Path, name: str) -> Path:
     return root / name.lstrip("/")
@@ -36,21 +40,21 @@ class Tree:
         """Tell whether ``name`` is there, as far as we may look (following links)."""
         try:
             return self.path(name).exists()
-        except PermissionError:
+        except _UNREADABLE:
             return False
 
     def read(self, name: str) -> str | None:
         """Return the stripped text of ``name``, or None where it is absent or unreadable."""
         try:
             return self.path(name).read_text(errors="replace").strip()
-        except OSError:
+        except _UNREADABLE:
             return None
 
     def read_bytes(self, name: str) -> bytes | None:
         """Return the bytes of ``name``, or None where it is absent or unreadable."""
         try:
             return self.path(name).read_bytes()
-        except OSError:
+        except _UNREADABLE:
             return None
 
     def glob(self, pattern: str) -> list[Path]:
