@@ -253,7 +253,7 @@ class Monitor:
         return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
 
     def _commands(self, line: bytes) -> Iterator[dict[str, Any]]:
-        message = json.loads(line)
+        message = _message(line)
         if "QMP" in message:
             yield _command("qmp_capabilities")
             told = {"capability": "events", "state": True}
@@ -261,11 +261,11 @@ class Monitor:
             if self._start.state:
                 yield _command("migrate-incoming", uri=f"exec:cat < {_quoted(self._start.state)}")
         elif "error" in message:
-            raise EnvironmentUnfit(f"QEMU: {message['error'].get('desc')}")
+            raise EnvironmentUnfit(f"QEMU: {_part(message, 'error', 'desc')}")
         elif message.get("event") == "STOP":
             yield self._at_breakpoint()
         elif message.get("event") == "MIGRATION":
-            status = message["data"]["status"]
+            status = _part(message, "data", "status")
             if status == "failed":
                 what = "restored" if self._is_restoring else "saved"
                 raise EnvironmentUnfit(f"QEMU: the machine can't be {what}; use --cold")
@@ -284,6 +284,24 @@ class Monitor:
             made = f"cat > {path}.part && mv {path}.part {path}"
             return _command("migrate", uri=f"exec:{made}; kill $PPID")
         return _command("quit")
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise EnvironmentUnfit(
+            f"QEMU says {line[:80]!r} on its monitor, which is no QMP message; report its version"
+        )
+    return message
+
+
+def _part(message: Mapping[str, Any], object_name: str, name: str) -> Any:
+    """Return a member of an object in a message, or None where either is not there."""
+    part = message.get(object_name)
+    return part.get(name) if isinstance(part, dict) else None
 
 
 def _quoted(folder: Path) -> str:

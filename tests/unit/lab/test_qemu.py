@@ -254,6 +254,24 @@ def test_its_errors_are_told(begun: Start, message: dict[str, Any], expected: st
         Monitor(begun).answer(said(GREETING, message))
 
 
+@pytest.mark.parametrize(
+    "line", [b"QEMU 7.2", b"[]", b'"QMP"', b"\xff", b"[" * 100_000, b'{"a": }'], ids=range(6)
+)
+def test_what_is_no_message_is_told(line: bytes) -> None:
+    with pytest.raises(EnvironmentUnfit, match=r"^QEMU says b.* which is no QMP message"):
+        Monitor(start()).answer(line + b"\n")
+
+
+@pytest.mark.parametrize("message", [{"event": "MIGRATION"}, {"event": "MIGRATION", "data": []}])
+def test_a_message_that_lacks_its_parts_is_passed_over(message: dict[str, Any]) -> None:
+    assert Monitor(start(STATE)).answer(said(message)) == b""
+
+
+def test_an_error_without_words_is_an_error() -> None:
+    with pytest.raises(EnvironmentUnfit, match="QEMU"):
+        Monitor(start()).answer(said({"error": None}))
+
+
 # A machine, with real processes
 
 # The ports are where the arguments say; it stops where the machine would.
