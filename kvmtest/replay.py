@@ -4,7 +4,6 @@
 The readings of a recorded run judged again, by this version's rules: so a reader checks a verdict.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -57,10 +56,22 @@ def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
 def _requirements(command: Sequence[str]) -> list[Requirement]:
     """Return what the run required; a bisection asks for it in another way.
 
-    What follows "--" was for pytest, and argparse stops there.
+    What follows "--" was for pytest. Raises EvidenceUnreadable. Not by argparse, which would obey a
+    recorded --help, and exit where something is missing.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--require", action="append", default=[])
-    parser.add_argument("--bisect", action="store_true")
-    options, _ = parser.parse_known_args(command)
-    return [] if options.bisect else [requirement(text) for text in options.require]
+    required = []
+    words = iter(command)
+    for word in words:
+        option, equals, text = word.partition("=")
+        if word == "--":
+            break
+        if word == "--bisect":
+            return []
+        if option == "--require":
+            text = text if equals else next(words, "")
+            if not text:
+                raise EvidenceUnreadable(
+                    "the recorded command has --require without its ID; copy it again, or run again"
+                )
+            required.append(requirement(text))
+    return required

@@ -132,6 +132,23 @@ def test_what_was_required_and_not_decided_fails_again(
     assert status("--require", "new.thing") == 2
 
 
+@pytest.mark.parametrize("word", ["-h", "--help", "--version", "-o", "", "--requires"])
+def test_other_words_of_the_recorded_command_are_nothing_to_obey(
+    tmp_path: Path, capsys: Capture, word: str
+) -> None:
+    falsely = Result("kernel.fix-present", Verdict.PASS, "btf", readings=[claim("btf", "x", 0, 1)])
+    assert main(["replay", str(written(tmp_path, [falsely], [word]))]) == 1
+    assert "1 of 1 verdicts differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["run", "--require"], ["--require="], ["--require", ""]])
+def test_a_recorded_requirement_of_nothing_is_told_in_one_line(
+    tmp_path: Path, capsys: Capture, command: list[str]
+) -> None:
+    assert main(["replay", str(written(tmp_path, [simple(Verdict.PASS)], command))]) == 3
+    assert "--require without its ID" in capsys.readouterr().err
+
+
 def test_a_broken_sample_is_told_in_one_line(tmp_path: Path, capsys: Capture) -> None:
     path = written(tmp_path, [experiment(Machine(handler=11))])
     data = json.loads(path.read_text())
