@@ -8,7 +8,9 @@ INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*/*.[ch] c_helpers/*.py guests/*)
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
 
-.PHONY: run test lint bench sanitize wheel clean
+RUNS ?= 2000
+
+.PHONY: run test lint bench sanitize fuzz wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -26,6 +28,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python bench/run.py
+
+# RUNS: inputs for each harness; ARGS: harnesses, and other options of tests/fuzz/__main__.py.
+fuzz: $(INSTALLED)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --runs $(RUNS) $(ARGS)
 
 sanitize: $(INSTALLED)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh tests/sanitize.sh

@@ -1,0 +1,1 @@
+"""A module for each harness; see fuzz.harness."""

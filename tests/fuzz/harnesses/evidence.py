@@ -1,0 +1,88 @@
+"""evidence/file.py, and what is made of evidence: reports, the terminal's tables, a replay."""
+
+import io
+import json
+import zlib
+from contextlib import redirect_stdout, suppress
+from xml.etree import ElementTree
+
+from leak_simulation import readings, simulated
+
+from fuzz.harness import Harness
+from fuzz.json_mutator import mutate
+from fuzz.scratch import scratch
+from kvmtest import replay
+from kvmtest.errors import EnvironmentUnfit, UsageError
+from kvmtest.evidence import Evidence, EvidenceUnreadable, Result, load
+from kvmtest.judge import Absence, Verdict, claim, control, measure
+from kvmtest.judge.leak import conclude
+from kvmtest.missing import Missing
+from kvmtest.report.files import write_reports
+from kvmtest.report.terminal import show_evidence
+
+# The terminal's tables take a hundred times as long as all else.
+SHOWN_ONE_OF = 256
+
+
+def parse(data: bytes) -> None:
+    folder = scratch("evidence")
+    path = folder / "evidence.json"
+    path.write_bytes(data)
+    evidence = load(path)
+    write_reports(evidence, folder)
+    assert (folder / "ktap.txt").read_text().startswith("KTAP version 1\n")
+    ElementTree.parse(folder / "junit.xml")
+    if zlib.crc32(data) % SHOWN_ONE_OF:
+        # What it documents, and run() tells of in one line.
+        with suppress(KeyError, ValueError):
+            for _ in replay.replay(evidence):
+                pass
+    else:
+        with redirect_stdout(io.StringIO()):
+            show_evidence(evidence)
+            replay.run(path)
+
+
+def seed(results: list[Result]) -> bytes:
+    evidence = Evidence(
+        kvmtest={
+            "version": "1", "command": ["run", "--require", "vmx.entry.fresh"], "started": "now",
+            "ended": "then", "interrupted": False, "strict": False,
+        },
+        machine={
+            "kind": "lab", "virtualisation": "none", "cpu": {"model_name": "a CPU"},
+            "lab": {"emulator": "Bochs", "model": "i7", "version": "3", "lacks": {}},
+        },
+        host={"lockdown": "none", "pmus": [1, None]},
+        kernel={"release": "6.12"},
+        journal={"changes": [{"sentence": "write"}], "failures": [], "recovered": []},
+        kernel_log={"missing": None, "records": 3, "lost": 0},
+        results=results,
+        exit_status=1,
+    )  # fmt: skip
+    return json.dumps(evidence.to_dict()).encode()
+
+
+SIMPLE = [
+    Result("kernel.fix-present", Verdict.PASS, "btf: yes", 0.5, [
+        claim("btf", "the member", True, True), control("btf", "the struct", 2, 2, "boot another"),
+    ]),
+    Result("vmx.entry.fresh", Verdict.SKIP, "no VMX", 0.1, [],
+           [Absence("vmcs", Missing("no dump", "load it"))], [Missing("no VMX", "run on Intel")]),
+    Result("svm.leak.guest-only", Verdict.MEASURED, "11", 1.5, [measure("leak", "events", 11.5)],
+           known_defect="docs/findings/a.md"),
+    Result("any.soak", Verdict.ERROR, "it broke", 0.1, detail="Traceback\n a"),
+]  # fmt: skip
+_samples = simulated(rounds=2)
+LEAK = Result(
+    "vmx.leak.host-events", Verdict.INCONCLUSIVE, "too few", 9.5,
+    readings(_samples, conclude(_samples)),
+)  # fmt: skip
+
+HARNESS = Harness(
+    parse=parse,
+    seeds=(seed(SIMPLE), seed([LEAK]), seed([])),
+    refusals=(EvidenceUnreadable, UsageError, EnvironmentUnfit),
+    longest=32768,
+    mutate=mutate,
+)

@@ -1,0 +1,17 @@
+"""host/lab.py: the environment variable that tells of a lab."""
+
+from fuzz.harness import Harness
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.lab import VARIABLE, Lab
+
+SEED = (
+    b'{"emulator": "Bochs", "model": "i7", "version": "3", "lacks": {"smi": "none"},'
+    b' "details": {"cpus": 2}}'
+)
+
+HARNESS = Harness(
+    parse=lambda data: Lab.of({VARIABLE: data.decode(errors="surrogateescape")}),
+    seeds=(SEED, b'{"emulator": "a", "model": "b", "version": "c"}'),
+    refusals=(EnvironmentUnfit,),
+    longest=512,
+)
