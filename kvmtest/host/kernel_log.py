@@ -11,13 +11,15 @@ import re
 import select
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from kvmtest.errors import KvmtestError
+from kvmtest.host.kernel_troubles import TROUBLES, kind_of
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -46,51 +48,41 @@ _KERNEL_FACILITY = 0
 _INFO = 6
 
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
-_PREFIX = re.compile(rb"(\d{1,19}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,[^;]*)?", re.ASCII)
+_PREFIX = re.compile(
+    rb"(\d{1,19}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,(?:caller=([TC]\d{1,10}))?[^;]*)?", re.ASCII
+)
 # Nearly every record: a prefix, and one line with nothing to decode.
 _PLAIN = re.compile(_PREFIX.pattern + rb";([ -\[\]-~]*)\n?", re.ASCII)
 
-# Kind of trouble, and what the first line that shows it looks like. Several can fit one line: the
-# first in the table counts. All but the few that have a prefix of their own are at the line's
-# start: in the middle the same words stand in mitigations' advice and in reports about user
-# programs ("traps: a.out[1] general protection fault").
-TROUBLES: Mapping[str, re.Pattern[str]] = {
-    kind: re.compile(pattern)
-    for kind, pattern in {
-        "soft-lockup": r"(?:NMI )?(?:watchdog: )?BUG: soft lockup",
-        "hard-lockup": r"(?:NMI )?watchdog: .*hard LOCKUP",
-        "rcu-stall": r"(?:rcu: )?INFO: rcu_\w+ .*\bstall|rcu: rcu_\w+ kthread (?:starved|timer)",
-        "hung-task": r"INFO: task .+ blocked .*for more than \d+ seconds",
-        "kasan": r"(?:BUG: )?KASAN: ",
-        "ubsan": r"UBSAN: ",
-        "refcount": r"refcount_t: ",
-        "unchecked-msr": r"unchecked MSR access error: ",
-        "kernel-bug": r"kernel BUG at ",
-        "panic": r"Kernel panic\b|(?:traps: )?PANIC: ",
-        "protection-fault": r"(?:Oops: )?general protection fault\b",
-        # The kernel numbers its oopses: "invalid opcode: 0000 [#1] PREEMPT SMP".
-        "oops": r"Oops: |.*: [0-9a-f]{4} \[#\d+\]",
-        "bug": r"BUG: ",
-        "warning": r"WARNING: ",
-        "irq": r"irq \d+: nobody cared",
-        "cut-here": r"-+\[ cut here \]-+",
-    }.items()
-}
-
-# Most lines show no trouble: one look then, not one for each kind.
-_ANY_TROUBLE = re.compile("|".join(f"(?:{pattern.pattern})" for pattern in TROUBLES.values()))
-
 # Kinds of line that may continue a report: an oops comes after its cause, a WARN's own line after
-# the message of its caller. Every other line with a kind begins a report of its own.
+# the message of its caller, or before. Every other line with a kind begins a report of its own.
+_WARN = frozenset({"warning", "cut-here"})
 _CONTINUES: Mapping[str, frozenset[str]] = {
-    "oops": frozenset({"bug", "kernel-bug", "kasan", "protection-fault"}),
+    "oops": frozenset({"bug", "kernel-bug", "kasan", "protection-fault", "list", "memory"}),
     "kasan": frozenset({"oops", "protection-fault"}),
+    "kernel-bug": frozenset({"list", "memory", "cut-here"}),
     "warning": frozenset({"cut-here"}),
+    **dict.fromkeys(("refcount", "list", "odebug", "kvm", "pmu", "memory"), _WARN),
 }
+
+# Reports of these have several lines in a row that each tell.
+_SERIES = frozenset({"hardware", "nmi"})
+
+# Flags of a record that goes on with a line of one before ("+" up to Linux 4.9).
+_FRAGMENT = frozenset("c+")
+
+# Where fragments come, other CPUs' records have come between: so many texts are tried as the line's
+# beginning, and no more of it than a report's first line needs.
+_BEGINNINGS = 8
+_LONGEST_BEGINNING = 1000
 
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 
 _NO_PAIRS: Mapping[str, str] = MappingProxyType({})
+
+# Lines of a message that are read as one where none tells by itself: a task can have a name of 15
+# newlines, and reports print it ("INFO: task a\nb:2719 blocked for more than 120 seconds.").
+_JOINED = 16
 
 # A register dump with a long call trace and the list of modules has about a hundred lines.
 _LONGEST_REPORT = 200
@@ -104,7 +96,8 @@ class Record(NamedTuple):
     """One record of the kernel log; ``time_us`` counts from boot, as printk's clock does.
 
     ``flags`` is "c" for the fragment of a line, mostly "-". ``dictionary`` holds the continuation
-    lines, such as SUBSYSTEM and DEVICE.
+    lines, such as SUBSYSTEM and DEVICE. ``caller`` is the task or CPU that printed it ("T2719",
+    "C1") where the kernel says so (CONFIG_PRINTK_CALLER).
     """
 
     level: int
@@ -114,6 +107,7 @@ class Record(NamedTuple):
     flags: str
     message: str
     dictionary: Mapping[str, str] = _NO_PAIRS
+    caller: str = ""
 
     @property
     def is_from_kernel(self) -> bool:
@@ -343,11 +337,12 @@ class _Since:
 def parse_record(data: bytes) -> Record:
     """Parse one record as /dev/kmsg gives it. Raises LogError."""
     if plain := _PLAIN.fullmatch(data):
-        priority, sequence, time_us, flags, text = plain.groups()
+        priority, sequence, time_us, flags, caller, text = plain.groups()
         number = int(priority)
         return Record(
             number & 7, number >> 3, int(sequence), int(time_us), "-" if flags == b"-" else
-            flags.decode(errors="replace"), text.decode("ascii"),
+            flags.decode(errors="replace"), text.decode("ascii"), _NO_PAIRS,
+            caller.decode("ascii") if caller else "",
         )  # fmt: skip
     head, semicolon, body = data.partition(b";")
     prefix = _PREFIX.fullmatch(head)
@@ -356,7 +351,7 @@ def parse_record(data: bytes) -> Record:
     message, newline, continuation = body.rstrip(b"\n").partition(b"\n")
     lines = continuation.split(b"\n") if newline else ()
     pairs = [_pair(line) for line in lines if line.startswith(b" ")]
-    priority, sequence, time_us, flags = prefix.groups()
+    priority, sequence, time_us, flags, caller = prefix.groups()
     facility, level = divmod(int(priority), 8)
     return Record(
         level,
@@ -366,6 +361,7 @@ def parse_record(data: bytes) -> Record:
         flags.decode(errors="replace"),
         _unescape(message),
         MappingProxyType(dict(pairs)) if pairs else _NO_PAIRS,
+        (caller or b"").decode("ascii"),
     )
 
 
@@ -381,35 +377,90 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
     """
     reports: list[_Report] = []
     report: _Report | None = None
+    beginnings = _Beginnings()
     for record in records:
         if not record.is_from_kernel:
             continue
         message = record.message
-        if report is None and "\n" not in message and not _ANY_TROUBLE.match(message):
+        begun: list[str] = []
+        if not _FRAGMENT.isdisjoint(record.flags):
+            begun = beginnings.of(record)
+        elif report is None and "\n" not in message and kind_of(message) is None:
+            beginnings.add(record, message)
             continue  # As nearly all are.
-        for line in message.split("\n"):
-            kind = _kind(line)
+        for kind, headline, line in _told(message, begun):
             if report is not None and not report.takes(kind):
                 report = None
             if report is not None:
-                report.add(kind, line)
+                report.add(kind, headline, line)
             elif kind is not None:
-                report = _Report(record, kind, line)
+                report = _Report(record, kind, headline, line)
                 reports.append(report)
             if _END.match(line):
                 report = None
+        beginnings.add(record, message)
+        for beginning in begun[-1:]:
+            beginnings.add(record, beginning + message)
     return [report.trouble() for report in reports]
+
+
+def _told(message: str, begun: Sequence[str]) -> Iterator[tuple[str | None, str, str]]:
+    """Yield each line of ``message`` with the kind that it tells, and the words that tell it.
+
+    A line that tells nothing by itself may do so with the next ones of the message, the first line
+    also with one of the texts that it may go on with.
+    """
+    lines = message.split("\n")
+    kinds = [kind_of(line) for line in lines]
+    for number, (kind, line) in enumerate(zip(kinds, lines, strict=True)):
+        whole = line
+        if kind is None and number == 0:
+            # What told already by its beginning is a report that these lines are of.
+            wholes = (text + gap + line for text in reversed(begun) for gap in ("", " "))
+            whole, kind = _first_telling(wholes, line)
+        if kind is None and not any(kinds[number:]):
+            joined = " ".join(part.strip() for part in lines[number : number + _JOINED])
+            whole, kind = _first_telling([joined] if len(lines) > number + 1 else [], line)
+        yield kind, whole, line
+
+
+def _first_telling(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
+    """Return the first of ``texts`` that tells trouble with its kind, else ``otherwise``."""
+    for text in texts:
+        if kind := kind_of(text):
+            return text, kind
+    return otherwise, None
+
+
+class _Beginnings:
+    """The last texts that a fragment may go on with; those that tell trouble are left out."""
+
+    def __init__(self) -> None:
+        self._texts: deque[tuple[str, str]] = deque(maxlen=_BEGINNINGS)
+
+    def add(self, record: Record, text: str) -> None:
+        self._texts.append((record.caller, text))
+
+    def of(self, record: Record) -> list[str]:
+        """Return the ends of texts that ``record`` may go on with, the newest last."""
+        ends = [
+            text.rpartition("\n")[2][:_LONGEST_BEGINNING]
+            for caller, text in self._texts
+            if caller == record.caller
+        ]
+        return [end for end in ends if kind_of(end) is None]
 
 
 class _Report:
     """A report that is still being read."""
 
-    def __init__(self, record: Record, kind: str, line: str) -> None:
+    def __init__(self, record: Record, kind: str, headline: str, line: str) -> None:
         self._record = record
         self._kind = kind
-        self._headline = line
+        self._headline = headline
         self._lines = [line]
         self._kinds = {kind}
+        self._last: str | None = kind
 
     def takes(self, kind: str | None) -> bool:
         """Tell whether the next line, of ``kind``, still belongs to this report."""
@@ -419,15 +470,18 @@ class _Report:
             return True
         if self._kinds == {"cut-here"}:
             return kind != "cut-here"
+        if kind == self._last and kind in _SERIES:
+            return True
         return kind not in self._kinds and not self._kinds.isdisjoint(_CONTINUES.get(kind, ()))
 
-    def add(self, kind: str | None, line: str) -> None:
+    def add(self, kind: str | None, headline: str, line: str) -> None:
         """Append ``line``; after the line "cut here" the first that has a kind gives it."""
         self._lines.append(line)
+        self._last = kind
         if kind is not None:
             self._kinds.add(kind)
             if self._kind == "cut-here":
-                self._kind, self._headline = kind, line
+                self._kind, self._headline = kind, headline
 
     def trouble(self) -> Trouble:
         return Trouble(
@@ -437,13 +491,6 @@ class _Report:
             self._record.time_us,
             tuple(self._lines),
         )
-
-
-def _kind(line: str) -> str | None:
-    """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
-    if not _ANY_TROUBLE.match(line):
-        return None
-    return next(kind for kind, pattern in TROUBLES.items() if pattern.match(line))
 
 
 def _pair(line: bytes) -> tuple[str, str]:

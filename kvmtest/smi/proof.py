@@ -28,9 +28,6 @@ _BY_THEMSELVES = 0.1
 # Who waits for SMIs looks so often whether they came.
 _LOOK_S = 0.05
 
-# How the kernel begins reports of machine checks (arch/x86/kernel/cpu/mce, drivers/acpi/apei).
-_HARDWARE_ERROR = "[Hardware Error]"
-
 
 @dataclass(slots=True)
 class Proof:
@@ -189,8 +186,6 @@ class _Watch:
         """Return what the kernel reported since the beginning, or None."""
         if isinstance(self._log, Missing):
             return None
-        records = self._log.since(self._begin).records
-        lines = [r.message for r in records if r.is_from_kernel and _HARDWARE_ERROR in r.message]
-        lines += [trouble.headline for trouble in troubles(records)]
-        self.complains = bool(lines)
-        return f"the kernel reported: {lines[0]}" if lines else None
+        found = troubles(self._log.since(self._begin).records)
+        self.complains = bool(found)
+        return f"the kernel reported: {found[0].headline}" if found else None
