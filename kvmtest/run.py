@@ -23,7 +23,7 @@ from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
-from kvmtest.host.facts import host_facts, kernel_facts, machine_facts
+from kvmtest.host.facts import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.lab import VARIABLE
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
@@ -287,7 +287,7 @@ def _write(
         },
         machine=machine_facts(session.machine),
         host=host_facts(session.machine),
-        kernel=kernel_facts(session.machine),
+        kernel={**kernel_facts(session.machine), "warnings": _warnings(session)},
         journal={
             "changes": [asdict(change) for change in session.changes],
             "failures": session.undo_failures,
@@ -310,6 +310,16 @@ def _write(
     if session.machine.lab is None:
         write_reports(evidence, output, socket.gethostname())
         write_beside(evidence, output)
+
+
+def _warnings(session: Session) -> dict[str, object]:
+    """Return the kernel's taint around the run, and whether a WARN that fired could fire again."""
+    before = session.before
+    return {
+        "taint_before": plain(before and before.taint),
+        "taint_after": plain(session.taint_after),
+        "once_not_given_back": plain(before and before.not_given_back),
+    }
 
 
 def _utc(seconds: float) -> str:

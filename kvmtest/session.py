@@ -23,6 +23,7 @@ from kvmtest.checks.preconditions import (
 from kvmtest.checks.reload import RELOADS, reload_for
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.evidence.model import Result
+from kvmtest.host.earlier_warnings import EarlierWarnings, give_onces_back, read_taint
 from kvmtest.host.journal import Change, Journal
 from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.machine import Machine
@@ -76,10 +77,14 @@ class Session:
     recovered: list[str] = field(default_factory=list)
     log: LogSlice = field(default_factory=lambda: LogSlice((), 0))
     log_missing: Missing | None = None
+    before: EarlierWarnings | None = None
+    taint_after: int | Missing | None = None
     _context: Context | None = None
 
     def begin(self) -> Context:
         """Take the machine's lock, undo what a dead run left, and mark the kernel log.
+
+        What warned once before gets its once back first, so that it would show in the log.
 
         Raises :class:`~kvmtest.errors.EnvironmentUnfit` where another run holds the machine, or
         other VMs run on it, and UsageError where the user named an SMI source that makes no sense.
@@ -94,6 +99,7 @@ class Session:
                 if not self.allow_other_vms:
                     self._stop_for_other_vms()
                 probe = RunProbe(self.machine.tree, journal)
+                self.before = give_onces_back(self.machine.tree, journal)
                 self._context = Context(self.machine, journal, self._mark(), probe)
             except BaseException:
                 journal.close()
@@ -114,7 +120,7 @@ class Session:
         if isinstance(log, Missing):
             return log
         try:
-            return RunLog(log, log.mark())
+            return RunLog(log, log.mark(), self.before)
         except BaseException:
             log.close()
             raise
@@ -198,6 +204,7 @@ class Session:
         if self._context is None:
             return
         context, self._context = self._context, None
+        self.taint_after = read_taint(self.machine.tree)
         try:
             self._read_log(context.kernel_log)
         finally:

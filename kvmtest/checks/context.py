@@ -13,6 +13,7 @@ from kvmtest.judge import Absence, Reading
 from kvmtest.missing import Missing
 
 if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
+    from kvmtest.host.earlier_warnings import EarlierWarnings
     from kvmtest.host.journal import Journal
     from kvmtest.host.kernel_log import KernelLog, Mark
     from kvmtest.host.tracing import RunProbe
@@ -22,10 +23,11 @@ __all__ = ["Check", "Context", "RunLog"]
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """The kernel log from the run's beginning on."""
+    """The kernel log from the run's beginning on, and what is known of warnings before it."""
 
     log: "KernelLog"
     mark: "Mark"
+    before: "EarlierWarnings | None" = None
 
 
 @dataclass(frozen=True, slots=True)

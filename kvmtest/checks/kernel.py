@@ -7,17 +7,18 @@ kernel.fix-present and any.no-warnings.
 from collections.abc import Iterator
 
 from kvmtest.guests import long_guest, mailbox, real_guest
+from kvmtest.host.earlier_warnings import EarlierWarnings, read_taint, troubles_gained
 from kvmtest.host.kernel import FixPresence
-from kvmtest.host.kernel_log import troubles
+from kvmtest.host.kernel_log import LogSlice, troubles
 from kvmtest.host.msr import IA32_DEBUGCTL
 from kvmtest.judge import Absence, Reading, claim, control, measure
 from kvmtest.kvm import System
 from kvmtest.missing import Missing
 
-from .context import Context
+from .context import Context, RunLog
 from .guest_view import NO_SUCH_MSR
 
-__all__ = ["fix_present", "no_warnings"]
+__all__ = ["fix_present", "no_warnings", "told_by_log"]
 
 
 def fix_present(context: Context) -> Iterator[Reading | Absence]:
@@ -76,16 +77,25 @@ def _kvm_described(fix: FixPresence) -> Reading:
 def no_warnings(context: Context) -> Iterator[Reading | Absence]:
     """Run guests through what easily upsets KVM, then read what the log gained since the start.
 
-    The control is the run's own mark: a log that does not show it, or lost lines, shows nothing.
+    The controls are the run's own mark, as a log that does not show it, or lost lines, shows
+    nothing; and that what warned before the run would warn again.
     """
     run = context.kernel_log
     if isinstance(run, Missing):
         yield Absence("klog", run)
         return
     entries = _exercise()
-    gained = run.log.since_mark()
+    yield from told_by_log(run, run.log.since_mark(), read_taint(context.machine.tree), entries)
+
+
+def told_by_log(
+    run: RunLog, gained: LogSlice, taint: int | Missing, entries: int
+) -> Iterator[Reading]:
+    """Yield what the log and the kernel's ``taint`` gained since ``run`` began say."""
     found = troubles(gained.records)
-    if found:
+    before = run.before.taint if run.before else Missing("not read")
+    tainted = troubles_gained(before, taint)
+    if found or tainted:
         # A warning speaks for itself; the other controls are about silence.
         yield control("klog", "the warnings, read from the log", True, True, "")
     else:
@@ -94,9 +104,35 @@ def no_warnings(context: Context) -> Iterator[Reading | Absence]:
         yield control("klog", "the run's own mark in the log", proof, "seen", remedy)
         remedy = "boot with a larger log_buf_len"
         yield control("klog", "lines lost since the mark", gained.lost, 0, remedy)
+        yield from _would_warn_again(run.before)
     yield measure("klog", "entries into guests that this check made", entries)
     headlines = "; ".join(t.headline for t in found[:3])
     yield claim("klog", "warnings since the run began", len(found), 0, headlines=headlines)
+    if run.before is not None:
+        yield claim(
+            "klog",
+            "taints since the run began",
+            ", ".join(tainted) or "none",
+            "none",
+            before=before if isinstance(before, int) else str(before),
+            after=taint if isinstance(taint, int) else str(taint),
+        )
+
+
+def _would_warn_again(before: EarlierWarnings | None) -> Iterator[Reading]:
+    """Say whether the silence is also that of WARNs that fire once a boot."""
+    if before is None:
+        return
+    why = before.not_given_back
+    proof, remedy = "yes", ""
+    if why and not before.none_fired:
+        proof = f"unknown, as one may have fired before the run, and {why.what}"
+        remedy = why.remedy
+    what = "a WARN that fires once a boot would show"
+    yield control("klog", what, proof, "yes", f"{remedy}, or boot anew" if remedy else "boot anew")
+    if not before.none_fired and why is None:
+        limit = "their once was given back, up to Linux 6.12 not to those of modules with own words"
+        yield measure("klog", "WARNs may have fired before the run", limit)
 
 
 def _exercise() -> int:

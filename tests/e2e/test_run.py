@@ -25,6 +25,7 @@ from stand_in import (
 )
 
 from kvmtest.evidence import load
+from kvmtest.host.earlier_warnings import CLEAR
 from kvmtest.host.journal import RECORD, Journal
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Verdict
@@ -335,6 +336,31 @@ def test_doctor_of_this_machine_is_json_too() -> None:
     ended = run_kvmtest("doctor", "--json")
     assert (ended.status, ended.err) == (0, "")
     assert json.loads(ended.out)["machine"]["kind"] == "host"
+
+
+def test_the_evidence_has_the_taint_and_whether_warnings_got_their_once_back(
+    tree: Tree, tmp_path: Path
+) -> None:
+    write(tree, "/proc/sys/kernel/tainted", "512\n")
+    write(tree, CLEAR, "")
+    run_kvmtest("run", "--root", tree.root, *FIX, "-o", tmp_path / "out")
+    evidence = load(tmp_path / "out")
+    assert evidence.kernel["warnings"] == {
+        "taint_before": 512,
+        "taint_after": 512,
+        "once_not_given_back": None,
+    }
+    assert [c["sentence"] for c in evidence.journal["changes"]] == [
+        f"write 1 to {CLEAR} (for good)"
+    ]
+    assert tree.read(CLEAR) == "1"
+
+
+def test_a_dry_run_lists_that_warnings_get_their_once_back(tree: Tree) -> None:
+    write(tree, CLEAR, "")
+    ended = run_kvmtest("run", "--root", tree.root, *FIX, "--dry-run")
+    assert f"would write 1 to {CLEAR} (for good)\n" in ended.out
+    assert tree.read(CLEAR) == ""
 
 
 def test_the_log_of_the_run_is_kept(tree: Tree, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from stand_in import KMSG, KNOB, intel_host, snapshot, write
 
 import kvmtest.session as session_module
 from kvmtest.checks import Check, Context
+from kvmtest.checks.context import RunLog
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.host.census import Census, KvmUser
+from kvmtest.host.earlier_warnings import CLEAR, EarlierWarnings
 from kvmtest.host.journal import RECORD, Journal
 from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.lock import LockHeld
@@ -370,6 +372,21 @@ def test_the_log_since_the_beginning_is_kept(session: Session, tree: Tree) -> No
         file.write(b"6,2,2,-;during\n")
     session.end()
     assert [r.message for r in session.log.records] == ["during"]
+
+
+def test_what_warned_before_gets_its_once_back_and_the_taint_is_kept(
+    session: Session, tree: Tree
+) -> None:
+    write(tree, CLEAR, "")
+    write(tree, "/proc/sys/kernel/tainted", "512\n")
+    log = session.begin().kernel_log
+    assert isinstance(log, RunLog)
+    assert log.before == EarlierWarnings(512, None) == session.before
+    assert tree.read(CLEAR) == "1"
+    write(tree, "/proc/sys/kernel/tainted", "4608\n")
+    session.end()
+    assert session.taint_after == 4608
+    assert [change.sentence for change in session.changes] == [f"write 1 to {CLEAR} (for good)"]
 
 
 def test_a_log_that_can_not_be_opened_is_missing(session: Session, tree: Tree) -> None:

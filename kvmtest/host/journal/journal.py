@@ -17,7 +17,17 @@ from kvmtest.host.guardian import Guardian
 from kvmtest.host.lock import Lock, process_start
 from kvmtest.host.tree import Tree
 
-from .kinds import CommandError, Site, program, put, reload, remove, run_command, text_of
+from .kinds import (
+    NOT_UNDONE,
+    CommandError,
+    Site,
+    program,
+    put,
+    reload,
+    remove,
+    run_command,
+    text_of,
+)
 from .record import RECORD, JournalError, RecordFile
 from .restore import Restored, failure, undo_left, undo_record
 
@@ -61,6 +71,7 @@ class Journal:
         self._pid = os.getpid()
         self._places: dict[tuple[object, ...], int] = {}
         self._kept: set[int] = set()
+        self._lasting: set[int] = set()
         self._keeps = False
         self._failures: list[str] = []
         self._closed = False
@@ -117,6 +128,20 @@ class Journal:
             text = old if undo is None else undo
             index = self._note(change, "write", {"path": name, "text": text}, place)
             self._make(index, lambda: self._put(name, value, os.O_TRUNC))
+
+    def fire(self, name: str, value: str, path: Path | None = None) -> None:
+        """Write ``value`` to the host's file ``name`` for what that sets off, and nothing undoes.
+
+        Recorded and listed like other changes, and never undone. ``path`` is where the file is
+        opened, where that is not its place in the tree.
+        """
+        with self._mutex:
+            self._check_writable(name, path)
+            change = Change(0, f"write {_brief(value)} to {name} (for good)", name, new=value)
+            index = self._note(change, NOT_UNDONE, {})
+            self._lasting.add(self.changes[index].sequence)
+            target = path or self._tree.path(name)
+            self._make(index, lambda: put(target, value, os.O_TRUNC))
 
     def claim(self, name: str) -> Path:
         """Record the host's file ``name`` and return its path, to be written freely until close.
@@ -325,6 +350,8 @@ class Journal:
         for at, change in enumerate(self.changes):
             if change.sequence in errors:
                 self.changes[at] = replace(change, error=errors[change.sequence])
+            elif change.sequence in self._lasting:
+                continue
             elif change.sequence > after and change.sequence not in kept and not change.undone:
                 self.changes[at] = replace(change, undone=True)
 
@@ -341,12 +368,12 @@ class Journal:
             raise JournalError(f"can't read {self._tree.path(name)}, so a change can't be undone")
         return old
 
-    def _check_writable(self, name: str) -> None:
+    def _check_writable(self, name: str, path: Path | None = None) -> None:
         """Refuse what can't even be opened before it is recorded, as its undo would fail too."""
         self._check_open()
         if self._dry_run:
             return
-        path = self._tree.path(name)
+        path = path or self._tree.path(name)
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:

@@ -15,6 +15,7 @@ from kvmtest.host.tree import Tree
 
 __all__ = [
     "GONE",
+    "NOT_UNDONE",
     "UNDO_KINDS",
     "CommandError",
     "Kind",
@@ -133,6 +134,10 @@ def _undo_run(site: Site, argv: list[str]) -> None:
     run_command(site, argv)
 
 
+def _undo_nothing(_: Site) -> None:
+    """Leave it: what was set off can't be taken back, e.g. by clear_warn_once."""
+
+
 def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and "\0" not in value
 
@@ -164,6 +169,9 @@ def _is_argv(value: Any) -> bool:
     return _is_words(value) and bool(value)
 
 
+#: The kind of what is recorded though nothing undoes it.
+NOT_UNDONE = "nothing"
+
 UNDO_KINDS: Mapping[str, Kind] = {
     "write": Kind(_undo_write, {"path": _is_text, "text": _is_text}),
     "append": Kind(_undo_append, {"path": _is_text, "text": _is_text}),
@@ -173,6 +181,7 @@ UNDO_KINDS: Mapping[str, Kind] = {
     "affinity": Kind(_undo_affinity, {"pid": _is_number, "start": _is_start, "cpus": _is_cpus}),
     "reload": Kind(_undo_reload, {"module": _is_text, "parameters": _is_words}),
     "run": Kind(_undo_run, {"argv": _is_argv}),
+    NOT_UNDONE: Kind(_undo_nothing, {}),
 }
 
 

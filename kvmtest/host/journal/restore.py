@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from kvmtest.host.lock import Lock
 from kvmtest.host.tree import Tree
 
-from .kinds import GONE, UNDO_KINDS, Site, one_line
+from .kinds import GONE, NOT_UNDONE, UNDO_KINDS, Site, one_line
 from .record import BOOT_ID, Entry, Record, load, settle
 
 __all__ = ["Restored", "failure", "restore", "undo_left", "undo_record"]
@@ -54,6 +54,7 @@ def undo_left(tree: Tree, *, hold: tuple[int, ...] = ()) -> Restored:
         entry.sentence
         for entry in backwards
         if entry.sequence not in errors and (not rebooted or _outlasts(entry))
+        if entry.kind != NOT_UNDONE
     ]
     return Restored(
         undone=undone,

@@ -21,9 +21,11 @@ from stand_in import (
 
 from kvmtest.checks import Context, check_of, guest_view
 from kvmtest.checks.context import RunLog
+from kvmtest.checks.kernel import told_by_log
 from kvmtest.guests import Guest, long_guest
+from kvmtest.host.earlier_warnings import EarlierWarnings
 from kvmtest.host.journal import Journal
-from kvmtest.host.kernel_log import KernelLog, Mark
+from kvmtest.host.kernel_log import KernelLog, LogSlice, Mark, parse_record
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
 from kvmtest.host.tracing import RunProbe
@@ -423,6 +425,54 @@ def test_no_warnings_has_controls_that_hold_here() -> None:
     (entries,) = [o for o in observations if isinstance(o, Reading) and o.role is Role.MEASURE]
     assert isinstance(entries.observed, int)
     assert entries.observed >= 2000
+
+
+LOUD = LogSlice((parse_record(WARN % 2),), 0)
+QUIET = LogSlice((), 0)
+CANT = Missing("debugfs can't be mounted", "mount it")
+W = 1 << 9
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gained", "verdict", "said"),
+    [
+        (EarlierWarnings(0, None), 0, QUIET, Verdict.PASS, "would show"),
+        (EarlierWarnings(0, CANT), 0, QUIET, Verdict.PASS, "taints"),
+        (EarlierWarnings(1, CANT), 1, QUIET, Verdict.PASS, "taints"),
+        (EarlierWarnings(W, None), W, QUIET, Verdict.PASS, "their once was given back"),
+        (EarlierWarnings(W, CANT), W, QUIET, Verdict.INCONCLUSIVE, "may have fired before"),
+        (EarlierWarnings(CANT, CANT), W, QUIET, Verdict.INCONCLUSIVE, "may have fired before"),
+        (EarlierWarnings(CANT, None), W, QUIET, Verdict.PASS, "their once was given back"),
+        (EarlierWarnings(0, None), W, QUIET, Verdict.FAIL, "W (WARN)"),
+        (EarlierWarnings(W, CANT), W | 1 << 14, QUIET, Verdict.FAIL, "L (soft lockup)"),
+        (EarlierWarnings(W, CANT), W, LOUD, Verdict.FAIL, "warnings since"),
+        (EarlierWarnings(0, CANT), 1 << 12, QUIET, Verdict.PASS, "taints"),
+    ],
+)
+def test_silence_counts_where_a_warning_could_have_been_heard(
+    tmp_path: Path,
+    before: EarlierWarnings,
+    after: int,
+    gained: LogSlice,
+    verdict: Verdict,
+    said: str,
+) -> None:
+    run = RunLog(stand_in_log(tmp_path, b"").log, PROVEN, before)
+    readings = list(told_by_log(run, gained, after, 2000))
+    run.log.close()
+    judgement = judged(readings)
+    assert judgement.verdict is verdict
+    assert said in " ".join([judgement.reason, *map(str, readings)])
+    if verdict is not Verdict.PASS:
+        assert said in judgement.reason
+
+
+def test_where_a_warning_may_be_silent_the_reason_says_what_to_do(tmp_path: Path) -> None:
+    run = RunLog(stand_in_log(tmp_path, b"").log, PROVEN, EarlierWarnings(W, CANT))
+    reason = judged(list(told_by_log(run, QUIET, W, 2000))).reason
+    run.log.close()
+    assert "debugfs can't be mounted" in reason
+    assert reason.endswith("mount it, or boot anew")
 
 
 def test_no_warnings_is_absent_without_a_log() -> None:
