@@ -132,6 +132,7 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
 @pytest.fixture
 def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide:
     """Decide a property; the test's outcome follows the verdict."""
+    from kvmtest.findings import reference
     from kvmtest.judge import Verdict
 
     strict = request.config.getoption("--strict-defects")
@@ -145,7 +146,7 @@ def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide
             return
         message = f"{result.verdict}: {result.reason}"
         if result.is_known_failure and not strict:
-            known = f"known defect ({result.known_defect}): {message}"
+            known = f"known defect, {reference(result.known_defect)}: {message}"
             raise pytest.xfail.Exception(known, pytrace=False)
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
             pytest.fail("\n".join([message, result.detail]).strip(), pytrace=False)
@@ -159,8 +160,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     session = terminalreporter.config.stash.get(SESSION, None)
     if session is None or not session.results:
         return
+    from kvmtest.report.telling import would_be_seen
+
     terminalreporter.section("verdicts")
     for result in session.results:
-        terminalreporter.write_line(f"{result.verdict:<12} {result.id}: {result.reason}")
+        seen = would_be_seen(result)
+        reason = f"{result.reason}; {seen}" if seen else result.reason
+        terminalreporter.write_line(f"{result.verdict:<12} {result.id}: {reason}")
     for failure in session.undo_failures:
         terminalreporter.write_line(f"not undone: {failure}", red=True)

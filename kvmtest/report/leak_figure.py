@@ -356,7 +356,7 @@ def _title(figure: "Figure", evidence: Evidence, result: Result) -> None:
     lines = textwrap.wrap(result.reason, 150, max_lines=2, placeholder=" …")
     about = f"{kernel}, {evidence.machine_name}: {cpu}"
     if evidence.machine.get("lab"):
-        about += "; EMULATED: proves the kernel's code, not hardware"
+        about += "; EMULATED, not hardware"
     known = " (known defect)" if result.is_known_failure else ""
     left = 0.25 / WIDTH
     figure.text(left, 1 - 0.2 / height, f"{result.id}: {result.verdict}{known}", va="top",

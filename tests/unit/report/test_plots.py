@@ -71,7 +71,7 @@ def test_each_arm_is_drawn_with_its_excess(leaks: bool, verdict: Verdict, counte
     samples = simulated(rounds=9, leaks=leaks)
     figure, at = panels(judged(samples))
     assert text_of(figure).startswith(f"vmx.leak.host-events: {verdict}\n")
-    assert "Linux 6.12.117, lab (Bochs 2.7, skylake): i7; EMULATED: proves the" in text_of(figure)
+    assert "Linux 6.12.117, lab (Bochs 2.7, skylake): i7; EMULATED, not hardware" in text_of(figure)
     (against_time,) = (a for a in figure.axes if a.get_ylabel().startswith("excess per window"))
     assert COUNTER in against_time.get_ylabel()
     per_smi = {Arm.QUIET: 0, Arm.CONTROL: 11, Arm.TREATMENT: counted}

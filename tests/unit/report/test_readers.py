@@ -3,7 +3,6 @@
 The kernel's own parser of KTAP is held against it in tests/e2e/test_kunit.py.
 """
 
-import pytest
 from evidence_strategies import RUNS
 from hypothesis import given
 from junitparser import Error, Failure, JUnitXml, Skipped
@@ -12,9 +11,6 @@ from tap.parser import Parser
 from kvmtest.evidence import Evidence
 from kvmtest.judge import Verdict
 from kvmtest.report.files import junit_of, ktap_of
-
-# tap.py leaves a file to be closed by its reader's end.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @given(RUNS)
