@@ -52,7 +52,7 @@ def junit(
         _case(suite, result, strict)
     if problem:
         case = _test_case(suite, RUN, 0)
-        _element(case, "error", problem, problem)
+        _element(case, "error", Verdict.ERROR, problem, problem)
     suite.set("tests", str(len(suite.findall("testcase"))))
     for element, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
@@ -72,7 +72,8 @@ def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
         about = f" (known defect, {finding})" if finding else ""
         message = f"{result.verdict}{about}: {result.reason}"
         parts = [message, "\n".join(telling(result)), result.detail]
-        _element(case, element, message, "\n\n".join(part for part in parts if part))
+        text = "\n\n".join(part for part in parts if part)
+        _element(case, element, result.verdict, message, text)
     if output := "\n".join(_output(result)):
         ElementTree.SubElement(case, "system-out").text = _xml(output)
 
@@ -84,8 +85,12 @@ def _test_case(suite: ElementTree.Element, name: str, seconds: float) -> Element
     )
 
 
-def _element(case: ElementTree.Element, tag: str, message: str, text: str) -> None:
-    ElementTree.SubElement(case, tag, message=_xml(message)).text = _xml(text)
+def _element(
+    case: ElementTree.Element, tag: str, verdict: Verdict, message: str, text: str
+) -> None:
+    # Ant's schema asks for a type.
+    element = ElementTree.SubElement(case, tag, type=verdict.value, message=_xml(message))
+    element.text = _xml(text)
 
 
 def _output(result: Result) -> Iterator[str]:

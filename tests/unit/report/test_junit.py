@@ -36,6 +36,7 @@ def test_each_verdict_has_its_element(verdict: Verdict, element: str | None) -> 
     assert (case.get("classname"), case.get("name")) == ("kvmtest.vmx.entry", "fresh")
     assert case.get("time") == "1.250"
     assert [child.tag for child in case] == ([element] if element else [])
+    assert all(child.get("type") == verdict for child in case)
     for child in case:
         assert child.get("message") == f"{verdict}: because"
         # GitLab shows the text alone.
