@@ -58,6 +58,7 @@ def host_facts(machine: Machine) -> dict[str, Any]:
     """Return what decides which properties can be decided."""
     return {
         "kvm_module": plain(machine.kvm_module),
+        "mediated_pmu": plain(machine.mediated_pmu),
         "knob": plain(_knob_values(machine.knob)),
         "msr": plain(machine.msr),
         "lockdown": plain(machine.lockdown),

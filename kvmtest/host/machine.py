@@ -10,7 +10,7 @@ from functools import cached_property
 
 from kvmtest.missing import Missing
 
-from . import census, freeze_knob, kernel, msr, perf_pmus, run_flags, security
+from . import census, freeze_knob, kernel, mediated_pmu, msr, perf_pmus, run_flags, security
 from .btf import Btf
 from .cpu import Cpu
 from .fadt import Fadt, read_fadt
@@ -35,7 +35,7 @@ class Machine:
 
     def forget_kvm(self) -> None:
         """Look up anew, when next asked for, what a reload of the KVM module changes."""
-        for name in ("kvm_module", "fix", "run_flags", "census"):
+        for name in ("kvm_module", "mediated_pmu", "fix", "run_flags", "census"):
             vars(self).pop(name, None)
 
     @cached_property
@@ -78,6 +78,11 @@ class Machine:
     def kvm_module(self) -> KvmModule | Missing:
         """The KVM vendor module in use."""
         return KvmModule.of(self.tree, self.cpu)
+
+    @cached_property
+    def mediated_pmu(self) -> bool | Missing:
+        """Whether KVM gives guests the CPU's own counters."""
+        return mediated_pmu.mediated_pmu(self.kvm_module)
 
     @cached_property
     def knob(self) -> freeze_knob.Knob | Missing:

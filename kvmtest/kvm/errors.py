@@ -24,6 +24,11 @@ HINTS = {
     ("KVM_CREATE_VM", errno.EBUSY): "another hypervisor holds VT-x or AMD-V: stop it",
     ("KVM_CREATE_VM", errno.EOPNOTSUPP): "virtualisation is off in the firmware: switch it on",
     ("KVM_CREATE_VCPU", errno.EEXIST): "this vCPU id is taken: use another",
+    (
+        "KVM_CREATE_VCPU",
+        errno.EBUSY,
+    ): "KVM gives this VM a mediated PMU (enable_mediated_pmu=Y), and somebody counts guests: end "
+    "system-wide perf sessions, sysctl kernel.nmi_watchdog=0, or make the VM without a PMU",
     ("KVM_SET_USER_MEMORY_REGION", errno.EEXIST): "the slot overlaps another: move it",
     (
         "KVM_RUN",

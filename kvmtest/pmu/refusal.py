@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.kvm_module import KvmModule
+from kvmtest.host.mediated_pmu import PARAMETER, mediated_pmu
 from kvmtest.host.perf_pmus import (
     HARDWARE_PMUS,
     hardware_pmu,
@@ -100,14 +102,28 @@ def _forbidden(tree: Tree, event: Event) -> Missing:
     )
 
 
+def _is_of_cores(event: Event) -> bool:
+    return event.pmu in ("hardware", *HARDWARE_PMUS)
+
+
 def _unknown(tree: Tree, event: Event) -> Missing:
-    cores = hardware_pmu(tree) if event.pmu in ("hardware", *HARDWARE_PMUS) else ()
+    cores = hardware_pmu(tree) if _is_of_cores(event) else ()
     if isinstance(cores, Missing):
         return cores
     return Missing(
         f"PMU {event.pmu} can't count this event, or not on this CPU",
         "choose another event (ls /sys/bus/event_source/devices/*/events) or an online CPU",
     )
+
+
+def _unsupported(tree: Tree, event: Event) -> Missing:
+    counts_guests = _is_of_cores(event) and "exclude_guest" not in event.excluded
+    if counts_guests and mediated_pmu(KvmModule.of(tree)) is True:
+        return Missing(
+            "a VM with a mediated PMU is running, beside which no event may count guests",
+            f"stop that VM, exclude guests (modifier H), or load the KVM module with {PARAMETER}=0",
+        )
+    return _unknown(tree, event)
 
 
 def _invalid(tree: Tree, event: Event) -> Missing:
@@ -129,7 +145,7 @@ _REASONS: Mapping[int, Callable[[Tree, Event], Missing] | Missing] = {
     errno.EPERM: _forbidden,
     errno.ENOENT: _unknown,
     errno.ENODEV: _unknown,
-    errno.EOPNOTSUPP: _unknown,
+    errno.EOPNOTSUPP: _unsupported,
     errno.EINVAL: _invalid,
     errno.EBUSY: _busy,
     errno.ENOSYS: Missing("perf is not in this kernel", "boot one with CONFIG_PERF_EVENTS"),

@@ -86,6 +86,10 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "KVM", str(module)
     else:
         yield "KVM", f"{module.name}, {'built in' if module.built_in else 'loaded as a module'}"
+    mediated = machine.mediated_pmu
+    if not isinstance(module, Missing):
+        told = "on: guests get the CPU's own counters" if mediated is True else "off"
+        yield "mediated PMU", str(mediated) if isinstance(mediated, Missing) else told
     yield "freeze_on_smi", str(knob) if isinstance(knob, Missing) else str(knob.value())
     yield "MSRs", str(machine.msr) if isinstance(machine.msr, Missing) else "readable"
     pmus = machine.pmus

@@ -34,6 +34,46 @@ def test_a_machine_without_a_pmu_is_told_from_one_that_lacks_the_event(
     assert "PMU hardware can't count this event" in str(not_opened(tree, CYCLES, number))
 
 
+def with_mediated_pmu(module: str, value: str) -> dict[str, str]:
+    """A host whose KVM has that value of the parameter."""
+    intel, amd = ("GenuineIntel", "vmx"), ("AuthenticAMD", "svm")
+    vendor, flag = intel if module == "kvm_intel" else amd
+    return {
+        **WITH_PMU,
+        "/proc/cpuinfo": f"processor: 0\nvendor_id: {vendor}\nflags: {flag}\n",
+        f"/sys/module/{module}/initstate": "live\n",
+        f"/sys/module/{module}/parameters/enable_mediated_pmu": f"{value}\n",
+    }
+
+
+BOTH_MODES = Event("cycles", "hardware", 0)
+HOST_ONLY = Event("cycles:H", "hardware", 0, excluded=frozenset({"exclude_guest"}))
+RAW = Event("cpu/event=0xc0/G", "cpu", 4, 0xC0, excluded=frozenset({"exclude_host"}))
+MSR_SMI = Event("msr/smi/", "msr", 9, 4)
+
+
+@pytest.mark.parametrize("module", ["kvm_intel", "kvm_amd"])
+@pytest.mark.parametrize("event", [CYCLES, BOTH_MODES, RAW])
+def test_a_vm_with_a_mediated_pmu_is_named_where_the_event_counts_guests(
+    tmp_path: Path, module: str, event: Event
+) -> None:
+    tree = stand_in(tmp_path, with_mediated_pmu(module, "Y"))
+    text = str(not_opened(tree, event, errno.EOPNOTSUPP))
+    assert "a VM with a mediated PMU is running" in text
+    assert "enable_mediated_pmu=0" in text
+    assert "can't count this event" in str(not_opened(tree, event, errno.ENOENT))
+
+
+@pytest.mark.parametrize(
+    ("event", "value"), [(CYCLES, "N"), (HOST_ONLY, "Y"), (MSR_SMI, "Y"), (SWITCHES, "Y")]
+)
+def test_an_event_is_unknown_where_no_mediated_pmu_can_be_in_its_way(
+    tmp_path: Path, event: Event, value: str
+) -> None:
+    tree = stand_in(tmp_path, with_mediated_pmu("kvm_intel", value))
+    assert "can't count this event" in str(not_opened(tree, event, errno.EOPNOTSUPP))
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 def test_the_paranoid_level_is_named_to_who_is_not_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
