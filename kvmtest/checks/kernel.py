@@ -143,7 +143,8 @@ def _exercise() -> int:
             real.boot()
             real.ring(1000)
             entries = real.vcpu.entries
-        with system.create_vm() as vm:
+        # RDPMC, and LBRs in DEBUGCTL, are other code with a PMU.
+        with system.create_vm(pmu=True) as vm:
             vcpu = vm.create_vcpu()
             vcpu.set_cpuid(system.get_supported_cpuid())
             guest = long_guest(vm, vcpu)

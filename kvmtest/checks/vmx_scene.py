@@ -155,12 +155,14 @@ class Scene:
     # Guests
 
     @contextmanager
-    def guest(self, cpuid: Cpuid | None = None, *, irqchip: bool = False) -> Iterator[Guest]:
+    def guest(
+        self, cpuid: Cpuid | None = None, *, irqchip: bool = False, pmu: bool = False
+    ) -> Iterator[Guest]:
         """Give a 64-bit guest on a new vCPU, not entered yet, with all of CPUID or ``cpuid``.
 
-        With ``irqchip`` its local APIC is in the kernel.
+        With ``irqchip`` its local APIC is in the kernel, with ``pmu`` it has a PMU if KVM has one.
         """
-        with self.system.create_vm() as vm:
+        with self.system.create_vm(pmu=pmu) as vm:
             memory = guest_memory(vm)
             if irqchip:
                 vm.create_irqchip()

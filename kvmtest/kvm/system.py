@@ -116,11 +116,23 @@ class System:
             return None
         return int(msrs.entries[0].data)
 
-    def create_vm(self, vm_type: int = 0) -> Vm:
-        """Create a VM of a type, KVM_X86_*_VM; raises :class:`CapabilityMissing`."""
+    def create_vm(self, vm_type: int = 0, *, pmu: bool = False) -> Vm:
+        """Create a VM of a type, KVM_X86_*_VM; raises :class:`CapabilityMissing`.
+
+        Its guests get no PMU unless they are to have a ``pmu``, as far as KVM can be told so. One
+        that is mediated (module parameter enable_mediated_pmu) keeps everybody from opening events
+        that count guests, and the VM's first vCPU is refused while there is one.
+        """
         if vm_type and not self.check_extension("KVM_CAP_VM_TYPES") & 1 << vm_type:
             raise CapabilityMissing(f"KVM_CAP_VM_TYPES bit {vm_type}")
-        return Vm(ioctl(self.fd, "KVM_CREATE_VM", vm_type), self.vcpu_mmap_size)
+        vm = Vm(ioctl(self.fd, "KVM_CREATE_VM", vm_type), self.vcpu_mmap_size)
+        if not pmu:
+            try:
+                vm.disable_pmu()
+            except BaseException:
+                vm.close()
+                raise
+        return vm
 
     def close(self) -> None:
         """Close /dev/kvm; VMs live on until they are closed."""

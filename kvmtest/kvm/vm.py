@@ -52,6 +52,17 @@ class Vm:
         )
         self._ioctl("KVM_ENABLE_CAP", enable)
 
+    def disable_pmu(self) -> bool:
+        """Have the guests get no PMU; before the first vCPU. Tell whether KVM can be told so.
+
+        Before Linux kernel commit ba7bb663f554 ("KVM: x86: Provide per VM capability for disabling
+        PMU virtualization") (in v5.18), it can't. With module parameter enable_pmu=N there is none.
+        """
+        offered = self.check_extension("KVM_CAP_PMU_CAPABILITY") & lib.KVM_PMU_CAP_DISABLE
+        if offered:
+            self.enable_cap("KVM_CAP_PMU_CAPABILITY", lib.KVM_PMU_CAP_DISABLE)
+        return bool(offered)
+
     def add_memory(self, size: int, guest_address: int = 0, *, flags: int = 0) -> Memory:
         """Give the guest ``size`` bytes (a multiple of the page) of fresh memory in its own slot.
 

@@ -49,6 +49,22 @@ def test_an_error_inside_the_block_closes_everything(system: System, open_files:
     assert open_files() == before
 
 
+def test_a_vm_can_be_made_to_go_without_a_pmu_before_its_first_vcpu_alone(
+    system: System,
+) -> None:
+    """Where this KVM offers that; one that does not refuses it."""
+    with system.create_vm() as vm:
+        offered = vm.check_extension("KVM_CAP_PMU_CAPABILITY")
+        assert vm.disable_pmu() is bool(offered)
+        if not offered:
+            with pytest.raises(KvmError):
+                vm.enable_cap("KVM_CAP_PMU_CAPABILITY", lib.KVM_PMU_CAP_DISABLE)
+            return
+        vm.create_vcpu()
+        with pytest.raises(KvmError, match="EINVAL"):
+            vm.disable_pmu()
+
+
 def test_refused_ioctls_leave_no_descriptor(vm: Vm, open_files: OpenFiles) -> None:
     vm.create_vcpu(0)
     before = open_files()

@@ -1,7 +1,7 @@
 """Runs inside the lab's Intel machine: counters read in two ways, which must agree.
 
 Hardware events by RDPMC on mapped pages and by read(2); SMIs by MSR 0x34 and by perf's
-``msr/smi/``.
+``msr/smi/``. And a guest's own counters, which it has only if its VM was asked for a PMU.
 """
 
 import sys
@@ -9,8 +9,10 @@ import time
 
 sys.path.insert(0, "/package")
 
+from kvmtest.guests import guest_memory, long_guest, mailbox
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
+from kvmtest.kvm import System
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterGroup, UserCounters, find_event
 from kvmtest.smi import Periodic, choose, counts
@@ -54,5 +56,22 @@ def by_perf(machine: Machine) -> None:
         sys.exit(f"raised {raising.raised}; {msr.name} and {name} counted {increase}")
 
 
+def by_guests() -> None:
+    """Have guests with a PMU and without read a counter by RDPMC."""
+    with System() as system:
+        for pmu in (True, False):
+            with system.create_vm(pmu=pmu) as vm:
+                if not vm.check_extension("KVM_CAP_PMU_CAPABILITY"):
+                    sys.exit("this KVM does not offer KVM_CAP_PMU_CAPABILITY")
+                memory, vcpu = guest_memory(vm), vm.create_vcpu()
+                vcpu.set_cpuid(system.get_supported_cpuid())
+                guest = long_guest(vm, vcpu, memory)
+                guest.boot()
+                (read,) = guest.execute(mailbox.rdpmc(0))
+                if (read.fault is None) is not pmu:
+                    sys.exit(f"with pmu={pmu} a guest's RDPMC ended with fault {read.fault}")
+
+
+by_guests()
 by_rdpmc(Tree())
 by_perf(Machine(Tree()))

@@ -176,5 +176,5 @@ def test_a_machine_that_was_booted_judges_like_one_that_was_restored(stock: Path
     assert evidence.machine["lab"]["details"]["start"] == "booted"
 
 
-def test_rdpmc_and_perf_agree_with_other_counts(counting: Lab) -> None:
+def test_counters_agree_and_a_guest_has_them_if_its_vm_was_asked_for_a_pmu(counting: Lab) -> None:
     run_script_inside(counting, COUNTERS_INSIDE)
