@@ -116,9 +116,8 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
         reload_modules = request.config.getoption("--reload-modules")
         smi_source = request.config.getoption("--smi-source")
         session = Session(
-            Machine(Tree(), smi_source),
+            Machine(Tree(), smi_source, allow),
             requirements,
-            allow_other_vms=allow,
             reload_modules=reload_modules,
         )
         request.config.stash[SESSION] = session

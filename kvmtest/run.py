@@ -86,11 +86,10 @@ def run(options: Options, interruption: Interruption) -> int:
         if not required.properties & {p.id for p in chosen}:
             raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
     session = Session(
-        Machine(Tree(options.root), options.smi_source),
+        Machine(Tree(options.root), options.smi_source, options.allow_other_vms),
         # To git bisect a missing precondition is no bad commit: see _bisect.
         [] if options.bisect else requirements,
         options.dry_run,
-        options.allow_other_vms,
         options.reload_modules,
     )
     interruption.arm()

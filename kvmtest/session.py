@@ -61,14 +61,14 @@ def _asks_for(prop: Property, kind: str) -> set[str]:
 class Session:
     """One run on ``machine``; with ``dry_run`` its journal lists changes and makes none.
 
-    It does not begin beside other VMs, unless ``allow_other_vms``. With ``reload_modules`` it loads
-    the KVM module with other parameters for the properties that need them.
+    It does not begin beside other VMs, unless the user allows that of ``machine``. With
+    ``reload_modules`` it loads the KVM module with other parameters for the properties that need
+    them.
     """
 
     machine: Machine
     requirements: Sequence[Requirement] = ()
     dry_run: bool = False
-    allow_other_vms: bool = False
     reload_modules: bool = False
     results: list[Result] = field(default_factory=list)
     started: float = field(default_factory=time.time)
@@ -96,7 +96,7 @@ class Session:
             journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
             self.recovered = list(journal.recovered)
             try:
-                if not self.allow_other_vms:
+                if not self.machine.allow_other_vms:
                     self._stop_for_other_vms()
                 probe = RunProbe(self.machine.tree, journal)
                 self.before = give_onces_back(self.machine.tree, journal)

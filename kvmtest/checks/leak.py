@@ -12,11 +12,13 @@ from dataclasses import replace
 from kvmtest.guests import Guest
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.toggler import Toggler
-from kvmtest.judge import measure
+from kvmtest.judge import Absence, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle
+from kvmtest.kvm import KvmError
 
 from .context import Context
+from .guests_own_pmu import guest_with_pmu, make_way, refused, whose_counters
 from .leak_counters import GuestCounters
 from .leak_windows import (
     Crew,
@@ -57,7 +59,20 @@ def guest_pmu(context: Context) -> Observations:
     Without a toggler: the guest runs to read its counters, and a toggle between that and its watch
     would have one window count under two states of the knob.
     """
-    yield from experiment(context, lambda _, __, guest, ___: GuestCounters(guest), interleaved)
+    lacking = make_way(context)
+    if lacking:
+        yield Absence("leak", lacking)
+        return
+    try:
+        yield from experiment(
+            context, lambda _, __, guest, ___: GuestCounters(guest), _own_arms,
+            make_guest=guest_with_pmu,
+        )  # fmt: skip
+    except KvmError as error:
+        why = refused(error)
+        if why is None:
+            raise
+        yield Absence("leak", why)
 
 
 def l2_events(context: Context) -> Observations:
@@ -86,6 +101,11 @@ def _arms(scene: Scene, crew: Crew) -> Observations:
     yield from _rounds(scene, crew, samples, WITH_TOGGLER)
     yield from _toggled(scene, crew, samples)
     yield from conclude(samples)
+
+
+def _own_arms(scene: Scene, crew: Crew) -> Observations:
+    yield from whose_counters(scene)
+    yield from interleaved(scene, crew)
 
 
 def interleaved(scene: Scene, crew: Crew) -> Observations:

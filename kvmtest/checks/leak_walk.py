@@ -90,6 +90,10 @@ def also_leaks(context: Context, step: Step) -> Observations:
     """
     if witness_lacks(context.machine, "leak"):
         return
+    hindrance = answer(context.machine, "guest-events")
+    if hindrance:
+        yield Absence("leak", hindrance)
+        return
     if __name__ not in context.found:
         context.found[__name__] = _walked(context)
     walk: Walk = context.found[__name__]

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -94,6 +94,8 @@ OFFSET_READS = 5
 
 #: What makes the counters for a guest on a CPU, in the vCPU's thread; in a stack that closes them.
 MakeCounters = Callable[[ExitStack, Machine, Guest, int], Counters]
+#: What gives a guest to watch.
+MakeGuest = Callable[[Scene], AbstractContextManager[Guest]]
 #: A window and the gaps in it.
 Taken = tuple[Window, list[Gap]]
 
@@ -455,11 +457,12 @@ def experiment(
     renewal: Callable[[Guest], Renewal] | None = None,
     *,
     knob: int | None = None,
+    make_guest: MakeGuest = Scene.guest,
 ) -> Observations:
     """Prove the SMIs, have a crew ready with counters that ``make`` makes, and do the ``body``.
 
     ``renewal`` makes what each guest goes through before a window. The vCPUs are made, and run for
-    a moment, with the ``knob`` so, or as it is. Raises Disturbed.
+    a moment, with the ``knob`` so, or as it is. Raises Disturbed, and what ``make_guest`` raises.
     """
     with ExitStack() as stack:
         proved = yield from proved_smis(context, stack)
@@ -469,7 +472,7 @@ def experiment(
         if knob is not None:
             yield from scene.set_knob(knob)
         try:
-            crew = _hired(scene, stack, proved, make, renewal)
+            crew = _hired(scene, stack, proved, make, renewal, make_guest)
         except (CounterError, GuestFault) as error:
             yield Absence("leak", Missing(str(error)))
             return
@@ -484,12 +487,13 @@ def _hired(
     smis: Smis,
     make: MakeCounters,
     renewal: Callable[[Guest], Renewal] | None,
+    make_guest: MakeGuest,
 ) -> Crew:
     """Return a crew with a guest on each CPU; what it needs ends with the stack.
 
     Raises CounterError or GuestFault where there are no counters.
     """
-    guests = [stack.enter_context(scene.guest()) for _ in smis.cpus]
+    guests = [stack.enter_context(make_guest(scene)) for _ in smis.cpus]
     # Closed after the threads that use them.
     opened = stack.enter_context(ExitStack())
     crew = Crew(smis, stack.enter_context(Supervisor()), opened)

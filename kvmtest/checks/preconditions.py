@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.census import Census
 from kvmtest.host.kernel import Kernel
 from kvmtest.host.lab import VARIABLE, Lab
 from kvmtest.host.machine import Machine
+from kvmtest.host.mediated_pmu import PARAMETER
 from kvmtest.host.msr import (
     IA32_PERF_CAPABILITIES,
     IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM,
@@ -156,6 +158,25 @@ def _why_no_guest_pmu(machine: Machine) -> Missing:
     return Missing(what, "boot with kvm.enable_pmu=1")
 
 
+def guest_events(machine: Machine) -> Missing | None:
+    """Events that count guests keep nobody else from starting a VM.
+
+    With a mediated PMU they would: KVM refuses a VM's first vCPU while one is open.
+    """
+    if machine.mediated_pmu is not True or machine.allow_other_vms:
+        return None
+    # Not the machine's census: others may have come since.
+    census = Census.of(machine.tree)
+    others = [*map(str, census.users), *(f"unseen: {spot.what}" for spot in census.blind_spots)]
+    if not others:
+        return None
+    return Missing(
+        "KVM's PMU is mediated, so that nobody can start a VM while kvmtest counts guests, and "
+        f"others use KVM, or may: {'; '.join(others)}",
+        f"stop them, use --allow-other-vms, or load the KVM module with {PARAMETER}=0",
+    )
+
+
 def second_cpu(machine: Machine) -> Missing | None:
     """Two CPUs are online."""
     cpu = machine.cpu
@@ -251,6 +272,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
     "freeze-bit": freeze_bit,
     "pmu": pmu,
     "guest-pmu": guest_pmu,
+    "guest-events": guest_events,
     "second-cpu": second_cpu,
     "cpu-hotplug": cpu_hotplug,
     "kvm-stats": kvm_stats,

@@ -8,13 +8,13 @@ vmx_vcpu_run returns without an entry.
 from typing import Any
 
 from kvmtest.guests import Guest, guest_memory, long_guest
-from kvmtest.judge import control, measure
+from kvmtest.judge import Absence, control, measure
 from kvmtest.kvm import CapabilityMissing, IoExit, Memory, Vcpu
 
 from .context import Context
 from .leak import interleaved
 from .leak_windows import experiment, with_host_counters
-from .preconditions import witness_lacks
+from .preconditions import answer, witness_lacks
 from .vmx_scene import Observations, Scene, freeze_bit
 
 __all__ = ["after_emulation"]
@@ -48,6 +48,10 @@ def _leaks(context: Context) -> Observations:
     The vCPUs have run with the knob off before, so that a kernel that loses toggles leaks with the
     knob off, as it must, and with the knob on.
     """
+    hindrance = answer(context.machine, "guest-events")
+    if hindrance:
+        yield Absence("leak", hindrance)
+        return
     with Scene(context, "leak") as scene:
         yield from scene.set_knob(0)
         reset = _reset_state(scene)

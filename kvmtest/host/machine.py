@@ -27,11 +27,12 @@ class Machine:
     """The host whose files are below ``tree``.
 
     ``smi_source`` is the source of SMIs that the user wants there; None leaves the choice to
-    :func:`kvmtest.smi.choose`.
+    :func:`kvmtest.smi.choose`. With ``allow_other_vms`` a run may do what hinders others' VMs.
     """
 
     tree: Tree
     smi_source: str | None = None
+    allow_other_vms: bool = False
 
     def forget_kvm(self) -> None:
         """Look up anew, when next asked for, what a reload of the KVM module changes."""

@@ -212,7 +212,9 @@ def walk(
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(kvm, "cpus", cpus))
     monkeypatch.setattr(leak_walk, "NestedGuest", lambda guest: Nested(guest.kvm))
     monkeypatch.setattr(leak_walk, "witness_lacks", lambda machine, _: machine)
-    monkeypatch.setattr(leak_walk, "answer", lambda *_: None if has_nested else "no")
+    monkeypatch.setattr(
+        leak_walk, "answer", lambda _, need: None if need != "nested" or has_nested else "no"
+    )
     return SimpleNamespace(machine=[], found={})
 
 

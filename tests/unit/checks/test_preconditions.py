@@ -27,6 +27,7 @@ from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
 
 PARAMETERS = "/sys/module/kvm_intel/parameters"
+MEDIATED = f"{PARAMETERS}/enable_mediated_pmu"
 
 Change = Callable[[Tree], object]
 
@@ -49,6 +50,13 @@ def both(*changes: Change) -> Change:
             each(tree)
 
     return change
+
+
+def in_use(tree: Tree) -> None:
+    """Have a process hold /dev/kvm open."""
+    write(tree, "/proc/77/comm", "qemu\n")
+    tree.path("/proc/77/fd").mkdir()
+    tree.path("/proc/77/fd/3").symlink_to("/dev/kvm")
 
 
 # By precondition: what makes a stand-in Intel host have it, what takes it away, and what is said.
@@ -80,6 +88,18 @@ CASES: list[tuple[str, Change, Change, str]] = [
         "KVM gives guests no PMU (parameter kvm.enable_pmu is N)",
     ),
     ("guest-pmu", remove("/sys/module/kvm/parameters/enable_pmu"), remove("/sys/module"), "KVM"),
+    (
+        "guest-events",
+        both(put(MEDIATED, "N"), in_use),
+        both(put(MEDIATED, "Y"), in_use),
+        "while kvmtest counts guests, and others use KVM, or may: qemu (pid 77",
+    ),
+    (
+        "guest-events",
+        put(MEDIATED, "Y"),
+        both(put(MEDIATED, "Y"), remove("/proc/mounts")),
+        "unseen: processes can't be seen",
+    ),
     ("second-cpu", put(KMSG, ""), put("/sys/devices/system/cpu/online", "0"), "only one CPU"),
     (
         "cpu-hotplug",
@@ -174,6 +194,27 @@ def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
     assert {name for name, *_ in CASES} == set(PRECONDITIONS) - others
 
 
+def test_guests_are_counted_beside_others_where_the_user_allows_that(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    both(put(MEDIATED, "Y"), in_use)(tree)
+    assert PRECONDITIONS["guest-events"](Machine(tree, allow_other_vms=True)) is None
+
+
+def test_who_came_after_the_first_look_is_seen(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    put(MEDIATED, "Y")(tree)
+    machine = Machine(tree)
+    assert machine.census.users == ()
+    assert PRECONDITIONS["guest-events"](machine) is None
+    in_use(tree)
+    assert PRECONDITIONS["guest-events"](machine) is not None
+
+
+def test_a_property_that_counts_guests_itself_needs_that_nobody_is_hindered() -> None:
+    counting = {p.id for p in PROPERTIES if p.witnesses == ("leak",)} - {"vmx.leak.guest-pmu"}
+    assert {p.id for p in PROPERTIES if "guest-events" in p.needs} == counting
+
+
 def test_a_stand_in_tree_has_no_dev_kvm_whatever_is_in_it(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
     write(tree, "/dev/kvm", "")
@@ -229,7 +270,9 @@ def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     assert missing == Missing("no permission for /dev/kmsg", "run as root")
 
 
-@pytest.mark.parametrize("name", set(PRECONDITIONS) - {"kvm-stats", "debugctl-switch"})
+@pytest.mark.parametrize(
+    "name", set(PRECONDITIONS) - {"kvm-stats", "debugctl-switch", "guest-events"}
+)
 def test_an_empty_tree_lacks_everything_and_says_so_in_one_line(tmp_path: Path, name: str) -> None:
     missing = PRECONDITIONS[name](Machine(Tree(tmp_path)))
     assert missing is not None
