@@ -284,7 +284,8 @@ def _add_verdict_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         action="append",
         default=[],
-        help="FAIL what is not decided: ID, witness:NAME or feature:NAME",
+        help="FAIL unless ID is decided, witness:NAME speaks wherever it can be asked, or "
+        "feature:NAME is here (may be given again)",
     )
     parser.add_argument(
         "--bisect",

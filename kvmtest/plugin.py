@@ -63,8 +63,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--only", action="append", default=[], metavar="ID",
                     help="decide this property alone (may be given again)")  # fmt: skip
     group.addoption("--require", action="append", default=[], metavar="X",
-                    help="FAIL what is not decided: ID, witness:NAME or feature:NAME")  # fmt: skip
-
+                    help="FAIL unless ID is decided, witness:NAME spoke, "
+                    "feature:NAME is met")  # fmt: skip
     group.addoption("--allow-other-vms", action="store_true", help="run beside other VMs")
     group.addoption("--reload-modules", action="store_true",
                     help="reload the KVM module for properties that need it")  # fmt: skip
@@ -98,12 +98,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def _chosen(request: pytest.FixtureRequest) -> list[Property]:
+    """Return the properties that this run is to decide."""
+    return [prop for item in request.session.items if (prop := _property_of(item))]
+
+
 @pytest.fixture(scope="session")
 def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
     """One run: that of ``kvmtest run``, or an own one under plain pytest."""
     driver = request.config.pluginmanager.get_plugin("kvmtest-driver")
     if isinstance(driver, Driver):
         request.config.stash[SESSION] = driver.session
+        driver.session.chosen = _chosen(request)
         yield driver.session  # which begins and ends it
         return
     from kvmtest.host.machine import Machine
@@ -119,6 +125,7 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
             Machine(Tree(), smi_source, allow),
             requirements,
             reload_modules=reload_modules,
+            chosen=_chosen(request),
         )
         request.config.stash[SESSION] = session
         session.begin()
@@ -154,6 +161,13 @@ def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide
     return decide
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail where a requirement was not met that no property answered for."""
+    ours = session.config.stash.get(SESSION, None)
+    if ours and exitstatus == pytest.ExitCode.OK and not all(r.met for r in ours.required()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the verdicts under pytest's own report."""
     session = terminalreporter.config.stash.get(SESSION, None)
@@ -166,5 +180,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         seen = would_be_seen(result)
         reason = f"{result.reason}; {seen}" if seen else result.reason
         terminalreporter.write_line(f"{result.verdict:<12} {result.id}: {reason}")
+    for required in session.required():
+        if not required.met:
+            line = f"--require {required.text} is not met: {required.reason}"
+            terminalreporter.write_line(line, red=True)
     for failure in session.undo_failures:
         terminalreporter.write_line(f"not undone: {failure}", red=True)

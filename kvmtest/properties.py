@@ -29,7 +29,8 @@ class Property:
     whichever witness looks, ``witnesses`` who can look, ``source`` where the claim comes from, and
     ``check`` the function that observes it, as "module:function" below kvmtest.checks; "" where
     this version has none. ``vendors`` are further needs where they differ: the machine must meet
-    the first of one of these rows, and then the rest of it.
+    the first of one of these rows, and then the rest of it. ``figures`` are those of the witnesses
+    that record figures alone, and so can't decide the claim.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Property:
     source: str
     check: str = ""
     vendors: tuple[tuple[str, ...], ...] = ()
+    figures: tuple[str, ...] = ()
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -182,6 +184,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*ENTRY, "leak"),
         FIX,
         "vmx_emulation:after_emulation",
+        figures=("runflags",),
     ),
     Property(
         "vmx.entry.flag-economy",

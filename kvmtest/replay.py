@@ -4,13 +4,13 @@
 The readings of a recorded run judged again, by this version's rules: so a reader checks a verdict.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kvmtest.evidence import Evidence, EvidenceUnreadable, Result, load
 from kvmtest.judge import Judgement, Verdict, judge, skip
 from kvmtest.judge.leak import again
-from kvmtest.judge.requirements import Requirement, enforce
+from kvmtest.judge.requirements import Demand, Kind, enforce
 from kvmtest.report.terminal import console, show_replay
 from kvmtest.session import requirement
 
@@ -42,19 +42,38 @@ def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
     A SKIP or ERROR was not: there is nothing to be judged. Raises KeyError, ValueError or, of
     numbers that no float holds, ArithmeticError where a sample is broken.
     """
-    required = _requirements(evidence.kvmtest["command"])
+    demands_on = _recorded if evidence.requirements else _by_command(evidence.kvmtest["command"])
     for result in evidence.results:
         if result.verdict not in (Verdict.SKIP, Verdict.ERROR):
+            readings = again(result.readings)
             judgement = (
                 skip(map(str, result.missing))
                 if result.missing
-                else judge(again(result.readings), result.absences)
+                else judge(readings, result.absences)
             )
-            yield result, enforce(result.id, judgement, required)
+            yield result, enforce(judgement, demands_on(result), readings, result.absences)
 
 
-def _requirements(command: Sequence[str]) -> list[Requirement]:
-    """Return what the run required; a bisection asks for it in another way.
+def _recorded(result: Result) -> Sequence[Demand]:
+    return result.demands
+
+
+def _by_command(command: Sequence[str]) -> Callable[[Result], Sequence[Demand]]:
+    """Return the demands of a run that did not record them, by its command.
+
+    All that a requirement concerned was to be decided then. Raises EvidenceUnreadable.
+    """
+    required = [requirement(text) for text in _required(command)]
+
+    def demands_on(result: Result) -> Sequence[Demand]:
+        concerned = (r.text for r in required if result.id in r.properties)
+        return [Demand(text, Kind.PROPERTY, text) for text in concerned]
+
+    return demands_on
+
+
+def _required(command: Sequence[str]) -> list[str]:
+    """Return what a command required; a bisection asks for it in another way.
 
     What follows "--" was for pytest. Raises EvidenceUnreadable. Not by argparse, which would obey a
     recorded --help, and exit where something is missing.
@@ -73,5 +92,5 @@ def _requirements(command: Sequence[str]) -> list[Requirement]:
                 raise EvidenceUnreadable(
                     "the recorded command has --require without its ID; copy it again, or run again"
                 )
-            required.append(requirement(text))
+            required.append(text)
     return required

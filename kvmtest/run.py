@@ -29,9 +29,8 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption
 from kvmtest.judge import Verdict, exit_status
-from kvmtest.judge.requirements import Requirement
 from kvmtest.missing import Missing
-from kvmtest.properties import Property, select
+from kvmtest.properties import select
 from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_results, summary
@@ -87,17 +86,19 @@ def run(options: Options, interruption: Interruption) -> int:
             raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
     session = Session(
         Machine(Tree(options.root), options.smi_source, options.allow_other_vms),
-        # To git bisect a missing precondition is no bad commit: see _bisect.
-        [] if options.bisect else requirements,
+        requirements,
         options.dry_run,
         options.reload_modules,
+        # To git bisect a missing precondition is no bad commit: see _bisect.
+        enforces=not options.bisect,
+        chosen=chosen,
     )
     interruption.arm()
     output, problems = _decide(session, options, interruption)
     if not interruption.signal and not options.dry_run:
-        problems += _never_run(requirements, chosen, session)
+        problems += _never_run(session)
     status = _finish(session, options, output, problems, interruption.signal)
-    return _bisect(status, requirements, session) if options.bisect else status
+    return _bisect(status, session) if options.bisect else status
 
 
 def _decide(
@@ -128,14 +129,12 @@ def _decide(
         session.end()
 
 
-def _never_run(
-    requirements: Sequence[Requirement], chosen: Sequence[Property], session: Session
-) -> Iterator[str]:
-    """Give a line for each property that is required and was not even tried."""
-    left_out = {p.id for p in chosen} - {r.id for r in session.results}
-    for required in requirements:
-        for property_id in sorted(required.properties & left_out):
-            yield f"--require {required.text}: {property_id} was not run (see what follows --)"
+def _never_run(session: Session) -> Iterator[str]:
+    """Give a line for each requirement that no property answered for."""
+    tried = {result.id for result in session.results}
+    for became, wanted in zip(session.required(), session.requirements, strict=True):
+        if not became.met and not wanted.properties & tried:
+            yield f"--require {became.text}: {became.reason} (see what follows --)"
 
 
 def _pytest(session: Session, options: Options, interruption: Interruption) -> list[str]:
@@ -213,13 +212,12 @@ def _finish(
     return status
 
 
-def _bisect(status: int, requirements: Sequence[Requirement], session: Session) -> int:
+def _bisect(status: int, session: Session) -> int:
     """Return what git bisect run is told: it stops at 128 and above."""
     if status >= 128:
         return status
-    required = {property_id for r in requirements for property_id in r.properties}
-    undecided = {r.id for r in session.results if r.verdict not in (Verdict.PASS, Verdict.FAIL)}
-    return BISECT_SKIP if required & undecided else BISECT.get(status, BISECT_SKIP)
+    met = all(became.met for became in session.required())
+    return BISECT.get(status, BISECT_SKIP) if met else BISECT_SKIP
 
 
 def _status(
@@ -248,7 +246,7 @@ def _print(session: Session, options: Options, interrupted_by: int) -> None:
             none = "would change nothing on this machine"
             screen.print(none if session.results else "no property was tried")
         return
-    show_results(screen, session.results)
+    show_results(screen, session.results, session.required())
     screen.print(Text(_last_line(session, interrupted_by)), soft_wrap=True)
 
 
@@ -299,6 +297,7 @@ def _write(
         },
         results=session.results,
         exit_status=status,
+        requirements=session.required(),
     )
     lines = [f"[{r.time_us / 1e6:12.6f}] {r.message}" for r in log.records]
     # The others can be made from the evidence, so it comes first where there is little room.

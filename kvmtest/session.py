@@ -13,48 +13,24 @@ from dataclasses import dataclass, field
 
 from kvmtest.checks import check_of
 from kvmtest.checks.context import Context, RunLog
-from kvmtest.checks.preconditions import (
-    PRECONDITIONS,
-    answer,
-    check_lab,
-    lacking,
-    witness_lacks,
-)
+from kvmtest.checks.demands import Demands, requirement
+from kvmtest.checks.preconditions import answer, check_lab, lacking, witness_lacks
 from kvmtest.checks.reload import RELOADS, reload_for
-from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
-from kvmtest.evidence.model import Result
+from kvmtest.errors import EnvironmentUnfit, KvmtestError
+from kvmtest.evidence.model import Required, Result
 from kvmtest.host.earlier_warnings import EarlierWarnings, give_onces_back, read_taint
 from kvmtest.host.journal import Change, Journal
 from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.machine import Machine
 from kvmtest.host.tracing import RunProbe
 from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
-from kvmtest.judge.requirements import Requirement, enforce
+from kvmtest.judge.requirements import Demand, Kind, Requirement, enforce, unmet
 from kvmtest.known_defects import known_defect
 from kvmtest.missing import Missing
-from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
+from kvmtest.properties import PROPERTIES, Property
 from kvmtest.smi import choose
 
 __all__ = ["Session", "requirement"]
-
-
-def requirement(text: str) -> Requirement:
-    """Return what ID, witness:NAME or feature:NAME makes compulsory; raises UsageError."""
-    kind, colon, name = text.partition(":")
-    if not colon:
-        return Requirement(text, frozenset({find(text).id}))
-    tables = {"witness": list(WITNESSES), "feature": list(PRECONDITIONS)}
-    known = tables.get(kind)
-    if known is None or name not in known:
-        names = ", ".join(known or ("witness:NAME", "feature:NAME", "a property's id"))
-        raise UsageError(f"--require {text}: it takes {names}")
-    return Requirement(text, frozenset(p.id for p in PROPERTIES if name in _asks_for(p, kind)))
-
-
-def _asks_for(prop: Property, kind: str) -> set[str]:
-    if kind == "witness":
-        return set(prop.witnesses)
-    return {*prop.asks, *(need for w in prop.witnesses for need in WITNESSES[w].needs)}
 
 
 @dataclass
@@ -63,13 +39,16 @@ class Session:
 
     It does not begin beside other VMs, unless the user allows that of ``machine``. With
     ``reload_modules`` it loads the KVM module with other parameters for the properties that need
-    them.
+    them. ``chosen`` are the properties that it is to decide. What ``requirements`` demand of them and is not met makes a
+    FAIL where the session ``enforces``; it is known afterwards in any case.
     """
 
     machine: Machine
     requirements: Sequence[Requirement] = ()
     dry_run: bool = False
     reload_modules: bool = False
+    enforces: bool = True
+    chosen: Sequence[Property] = PROPERTIES
     results: list[Result] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     changes: list[Change] = field(default_factory=list)
@@ -80,6 +59,9 @@ class Session:
     before: EarlierWarnings | None = None
     taint_after: int | Missing | None = None
     _context: Context | None = None
+    _demands: Demands | None = None
+    #: By requirement: the properties it made demands on, and why each is not met ("" where it is).
+    _answers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def begin(self) -> Context:
         """Take the machine's lock, undo what a dead run left, and mark the kernel log.
@@ -132,10 +114,12 @@ class Session:
         readings: list[Reading] = []
         absences: list[Absence] = []
         missing: list[Missing] = []
+        demands: list[Demand] = []
         judgement, detail = Judgement(Verdict.ERROR, "interrupted"), ""
         defect = ""
         try:
             with context.journal.scope(), self._arranged(prop, context) as missing:
+                demands = self._demanded(prop)
                 judgement = (
                     skip(map(str, missing))
                     if missing
@@ -150,7 +134,14 @@ class Session:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             judgement, detail = Judgement(Verdict.ERROR, reason), traceback.format_exc()
         finally:
-            judgement = enforce(prop.id, judgement, self.requirements)
+            for demand in demands:
+                why = unmet(demand, judgement, readings, absences)
+                self._answers.setdefault(demand.text, {})[prop.id] = why
+            if self.enforces:
+                decided = judgement
+                judgement = enforce(decided, demands, readings, absences)
+                # What is demanded and not met counts, whatever the kernel is known for.
+                defect = defect if judgement is decided else ""
             result = Result(
                 prop.id,
                 judgement.verdict,
@@ -161,9 +152,30 @@ class Session:
                 missing,
                 detail,
                 defect,
+                demands if self.enforces else [],
             )
             self.results.append(result)
         return result
+
+    def _demanded(self, prop: Property) -> list[Demand]:
+        if self._demands is None:
+            reloads = RELOADS if self.reload_modules else ()
+            self._demands = Demands(self.machine, self.requirements, self.chosen, reloads)
+        return self._demands.of(prop)
+
+    def required(self) -> list[Required]:
+        """Return what became of each requirement in what was decided so far."""
+        return [self._became(each) for each in self.requirements]
+
+    def _became(self, wanted: Requirement) -> Required:
+        answers = self._answers.get(wanted.text, {})
+        reasons = [f"{property_id}: {why}" for property_id, why in answers.items() if why]
+        if wanted.kind is Kind.PROPERTY and not answers:
+            reasons = [f"{wanted.name} was not run"]
+        elif not answers:
+            reasons = ["no property that it concerns was run"]
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        return Required(wanted.text, not reasons, f"{reasons[0]}{more}" if reasons else "")
 
     @contextmanager
     def _arranged(self, prop: Property, context: Context) -> Iterator[list[Missing]]:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from kvmtest.evidence import Evidence, Result
+from kvmtest.evidence import Evidence, Required, Result
 from kvmtest.judge import Absence, Reading, Role, Verdict, exit_status
+from kvmtest.judge.requirements import Demand, Kind
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES
 
@@ -40,6 +41,7 @@ RESULTS = st.builds(
     missing=st.lists(MISSING, max_size=2),
     detail=TEXT,
     known_defect=st.sampled_from(["", "docs/findings/x.md"]),
+    demands=st.lists(st.builds(Demand, WORDS, st.sampled_from(Kind), WORDS, TEXT), max_size=2),
 )
 EVIDENCE = st.builds(
     Evidence,
@@ -78,6 +80,7 @@ EVIDENCE = st.builds(
     ),
     results=st.lists(RESULTS, max_size=4),
     exit_status=st.integers(0, 255),
+    requirements=st.lists(st.builds(Required, WORDS, st.booleans(), TEXT), max_size=2),
 )
 
 # Runs: evidence whose exit status is the one that kvmtest run ends with.

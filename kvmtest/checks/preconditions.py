@@ -300,35 +300,47 @@ def answer(machine: Machine, need: str) -> Missing | None:
     return Missing(lacks[need], NO_LAB) if need in lacks else PRECONDITIONS[need](machine)
 
 
-def _missing(machine: Machine, needs: Iterable[str]) -> list[Missing]:
-    answers = (answer(machine, need) for need in needs)
-    return [missing for missing in answers if missing is not None]
+def _unmet(machine: Machine, needs: Iterable[str]) -> dict[str, Missing]:
+    answers = ((need, answer(machine, need)) for need in needs)
+    return {need: missing for need, missing in answers if missing is not None}
 
 
 def witness_lacks(machine: Machine, witness: str) -> list[Missing]:
     """Return what keeps a witness from looking here; empty where it can."""
-    return _missing(machine, WITNESSES[witness].needs)
+    return list(_unmet(machine, WITNESSES[witness].needs).values())
 
 
-def _vendor_lacks(machine: Machine, prop: Property) -> list[Missing]:
+def unmet_needs(machine: Machine, prop: Property) -> dict[str, Missing]:
+    """Return which of the property's own needs are not met here, whoever looks."""
+    return {**_unmet(machine, prop.needs), **_vendor_lacks(machine, prop)}
+
+
+def _vendor_lacks(machine: Machine, prop: Property) -> dict[str, Missing]:
     """Return what is missing of the property's row for this vendor, or that it has none."""
-    others = []
+    others = {}
     for vendor, *needs in prop.vendors:
         other = answer(machine, vendor)
         if other is None:
-            return _missing(machine, needs)
-        others.append(other)
+            return _unmet(machine, needs)
+        others[vendor] = other
     return others
 
 
-def lacking(machine: Machine, prop: Property) -> list[Missing]:
-    """Return everything that keeps a property from being decided here; empty where it can.
+def blocking(machine: Machine, prop: Property) -> dict[str, Missing]:
+    """Return the needs that keep a property from being decided here, with what is missing.
 
     What a witness lacks counts only where no witness can look.
     """
-    missing = _missing(machine, prop.needs) + _vendor_lacks(machine, prop)
-    by_witness = [witness_lacks(machine, witness) for witness in prop.witnesses]
+    by_witness = [_unmet(machine, WITNESSES[witness].needs) for witness in prop.witnesses]
+    unmet = unmet_needs(machine, prop)
     if all(by_witness):
-        missing += [each for answers in by_witness for each in answers]
+        for needs in by_witness:
+            unmet |= needs
+    return unmet
+
+
+def lacking(machine: Machine, prop: Property) -> list[Missing]:
+    """Return everything that keeps a property from being decided here; empty where it can."""
     # A missing module answers several questions in the same words.
-    return list(dict.fromkeys(missing)) or ([] if prop.check else [NO_CHECK])
+    missing = list(dict.fromkeys(blocking(machine, prop).values()))
+    return missing or ([] if prop.check else [NO_CHECK])

@@ -5,6 +5,6 @@ The record of a run: its model and schema, saving and loading.
 """
 
 from .file import EvidenceUnreadable, load, save
-from .model import SCHEMA, Evidence, Result
+from .model import SCHEMA, Evidence, Required, Result
 
-__all__ = ["SCHEMA", "Evidence", "EvidenceUnreadable", "Result", "load", "save"]
+__all__ = ["SCHEMA", "Evidence", "EvidenceUnreadable", "Required", "Result", "load", "save"]

@@ -11,9 +11,10 @@ from operator import attrgetter
 from typing import Any
 
 from kvmtest.judge import Absence, Reading, Role, Verdict
+from kvmtest.judge.requirements import Demand, Kind
 from kvmtest.missing import Missing
 
-__all__ = ["SCHEMA", "Evidence", "Result"]
+__all__ = ["SCHEMA", "Evidence", "Required", "Result"]
 
 #: Name and version of the format; a change that old readers would misread raises the number.
 SCHEMA = "kvmtest-evidence/1"
@@ -26,12 +27,22 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Required:
+    """What became of a ``--require``: whether it was met, and why not."""
+
+    text: str
+    met: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The verdict on one property, and the readings it rests on.
 
     ``seconds`` is how long its check took; ``missing`` are the preconditions behind a SKIP;
     ``detail`` is the traceback behind an ERROR. ``known_defect`` is the finding about a defect that
-    this kernel is known to have here, whether it showed (FAIL) or not (PASS).
+    this kernel is known to have here, whether it showed (FAIL) or not (PASS). ``demands`` are those
+    of the run's requirements, which the verdict follows.
     """
 
     id: str
@@ -43,6 +54,7 @@ class Result:
     missing: list[Missing] = field(default_factory=list)
     detail: str = ""
     known_defect: str = ""
+    demands: list[Demand] = field(default_factory=list)
 
     @property
     def is_known_failure(self) -> bool:
@@ -61,6 +73,7 @@ class Result:
             "readings": [dict(zip(names, values_of(r), strict=True)) for r in self.readings],
             "absences": [asdict(absence) for absence in self.absences],
             "missing": [asdict(missing) for missing in self.missing],
+            "demands": [asdict(demand) for demand in self.demands],
         }
 
     @classmethod
@@ -73,6 +86,7 @@ class Result:
             "readings": readings,
             "absences": absences,
             "missing": [Missing(**m) for m in data["missing"]],
+            "demands": [Demand(**{**d, "kind": Kind(d["kind"])}) for d in data.get("demands", ())],
         }
         return cls(**{**data, **parts})
 
@@ -89,6 +103,7 @@ class Evidence:
     kernel_log: dict[str, Any]
     results: list[Result]
     exit_status: int
+    requirements: list[Required] = field(default_factory=list)
 
     @property
     def strict(self) -> bool:
@@ -110,6 +125,7 @@ class Evidence:
     def to_dict(self) -> dict[str, Any]:
         """Return the evidence as JSON has it, by the schema beside this module."""
         parts = {name: getattr(self, name) for name in _names(Evidence) if name != "results"}
+        parts["requirements"] = [asdict(required) for required in self.requirements]
         results = [result.to_dict() for result in self.results]
         return {"schema": SCHEMA, **parts, "results": results, "summary": self.summary}
 
@@ -118,4 +134,5 @@ class Evidence:
         """Return the evidence that :meth:`to_dict` made ``data`` of."""
         parts = {k: v for k, v in data.items() if k not in ("schema", "summary")}
         results = [Result.from_dict(r) for r in data["results"]]
-        return cls(**{**parts, "results": results})
+        required = [Required(**r) for r in data.get("requirements", ())]
+        return cls(**{**parts, "results": results, "requirements": required})

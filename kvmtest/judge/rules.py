@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .readings import Absence, Reading, Role, Verdict
 
-__all__ = ["Judgement", "exit_status", "judge", "skip", "witnesses_against"]
+__all__ = ["Judgement", "doubt", "exit_status", "judge", "skip", "witnesses_against"]
 
 #: Figures that the reason of a PASS tells; all are in the evidence.
 _FIGURES_TOLD = 2
@@ -74,10 +74,10 @@ def exit_status(verdicts: Iterable[Verdict]) -> int:
 def _doubts(claims: Iterable[Reading], readings: Sequence[Reading]) -> dict[str, str]:
     """Return the witnesses that spoke and prove nothing, and why not."""
     speakers = dict.fromkeys(r.witness for r in claims)
-    return {witness: doubt for witness in speakers if (doubt := _doubt(witness, readings))}
+    return {witness: why for witness in speakers if (why := doubt(witness, readings))}
 
 
-def _doubt(witness: str, readings: Sequence[Reading]) -> str:
+def doubt(witness: str, readings: Sequence[Reading]) -> str:
     """Return why a witness proves nothing, or "" where all its controls held."""
     controls = [r for r in readings if r.witness == witness and r.role is Role.CONTROL]
     if not controls:
@@ -120,7 +120,7 @@ def _controlled(readings: Sequence[Reading]) -> list[str]:
 
 
 def _without_claims(readings: Sequence[Reading], absences: Sequence[Absence]) -> Judgement:
-    doubts = [doubt for w in _controlled(readings) if (doubt := _doubt(w, readings))]
+    doubts = [why for w in _controlled(readings) if (why := doubt(w, readings))]
     if doubts:
         return Judgement(Verdict.INCONCLUSIVE, "; ".join(doubts))
     figures = [r for r in readings if r.role is Role.MEASURE]

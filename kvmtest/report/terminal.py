@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kvmtest.evidence import Evidence, Result
+from kvmtest.evidence import Evidence, Required, Result
 from kvmtest.findings import reference
 from kvmtest.judge import Judgement, Verdict
 from kvmtest.missing import Missing
@@ -108,13 +108,20 @@ def grouped(answers: Mapping[str, T]) -> dict[T, list[str]]:
     return groups
 
 
-def show_results(screen: Console, results: Sequence[Result]) -> None:
-    """Print the verdicts, and what is missing for those that nobody could decide."""
+def show_results(
+    screen: Console, results: Sequence[Result], required: Iterable[Required] = ()
+) -> None:
+    """Print the verdicts, what is missing for those undecided, and which ``required`` are unmet."""
     screen.print(results_table(results))
     screen.print()
     missing = [thing for result in results for thing in result.missing]
     if missing:
         screen.print(missing_table(missing))
+        screen.print()
+    unmet = [each for each in required if not each.met]
+    for each in unmet:
+        screen.print(_text(f"--require {each.text} is not met: {each.reason}"))
+    if unmet:
         screen.print()
 
 
@@ -123,7 +130,7 @@ def show_evidence(evidence: Evidence) -> None:
     screen = console()
     screen.print(facts_table(_head(evidence)))
     screen.print()
-    show_results(screen, evidence.results)
+    show_results(screen, evidence.results, evidence.requirements)
     if problem := run_problem(evidence):
         screen.print(_text(problem))
     cut = " (the run was interrupted)" if evidence.kvmtest["interrupted"] else ""

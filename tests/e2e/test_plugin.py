@@ -107,6 +107,18 @@ def test_require_refuses_what_is_none() -> None:
     assert "Traceback" not in out
 
 
+def test_what_is_required_fails_where_it_is_not_met(tmp_path: Path) -> None:
+    suite_in(tmp_path, ["PASS", "SKIP"])
+    first, second = (p.id for p in PROPERTIES[:2])
+    pytest_run(f"--require={first}", cwd=tmp_path, status=0)
+    out, _ = pytest_run(f"--require={second}", cwd=tmp_path, status=1)
+    assert f"--require {second} is not met: {second}: SKIP: because" in out
+    # What another option leaves out is not decided either.
+    out, counts = pytest_run(f"--require={second}", "-k", first, cwd=tmp_path, status=1)
+    assert counts["passed"] == 1
+    assert f"--require {second} is not met: {second} was not run" in out
+
+
 def test_a_marker_that_is_none_is_refused_in_the_suite_s_files(tmp_path: Path) -> None:
     source = "import pytest\n\n@pytest.mark.intle\ndef test_x(): pass\n"
     (tmp_path / "test_x.py").write_text(source)

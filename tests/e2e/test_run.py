@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from kvmtest.host.earlier_warnings import CLEAR
 from kvmtest.host.journal import RECORD, Journal
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Verdict
-from kvmtest.properties import PROPERTIES
+from kvmtest.properties import PROPERTIES, find
 
 FIX = ["--only", "kernel.fix-present"]
 FILES = {"evidence.json", "junit.xml", "ktap.txt", "kernel.log"}
@@ -78,6 +79,50 @@ def test_a_required_skip_fails(tree: Tree) -> None:
     assert "--require feature:kprobes, but SKIP" in " ".join(ended.out.split())
 
 
+def verdicts(output: Path) -> dict[str, Verdict]:
+    return {r.id: r.verdict for r in load(output).results}
+
+
+@pytest.mark.parametrize(
+    "required", ["kernel.fix-present", "witness:btf", "feature:knob", "feature:nested"]
+)
+def test_a_requirement_that_is_met_changes_nothing(
+    tree: Tree, tmp_path: Path, required: str
+) -> None:
+    words = ["run", "--root", tree.root, "-o"]
+    plain = run_kvmtest(*words, tmp_path / "plain")
+    ended = run_kvmtest(*words, tmp_path / "required", "--require", required)
+    assert (ended.status, ended.out) == (plain.status, plain.out)
+    assert verdicts(tmp_path / "required") == verdicts(tmp_path / "plain")
+    (became,) = load(tmp_path / "required").requirements
+    assert (became.text, became.met, became.reason) == (required, True, "")
+
+
+@pytest.mark.parametrize("required", ["witness:vmcs", "witness:leak", "feature:kvm", "feature:tdx"])
+def test_a_requirement_that_is_not_met_fails_in_every_report(
+    tree: Tree, tmp_path: Path, required: str
+) -> None:
+    output = tmp_path / "out"
+    words = ["run", "--root", tree.root, "--require", required]
+    ended = run_kvmtest(*words, "-o", output)
+    assert (ended.status, ended.err) == (1, "")
+    (became,) = load(output).requirements
+    assert not became.met
+    assert f"--require {required} is not met: " in ended.out
+    failed = {p for p, verdict in verdicts(output).items() if verdict is Verdict.FAIL}
+    assert failed
+    if required != "feature:tdx":
+        assert all(find(p).check for p in failed), "a later version's check is not missed"
+    for p in failed:
+        assert re.search(rf"^not ok \d+ {re.escape(p)}", (output / "ktap.txt").read_text(), re.M)
+    failures = ElementTree.parse(output / "junit.xml").getroot()[0].get("failures")
+    assert failures == str(len(failed))
+    assert run_kvmtest("replay", output).status == 0
+    reported = run_kvmtest("report", output)
+    assert f"--require {required} is not met: " in reported.out
+    assert run_kvmtest(*words, "--bisect").status == 125
+
+
 def test_what_is_required_can_not_be_left_out_behind_our_back(tree: Tree) -> None:
     words = ["run", "--root", tree.root, "--require", "host.knob-effective"]
     ended = run_kvmtest(*words, "--", "-q", "-k", "kernel.fix")
@@ -85,6 +130,10 @@ def test_what_is_required_can_not_be_left_out_behind_our_back(tree: Tree) -> Non
     assert ended.complaint == (
         "--require host.knob-effective: host.knob-effective was not run (see what follows --)"
     )
+    ended = run_kvmtest("run", "--root", tree.root, "--require=witness:vmcs", "--", "-k", "fix")
+    assert ended.status == 3
+    line = "--require witness:vmcs: no property that it concerns was run (see what follows --)"
+    assert ended.err.endswith(f"kvmtest: {line}\n")
 
 
 def test_what_went_wrong_besides_verdicts_is_in_the_evidence_and_its_reports(

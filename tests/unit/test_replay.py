@@ -10,9 +10,10 @@ import pytest
 from simulated_machine import Machine
 
 from kvmtest.cli import main
-from kvmtest.evidence import Evidence, Result, save
+from kvmtest.evidence import Evidence, Required, Result, load, save
 from kvmtest.judge import Absence, Reading, Role, Verdict, claim, control, judge, measure
 from kvmtest.judge.leak import conclude
+from kvmtest.judge.requirements import Demand, Kind
 from kvmtest.judge.samples import Samples
 from kvmtest.missing import Missing
 
@@ -147,6 +148,28 @@ def test_a_recorded_requirement_of_nothing_is_told_in_one_line(
 ) -> None:
     assert main(["replay", str(written(tmp_path, [simple(Verdict.PASS)], command))]) == 3
     assert "--require without its ID" in capsys.readouterr().err
+
+
+DEMANDS = {
+    "met": Demand("witness:btf", Kind.WITNESS, "btf"),
+    "silent": Demand("witness:vmcs", Kind.WITNESS, "vmcs"),
+    "missing": Demand("feature:tdx", Kind.FEATURE, "tdx", "TDX is off"),
+}
+
+
+@pytest.mark.parametrize("demand", DEMANDS)
+def test_what_a_run_demanded_is_demanded_again(
+    tmp_path: Path, capsys: Capture, demand: str
+) -> None:
+    verdict = Verdict.PASS if demand == "met" else Verdict.FAIL
+    result = dataclasses.replace(simple(verdict), demands=[DEMANDS[demand]])
+    path = written(tmp_path, [result], [f"--require={DEMANDS[demand].text}"])
+    required = [Required(DEMANDS[demand].text, demand == "met")]
+    save(dataclasses.replace(load(path), requirements=required), path)
+    assert load(path).results == [result]
+    assert main(["replay", str(path)]) == 0
+    save(dataclasses.replace(load(path), results=[dataclasses.replace(result, demands=[])]), path)
+    assert main(["replay", str(path)]) == (0 if demand == "met" else 1)
 
 
 def test_a_broken_sample_is_told_in_one_line(tmp_path: Path, capsys: Capture) -> None:

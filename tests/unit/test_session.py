@@ -185,6 +185,50 @@ def test_a_required_skip_fails(tmp_path: Path) -> None:
     assert results[0].missing, "what is missing is still told"
 
 
+def test_a_required_witness_must_speak(checked: Checked) -> None:
+    session = checked(good)
+    session.requirements = [requirement("witness:btf"), requirement("witness:vmcs")]
+    looked = Property("kernel.fix-present", "c", (), (), ("btf",), "s", "made:here")
+    silent = Property("vmx.entry.toggled-back", "c", (), (), ("btf", "vmcs"), "s", "made:here")
+    results = [session.decide(looked), session.decide(silent)]
+    assert [r.verdict for r in results] == [Verdict.PASS, Verdict.FAIL]
+    assert results[1].reason.startswith("--require witness:vmcs, but vmcs did not look: ")
+    btf, vmcs = session.required()
+    assert (btf.met, btf.reason, vmcs.met) == (True, "", False)
+    assert vmcs.reason.startswith("vmx.entry.toggled-back: vmcs did not look: ")
+
+
+def test_a_required_feature_must_be_there(tmp_path: Path) -> None:
+    session = Session(Machine(intel_host(tmp_path)), [requirement("feature:tdx")])
+    results = [session.decide(find(i)) for i in ("tdx.flag-never", "kernel.fix-present")]
+    session.end()
+    assert [r.verdict for r in results] == [Verdict.FAIL, Verdict.PASS]
+    assert "TDX" in session.required()[0].reason
+
+
+def test_a_session_that_does_not_enforce_still_knows_what_was_not_met(tmp_path: Path) -> None:
+    session = Session(Machine(Tree(tmp_path)), [requirement("any.soak")], enforces=False)
+    result = session.decide(find("any.soak"))
+    session.end()
+    assert (result.verdict, result.demands) == (Verdict.SKIP, [])
+    assert not session.required()[0].met
+
+
+def test_what_was_not_run_is_not_met(tmp_path: Path) -> None:
+    texts = ["any.soak", "witness:btf", "feature:knob"]
+    session = Session(Machine(Tree(tmp_path)), [requirement(text) for text in texts])
+    assert [r.met for r in session.required()] == [False] * 3
+    assert session.required()[0].reason == "any.soak was not run"
+
+
+def test_a_check_that_breaks_has_not_met_what_is_required(checked: Checked) -> None:
+    session = checked(breaking(ZeroDivisionError()))
+    session.requirements = [requirement("witness:btf")]
+    prop = Property("kernel.fix-present", "c", (), (), ("btf",), "s", "made:here")
+    assert session.decide(prop).verdict is Verdict.ERROR
+    assert not session.required()[0].met
+
+
 def test_a_requirement_names_a_property_a_witness_or_a_feature() -> None:
     assert requirement("any.soak").properties == {"any.soak"}
     assert requirement("witness:btf").properties == {"kernel.fix-present"}
@@ -484,6 +528,20 @@ def test_a_known_defect_is_told_of_what_a_witness_decided(
     result = session.decide(prop)
     assert (result.verdict, result.known_defect) == (verdict, finding)
     assert result.is_known_failure is (readings is BAD)
+
+
+def test_a_known_defect_does_not_excuse_a_witness_that_is_required_and_silent(
+    checked: Checked,
+) -> None:
+    def check(context: Context) -> Iterator[Reading | Absence]:
+        yield from BAD
+
+    session = checked(check)
+    session.requirements = [requirement("witness:vmcs")]
+    prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf", "vmcs"), "s", "made:here")
+    result = session.decide(prop)
+    assert (result.verdict, result.is_known_failure) == (Verdict.FAIL, False)
+    assert "without it FAIL: btf: the claim: 0, expected 1" in result.reason
 
 
 def test_a_session_does_not_begin_with_an_smi_source_that_makes_no_sense(tree: Tree) -> None:
