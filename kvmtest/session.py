@@ -39,8 +39,8 @@ class Session:
 
     It does not begin beside other VMs, unless the user allows that of ``machine``. With
     ``reload_modules`` it loads the KVM module with other parameters for the properties that need
-    them. ``chosen`` are the properties that it is to decide. What ``requirements`` demand of them and is not met makes a
-    FAIL where the session ``enforces``; it is known afterwards in any case.
+    them. ``chosen`` are the properties that it is to decide. What ``requirements`` demand of them
+    and is not met makes a FAIL where the session ``enforces``; it is known afterwards in any case.
     """
 
     machine: Machine

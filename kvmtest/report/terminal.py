@@ -30,7 +30,9 @@ __all__ = [
     "grouped",
     "kernels_table",
     "missing_table",
+    "numbered_table",
     "properties_table",
+    "reasons_table",
     "show_evidence",
     "show_replay",
     "show_results",
@@ -48,7 +50,7 @@ STYLES = {
 # Decided first, then what needs attention, then what does not apply.
 ORDER = [Verdict.FAIL, Verdict.ERROR, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.MEASURED]
 # Columns of words that are not to be broken.
-WHOLE = ("verdict", "recorded", "replayed", "property")
+WHOLE = ("verdict", "recorded", "replayed", "property", "missing")
 RANK = {verdict: at for at, verdict in enumerate([*ORDER, Verdict.SKIP])}
 PIPE_WIDTH = 100
 T = TypeVar("T", bound=Hashable)
@@ -97,6 +99,22 @@ def missing_table(missing: Iterable[Missing]) -> Table:
     table = _table("missing here", "how to get it", "wanted by")
     for thing, count in Counter(missing).most_common():
         table.add_row(_text(thing.what), _text(thing.remedy), str(count))
+    return table
+
+
+def numbered_table(missing: Iterable[Missing]) -> Table:
+    """Return missing things with their numbers, and how to get them."""
+    table = _table("", "missing here", "how to get it")
+    for number, thing in enumerate(missing, 1):
+        table.add_row(str(number), _text(thing.what), _text(thing.remedy))
+    return table
+
+
+def reasons_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return properties that can't be decided, and the numbers of what is missing for them."""
+    table = _table("can't be decided here", "missing")
+    for ids, numbers in rows:
+        table.add_row(_text(ids), numbers)
     return table
 
 
