@@ -197,6 +197,14 @@ def _parser() -> argparse.ArgumentParser:
         "run", _lab_run, "run the suite on a kernel in an emulated machine", to=labs, epilog=EXIT
     )
     _add_machine(lab_run)
+    lab_run.add_argument(
+        "--kvm-parameter",
+        metavar="MODULE.NAME=VALUE",
+        dest="parameters",
+        action="append",
+        default=[],
+        help="load kvm, kvm_intel or kvm_amd with it, such as kvm_intel.enable_mediated_pmu=1",
+    )
     _add_verdict_options(lab_run)
     lab_run.usage = "kvmtest lab run [--machine {intel,amd,amd-uefi}] [options] [run options]"
 
@@ -484,6 +492,7 @@ def _lab_run(options: argparse.Namespace) -> int:
             modules=options.modules,
             cpus=options.cpus,
             cpu_features=tuple(options.cpu_features),
+            parameters=tuple(options.parameters),
             cold=options.cold,
             deadline=options.deadline,
             output=options.output,

@@ -161,7 +161,7 @@ class Lab:
         start = Start(self.hardware, self.boot(), state, save)
         return Machine(self.emulator, start, payload.archive(files), self.hear)
 
-    def facts(self, modules: str = "the kernel's own") -> dict[str, Any]:
+    def facts(self, modules: str = "the kernel's own", parameters: str = "") -> dict[str, Any]:
         """Return what evidence says of the machine."""
         return {
             "emulator": self.emulator.name,
@@ -176,6 +176,7 @@ class Lab:
                 "kernel": self.kernel.origin,
                 "kernel_digest": self.kernel.digest,
                 "modules": modules,
+                "kvm_parameters": parameters,
                 "command_line": self.command_line,
                 "image_digest": self.image_digest,
                 **self.emulator.details,

@@ -32,6 +32,7 @@ from .emulator import Emulator, Hardware
 from .kernels import LabKernel, resolve
 from .lab import Lab
 from .machine import MachineFailed, Outcome
+from .parameters import Parameters
 from .qemu import Q35, Qemu
 
 __all__ = ["DEADLINE", "MACHINES", "Options", "assemble", "run", "run_once", "teller", "write"]
@@ -54,6 +55,7 @@ class Options:
     modules: Path | None = None
     cpus: int | None = None
     cpu_features: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     cold: bool = False
     deadline: float = DEADLINE
     output: Path | None = None
@@ -70,6 +72,7 @@ def run(options: Options) -> int:
         emulator = MACHINES[options.machine]()
         hardware = Hardware(options.cpus or emulator.cpus, cpu_features=options.cpu_features)
         emulator.check(hardware)
+        parameters = Parameters.parse(options.parameters, emulator.modules[0])
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell, needed=emulator.modules)
         clock.lap("kernel")
@@ -79,7 +82,9 @@ def run(options: Options) -> int:
         if lab.restores:
             lab.ready()
             clock.lap("saved machine")
-        outcome, evidence = run_once(lab, options.run_options, options.deadline)
+        outcome, evidence = run_once(
+            lab, options.run_options, options.deadline, parameters=parameters
+        )
     clock.stages(outcome)
     if output:
         write(outcome, output)
@@ -113,20 +118,23 @@ def run_once(
     deadline: float = DEADLINE,
     modules: Path | None = None,
     commands: Sequence[Sequence[str]] = (),
+    parameters: Parameters | None = None,
 ) -> tuple[Outcome, Evidence]:
     """Run kvmtest run with the options ``words`` in a machine of the lab.
 
     ``modules`` is a folder with a kvm.ko or the vendor's module to load in place of the kernel's
-    own; ``commands`` are run in the machine before.
+    own; then they get the ``parameters``, and ``commands`` are run in the machine before kvmtest.
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
     files, swapping = lab.swap(modules) if modules else ({}, [])
     origin = "the kernel's own"
     if modules:
         origin = f"{' and '.join(files)} changed, digest {of_files(files)}"
-    environment = {VARIABLE: json.dumps(lab.facts(origin))}
+    setting = parameters or Parameters(lab.emulator.modules[0])
+    environment = {VARIABLE: json.dumps(lab.facts(origin, str(setting)))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
-    job = {**files, **payload.job(command, environment, [*swapping, *commands])}
+    prepare = [*swapping, *setting.commands, *commands]
+    job = {**files, **setting.files, **payload.job(command, environment, prepare)}
     outcome = lab.run(job, deadline)
     data = outcome.files.get("evidence.json")
     if data is None:

@@ -59,6 +59,24 @@ def test_its_options_reach_the_run_inside(emulator: Emulator) -> None:
     assert "KVMTEST_LAB" in job
 
 
+def test_parameters_of_kvms_modules_reach_the_machine_and_its_evidence(emulator: Emulator) -> None:
+    parameter = "kvm_intel.enable_mediated_pmu=1"
+    assert lab_run(emulator, "--kvm-parameter", parameter) == 0
+    job = (emulator.folder / "job").read_text()
+    assert '["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]' in job
+    assert '["sh", "has-parameter", "kvm_intel", "enable_mediated_pmu", "Y|1"]' in job
+    assert f'\\"kvm_parameters\\": \\"{parameter}\\"' in job
+
+
+def test_a_parameter_of_another_machines_module_is_refused_before_anything_boots(
+    emulator: Emulator, capsys: Capture
+) -> None:
+    assert lab_run(emulator, "--kvm-parameter", "kvm_amd.npt=0") == 2
+    assert emulator.starts() == []
+    said = "kvmtest: --kvm-parameter kvm_amd.npt=0: this machine's modules are kvm and kvm_intel\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("cold", [["--cold"], []])
 def test_a_machine_that_panics_is_one_line_behind_the_end_of_its_console(
     emulator: Emulator, tmp_path: Path, capsys: Capture, cold: list[str]

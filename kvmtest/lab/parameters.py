@@ -1,0 +1,98 @@
+"""Module parameters in a lab's machine
+====================================
+
+KVM's modules, loaded anew in a machine that has booted, with the parameters that a user asks for.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kvmtest.errors import UsageError
+
+from .image import MODULE_ARGUMENTS
+
+__all__ = ["Parameter", "Parameters"]
+
+OPTION = "--kvm-parameter"
+_WRITTEN = re.compile(r"(?P<module>\w+)\.(?P<name>\w+)=(?P<value>[\w,-]+)", re.ASCII)
+#: A switch's value, and how the kernel shows it (kernel/params.c, param_get_bool and _int).
+_SHOWN = {"1": "Y|1", "y": "Y", "Y": "Y", "0": "N|0", "n": "N", "N": "N"}
+#: A shell script of a job: module, parameter, and what it may show, with bars between.
+_SCRIPT = "has-parameter"
+_TEXT = b"""\
+shown=$(cat "${SYSFS:-/sys}/module/$1/parameters/$2" 2>/dev/null) || shown=unknown
+case "|$3|" in *"|$shown|"*) ;; *)
+	echo "$1.$2 is $shown: this kernel, or this machine, can't have it so" >&2; exit 1 ;;
+esac
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a module, as modprobe and the kernel's command line take it."""
+
+    module: str
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}={self.value}"
+
+    @property
+    def check(self) -> list[str]:
+        """A command, with the script beside it, that fails where the module does not have it so.
+
+        The kernel ignores a parameter that it does not know, and KVM clears one that the CPU can't
+        do.
+        """
+        return ["sh", _SCRIPT, self.module, self.name, _SHOWN.get(self.value, self.value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Those that KVM's modules get in a machine whose vendor module is ``vendor``."""
+
+    vendor: str
+    wanted: tuple[Parameter, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str], vendor: str) -> "Parameters":
+        """Return what the texts, each MODULE.NAME=VALUE, say; raises UsageError."""
+        return cls(vendor, tuple(_parsed(text, vendor) for text in texts))
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What the commands need beside them."""
+        return {_SCRIPT: _TEXT} if self.wanted else {}
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """What loads KVM's modules with the parameters, and fails where they do not take effect."""
+        if not self.wanted:
+            return []
+        settings = {
+            module: [f"{p.name}={p.value}" for p in self.wanted if p.module == module]
+            for module in ("kvm", self.vendor)
+        }
+        reload_kvm = [["rmmod", "kvm"], ["modprobe", "kvm", *settings["kvm"]]]
+        own = MODULE_ARGUMENTS.get(self.vendor, "").split()
+        return [
+            ["rmmod", self.vendor],
+            *(reload_kvm if settings["kvm"] else []),
+            ["modprobe", self.vendor, *own, *settings[self.vendor]],
+            *(parameter.check for parameter in self.wanted),
+        ]
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.wanted))
+
+
+def _parsed(text: str, vendor: str) -> Parameter:
+    written = _WRITTEN.fullmatch(text)
+    if written is None:
+        raise UsageError(f"{OPTION} {text}: write it as {vendor}.NAME=VALUE")
+    parameter = Parameter(**written.groupdict())
+    if parameter.module not in ("kvm", vendor):
+        raise UsageError(f"{OPTION} {text}: this machine's modules are kvm and {vendor}")
+    return parameter
