@@ -36,7 +36,7 @@ typedef void step_function(void *cpu);
 struct counted counted[MAX_CPUS];
 
 static struct {
-	step_function *enter_smm, *inject;
+	step_function *enter_smm, *inject, *load_host;
 	instruction_function *rsm, *rdpmc;
 	uint32_t (*read32)(void *cpu, unsigned field);
 	uint64_t (*read64)(void *cpu, unsigned field);
@@ -133,17 +133,25 @@ static void inject(void *cpu)
 	emulator.inject(cpu);
 }
 
-static void leave_guest(unsigned number, unsigned reason, uint64_t qualification)
+/* The first step of a VM-exit, before the emulator saves the guest's state and stores MSRs. */
+static void save_guest(unsigned number, unsigned reason, uint64_t qualification)
 {
 	void *cpu = cpus_get(number);
-	struct pmu_switch to = { .controls = emulator.read32(cpu, EXIT_CONTROLS),
-				 .global_control = emulator.read64(cpu, HOST_GLOBAL_CONTROL) };
 	uint64_t saved;
 
 	(void)qualification;
 	cpu_advance(cpu);
-	if (pmu_leave_guest(&counted_of(cpu)->pmu, &to, reason & ENTRY_FAILED, &saved))
+	if (pmu_save_guest(&counted_of(cpu)->pmu, emulator.read32(cpu, EXIT_CONTROLS), reason & ENTRY_FAILED, &saved))
 		emulator.write64(cpu, GUEST_DEBUGCTL, saved);
+}
+
+static void load_host(void *cpu)
+{
+	struct pmu_switch to = { .controls = emulator.read32(cpu, EXIT_CONTROLS),
+				 .global_control = emulator.read64(cpu, HOST_GLOBAL_CONTROL) };
+
+	pmu_load_host(&counted_of(cpu)->pmu, &to);
+	emulator.load_host(cpu);
 }
 
 static void enter_smm(void *cpu)
@@ -176,6 +184,9 @@ static void replace_functions(void)
 	static const uint8_t rsm_bytes[] = { 0x41, 0x57, 0x41, 0x56, 0x41, 0x55, 0x41,
 					     0x54, 0x49, 0x89, 0xfc, 0x55, 0x53, 0x48,
 					     0x81, 0xec, 0x18, 0x02, 0x00, 0x00 };
+	/* push r15, r14, r13, r12, rbp, rbx; mov rbx, rdi; sub rsp, 8 */
+	static const uint8_t host_bytes[] = { 0x41, 0x57, 0x41, 0x56, 0x41, 0x55, 0x41, 0x54, 0x55,
+					      0x53, 0x48, 0x89, 0xfb, 0x48, 0x83, 0xec, 0x08 };
 	/* ret, and 15 bytes without meaning */
 	static const uint8_t exit_bytes[] = { 0xc3, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00,
 					      0x00, 0x00, 0x00, 0x0f, 0x1f, 0x44, 0x00, 0x00 };
@@ -186,7 +197,9 @@ static void replace_functions(void)
 					   sizeof(smm_bytes), 2, enter_smm);
 	emulator.rsm = hook_function("_ZN8BX_CPU_C3RSMEP15bxInstruction_c", rsm_bytes, sizeof(rsm_bytes), NO_LEA,
 				     rsm);
-	hook_function("_Z15bx_instr_vmexitjjm", exit_bytes, sizeof(exit_bytes), NO_LEA, leave_guest);
+	emulator.load_host = hook_function("_ZN8BX_CPU_C19VMexitLoadHostStateEv", host_bytes, sizeof(host_bytes),
+					   NO_LEA, load_host);
+	hook_function("_Z15bx_instr_vmexitjjm", exit_bytes, sizeof(exit_bytes), NO_LEA, save_guest);
 }
 
 __attribute__((constructor)) static void install(void)

@@ -13,6 +13,7 @@ enum msr {
 	MSR_PERF_GLOBAL_STATUS_RESET = 0x390,
 	MSR_PERF_GLOBAL_STATUS_SET = 0x391,
 	MSR_PERF_GLOBAL_INUSE = 0x392,
+	MSR_A_PMC0 = 0x4c1,
 };
 
 #define BIT(n) (1ull << (n))
@@ -31,6 +32,10 @@ enum msr {
 #define FIXED_USR(i) BIT(4 * (i) + 1)
 
 #define GLOBAL_CONTROL ((BIT(PMU_GENERAL) - 1) | (BIT(PMU_FIXED) - 1) << 32)
+
+/* IA32_PERF_GLOBAL_STATUS: counters, and freezes, enclave, uncore and buffer; the last of all only to be cleared */
+#define GLOBAL_STATUS         (GLOBAL_CONTROL | BIT(55) | BIT(58) | BIT(59) | BIT(60) | BIT(61) | BIT(62))
+#define GLOBAL_STATUS_CLEARED (GLOBAL_STATUS | BIT(63))
 
 /* IA32_DEBUGCTL */
 #define DEBUGCTL         0xffc3
@@ -106,6 +111,8 @@ enum msr_answer pmu_read_msr(const struct pmu *pmu, uint32_t index, uint64_t *va
 {
 	if (index - MSR_PMC0 < PMU_GENERAL)
 		*value = pmu->general[index - MSR_PMC0];
+	else if (index - MSR_A_PMC0 < PMU_GENERAL)
+		*value = pmu->general[index - MSR_A_PMC0];
 	else if (index - MSR_PERFEVTSEL0 < PMU_GENERAL)
 		*value = pmu->select[index - MSR_PERFEVTSEL0];
 	else if (index - MSR_FIXED_CTR0 < PMU_FIXED)
@@ -124,7 +131,9 @@ enum msr_answer pmu_read_msr(const struct pmu *pmu, uint32_t index, uint64_t *va
 		case MSR_PERF_GLOBAL_CTRL:
 			*value = pmu->global_control;
 			break;
-		case MSR_PERF_GLOBAL_STATUS: /* No overflow is modelled. */
+		case MSR_PERF_GLOBAL_STATUS: /* No overflow is modelled: what was set. */
+			*value = pmu->global_status;
+			break;
 		case MSR_PERF_GLOBAL_STATUS_RESET:
 		case MSR_PERF_GLOBAL_STATUS_SET:
 			*value = 0;
@@ -164,10 +173,12 @@ static enum msr_answer set_fault(bool *where, uint64_t value)
 enum msr_answer pmu_write_msr(struct pmu *pmu, uint32_t index, uint64_t value)
 {
 	if (index - MSR_PMC0 < PMU_GENERAL) {
-		/* Without full-width writes (PERF_CAPABILITIES bit 13): 32 bits, sign extended. */
+		/* 32 bits, sign extended; IA32_A_PMCx has the full width. */
 		pmu->general[index - MSR_PMC0] = (uint64_t)(int32_t)value & COUNTER;
 		return MSR_DONE;
 	}
+	if (index - MSR_A_PMC0 < PMU_GENERAL)
+		return set(&pmu->general[index - MSR_A_PMC0], value, COUNTER);
 	if (index - MSR_PERFEVTSEL0 < PMU_GENERAL)
 		return set(&pmu->select[index - MSR_PERFEVTSEL0], value, UINT32_MAX);
 	if (index - MSR_FIXED_CTR0 < PMU_FIXED)
@@ -182,7 +193,14 @@ enum msr_answer pmu_write_msr(struct pmu *pmu, uint32_t index, uint64_t value)
 	case MSR_PERF_GLOBAL_CTRL:
 		return set(&pmu->global_control, value, GLOBAL_CONTROL);
 	case MSR_PERF_GLOBAL_STATUS_RESET:
+		if (value & ~GLOBAL_STATUS_CLEARED)
+			return MSR_REFUSED;
+		pmu->global_status &= ~value;
+		return MSR_DONE;
 	case MSR_PERF_GLOBAL_STATUS_SET:
+		if (value & ~GLOBAL_STATUS)
+			return MSR_REFUSED;
+		pmu->global_status |= value;
 		return MSR_DONE;
 	case MSR_SMI_COUNT:
 	case MSR_PERF_GLOBAL_STATUS:
@@ -217,15 +235,19 @@ void pmu_enter_guest(struct pmu *pmu, const struct pmu_switch *to)
 	pmu->in_guest = true;
 }
 
-bool pmu_leave_guest(struct pmu *pmu, const struct pmu_switch *to, bool entry_failed, uint64_t *saved)
+bool pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed, uint64_t *saved)
 {
 	*saved = pmu->debugctl;
+	return controls & EXIT_SAVES_DEBUGCTL && !entry_failed;
+}
+
+void pmu_load_host(struct pmu *pmu, const struct pmu_switch *to)
+{
 	pmu->debugctl = 0;
 	if (to->controls & EXIT_LOADS_GLOBAL_CONTROL)
 		pmu->global_control = to->global_control;
 	pmu->in_guest = false;
 	pmu->cpl = 0;
-	return to->controls & EXIT_SAVES_DEBUGCTL && !entry_failed;
 }
 
 void pmu_enter_smm(struct pmu *pmu)

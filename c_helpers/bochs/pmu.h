@@ -12,7 +12,7 @@
 #include "build.h"
 
 /* Of what is modelled, and how its state is saved. */
-#define PMU_VERSION 2
+#define PMU_VERSION 3
 
 #define PMU_GENERAL 4
 #define PMU_FIXED   3 /* instructions, cycles, reference cycles */
@@ -33,7 +33,7 @@ struct pmu {
 	uint64_t cycles, instructions; /* of the CPU, up to which the counters have counted */
 	uint64_t general[PMU_GENERAL], select[PMU_GENERAL];
 	uint64_t fixed[PMU_FIXED], fixed_control;
-	uint64_t global_control, debugctl;
+	uint64_t global_control, global_status, debugctl;
 	uint64_t frozen_global_control, frozen_debugctl; /* in SMM, if is_frozen: as RSM brings them back */
 	uint32_t smi_count;
 	uint8_t cpl;
@@ -60,8 +60,11 @@ struct pmu_switch {
 
 HIDDEN void pmu_enter_guest(struct pmu *pmu, const struct pmu_switch *to);
 
-/* Return whether the guest's DEBUGCTL, ``*saved``, goes to the VMCS. */
-HIDDEN bool pmu_leave_guest(struct pmu *pmu, const struct pmu_switch *to, bool entry_failed, uint64_t *saved);
+/* First of a VM-exit: return whether the guest's DEBUGCTL, ``*saved``, goes to the VMCS. */
+HIDDEN bool pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed, uint64_t *saved);
+
+/* Then, after MSRs are stored: the host's state. */
+HIDDEN void pmu_load_host(struct pmu *pmu, const struct pmu_switch *to);
 
 HIDDEN void pmu_enter_smm(struct pmu *pmu);
 HIDDEN void pmu_leave_smm(struct pmu *pmu);

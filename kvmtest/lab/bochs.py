@@ -73,7 +73,7 @@ LACKS = {
 
 #: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
 PMU: dict[str, str | int] = {
-    "pmu": "kvmtest's model, version 2",
+    "pmu": "kvmtest's model, version 3",
     "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
     "cycles; real handlers of SMIs and their latency, rendezvous",
     "smi_source_msr": 0x4B500000,

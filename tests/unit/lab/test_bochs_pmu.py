@@ -13,6 +13,8 @@ from kvmtest.lab import bochs
 PMC0, SELECT0, FIXED0 = 0xC1, 0x186, 0x309
 SMI_COUNT, DEBUGCTL, FIXED_CONTROL = 0x34, 0x1D9, 0x38D
 GLOBAL_STATUS, GLOBAL_CONTROL, GLOBAL_INUSE = 0x38E, 0x38F, 0x392
+STATUS_RESET, STATUS_SET = 0x390, 0x391
+A_PMC0 = 0x4C1
 DEAD, STUCK = 0x4B500002, 0x4B500003
 
 USR, OS, ENABLE = 1 << 16, 1 << 17, 1 << 22
@@ -45,7 +47,8 @@ int pmu_write_msr(void *pmu, uint32_t index, uint64_t value);
 _Bool pmu_read_counter(const void *pmu, uint32_t index, uint64_t *value);
 struct pmu_switch { uint32_t controls; uint64_t debugctl; uint64_t global_control; };
 void pmu_enter_guest(void *pmu, const struct pmu_switch *to);
-_Bool pmu_leave_guest(void *pmu, const struct pmu_switch *to, _Bool entry_failed, uint64_t *saved);
+_Bool pmu_save_guest(const void *pmu, uint32_t controls, _Bool entry_failed, uint64_t *saved);
+void pmu_load_host(void *pmu, const struct pmu_switch *to);
 void pmu_enter_smm(void *pmu);
 void pmu_leave_smm(void *pmu);
 """
@@ -88,8 +91,14 @@ class Cpu:
         self.lib.pmu_enter_guest(self.pmu, to)
 
     def leave(self, controls: int, global_control: int = 0, *, failed: bool = False) -> int | None:
+        saved = self.save(controls, failed=failed)
         to = self.ffi.new("struct pmu_switch *", (controls, 0, global_control))
-        saves = self.lib.pmu_leave_guest(self.pmu, to, failed, self.value)
+        self.lib.pmu_load_host(self.pmu, to)
+        return saved
+
+    def save(self, controls: int, *, failed: bool = False) -> int | None:
+        """Do the first step of a VM-exit."""
+        saves = self.lib.pmu_save_guest(self.pmu, controls, failed, self.value)
         return int(self.value[0]) if saves else None
 
     def count(self, *events: int) -> None:
@@ -179,11 +188,33 @@ def test_counters_have_48_bits_and_are_written_with_32(cpu: Cpu) -> None:
     assert (cpu.general(1), cpu.fixed()[0]) == ([1], 2)
 
 
+def test_a_counters_other_msr_is_the_same_counter_and_written_with_48_bits(cpu: Cpu) -> None:
+    for i in range(4):
+        assert cpu.write(A_PMC0 + i, 0xFFFF_0000_0000 + i) == 1
+    assert cpu.general(4) == [0xFFFF_0000_0000 + i for i in range(4)]
+    assert [cpu.rdpmc(i) for i in range(4)] == cpu.general(4)
+    cpu.write(PMC0 + 1, 7)
+    assert cpu.read(A_PMC0 + 1) == 7
+    cpu.count(INSTRUCTIONS | OS)
+    cpu.run(3)
+    assert cpu.read(A_PMC0) == 0xFFFF_0000_0003
+
+
+def test_overflows_that_are_put_into_the_status_stay_until_they_are_reset(cpu: Cpu) -> None:
+    assert cpu.write(STATUS_SET, 1 << 33 | 5) == 1
+    assert cpu.write(STATUS_SET, 1 << 62) == 1
+    assert cpu.read(GLOBAL_STATUS) == 1 << 62 | 1 << 33 | 5
+    assert cpu.write(STATUS_RESET, 1 << 63 | 1 << 33 | 2) == 1
+    assert cpu.read(GLOBAL_STATUS) == 1 << 62 | 5
+    assert (cpu.read(STATUS_RESET), cpu.read(STATUS_SET)) == (0, 0)
+
+
 REFUSED = [
     *((DEBUGCTL, 1 << bit) for bit in (2, 5, 16, 63)),
     *((SMI_COUNT, 0), (GLOBAL_STATUS, 0), (GLOBAL_INUSE, 0), (FIXED0, 1 << 48)),
     *((SELECT0, 1 << 32), (FIXED_CONTROL, 1 << 12), (GLOBAL_CONTROL, 1 << 4)),
-    *((GLOBAL_CONTROL, 1 << 35), (DEAD, 2), (STUCK, 2)),
+    *((GLOBAL_CONTROL, 1 << 35), (DEAD, 2), (STUCK, 2), (A_PMC0, 1 << 48)),
+    *((STATUS_SET, 1 << 63), (STATUS_SET, 1 << 4), (STATUS_RESET, 1 << 35)),
 ]
 
 
@@ -196,7 +227,7 @@ def test_reserved_bits_and_writes_of_what_is_read_only_are_refused(
     assert cpu.read(msr) == before
 
 
-@pytest.mark.parametrize("msr", [0xC0, PMC0 + 4, SELECT0 + 4, FIXED0 + 3, 0x345])
+@pytest.mark.parametrize("msr", [0xC0, PMC0 + 4, SELECT0 + 4, FIXED0 + 3, 0x345, 0x4C0, A_PMC0 + 4])
 def test_other_msrs_are_left_to_the_emulator(cpu: Cpu, msr: int) -> None:
     assert cpu.lib.pmu_read_msr(cpu.pmu, msr, cpu.value) == -1
     assert cpu.write(msr, 0) == -1
@@ -229,6 +260,15 @@ def test_vm_entry_and_vm_exit_load_the_global_control_if_told(cpu: Cpu) -> None:
     cpu.leave(1 << 12, global_control=1)
     cpu.run(1)
     assert (cpu.general(1), cpu.fixed()[0]) == ([3], 2)
+
+
+def test_a_vm_exit_stores_msrs_while_they_are_the_guests(cpu: Cpu) -> None:
+    """KVM has IA32_PERF_GLOBAL_CTRL stored where the CPU has no control that saves it."""
+    cpu.enter(1 << 13 | 1 << 2, debugctl=FREEZE, global_control=EVERYTHING)
+    assert cpu.save(1 << 2) == FREEZE
+    assert (cpu.read(GLOBAL_CONTROL), cpu.read(DEBUGCTL)) == (EVERYTHING, FREEZE)
+    assert cpu.leave(1 << 12, global_control=0) is None
+    assert (cpu.read(GLOBAL_CONTROL), cpu.read(DEBUGCTL)) == (0, 0)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
