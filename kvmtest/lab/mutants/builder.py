@@ -237,7 +237,12 @@ class ModuleBuilder:
         _link(common, _children(kit.common) | scripts)
         _link(headers, _children(kit.headers) | scripts | {"vmlinux": kit.btf})
         makefile = headers / "Makefile"
-        text = re.sub(r"/usr/src/linux-headers-[^/\s]*", str(common), makefile.read_text())
+        # Before Debian's 7.x only the common headers are named there.
+        text = re.sub(
+            r"/usr/src/linux-headers-[^/\s]*",
+            lambda path: str(common if path[0].endswith("-common") else headers),
+            makefile.read_text(),
+        )
         makefile.unlink()
         makefile.write_text(text)
 

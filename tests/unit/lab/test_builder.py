@@ -109,6 +109,18 @@ def test_both_modules_are_built_and_no_other(builder: ModuleBuilder, kit: BuildK
     assert sorted(compiled(kit)) == ["kvm", "kvm-intel"]
 
 
+def test_headers_that_name_their_own_folder_find_their_configuration_there(
+    builder: ModuleBuilder, kit: BuildKit
+) -> None:
+    """As those of Debian's Linux 7.x do, by the place where the package installs them."""
+    makefile = kit.headers / "Makefile"
+    makefile.write_text(
+        f"KBUILD_OUTPUT=/usr/src/linux-headers-{RELEASE}\n{makefile.read_text()}"
+        "ifeq ($(wildcard $(KBUILD_OUTPUT)/.config),)\n$(error no .config)\nendif\n"
+    )
+    assert {path.name for path in builder.build().iterdir()} == set(builder.modules)
+
+
 def test_what_was_built_is_not_built_again(builder: ModuleBuilder, kit: BuildKit) -> None:
     said: list[str] = []
     first = builder.build()
