@@ -1,6 +1,6 @@
 """Writes docs/mutants.md from the table in kvmtest.lab.mutants."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kvmtest.lab.mutants import MUTANTS, REPAIRS, UNCOVERED, Mutant
@@ -43,10 +43,17 @@ def _rows(mutants: Iterable[Mutant]) -> list[str]:
         "|---|---|---|---|---|---|",
         *(
             f"| {m.name} | {_cell(m.line)} | {_cell(m.fault)} | {m.owner} "
-            f"| {' '.join(f'CPU flag {flag}' for flag in m.cpu_flags)} | {m.leak} |"
+            f"| {', '.join(_needs(m))} | {m.leak} |"
             for m in mutants
         ),
     ]
+
+
+def _needs(mutant: Mutant) -> Iterator[str]:
+    if mutant.since > (0, 0):
+        yield f"Linux {'.'.join(map(str, mutant.since))}"
+    yield from (f"CPU flag {flag}" for flag in mutant.cpu_flags)
+    yield from mutant.parameters
 
 
 def _cell(text: str) -> str:

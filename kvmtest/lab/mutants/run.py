@@ -26,6 +26,7 @@ from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.kernels import resolve
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
+from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.run import MACHINES, assemble, run_once, teller, write
 from kvmtest.properties import find as find_property
 from kvmtest.report.files import write_reports
@@ -125,7 +126,9 @@ class _Bench:
     ) -> _Seen:
         """Run the suite with some modules, and return what it said."""
         lab = self.lab(self._hardware(mutant) if mutant else Hardware(self.cpus))
-        outcome, evidence = run_once(lab, ["--strict"], modules=modules)
+        wanted = mutant.parameters if mutant else ()
+        parameters = Parameters.parse(wanted, lab.emulator.modules[0])
+        outcome, evidence = run_once(lab, ["--strict"], modules=modules, parameters=parameters)
         if output:
             folder = output / (mutant.name if mutant else "stock" if modules is None else "rebuilt")
             folder.mkdir()
@@ -153,6 +156,16 @@ def _chosen(options: Options) -> list[Mutant]:
     return named or [m for m in (*MUTANTS, *REPAIRS) if _machine(m) == options.machine]
 
 
+def _of_kernel(chosen: Sequence[Mutant], release: str, named: Sequence[str]) -> list[Mutant]:
+    """Leave out the mutants whose line the kernel has not; raises UsageError where one is named."""
+    major, minor = map(int, release.split("-")[0].split(".")[:2])
+    for mutant in chosen:
+        if mutant.since > (major, minor) and mutant.name in named:
+            first = ".".join(map(str, mutant.since))
+            raise UsageError(f"{mutant.name} is one for Linux {first} and later, not {release}")
+    return [mutant for mutant in chosen if mutant.since <= (major, minor)]
+
+
 def _new(seen: _Seen, stock: _Seen) -> tuple[str, ...]:
     """Return the witnesses that speak against what they do not on the stock kernel."""
     return tuple(sorted({witness for _, witness in seen.against - stock.against}))
@@ -177,6 +190,7 @@ def run(options: Options) -> int:
         emulator = MACHINES[options.machine]()
         cache = Cache.default()
         kernel = resolve(options.kernel, None, cache, tell, needed=emulator.modules)
+        chosen = _of_kernel(chosen, kernel.release, options.only)
         bench = _Bench(
             ModuleBuilder(kit.fetch(kernel, cache, tell), cache, tell, emulator.modules[0]),
             partial(assemble, progress, emulator, kernel, cache),

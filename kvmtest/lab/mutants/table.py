@@ -5,7 +5,8 @@ What each mutant breaks, and which property must notice. The patches are in the 
 beside this module; the text above each patch says what its user would see.
 
 They are written for the KVM of Linux 6.12.117, and go through the fix line by line: commits
-2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and 6b1dd26544d0 (in v6.17).
+2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and 6b1dd26544d0 (in v6.17). Those with a
+``since`` break a line that 6.12 has not, and are written for Linux 7.3.4.
 """
 
 import re
@@ -26,7 +27,8 @@ class Mutant:
     ``line`` is the line of the fix that is wrong and the function it is in, ``owner`` the property
     that must FAIL on it, ``cpu_flags`` what the host's CPU must have for the fault to show.
     ``leak`` is a property that FAILs by what SMIs were counted; "" where the VMCS has the host's
-    bit all the same.
+    bit all the same. ``since`` is the first kernel that has the line, and ``parameters`` are those
+    of KVM's modules, such as "kvm_intel.nested=1", with which alone the fault shows.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Mutant:
     owner: str
     cpu_flags: tuple[str, ...] = ()
     leak: str = ""
+    since: tuple[int, int] = (0, 0)
+    parameters: tuple[str, ...] = ()
 
     @property
     def patch(self) -> Path:
@@ -146,6 +150,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "vmx_vcpu_run: `if (run_flags & KVM_RUN_LOAD_DEBUGCTL)`",
         "vmx.entry.toggled",
         leak="vmx.leak.host-events",
+    ),
+    Mutant(
+        "mediated-not-reloaded",
+        "vmx_vcpu_run: `if (run_flags & KVM_RUN_LOAD_DEBUGCTL)`, whosever the counters are",
+        "vmx.leak.guest-pmu",
+        leak="vmx.leak.guest-pmu",
+        since=(7, 0),
+        parameters=("kvm_intel.enable_mediated_pmu=1",),
     ),
     Mutant(
         "reload-inverted",

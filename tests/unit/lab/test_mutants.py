@@ -9,6 +9,7 @@ import pytest
 
 from kvmtest.errors import UsageError
 from kvmtest.lab.mutants import MUTANTS, REPAIRS, UNCOVERED, Mutant, find
+from kvmtest.lab.parameters import Parameters
 from kvmtest.properties import PROPERTIES
 
 ALL = (*MUTANTS, *REPAIRS)
@@ -63,6 +64,13 @@ def test_every_property_of_entries_and_guests_owns_a_mutant() -> None:
     expected = {p.id for p in PROPERTIES if p.id.startswith(("vmx.entry.", "vmx.guest."))}
     owners = {m.owner for m in ALL}
     assert expected - owners == {"vmx.entry.toggled-back"}
+
+
+@each_mutant
+def test_parameters_are_of_modules_that_the_machine_loads(mutant: Mutant) -> None:
+    vendor = "kvm_amd" if mutant.owner.startswith("svm.") else "kvm_intel"
+    written = " ".join(mutant.parameters)
+    assert str(Parameters.parse(mutant.parameters, vendor)) == written
 
 
 @each_mutant

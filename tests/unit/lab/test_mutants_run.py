@@ -14,6 +14,7 @@ import pytest
 from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
+from kvmtest.errors import UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.judge import Verdict, claim, control
 from kvmtest.lab.mutants import run as module
@@ -182,3 +183,31 @@ def test_the_names_used_here_are_those_of_mutants() -> None:
 def test_a_mutant_of_another_machine_is_refused(capsys: Capture) -> None:
     assert main(["lab", "mutants", "--machine", "amd", "--only", NAMES[0]]) == 2
     assert f"{NAMES[0]} is one for --machine intel" in capsys.readouterr().err
+
+
+MEDIATED = find("mediated-not-reloaded")
+
+
+def test_a_mutant_of_a_line_that_the_kernel_has_not_is_left_out_unless_named() -> None:
+    assert MEDIATED.since == (7, 0)
+    for release, is_there in (
+        ("6.12.117+deb12-amd64", False),
+        ("6.99.1", False),
+        ("7.0-rc1", True),
+    ):
+        assert (MEDIATED in module._of_kernel(MUTANTS, release, [])) is is_there
+    assert len(module._of_kernel(MUTANTS, "6.12.117", [])) == len(MUTANTS) - 1
+    with pytest.raises(UsageError, match=r"is one for Linux 7\.0 and later, not 6\.12\.117"):
+        module._of_kernel([MEDIATED], "6.12.117", [MEDIATED.name])
+    assert module._of_kernel([MEDIATED], "7.3.4", [MEDIATED.name]) == [MEDIATED]
+
+
+def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant = replace(MEDIATED, since=(0, 0))
+    monkeypatch.setattr(module, "find", lambda _: mutant)
+    tree = str(bench.emulator.tree)
+    assert main(["lab", "mutants", "--kernel", tree, "--only", MEDIATED.name]) == 4
+    job = (bench.emulator.folder / "job").read_text()
+    assert '["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]' in job
