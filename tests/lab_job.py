@@ -8,6 +8,7 @@ from kvmtest.host.lab import VARIABLE
 from kvmtest.lab import payload
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import Outcome
+from kvmtest.lab.parameters import Parameters
 
 
 def run_inside(
@@ -21,7 +22,11 @@ def run_inside(
     return lab.run({**(files or {}), **payload.job(words, environment, commands)}, 600)
 
 
-def run_script_inside(lab: Lab, script: Path) -> None:
-    """Run a Python script inside; raises MachineFailed, with its last line, where it fails."""
-    files = {script.name: script.read_bytes()}
-    run_inside(lab, ["list"], files, [["/bin/python3", script.name]])
+def run_script_inside(lab: Lab, script: Path, parameters: Parameters | None = None) -> None:
+    """Run a Python script inside; raises MachineFailed, with its last line, where it fails.
+
+    KVM's modules get ``parameters`` before.
+    """
+    setting = parameters or Parameters(lab.emulator.modules[0])
+    files = {script.name: script.read_bytes(), **setting.files}
+    run_inside(lab, ["list"], files, [*setting.commands, ["/bin/python3", script.name]])

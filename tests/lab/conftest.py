@@ -1,7 +1,7 @@
 """The lab's tests boot a stock kernel for real; what they make stays in the user's cache.
 
-Where the lab can't start they are skipped, with KVMTEST_LAB_TESTS=required in the environment
-failed.
+Where the lab can't start they are skipped; with KVMTEST_LAB_TESTS=required in the environment they
+fail. With KVMTEST_LAB_TESTS=all, too, and those that boot further kernels are run.
 """
 
 import os
@@ -19,7 +19,7 @@ from kvmtest.lab.lab import Lab
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and os.environ.get("KVMTEST_LAB_TESTS") == "required":
+    if report.skipped and os.environ.get("KVMTEST_LAB_TESTS") in ("required", "all"):
         why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         report.outcome, report.longrepr = "failed", f"required, but {why}"
     return report
