@@ -14,7 +14,7 @@ from kvmtest.missing import Missing
 
 __all__ = ["PARAMETER", "mediated_pmu"]
 
-#: Of kvm_intel and kvm_amd. The kernel clears it at load where perf or the CPU does not do.
+#: Of kvm_intel and kvm_amd. KVM clears it at load where perf or the CPU lacks what it takes.
 PARAMETER = "enable_mediated_pmu"
 
 

@@ -1,10 +1,12 @@
 """Whether KVM gives guests the CPU's own counters is told by its module's parameter."""
 
+import json
 from pathlib import Path
 
 import pytest
 from stand_in import intel_host, write
 
+from kvmtest.cli import main
 from kvmtest.host.facts import host_facts
 from kvmtest.host.kvm_module import KvmModule
 from kvmtest.host.machine import Machine
@@ -21,6 +23,19 @@ def test_it_is_a_fact_of_the_host(tmp_path: Path, text: str, is_on: bool) -> Non
     tree = intel_host(tmp_path)
     write(tree, PARAMETER, f"{text}\n")
     assert host_facts(Machine(tree))["mediated_pmu"] is is_on
+
+
+@pytest.mark.parametrize(("text", "said"), [("Y", "on: guests get the CPU's own"), ("N", "off")])
+def test_doctor_tells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, PARAMETER, f"{text}\n")
+    assert main(["doctor", "--root", str(tmp_path)]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "mediated PMU" in line]
+    assert row.split("mediated PMU")[1].strip().startswith(said)
+    assert main(["doctor", "--json", "--root", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["host"]["mediated_pmu"] is (text == "Y")
 
 
 def test_it_is_of_the_vendor_module_whichever_that_is() -> None:
