@@ -1,6 +1,7 @@
 """kvmtest/lab/channel.py: what a machine says comes out the same however its bytes are cut."""
 
 import json
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.lab.channel import Channel, Received, Said, Told
+from kvmtest.lab.channel import _LONGEST_LINE, Channel, Received, Said, Told
 
 Event = Said | Told | Received
 
@@ -137,3 +138,30 @@ def test_what_is_not_complete_is_not_there_yet() -> None:
 
 def test_a_line_of_a_terminal_ends_without_its_carriage_return() -> None:
     assert heard(b"one\r\n") == [Said("one")]
+
+
+@given(st.lists(st.integers(0)))
+def test_a_line_that_never_ends_comes_in_pieces_the_same_however_it_is_cut(
+    places: list[int],
+) -> None:
+    endless = b"x" * (2 * _LONGEST_LINE + 5)
+    pieces = [Said("x" * _LONGEST_LINE)] * 2
+    assert heard(*cut(endless, places)) == pieces
+    assert heard(*cut(endless + b"\n", places)) == [*pieces, Said("x" * 5)]
+
+
+def test_a_flood_of_lines_takes_time_by_its_length_alone() -> None:
+    def seconds(lines: int) -> float:
+        began = time.thread_time()
+        assert len(heard(b"\n" * lines)) == lines
+        return time.thread_time() - began
+
+    # Eight times as many would take 64 times as long where each copies what comes after.
+    assert min(seconds(1 << 19) for _ in range(2)) < 24 * seconds(1 << 16)
+
+
+@pytest.mark.parametrize("size", [1 << 31, 10**30])
+def test_a_file_larger_than_any_is_not_waited_for(size: int) -> None:
+    assert heard(message(file="a", size=size), b"a line\n") == [
+        Told({"file": "a", "size": size}), Said("a line"),
+    ]  # fmt: skip
