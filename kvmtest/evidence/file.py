@@ -24,6 +24,10 @@ __all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_whole"]
 MOST = 32 * named_file.MIB
 
 
+# Of 256 bits: MSRs and counters have 64.
+_MOST_DIGITS = 78
+
+
 class EvidenceUnreadable(EnvironmentUnfit):
     """A file is no evidence that this version can read."""
 
@@ -70,7 +74,7 @@ def load(path: Path) -> Evidence:
 def loads(text: str, path: Path) -> Evidence:
     """Read the text of an evidence.json; errors call it ``path``. Raises EvidenceUnreadable."""
     try:
-        data = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        data = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         problem = f"not JSON, or cut short ({error})"
         raise EvidenceUnreadable(f"{path}: {problem}; copy it again, or run again") from None
@@ -83,6 +87,13 @@ def loads(text: str, path: Path) -> Evidence:
         raise EvidenceUnreadable(f"{path}: {what}; {advice}")
     _validate(data, path)
     return Evidence.from_dict(data)
+
+
+def _integer(text: str) -> int:
+    """Return a whole number; raises ValueError for one that overflows what is computed of it."""
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -23,6 +23,8 @@ FOLDER = Path("build/fuzz")
 HANGS_S = 20
 RSS_MB = 1536
 TAIL = 15
+INTERRUPTED = 72
+"""libFuzzer's exit status after a SIGINT: what was done until then counts."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _run(name: str, options: argparse.Namespace) -> Outcome:
     seconds = time.monotonic() - began
     said = done.stdout.decode(errors="replace")
     findings = sorted(str(path) for path in set(found.iterdir()) - before)
-    if done.returncode and not findings:
+    if done.returncode not in (0, INTERRUPTED) and not findings:
         findings = [f"exit status {done.returncode} without an input"]
     if findings:
         print(f"--- {name}", *said.splitlines()[-TAIL:], sep="\n", flush=True)

@@ -32,11 +32,16 @@ FILES = (
 )
 BREAK = b"\n--\n"
 
+_written: dict[str, bytes] = {}
+
 
 def parse(data: bytes) -> None:
     tree = Tree(scratch("host_files"))
     for name, content in zip(FILES, data.split(BREAK), strict=False):
-        tree.path(name).write_bytes(content)
+        # Most inputs differ in one file, and writing takes longer than reading.
+        if _written.get(name) != content:
+            tree.path(name).write_bytes(content)
+            _written[name] = content
     machine = Machine(tree)
     for facts in (machine_facts, host_facts, kernel_facts):
         facts(machine)
