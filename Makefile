@@ -9,8 +9,9 @@ SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*/*.[ch
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
 
 RUNS ?= 2000
+N ?= 1000
 
-.PHONY: run test lint bench sanitize fuzz wheel clean
+.PHONY: run test lint bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -34,6 +35,10 @@ fuzz: $(INSTALLED)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --runs $(RUNS) $(ARGS)
+
+# N: how many runs are killed; SEED: of the moments at which they are.
+chaos: $(INSTALLED)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --kills $(N) $(if $(SEED),--seed $(SEED))
 
 sanitize: $(INSTALLED)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh tests/sanitize.sh

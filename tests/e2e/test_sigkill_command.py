@@ -11,16 +11,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from sigkill import CHANGING, STARTING, UNDOING, StandIn, Way, forked
 from stand_in import KNOB, intel_host
-from test_sigkill import (
-    CHANGING,
-    STARTING,
-    UNDOING,
-    StandIn,
-    Way,
-    check_kills,
-    forked,
-)
+from test_sigkill import check_kills
 
 import kvmtest.run  # noqa: F401 - so that the victims need not import it
 from kvmtest.cli import main
