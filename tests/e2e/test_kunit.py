@@ -12,6 +12,7 @@ import pytest
 from evidence_strategies import RUNS
 from hypothesis import HealthCheck, given, settings
 from kunit import Kunit, parsers
+from stand_in import FIXED, UNFIXED, intel_host, run_kvmtest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, Result, load
@@ -102,3 +103,29 @@ def test_its_command_agrees_with_every_kind_of_run(kunits: list[Kunit], run: Evi
     for kunit in kunits:
         assert (kunit.status(ktap_of(run)) == 0) == (run.exit_status == 0)
         assert kunit.passes(ktap_of(run)) == (run.exit_status == 0)
+
+
+ONE = ["--only", "kernel.fix-present"]
+LEFT_OUT = ["--require", "host.knob-effective", "--", "-k", "kernel.fix"]
+
+
+@pytest.mark.parametrize(
+    ("btf", "words", "status"),
+    [
+        (FIXED, [], 0),
+        (UNFIXED, [], 1),
+        (b"junk", ONE, 4),
+        (UNFIXED, [*ONE, "--bisect"], 1),
+        (FIXED, LEFT_OUT, 3),
+    ],
+    ids=["decided", "failed", "nothing decided", "bisected", "left out"],
+)
+def test_it_agrees_with_the_process_of_a_run(
+    kunits: list[Kunit], tmp_path: Path, btf: bytes, words: list[str], status: int
+) -> None:
+    tree = intel_host(tmp_path / "host", btf=btf)
+    output = tmp_path / "out"
+    assert run_kvmtest("run", "--root", tree.root, "-o", output, *words).status == status
+    ktap = (output / "ktap.txt").read_text()
+    for kunit in kunits:
+        assert (kunit.status(ktap) == 0) == (status == 0)
