@@ -19,7 +19,7 @@ from pathlib import Path
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.interruption import Interruption
-from kvmtest.pytest_words import refuse
+from kvmtest.suite_words import refuse
 
 __all__ = ["main"]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kvmtest import cli
 from kvmtest.errors import UsageError
-from kvmtest.pytest_words import refuse
+from kvmtest.suite_words import refuse
 
 
 def run_options() -> set[str]:
