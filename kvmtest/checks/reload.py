@@ -40,7 +40,8 @@ def reload_for(need: str, machine: Machine, journal: "Journal") -> Missing | Non
     users = Census.of(machine.tree).users
     if users:
         named = ", ".join(map(str, users))
-        return Missing(f"{name} can't be reloaded: others use KVM: {named}", "stop them")
+        why = "others use KVM" if any(u.hypervisor == "KVM" for u in users) else "other VMs run"
+        return Missing(f"{name} can't be reloaded: {why}: {named}", "stop them")
     try:
         journal.reload_module(name, module.settable, changed)
     except JournalError as error:

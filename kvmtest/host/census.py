@@ -1,7 +1,8 @@
-"""Census of KVM users
-===================
+"""Census of VMs
+=============
 
-The processes that hold /dev/kvm, a VM or a vCPU open, found before anything on the host is changed.
+The processes that hold /dev/kvm, a VM or a vCPU open, or the device of another hypervisor that runs
+VMs on Linux, found before anything on the host is changed.
 """
 
 import os
@@ -20,12 +21,18 @@ __all__ = ["Census", "KvmUser"]
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 
 
+# Devices of hypervisors besides KVM, each of which has a process for each VM. VirtualBox opens the
+# first as root and the second for everybody else (SUPR0 of its support driver).
+_OTHERS = {"/dev/vboxdrv": "VirtualBox", "/dev/vboxdrvu": "VirtualBox", "/dev/vmmon": "VMware"}
+
+
 @dataclass(frozen=True, slots=True)
 class KvmUser:
     """One process and how many descriptors of VMs, vCPUs and /dev/kvm itself it holds.
 
     A VM or vCPU that was duplicated counts once for each descriptor. ``command`` is the command
-    line, empty where the process has ended or hides it.
+    line, empty where the process has ended or hides it. Where it holds the device of another
+    ``hypervisor`` than KVM, that counts as one VM.
     """
 
     pid: int
@@ -34,14 +41,17 @@ class KvmUser:
     vms: int
     vcpus: int
     devices: int
+    hypervisor: str = "KVM"
 
     def __str__(self) -> str:
+        if self.hypervisor != "KVM":
+            return f"{self.name} (pid {self.pid}, a VM of {self.hypervisor})"
         return f"{self.name} (pid {self.pid}, {self.vms} VMs, {self.vcpus} vCPUs)"
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """The other processes that use KVM, and what the look at them could not see.
+    """The other processes that use KVM or run VMs without it, and what could not be seen of them.
 
     ``unreadable`` are the processes whose descriptors this one may not list.
     """
@@ -78,7 +88,10 @@ def _pids(tree: Tree) -> list[int]:
 
 
 def _held(tree: Tree, pid: int) -> Counter[str]:
-    """Count what ``pid`` holds of KVM by kind: "device", "vm", "vcpu". Raises PermissionError."""
+    """Count what ``pid`` holds by kind: "device", "vm", "vcpu", or a hypervisor besides KVM.
+
+    Raises PermissionError.
+    """
     kinds = map(_kind, _open_files(tree.path(f"/proc/{pid}/fd")))
     return Counter(kind for kind in kinds if kind is not None)
 
@@ -96,7 +109,7 @@ def _open_files(folder: Path) -> Iterator[str]:
 
 
 def _kind(target: str) -> str | None:
-    """Return what a descriptor's link ``target`` is of KVM (virt/kvm/kvm_main.c), None if nothing.
+    """Return what a descriptor's link ``target`` is of KVM (virt/kvm/kvm_main.c) or its like.
 
     A vCPU's name carries its id: "anon_inode:kvm-vcpu:0".
     """
@@ -104,12 +117,15 @@ def _kind(target: str) -> str | None:
         return "vm"
     if target.startswith("anon_inode:kvm-vcpu"):
         return "vcpu"
-    return "device" if target == "/dev/kvm" else None
+    return "device" if target == "/dev/kvm" else _OTHERS.get(target)
 
 
 def _user(tree: Tree, pid: int, held: Counter[str]) -> KvmUser:
     name, command = _live_names(pid) if tree.is_live else _names(tree, pid)
-    return KvmUser(pid, name, command, held["vm"], held["vcpu"], held["device"])
+    others = sorted(held.keys() & set(_OTHERS.values()))
+    vms = held["vm"] + len(others)
+    by = " and ".join(["KVM"] * (held["vm"] > 0) + others) or "KVM"
+    return KvmUser(pid, name, command, vms, held["vcpu"], held["device"], by)
 
 
 def _live_names(pid: int) -> tuple[str, tuple[str, ...]]:

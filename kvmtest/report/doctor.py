@@ -180,7 +180,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     yield "Secure Boot", boot if isinstance(boot, Missing) else ("on" if boot else "off")
     others = [str(user) for user in machine.census.users]
     others += [f"unseen: {spot.what}" for spot in machine.census.blind_spots]
-    yield "others on /dev/kvm", "; ".join(others) or "nobody"
+    yield "other VMs, users of KVM", "; ".join(others) or "nobody"
 
 
 def _fix(machine: Machine) -> str:

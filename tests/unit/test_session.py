@@ -491,6 +491,18 @@ def test_a_machine_without_a_place_for_the_lock_is_unfit(tmp_path: Path) -> None
         session.decide(PROPERTY)
 
 
+@pytest.mark.parametrize(("device", "hypervisor"), [("vboxdrv", "VirtualBox"), ("vmmon", "VMware")])
+def test_a_session_does_not_begin_beside_vms_of_other_hypervisors(
+    tree: Tree, device: str, hypervisor: str
+) -> None:
+    write(tree, "/proc/77/comm", "headless\n")
+    tree.path("/proc/77/fd").mkdir()
+    tree.path("/proc/77/fd/3").symlink_to(f"/dev/{device}")
+    words = rf"other VMs run here: headless \(pid 77, a VM of {hypervisor}\)"
+    with pytest.raises(EnvironmentUnfit, match=words):
+        Session(Machine(tree)).begin()
+
+
 def test_a_session_does_not_begin_beside_other_vms(tree: Tree) -> None:
     machine = Machine(tree)
     other = KvmUser(pid=77, name="qemu", command=("qemu",), vms=1, vcpus=2, devices=1)

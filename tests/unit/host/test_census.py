@@ -56,7 +56,38 @@ def test_each_kind_of_descriptor_alone_makes_a_user(tmp_path: Path, target: str)
 
 
 @pytest.mark.parametrize(
-    "target", ["/dev/kvmfr0", "/tmp/kvm-vm", "anon_inode:kvm-stats", "/dev/kvm (deleted)", "x"]
+    ("target", "hypervisor"),
+    [
+        ("/dev/vboxdrv", "VirtualBox"),
+        ("/dev/vboxdrvu", "VirtualBox"),
+        ("/dev/vmmon", "VMware"),
+    ],
+)
+def test_a_vm_of_another_hypervisor_is_a_vm(tmp_path: Path, target: str, hypervisor: str) -> None:
+    process(tmp_path, 12, "/dev/null", target, target)
+    (user,) = Census.of(procfs(tmp_path)).users
+    assert (user.vms, user.vcpus, user.devices, user.hypervisor) == (1, 0, 0, hypervisor)
+    assert str(user) == f"qemu-system-x86 (pid 12, a VM of {hypervisor})"
+
+
+def test_a_process_may_run_vms_of_several_hypervisors(tmp_path: Path) -> None:
+    process(tmp_path, 12, "/dev/kvm", "anon_inode:kvm-vm", "/dev/vmmon")
+    (user,) = Census.of(procfs(tmp_path)).users
+    assert (user.vms, user.devices, user.hypervisor) == (2, 1, "KVM and VMware")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/dev/vboxnetctl",
+        "/dev/vboxguest",
+        "/dev/vmci",
+        "/dev/kvmfr0",
+        "/tmp/kvm-vm",
+        "anon_inode:kvm-stats",
+        "/dev/kvm (deleted)",
+        "x",
+    ],
 )
 def test_other_descriptors_make_none(tmp_path: Path, target: str) -> None:
     process(tmp_path, 1, target)
