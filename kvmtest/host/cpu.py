@@ -21,6 +21,9 @@ MAX_CPUS = 1 << 16
 
 _VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
 
+# CPUs of AMD's architecture: Hygon's are licensed from AMD, and Linux drives them as AMD's.
+_AMD_KIND = frozenset({"amd", "HygonGenuine"})
+
 
 class CpuListError(KvmtestError):
     """A text that should be a CPU list, such as ``0-3,8``, is none."""
@@ -53,6 +56,11 @@ class Cpu:
     vmx_features: frozenset[str]
     online: tuple[int, ...]
     possible: tuple[int, ...]
+
+    @property
+    def is_amd_kind(self) -> bool:
+        """Tell whether AMD's manual describes this CPU: SVM, and AMD's events and MSRs."""
+        return self.vendor in _AMD_KIND
 
     @property
     def under_hypervisor(self) -> bool:

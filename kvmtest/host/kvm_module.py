@@ -33,7 +33,8 @@ _CPUID_BIT = {"vmx": (1, 5), "svm": (0x80000001, 2)}
 # What modprobe can take as a parameter's value.
 _WORD = re.compile(r"[\w-]+", re.ASCII)
 
-_FIRMWARE_NAME = {"vmx": "Intel VT-x", "svm": "AMD SVM"}
+# What firmware setups call it; by vendors that are not named here, by the flag.
+_FIRMWARE_NAME = {("vmx", "intel"): "Intel VT-x", ("svm", "amd"): "AMD SVM"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,12 @@ def _why_none(tree: Tree, cpu: Cpu) -> Missing:
 
 def _why_no_flag(tree: Tree, cpu: Cpu, flag: str) -> Missing:
     """Return why the kernel shows no virtualisation ``flag`` for ``cpu``."""
+    name = _FIRMWARE_NAME.get((flag, cpu.vendor), f"virtualisation ({flag.upper()})")
+    turn_on = f"turn on {name} in the firmware setup"
     if _cpuid_has(tree, flag):
         return Missing(
             f"the CPU has {flag}, but the firmware or the kernel's command line disables it",
-            f"turn on {_FIRMWARE_NAME[flag]} in the firmware setup",
+            turn_on,
         )
     if cpu.under_hypervisor:
         return Missing(
@@ -172,7 +175,7 @@ def _why_no_flag(tree: Tree, cpu: Cpu, flag: str) -> Missing:
         )
     return Missing(
         f"the CPU shows no {flag}: it has none, or the firmware disables it",
-        f"turn on {_FIRMWARE_NAME[flag]} in the firmware setup",
+        turn_on,
     )
 
 

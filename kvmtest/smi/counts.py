@@ -117,7 +117,12 @@ def counts(machine: Machine) -> SmiCount | Missing:
     perf = _perf_count(machine)
     if not isinstance(perf, Missing):
         return perf
-    return Missing(f"nothing counts SMIs: {msrs.what}; {perf.what}", msrs.remedy or perf.remedy)
+    remedies = [msrs.remedy, perf.remedy]
+    cpu = machine.cpu
+    if not isinstance(cpu, Missing) and cpu.vendor != "intel":
+        remedies.reverse()  # Others have no MSR_SMI_COUNT, unless a hypervisor lends them one.
+    remedy = next(filter(None, remedies), "")
+    return Missing(f"nothing counts SMIs: {msrs.what}; {perf.what}", remedy)
 
 
 def event_name(machine: Machine) -> str | Missing:
@@ -125,7 +130,10 @@ def event_name(machine: Machine) -> str | Missing:
     cpu = machine.cpu
     if isinstance(cpu, Missing):
         return cpu
-    if cpu.vendor != "amd":
+    if not (cpu.is_amd_kind or cpu.vendor == "intel"):
+        what = f"no perf event is known that counts SMIs on CPUs of {cpu.vendor}"
+        return Missing(what, "run on an Intel or AMD CPU")
+    if not cpu.is_amd_kind:
         event = smi_event(machine.tree)
         return event if isinstance(event, Missing) else "msr/smi/"
     if isinstance(machine.pmus, Missing):

@@ -156,6 +156,25 @@ def test_built_in_modules_that_the_cpu_can_not_use_do_not_count(tmp_path: Path) 
     assert "no vmx" in missing(stand_in(tmp_path, files)).what
 
 
+@pytest.mark.parametrize(
+    ("vendor", "flag", "module"),
+    [
+        ("HygonGenuine", "svm", "kvm_amd"),
+        ("  Shanghai  ", "vmx", "kvm_intel"),
+        ("CentaurHauls", "vmx", "kvm_intel"),
+    ],
+)
+def test_other_makers_cpus_have_intel_s_or_amd_s_module(
+    tmp_path: Path, vendor: str, flag: str, module: str
+) -> None:
+    reason = missing(stand_in(tmp_path / "unloaded", cpuinfo(flag, vendor)))
+    assert reason.remedy == f"modprobe {module}"
+    files = cpuinfo(flag, vendor) | built_in("kvm_amd") | built_in("kvm_intel") | {"/dev/kvm": ""}
+    assert found(stand_in(tmp_path / "built-in", files)).name == module
+    off = missing(stand_in(tmp_path / "off", cpuinfo("", vendor)))
+    assert off.remedy == f"turn on virtualisation ({flag.upper()}) in the firmware setup"
+
+
 def test_a_vendor_that_kvm_does_not_know_is_named(tmp_path: Path) -> None:
     reason = missing(stand_in(tmp_path, cpuinfo("", "Vortex86 SoC")))
     assert "Vortex86 SoC" in reason.what

@@ -63,8 +63,8 @@ CPU = "/sys/bus/event_source/devices/cpu/type"
 SMI = "/sys/bus/event_source/devices/msr/events/smi"
 
 
-def amd(family: int) -> str:
-    return f"processor: 0\nvendor_id: AuthenticAMD\ncpu family: {family}\nflags: svm\n"
+def amd(family: int, vendor: str = "AuthenticAMD") -> str:
+    return f"processor: 0\nvendor_id: {vendor}\ncpu family: {family}\nflags: svm\n"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,7 @@ def amd(family: int) -> str:
     [
         ({SMI: "event=0x04", "/sys/bus/event_source/devices/msr/type": "9"}, "msr/smi/"),
         ({"/proc/cpuinfo": amd(25), CPU: "4"}, "cpu/event=0x2b/"),
+        ({"/proc/cpuinfo": amd(24, "HygonGenuine"), CPU: "4"}, "cpu/event=0x2b/"),
     ],
 )
 def test_each_vendor_has_an_event_of_its_own(
@@ -88,6 +89,8 @@ def test_each_vendor_has_an_event_of_its_own(
         ({}, "no perf PMU msr"),
         ({"/sys/bus/event_source/devices/msr/type": "9"}, "perf PMU msr has no smi event"),
         ({"/proc/cpuinfo": amd(21), CPU: "4"}, "ls_smi_rx is not in this CPU"),
+        ({"/proc/cpuinfo": amd(7, "  Shanghai  "), CPU: "4"}, "SMIs on CPUs of Shanghai"),
+        ({"/proc/cpuinfo": amd(7, "CentaurHauls"), CPU: "4"}, "SMIs on CPUs of CentaurHauls"),
         ({"/proc/cpuinfo": ""}, "describes no x86 CPU"),
     ],
 )
@@ -109,6 +112,16 @@ def test_without_the_msr_both_reasons_are_told(tmp_path: Path) -> None:
     assert missing.what.startswith("nothing counts SMIs: module msr is not loaded")
     assert missing.what.endswith("; a stand-in tree has no perf events")
     assert missing.remedy == "modprobe msr"
+
+
+@pytest.mark.parametrize("vendor", ["AuthenticAMD", "HygonGenuine", "  Shanghai  "])
+def test_nobody_but_intel_is_sent_after_intel_s_msr(tmp_path: Path, vendor: str) -> None:
+    tree = intel_host(tmp_path)
+    stand_in(tmp_path, {"/proc/cpuinfo": amd(24, vendor), "/dev/cpu/0/msr": b""})
+    missing = counts(Machine(tree))
+    assert isinstance(missing, Missing)
+    assert missing.remedy == "run on the machine itself"
+    assert "Intel" not in str(missing)
 
 
 def open_files() -> int:
