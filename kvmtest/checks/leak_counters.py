@@ -11,6 +11,7 @@ from typing import Protocol
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests import Guest, mailbox
 from kvmtest.host.machine import Machine
+from kvmtest.host.perf_pmus import core_pmu
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterGroup, find_event
 
@@ -53,9 +54,12 @@ class HostCounters:
         pmus = machine.pmus
         if isinstance(pmus, Missing):
             raise EnvironmentUnfit(str(pmus))
-        pmu = next((p.name for p in pmus if p.cpus is None or cpu in p.cpus), pmus[0].name)
+        pmu = core_pmu(pmus, cpu)
+        if isinstance(pmu, Missing):
+            raise EnvironmentUnfit(str(pmu))
         kernel, user = (
-            [f"{pmu}/{event}/{mode}G" for event in ("instructions", "cpu-cycles")] for mode in "ku"
+            [f"{pmu.name}/{event}/{mode}G" for event in ("instructions", "cpu-cycles")]
+            for mode in "ku"
         )
         self._instructions = kernel[0]
         # The guest runs in kernel mode alone.

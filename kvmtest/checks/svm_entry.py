@@ -7,7 +7,7 @@ svm.flag-never: SVM has no host-owned DEBUGCTL bit, so that no entry is told to 
 import os
 
 from kvmtest.guests import real_guest
-from kvmtest.host.freeze_knob import PATHS
+from kvmtest.host.freeze_knob import paths
 from kvmtest.host.kernel import module_btf
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_DEBUGCTL
@@ -127,5 +127,5 @@ def _no_knob(machine: Machine, system: System) -> Observations:
             debugctl = msr.read(IA32_DEBUGCTL, cpu)
             what = f"bit 14 of CPU {cpu}'s MSR 0x1d9 on AMD"
             yield claim("hostmsr", what, freeze_bit(debugctl), 0, debugctl=hex(debugctl))
-    there = [path for path in PATHS if machine.tree.exists(path)]
+    there = paths(machine.tree)
     yield claim("hostmsr", "freeze_on_smi in sysfs on AMD", ", ".join(there) or "none", "none")

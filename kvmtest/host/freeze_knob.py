@@ -6,18 +6,23 @@ The sysfs attribute that sets IA32_DEBUGCTL.FREEZE_WHILE_SMM on every CPU
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from kvmtest.errors import KvmtestError
 from kvmtest.host.cpu import Cpu
-from kvmtest.host.perf_pmus import HARDWARE_PMUS, hardware_pmu
+from kvmtest.host.perf_pmus import CORE_NAMES, DEVICES, hardware_pmu
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
-__all__ = ["PATHS", "Journal", "Knob", "KnobError", "find"]
+__all__ = ["PATHS", "Journal", "Knob", "KnobError", "find", "paths"]
 
-# A hybrid part shows two of them; both are views of one value for the whole machine.
-PATHS = tuple(f"/sys/devices/{pmu}/freeze_on_smi" for pmu in HARDWARE_PMUS)
+#: Where the first kernels with it show it. Each PMU of the cores does, whatever its name; all are
+#: views of one value for the whole machine.
+PATHS = tuple(f"/sys/devices/{pmu}/freeze_on_smi" for pmu in CORE_NAMES)
+
+_NAME = "freeze_on_smi"
+_PATTERNS = (f"/sys/devices/*/{_NAME}", f"{DEVICES}/*/{_NAME}")
 
 
 class KnobError(KvmtestError):
@@ -72,11 +77,26 @@ class Knob:
         return int(text)
 
 
+def paths(tree: Tree) -> tuple[str, ...]:
+    """Return where the attribute stands, whatever the PMU is called, each place once.
+
+    Those of PATHS come first, in that order.
+    """
+    found: dict[Path, str] = {}
+    for path in (path for pattern in _PATTERNS for path in tree.glob(pattern)):
+        # The bus's folders are links to the devices'.
+        found.setdefault(path.resolve(), f"/{path.relative_to(tree.root)}")
+    return tuple(sorted(found.values(), key=_rank))
+
+
+def _rank(path: str) -> tuple[int, str]:
+    return PATHS.index(path) if path in PATHS else len(PATHS), path
+
+
 def find(tree: Tree, cpu: Cpu | Missing | None = None) -> Knob | Missing:
     """Find the knob, or say why this machine has none; pass ``cpu`` where it is already known."""
-    paths = tuple(path for path in PATHS if tree.exists(path))
-    if paths:
-        return Knob(tree, paths)
+    if there := paths(tree):
+        return Knob(tree, there)
     if cpu is None:
         cpu = Cpu.of(tree)
     return cpu if isinstance(cpu, Missing) else _why_none(tree, cpu)
@@ -84,10 +104,16 @@ def find(tree: Tree, cpu: Cpu | Missing | None = None) -> Knob | Missing:
 
 def _why_none(tree: Tree, cpu: Cpu) -> Missing:
     """Return why the kernel shows no freeze_on_smi for ``cpu``."""
-    if cpu.vendor != "intel":
+    if cpu.is_amd_kind:
         vendor = {"amd": "AMD"}.get(cpu.vendor, cpu.vendor)
         return Missing(
             f"{vendor} CPUs have no FREEZE_WHILE_SMM bit, so there is no freeze_on_smi",
+            "run on an Intel CPU",
+        )
+    if cpu.vendor != "intel":
+        return Missing(
+            f"Linux drives FREEZE_WHILE_SMM on Intel CPUs alone, not on those of {cpu.vendor}, so "
+            "there is no freeze_on_smi",
             "run on an Intel CPU",
         )
     pmu = hardware_pmu(tree, cpu)

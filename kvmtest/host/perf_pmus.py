@@ -10,24 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kvmtest.host.cpu import Cpu, CpuListError, cpuid, parse_cpu_list
+from kvmtest.host.kernel import read_config
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 __all__ = [
-    "HARDWARE_PMUS",
+    "CORE_NAMES",
     "Pmu",
+    "core_pmu",
     "hardware_pmu",
     "is_hybrid",
     "nmi_watchdog",
     "perf_event_paranoid",
     "pmu_names",
     "smi_event",
+    "watchdog_counts",
 ]
 
 DEVICES = "/sys/bus/event_source/devices"
 
-# The PMUs of the cores themselves: one, or one per kind of core on a hybrid part.
-HARDWARE_PMUS = ("cpu", "cpu_core", "cpu_atom")
+# What the first kernels call the PMUs of the cores. There are others: sysfs tells which.
+CORE_NAMES = ("cpu", "cpu_core", "cpu_atom")
+
+# PERF_TYPE_RAW (include/uapi/linux/perf_event.h): the type of "cpu", and of a hybrid CPU's big
+# cores; other PMUs have numbers above those of this header.
+_RAW = 4
 
 # Files beside an event that qualify it and are no event of their own.
 _EVENT_QUALIFIERS = (".unit", ".scale", ".snapshot", ".per-pkg")
@@ -40,6 +47,7 @@ class Pmu:
     ``type`` goes into ``perf_event_attr.type``. ``format`` maps a term to its bits, such as "event"
     to "config:0-7"; ``events`` maps a name to its terms, such as "smi" to "event=0x04". ``cpus``
     are the CPUs it counts on, or opens on if uncore; None where it names none, which means all.
+    ``is_kind_of_core`` tells that it is one of several kinds of core.
     """
 
     name: str
@@ -47,11 +55,17 @@ class Pmu:
     format: Mapping[str, str]
     events: Mapping[str, str]
     cpus: tuple[int, ...] | None
+    is_kind_of_core: bool = False
 
     @property
     def is_hardware(self) -> bool:
-        """Tell whether it is a PMU of the CPU cores."""
-        return self.name in HARDWARE_PMUS
+        """Tell whether it is a PMU of the CPU cores.
+
+        One for each kind of core has a file ``cpus`` (intel_hybrid_get_attr_cpus,
+        arch/x86/events/intel/core.c), the one of cores that are all alike has not; PMUs outside the
+        cores have ``cpumask``.
+        """
+        return self.is_kind_of_core or self.type == _RAW or self.name in CORE_NAMES
 
     @classmethod
     def of(cls, tree: Tree, name: str) -> "Pmu | Missing":
@@ -67,6 +81,7 @@ class Pmu:
             format=_texts(tree, f"{DEVICES}/{name}/format"),
             events=_texts(tree, f"{DEVICES}/{name}/events", _EVENT_QUALIFIERS),
             cpus=_cpus(tree, name),
+            is_kind_of_core=name in CORE_NAMES[1:] or tree.exists(f"{DEVICES}/{name}/cpus"),
         )
 
 
@@ -79,10 +94,32 @@ def pmu_names(tree: Tree) -> tuple[str, ...]:
 
 
 def hardware_pmu(tree: Tree, cpu: Cpu | Missing | None = None) -> tuple[Pmu, ...] | Missing:
-    """Return the PMU of the CPU cores, one for each kind of core; pass ``cpu`` where known."""
-    found = (Pmu.of(tree, name) for name in HARDWARE_PMUS if tree.exists(f"{DEVICES}/{name}"))
-    pmus = tuple(pmu for pmu in found if isinstance(pmu, Pmu))
+    """Return the PMU of the CPU cores, one for each kind of core; pass ``cpu`` where known.
+
+    Kinds of core that no CPU online is of have one too, whose ``cpus`` are empty.
+    """
+    found = (Pmu.of(tree, name) for name in pmu_names(tree) if _may_be_of_cores(tree, name))
+    cores = [pmu for pmu in found if isinstance(pmu, Pmu) and pmu.is_hardware]
+    # The big cores' first, which has the lowest number.
+    pmus = tuple(sorted(cores, key=lambda pmu: pmu.type))
     return pmus or _why_no_hardware_pmu(tree, Cpu.of(tree) if cpu is None else cpu)
+
+
+def _may_be_of_cores(tree: Tree, name: str) -> bool:
+    """Tell whether a PMU has no cpumask: of hundreds those outside the cores are left unread."""
+    return not tree.exists(f"{DEVICES}/{name}/cpumask")
+
+
+def core_pmu(pmus: Sequence[Pmu], cpu: int) -> Pmu | Missing:
+    """Return which of the cores' PMUs counts on ``cpu``."""
+    for pmu in pmus:
+        if pmu.cpus is None or cpu in pmu.cpus:
+            return pmu
+    names = ", ".join(pmu.name for pmu in pmus)
+    return Missing(
+        f"no PMU counts on CPU {cpu} (there are {names})",
+        "read the line 'Performance Events:' of the kernel log",
+    )
 
 
 def is_hybrid(tree: Tree, cores: Sequence[Pmu]) -> bool:
@@ -93,7 +130,7 @@ def is_hybrid(tree: Tree, cores: Sequence[Pmu]) -> bool:
     """
     leaf = cpuid(tree, 7)
     flagged = not isinstance(leaf, Missing) and bool(leaf.edx >> 15 & 1)
-    return flagged or any(pmu.cpus is not None for pmu in cores)
+    return flagged or any(pmu.is_kind_of_core for pmu in cores)
 
 
 def smi_event(tree: Tree) -> str | Missing:
@@ -104,7 +141,7 @@ def smi_event(tree: Tree) -> str | Missing:
     if "smi" not in msr.events:
         return Missing(
             "perf PMU msr has no smi event (the kernel knows no SMI count for this CPU model)",
-            "count SMIs with MSR 0x34 (modprobe msr) on an Intel CPU",
+            "count SMIs with MSR 0x34 (modprobe msr)",
         )
     return msr.events["smi"]
 
@@ -119,11 +156,23 @@ def perf_event_paranoid(tree: Tree) -> int | Missing:
 
 
 def nmi_watchdog(tree: Tree) -> bool | Missing:
-    """Tell whether the NMI watchdog is on: it takes one hardware counter of every CPU."""
+    """Tell whether the hard lockup detector is on; :func:`watchdog_counts` is about its counter."""
     text = tree.read("/proc/sys/kernel/nmi_watchdog")
     if text not in {"0", "1"}:
         return Missing("/proc/sys/kernel/nmi_watchdog is absent: this kernel has no NMI watchdog")
     return text == "1"
+
+
+def watchdog_counts(tree: Tree) -> bool:
+    """Tell whether the NMI watchdog takes one hardware counter of every CPU.
+
+    A kernel that has CPUs watch each other (CONFIG_HARDLOCKUP_DETECTOR_BUDDY) takes none for it,
+    and the same sysctl switches that (kernel/watchdog.c).
+    """
+    if nmi_watchdog(tree) is not True:
+        return False
+    config = read_config(tree, tree.read("/proc/sys/kernel/osrelease") or "")
+    return isinstance(config, Missing) or config.get("HARDLOCKUP_DETECTOR_BUDDY") != "y"
 
 
 def _why_no_hardware_pmu(tree: Tree, cpu: Cpu | Missing) -> Missing:
@@ -162,9 +211,13 @@ def _texts(tree: Tree, folder: str, leave_out: tuple[str, ...] = ()) -> dict[str
 
 
 def _cpus(tree: Tree, name: str) -> tuple[int, ...] | None:
-    """Return the CPUs of PMU ``name``: file cpus for a kind of core, cpumask for an uncore."""
-    text = tree.read(f"{DEVICES}/{name}/cpus") or tree.read(f"{DEVICES}/{name}/cpumask")
+    """Return the CPUs of PMU ``name``: file cpus for a kind of core, cpumask for an uncore.
+
+    None of a kind of core need be online; a list that is damaged names no CPU for certain.
+    """
+    texts = (tree.read(f"{DEVICES}/{name}/{file}") for file in ("cpus", "cpumask"))
+    text = next((text for text in texts if text is not None), None)
     try:
-        return parse_cpu_list(text) if text else None
+        return parse_cpu_list(text) if text is not None else None
     except CpuListError:
-        return None
+        return ()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import HARDWARE_PMUS, Pmu, hardware_pmu, pmu_names
+from kvmtest.host.perf_pmus import CORE_NAMES, Pmu, hardware_pmu, pmu_names
 from kvmtest.host.tracing import TRACING
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
@@ -44,7 +44,7 @@ def _pmu(tree: Tree, terms: PmuTerms, known: Sequence[Pmu]) -> Pmu:
     if isinstance(pmu, Pmu):
         return pmu
     cores = hardware_pmu(tree)
-    if terms.pmu in HARDWARE_PMUS and isinstance(cores, Missing):
+    if terms.pmu in CORE_NAMES and isinstance(cores, Missing):
         raise CounterError(terms.text, cores)
     there = listed(terms.pmu, pmu_names(tree))
     raise UsageError(f"{terms.text}: {pmu.what}; there are: {there}")

@@ -12,10 +12,10 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.kvm_module import KvmModule
 from kvmtest.host.mediated_pmu import PARAMETER, mediated_pmu
 from kvmtest.host.perf_pmus import (
-    HARDWARE_PMUS,
+    CORE_NAMES,
     hardware_pmu,
-    nmi_watchdog,
     perf_event_paranoid,
+    watchdog_counts,
 )
 from kvmtest.host.security import lockdown
 from kvmtest.host.tree import Tree
@@ -24,9 +24,6 @@ from kvmtest.missing import Missing
 from .event import Event
 
 __all__ = ["CounterError", "not_counted", "not_opened", "tracepoints_hidden"]
-
-# Each counts on one kind of core alone.
-HYBRID_PMUS = ("cpu_core", "cpu_atom")
 
 
 class CounterError(EnvironmentUnfit):
@@ -61,14 +58,21 @@ def not_counted(
     else:
         what = f"the group was multiplexed: it counted {running_ns} ns of {enabled_ns}"
     remedies = ["end other perf sessions"]
-    if nmi_watchdog(tree) is True:
+    if watchdog_counts(tree):
         remedies.append("sysctl kernel.nmi_watchdog=0 (it takes a counter)")
-    for pmu in sorted({event.pmu for event in events} & set(HYBRID_PMUS)):
+    for pmu in sorted({event.pmu for event in events} & _kinds_of_core(tree)):
         remedies.append(f"keep the thread on the CPUs of {pmu}")
     if cpu is not None:
         remedies.append(f"keep the thread on CPU {cpu}")
     missing = Missing(what, ", ".join([*remedies, "or count fewer events at once"]))
     return CounterError(", ".join(event.name for event in events), missing)
+
+
+def _kinds_of_core(tree: Tree) -> set[str]:
+    """Return the PMUs that count on one kind of core alone."""
+    cores = hardware_pmu(tree)
+    found = () if isinstance(cores, Missing) else cores
+    return {*CORE_NAMES[1:], *(pmu.name for pmu in found if pmu.is_kind_of_core)}
 
 
 def tracepoints_hidden(tree: Tree) -> Missing:
@@ -103,7 +107,7 @@ def _forbidden(tree: Tree, event: Event) -> Missing:
 
 
 def _is_of_cores(event: Event) -> bool:
-    return event.pmu in ("hardware", *HARDWARE_PMUS)
+    return event.pmu in ("hardware", *CORE_NAMES)
 
 
 def _unknown(tree: Tree, event: Event) -> Missing:
@@ -135,7 +139,7 @@ def _invalid(tree: Tree, event: Event) -> Missing:
 
 
 def _busy(tree: Tree, event: Event) -> Missing:
-    if nmi_watchdog(tree) is True:
+    if watchdog_counts(tree):
         return Missing("its counter is taken", "sysctl kernel.nmi_watchdog=0 (it takes a counter)")
     return Missing("its counter is taken", "end other perf sessions")
 

@@ -59,6 +59,24 @@ def test_a_hybrid_part_has_two_views_of_one_value(tmp_path: Path) -> None:
     assert knob.value() == 1
 
 
+def test_it_is_found_wherever_a_pmu_shows_it(tmp_path: Path) -> None:
+    names = ("cpu_atom", "cpu_core", "cpu_lowpower", "another")
+    tree = stand_in(tmp_path, {f"/sys/devices/{name}/freeze_on_smi": "1\n" for name in names})
+    bus = tree.path(DEVICES)
+    bus.mkdir(parents=True)
+    for name in names:
+        (bus / name).symlink_to(f"../../../devices/{name}")
+    knob = found(tree)
+    places = ("cpu_core", "cpu_atom", "another", "cpu_lowpower")
+    assert knob.paths == tuple(f"/sys/devices/{name}/freeze_on_smi" for name in places)
+    assert knob.value() == 1
+
+
+def test_a_pmu_that_the_bus_alone_shows_is_enough(tmp_path: Path) -> None:
+    path = f"{DEVICES}/cpu_lowpower/freeze_on_smi"
+    assert found(stand_in(tmp_path, {path: "0\n"})).paths == (path,)
+
+
 def test_views_that_disagree_are_an_error(tmp_path: Path) -> None:
     knob = found(stand_in(tmp_path, {PATHS[1]: "1\n", PATHS[2]: "0\n"}))
     with pytest.raises(KnobError, match="disagree"):
@@ -91,6 +109,11 @@ def test_a_value_that_the_kernel_refuses_is_never_written(tmp_path: Path) -> Non
     [
         (cpuinfo("AuthenticAMD", "svm") | SOFTWARE, "AMD CPUs have no FREEZE_WHILE_SMM bit"),
         (cpuinfo("HygonGenuine", "svm") | SOFTWARE, "HygonGenuine CPUs have no FREEZE_WHILE"),
+        (
+            cpuinfo("  Shanghai  ", "vmx") | SOFTWARE,
+            "on Intel CPUs alone, not on those of Shanghai",
+        ),
+        (cpuinfo("CentaurHauls", "vmx") | SOFTWARE, "not on those of CentaurHauls"),
         (cpuinfo("GenuineIntel", "vmx hypervisor") | SOFTWARE, "this virtual machine has no PMU"),
         (cpuinfo("GenuineIntel", "vmx") | SOFTWARE, "drives no PMU of this CPU"),
         (cpuinfo("GenuineIntel", "vmx"), "perf is not in this kernel"),

@@ -7,11 +7,14 @@ from stand_in import stand_in
 
 from kvmtest.host.perf_pmus import (
     Pmu,
+    core_pmu,
     hardware_pmu,
+    is_hybrid,
     nmi_watchdog,
     perf_event_paranoid,
     pmu_names,
     smi_event,
+    watchdog_counts,
 )
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
@@ -60,6 +63,69 @@ def test_a_hybrid_part_has_a_pmu_for_each_kind_of_core(tmp_path: Path) -> None:
     assert not isinstance(pmus, Missing)
     assert [(pmu.name, pmu.type) for pmu in pmus] == [("cpu_core", 4), ("cpu_atom", 10)]
     assert pmus[1].cpus == tuple(range(16, 24))
+
+
+ARROW_LAKE_H = {
+    f"{DEVICES}/cpu_core/type": "4\n",
+    f"{DEVICES}/cpu_core/cpus": "0-5\n",
+    f"{DEVICES}/cpu_atom/type": "10\n",
+    f"{DEVICES}/cpu_atom/cpus": "6-13\n",
+    f"{DEVICES}/cpu_lowpower/type": "11\n",
+    f"{DEVICES}/cpu_lowpower/cpus": "14-15\n",
+    f"{DEVICES}/cpu_clock/type": "8\n",
+    f"{DEVICES}/uncore_imc/type": "20\n",
+    f"{DEVICES}/uncore_imc/cpumask": "0\n",
+    f"{DEVICES}/cstate_core/type": "21\n",
+    f"{DEVICES}/cstate_core/cpumask": "0-15\n",
+    f"{DEVICES}/intel_pt/type": "12\n",
+    f"{DEVICES}/intel_bts/type": "13\n",
+}
+
+
+def cores(tree: Tree) -> tuple[Pmu, ...]:
+    pmus = hardware_pmu(tree)
+    assert not isinstance(pmus, Missing), pmus
+    return pmus
+
+
+def test_kinds_of_core_are_known_by_their_cpus_and_not_by_their_names(tmp_path: Path) -> None:
+    pmus = cores(stand_in(tmp_path, ARROW_LAKE_H))
+    assert [pmu.name for pmu in pmus] == ["cpu_core", "cpu_atom", "cpu_lowpower"]
+    by_cpu = {cpu: core_pmu(pmus, cpu) for cpu in (0, 5, 6, 13, 14, 15)}
+    names = [pmu.name for pmu in by_cpu.values() if isinstance(pmu, Pmu)]
+    assert names == [pmu.name for pmu in pmus for _ in range(2)]
+
+
+def test_a_kind_of_core_that_nobody_has_named_yet_is_found(tmp_path: Path) -> None:
+    files = {
+        f"{DEVICES}/cpu_core/type": "4\n",
+        f"{DEVICES}/cpu_core/cpus": "0-3\n",
+        f"{DEVICES}/neutrino/type": "30\n",
+        f"{DEVICES}/neutrino/cpus": "4-5\n",
+    }
+    pmus = cores(stand_in(tmp_path, files))
+    pmu = core_pmu(pmus, 4)
+    assert isinstance(pmu, Pmu)
+    assert (pmu.name, pmu.is_hardware, pmu.is_kind_of_core) == ("neutrino", True, True)
+    assert is_hybrid(Tree(tmp_path), pmus)
+
+
+def test_cores_that_are_all_alike_are_no_kinds(tmp_path: Path) -> None:
+    tree = stand_in(tmp_path, CPU | UNCORE)
+    assert not is_hybrid(tree, cores(tree))
+    pmu = core_pmu(cores(tree), 4095)
+    assert isinstance(pmu, Pmu)
+    assert pmu.name == "cpu"
+
+
+@pytest.mark.parametrize("online", ["", "\n", "many\n"])
+def test_a_kind_of_which_no_cpu_is_known_counts_on_none(tmp_path: Path, online: str) -> None:
+    files = ARROW_LAKE_H | {f"{DEVICES}/cpu_lowpower/cpus": online}
+    pmus = cores(stand_in(tmp_path, files))
+    assert pmus[2].cpus == ()
+    missing = core_pmu(pmus, 15)
+    assert isinstance(missing, Missing)
+    assert missing.what == "no PMU counts on CPU 15 (there are cpu_core, cpu_atom, cpu_lowpower)"
 
 
 def test_an_uncore_pmu_has_its_cpumask_and_only_real_events(tmp_path: Path) -> None:
@@ -120,6 +186,27 @@ def test_perf_event_paranoid_is_a_number(tmp_path: Path, level: int) -> None:
 def test_the_nmi_watchdog_is_on_or_off(tmp_path: Path, on: bool) -> None:
     tree = stand_in(tmp_path, {"/proc/sys/kernel/nmi_watchdog": f"{on:d}\n"})
     assert nmi_watchdog(tree) is on
+
+
+@pytest.mark.parametrize(
+    ("on", "config", "counts"),
+    [
+        ("1", "CONFIG_HARDLOCKUP_DETECTOR_PERF=y\n", True),
+        ("1", "", True),
+        ("1", "CONFIG_HARDLOCKUP_DETECTOR_BUDDY=y\n", False),
+        ("0", "CONFIG_HARDLOCKUP_DETECTOR_PERF=y\n", False),
+    ],
+)
+def test_the_watchdog_takes_a_counter_only_where_perf_serves_it(
+    tmp_path: Path, on: str, config: str, counts: bool
+) -> None:
+    files = {
+        "/proc/sys/kernel/nmi_watchdog": f"{on}\n",
+        "/proc/sys/kernel/osrelease": "6.12.1\n",
+        "/boot/config-6.12.1": config,
+    }
+    assert watchdog_counts(stand_in(tmp_path, files)) is counts
+    assert not watchdog_counts(Tree(tmp_path / "empty"))
 
 
 def test_absent_sysctls_are_missing(tmp_path: Path) -> None:
