@@ -41,7 +41,7 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
         yield from _views(guest, "")
         knob = context.machine.knob
         if isinstance(knob, Missing):
-            yield measure("guest", "the host-owned bit to hide", f"not to be had ({knob.what})")
+            yield measure("guest", "the host-owned bit to hide", f"none here ({knob.what})")
             return
         for value in (0, 1, 0):
             knob.set(context.journal, value)
@@ -97,7 +97,7 @@ def _host_bit(context: Context, value: int) -> Iterator[Reading]:
     msr = context.machine.msr
     if isinstance(msr, Missing):
         what = f"the host's bit 14 with freeze_on_smi={value}"
-        yield control("guest", what, f"not to be seen ({msr.what})", str(value), msr.remedy)
+        yield control("guest", what, f"not visible ({msr.what})", str(value), msr.remedy)
         return
     remedy = "run where the knob reaches the MSR (see host.knob-effective)"
     for cpu, debugctl in msr.read_all(IA32_DEBUGCTL).items():

@@ -5,13 +5,17 @@ What a property or a witness needs of the machine, as a table of questions; the 
 what is missing, or None. ``kvmtest doctor``, SKIP reasons and ``--require feature:NAME`` share it.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from errno import errorcode
 
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.census import Census
 from kvmtest.host.kernel import Kernel
+from kvmtest.host.kvm_module import KvmModule
 from kvmtest.host.lab import VARIABLE, Lab
 from kvmtest.host.machine import Machine
 from kvmtest.host.mediated_pmu import PARAMETER
@@ -21,7 +25,8 @@ from kvmtest.host.msr import (
     MsrError,
 )
 from kvmtest.host.perf_pmus import is_hybrid
-from kvmtest.kvm import System
+from kvmtest.host.tracing import TRACING, hidden
+from kvmtest.kvm import KvmUnavailable, System
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
 from kvmtest.smi import choose
@@ -33,19 +38,71 @@ NO_CHECK = Missing(f"kvmtest {__version__} has no check for it yet", "use a late
 
 NO_LAB = "run on a real machine"
 
+STAND_IN = Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
+#: KVM_MINOR (include/linux/miscdevice.h).
+MAKE_NODE = "mknod /dev/kvm c 10 232"
+
 
 def kvm(machine: Machine) -> Missing | None:
-    """/dev/kvm opens for this process."""
+    """/dev/kvm opens for this process, and is KVM's."""
     path = machine.tree.path("/dev/kvm")
-    if not machine.tree.is_live:
-        return Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
-    if not path.exists():
-        module = machine.kvm_module
-        why = module if isinstance(module, Missing) else Missing("load the module")
-        return Missing("there is no /dev/kvm", str(why))
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        return Missing("no permission for /dev/kvm", "run as root, or join the group that owns it")
-    return None
+    if not machine.tree.is_live and path.is_file():
+        return STAND_IN
+    try:
+        System(path).close()
+    except KvmUnavailable as error:
+        return _why_no_kvm(machine, error)
+    return None if machine.tree.is_live else STAND_IN
+
+
+def _why_no_kvm(machine: Machine, error: KvmUnavailable) -> Missing:
+    """Return what /dev/kvm's refusal to open means here."""
+    number, module = error.errno, machine.kvm_module
+    if number in _NO_DRIVER:
+        return _no_kvm_behind(module, number)
+    if number == 0:
+        return Missing(str(error), f"as root: rm /dev/kvm; {MAKE_NODE}")
+    refusal = f"/dev/kvm does not open ({errorcode.get(number, number)})"
+    if number == errno.EACCES and os.geteuid():
+        remedy = "run as root, or join the group that owns it"
+        return Missing("no permission for /dev/kvm", remedy)
+    why, remedy = _REFUSALS.get(number, (os.strerror(number), "read the kernel log"))
+    return Missing(f"{refusal}: {why}", remedy)
+
+
+#: What a node says that is not there, or has no driver.
+_NO_DRIVER = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+_REFUSALS = {
+    errno.EACCES: (
+        "a user namespace or a security module forbids it to root",
+        "run outside the container, or allow it in SELinux's or AppArmor's policy",
+    ),
+    errno.EPERM: (
+        "the container's device rules forbid it",
+        "start the container with --device /dev/kvm",
+    ),
+    errno.EBUSY: ("another hypervisor holds the CPU's virtualisation", "stop it"),
+    errno.EMFILE: ("too many files are open", "raise the limit of open files (ulimit -n)"),
+}
+
+
+def _no_kvm_behind(module: KvmModule | Missing, number: int) -> Missing:
+    """Return why there is no /dev/kvm, or no KVM behind it."""
+    is_there = number != errno.ENOENT
+    what = (
+        f"no KVM stands behind /dev/kvm ({errorcode[number]})"
+        if is_there
+        else "there is no /dev/kvm"
+    )
+    if isinstance(module, Missing):
+        return Missing(f"{what}: {module.what}", module.remedy)
+    if is_there:
+        why = f"{what} although {module.name} runs: the node is of another device"
+        return Missing(why, f"as root: rm /dev/kvm; {MAKE_NODE}")
+    return Missing(
+        f"{what} although {module.name} runs: a container has only the devices that it is given",
+        f"start the container with --device /dev/kvm, or as root: {MAKE_NODE}",
+    )
 
 
 def _vendor_module(wanted: str, hosts: str) -> Callable[[Machine], Missing | None]:
@@ -71,12 +128,24 @@ def _enabled(machine: Machine, parameter: str) -> bool | Missing:
     return on
 
 
+def _is_built_in(machine: Machine) -> bool:
+    module = machine.kvm_module
+    return not isinstance(module, Missing) and module.built_in
+
+
+def _setting(machine: Machine, setting: str) -> str:
+    """Return how the vendor module in use gets a parameter."""
+    module = machine.kvm_module
+    name = "kvm_intel" if isinstance(module, Missing) else module.name
+    return f"boot with {name}.{setting}" if _is_built_in(machine) else f"load {name} with {setting}"
+
+
 def nested(machine: Machine) -> Missing | None:
     """Nested virtualisation is on."""
     on = _enabled(machine, "nested")
     if isinstance(on, Missing):
         return on
-    return None if on else Missing("nested virtualisation is off", "load kvm_intel with nested=1")
+    return None if on else Missing("nested virtualisation is off", _setting(machine, "nested=1"))
 
 
 def no_unrestricted_guest(machine: Machine) -> Missing | None:
@@ -84,8 +153,11 @@ def no_unrestricted_guest(machine: Machine) -> Missing | None:
     on = _enabled(machine, "unrestricted_guest")
     if isinstance(on, Missing):
         return on
-    remedy = "use --reload-modules, or load kvm_intel with unrestricted_guest=0"
-    return Missing("unrestricted guest is on, so KVM does not emulate", remedy) if on else None
+    if not on:
+        return None
+    reload = "" if _is_built_in(machine) else "use --reload-modules, or "
+    remedy = f"{reload}{_setting(machine, 'unrestricted_guest=0')}"
+    return Missing("unrestricted guest is on, so KVM does not emulate", remedy)
 
 
 def tdx(machine: Machine) -> Missing | None:
@@ -96,7 +168,7 @@ def tdx(machine: Machine) -> Missing | None:
             "this KVM has no TDX (no parameter kvm_intel.tdx)",
             "boot Linux 6.16 or later with CONFIG_KVM_INTEL_TDX on a TDX machine",
         )
-    return None if on else Missing("TDX is off", "load kvm_intel with tdx=1 on a TDX machine")
+    return None if on else Missing("TDX is off", f"{_setting(machine, 'tdx=1')} on a TDX machine")
 
 
 def knob(machine: Machine) -> Missing | None:
@@ -120,9 +192,12 @@ def freeze_bit(machine: Machine) -> Missing | None:
         return Missing("the CPU has no IA32_PERF_CAPABILITIES", "run on bare metal, on Intel")
     if all(value & IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM for value in capabilities.values()):
         return None
+    cpu = machine.cpu
+    above = not isinstance(cpu, Missing) and cpu.under_hypervisor
     return Missing(
-        "IA32_PERF_CAPABILITIES bit 12 is 0: the CPU, or the hypervisor above, can't freeze in SMM",
-        "run on bare metal, on Intel",
+        "IA32_PERF_CAPABILITIES bit 12 is 0: the "
+        f"{'hypervisor above' if above else 'CPU'} can't freeze in SMM",
+        "run on bare metal, on Intel" if above else "run on a newer Intel CPU",
     )
 
 
@@ -184,6 +259,9 @@ def second_cpu(machine: Machine) -> Missing | None:
         return cpu
     if len(cpu.online) > 1:
         return None
+    if offline := machine.tree.glob("/sys/devices/system/cpu/cpu[0-9]*/online"):
+        file = f"/sys/devices/system/cpu/{offline[-1].parent.name}/online"
+        return Missing("only one CPU is online", f"bring another online: echo 1 > {file}")
     return Missing("only one CPU is online", "use a machine with two")
 
 
@@ -191,6 +269,9 @@ def cpu_hotplug(machine: Machine) -> Missing | None:
     """A CPU can be taken offline."""
     if machine.tree.glob("/sys/devices/system/cpu/cpu[0-9]*/online"):
         return None
+    cpu = machine.cpu
+    if not isinstance(cpu, Missing) and len(cpu.online) == 1:
+        return Missing("no CPU can be taken offline: there is one alone", "use a machine with two")
     return Missing("no CPU can be taken offline", "use a kernel with CONFIG_HOTPLUG_CPU")
 
 
@@ -198,7 +279,7 @@ def kvm_stats(machine: Machine) -> Missing | None:
     """KVM counts a vCPU's VM-exits; where there is no KVM, others say so."""
     if kvm(machine):
         return None
-    with System() as system:
+    with suppress(KvmUnavailable), System() as system:
         if system.check_extension("KVM_CAP_BINARY_STATS_FD"):
             return None
     return Missing("this KVM has no KVM_CAP_BINARY_STATS_FD", "boot Linux 5.14 or later")
@@ -233,16 +314,12 @@ def kernel_log(machine: Machine) -> Missing | None:
 
 def kprobes(machine: Machine) -> Missing | None:
     """Kernel probes can be placed."""
-    events = "/sys/kernel/tracing/kprobe_events"
     kernel = machine.kernel
     if isinstance(kernel, Kernel) and kernel.config("KPROBE_EVENTS") is None:
-        return Missing("this kernel has no kprobes", "build it with CONFIG_KPROBE_EVENTS")
-    if not machine.tree.exists("/sys/kernel/tracing"):
-        return Missing("this kernel has no tracefs", "build it with CONFIG_KPROBE_EVENTS")
-    if not machine.tree.exists(events):
-        remedy = "run as root after: mount -t tracefs nodev /sys/kernel/tracing"
-        return Missing(f"{events} is not to be seen", remedy)
-    return None
+        return Missing("this kernel has no kprobes", "boot one built with CONFIG_KPROBE_EVENTS")
+    if not machine.tree.exists(TRACING):
+        return Missing("this kernel has no tracefs", "boot one built with CONFIG_KPROBE_EVENTS")
+    return hidden(machine.tree)
 
 
 def run_flags(machine: Machine) -> Missing | None:
@@ -251,7 +328,10 @@ def run_flags(machine: Machine) -> Missing | None:
 
 
 def debugctl_switch(machine: Machine) -> Missing | None:
-    """The CPU switches DEBUGCTL at VM-entry and VM-exit, as only an emulated one may not."""
+    """The CPU switches DEBUGCTL at VM-entry and VM-exit: always met on hardware.
+
+    A lab may deny it.
+    """
     return None
 
 

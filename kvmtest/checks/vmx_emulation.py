@@ -146,7 +146,7 @@ def _emulate(scene: Scene, vcpu: Vcpu, what: str) -> Observations:
     remedy = "load kvm_intel with unrestricted_guest=0"
     did: bool | str = False
     if before is None or after is None:
-        did, remedy = "not to be seen: no binary statistics", "use Linux 5.14 or later"
+        did, remedy = "not visible: no binary statistics", "use Linux 5.14 or later"
     elif isinstance(end, IoExit) and end.port == PORT:
         did = after > before
     for witness in scene.speakers:

@@ -48,6 +48,13 @@ class Knob:
     tree: Tree
     paths: tuple[str, ...]
 
+    def described(self) -> str:
+        """Return the value in words, or what is wrong with it."""
+        try:
+            return str(self.value())
+        except KnobError as error:
+            return str(error)
+
     def values(self) -> dict[str, int]:
         """Return what each path says, 0 or 1. Raises KnobError."""
         return {path: self._read(path) for path in self.paths}

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 
 from kvmtest.host.btf import Btf, BtfError, Struct
 from kvmtest.host.cpu import Cpu
+from kvmtest.host.modules import Place, how_to_load, whereabouts
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -455,9 +456,14 @@ def _no_module(tree: Tree, module: str) -> Missing | None:
             f"this kernel is built without CONFIG_{option}",
             f"boot a kernel built with CONFIG_{option}",
         )
+    if whereabouts(tree, module) is Place.NOT_SHIPPED:
+        return Missing(
+            f"this kernel has no module {module}, built in or installed",
+            f"boot a kernel with CONFIG_{option} or install its modules",
+        )
     return Missing(
         f"module {module} is not loaded, so that no BTF describes it",
-        f"modprobe {_loads(tree, module)}",
+        how_to_load(tree, _loads(tree, module)),
     )
 
 

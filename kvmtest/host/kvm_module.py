@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kvmtest.host.cpu import Cpu, cpuid
+from kvmtest.host.kernel import read_config
+from kvmtest.host.modules import Place, how_to_load, whereabouts
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -29,6 +30,9 @@ _MODULE_OF_VENDOR = {
 
 # Where CPUID still shows a feature that the kernel dropped: leaf and bit of ECX.
 _CPUID_BIT = {"vmx": (1, 5), "svm": (0x80000001, 2)}
+
+# There once KVM has registered its device (kvm_init, virt/kvm/kvm_main.c), in containers too.
+_DEVICE = "/sys/class/misc/kvm"
 
 # What modprobe can take as a parameter's value.
 _WORD = re.compile(r"[\w-]+", re.ASCII)
@@ -73,7 +77,8 @@ class KvmModule:
             return cpu if isinstance(cpu, Missing) else _why_none(tree, cpu)
         built_in = not _is_loaded(tree, name)
         # Only a module that set the CPU up stays loaded; a built-in one is shown even if it failed.
-        if built_in and not tree.exists("/dev/kvm"):
+        # Once it did not fail there is a device, which a container's /dev may be without.
+        if built_in and not any(map(tree.exists, ("/dev/kvm", _DEVICE))):
             return Missing(
                 f"{name} is built into the kernel but made no /dev/kvm: it refused this machine",
                 f"read what the kernel log says of {name} (often: disabled in the firmware setup)",
@@ -143,20 +148,41 @@ def _why_none(tree: Tree, cpu: Cpu) -> Missing:
     flag = _NEEDS[module]
     if flag not in cpu.features:
         return _why_no_flag(tree, cpu, flag)
-    if not _is_installed(tree, module):
-        release = tree.read("/proc/sys/kernel/osrelease")
+    return _why_not_built(tree, module) or _why_not_loaded(tree, module, flag)
+
+
+def _why_not_built(tree: Tree, module: str) -> Missing | None:
+    """Return why this kernel has no ``module`` at all, or None where it may have it."""
+    release = tree.read("/proc/sys/kernel/osrelease") or ""
+    config = read_config(tree, release)
+    where = whereabouts(tree, module)
+    if not isinstance(config, Missing) and where in (Place.UNKNOWN, Place.NOT_SHIPPED):
+        y = "" if config.get("MODULES") else "=y"
+        for option in ("KVM", module.upper()):
+            if config.get(option) is None:
+                return Missing(
+                    f"this kernel ({release}) is built without CONFIG_{option}",
+                    f"boot a kernel built with CONFIG_{module.upper()}{y}",
+                )
+    if where is Place.NOT_SHIPPED:
         return Missing(
             f"this kernel ({release}) has no KVM for this CPU: no {module} built in or installed",
             f"boot a kernel with CONFIG_{module.upper()} or install its modules",
         )
-    if not tree.exists("/sys/module/kvm"):
+    if where is Place.BUILT_IN:
         return Missing(
-            f"KVM is not loaded (neither kvm nor {module}), though the CPU has {flag}",
-            f"modprobe {module}",
+            f"{module} is built into the kernel, but /sys/module does not show it", "mount /sys"
         )
-    return Missing(
-        f"{module} is not loaded, though kvm is and the CPU has {flag}", f"modprobe {module}"
-    )
+    return None
+
+
+def _why_not_loaded(tree: Tree, module: str, flag: str) -> Missing:
+    """Return that an installed ``module`` is not loaded, and what loads it."""
+    load = how_to_load(tree, module)
+    if not tree.exists("/sys/module/kvm"):
+        what = f"KVM is not loaded (neither kvm nor {module}), though the CPU has {flag}"
+        return Missing(what, load)
+    return Missing(f"{module} is not loaded, though kvm is and the CPU has {flag}", load)
 
 
 def _why_no_flag(tree: Tree, cpu: Cpu, flag: str) -> Missing:
@@ -187,12 +213,3 @@ def _cpuid_has(tree: Tree, flag: str) -> bool:
     leaf, bit = _CPUID_BIT[flag]
     registers = cpuid(tree, leaf)
     return not isinstance(registers, Missing) and bool(registers.ecx >> bit & 1)
-
-
-def _is_installed(tree: Tree, module: str) -> bool:
-    """Tell whether ``module`` may be loaded: false only where the module list is without it."""
-    listing = tree.read(f"/lib/modules/{tree.read('/proc/sys/kernel/osrelease')}/modules.dep")
-    file_name = f"{module.replace('_', '-')}.ko"
-    return listing is None or any(
-        Path(line.partition(":")[0]).name.startswith(file_name) for line in listing.splitlines()
-    )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from kvmtest.errors import KvmtestError
 from kvmtest.host.cpu import Cpu
 from kvmtest.host.kernel import read_config
-from kvmtest.host.security import LOCKDOWN_OFF, lockdown
+from kvmtest.host.modules import Place, how_to_load, whereabouts
+from kvmtest.host.security import LOCKDOWN_OFF, lockdown, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -143,17 +144,24 @@ def _described(index: int) -> str:
 
 def _why_no_device(tree: Tree) -> Missing:
     """Return why there is no /dev/cpu/N/msr."""
-    option = _x86_msr_option(tree)
-    if option == "n":
+    option, where = _x86_msr_option(tree), whereabouts(tree, "msr")
+    if option == "n" and where in (Place.UNKNOWN, Place.NOT_SHIPPED):
         return Missing(
             "this kernel has no MSR device (CONFIG_X86_MSR is off)",
             "boot a kernel with CONFIG_X86_MSR=m or =y",
         )
-    if option == "y" or tree.exists("/sys/module/msr/initstate"):
+    if option == "y" or where in (Place.LOADED, Place.BUILT_IN):
         return Missing(
-            "the msr driver is here but /dev/cpu/N/msr is not", "run outside the container"
+            "the msr driver is here but /dev/cpu/N/msr is not",
+            "run outside the container, or give it the devices /dev/cpu/*/msr",
         )
-    return Missing("module msr is not loaded (no /dev/cpu/N/msr)", "modprobe msr")
+    if where is Place.NOT_SHIPPED:
+        return Missing(
+            "module msr is not shipped with this kernel (its modules.dep lacks it)",
+            "install the package with the rest of the kernel's modules, or boot a kernel with "
+            "CONFIG_X86_MSR=y",
+        )
+    return Missing("module msr is not loaded (no /dev/cpu/N/msr)", how_to_load(tree, "msr"))
 
 
 def _why_unreadable(error: MsrError) -> Missing:
@@ -177,9 +185,7 @@ def _write_refusal(tree: Tree) -> Missing | None:
     """Return what speaks against writing MSRs: lockdown, or the parameter msr.allow_writes."""
     state = lockdown(tree)
     if not isinstance(state, Missing) and state != LOCKDOWN_OFF:
-        return Missing(
-            f"kernel lockdown ({state}) refuses MSR writes", "turn Secure Boot off and reboot"
-        )
+        return Missing(f"kernel lockdown ({state}) refuses MSR writes", without_lockdown(tree))
     if tree.read("/sys/module/msr/parameters/allow_writes") == "off":
         return Missing(
             "msr.allow_writes is off",

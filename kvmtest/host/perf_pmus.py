@@ -196,7 +196,7 @@ def _perf_is_off() -> Missing:
     """Return the reason that holds where perf itself is not there."""
     return Missing(
         "perf is not in this kernel, or /proc and /sys are not mounted",
-        "boot a kernel with CONFIG_PERF_EVENTS",
+        "mount /proc and /sys, or boot a kernel with CONFIG_PERF_EVENTS",
     )
 
 

@@ -10,12 +10,22 @@ import struct
 from dataclasses import dataclass
 
 from kvmtest.host.cpu import Cpu, cpuid
+from kvmtest.host.kernel import read_config
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
-__all__ = ["LOCKDOWN_OFF", "Virtualisation", "lockdown", "secure_boot", "virtualisation"]
+__all__ = [
+    "CONFIDENTIALITY",
+    "LOCKDOWN_OFF",
+    "Virtualisation",
+    "lockdown",
+    "secure_boot",
+    "virtualisation",
+    "without_lockdown",
+]
 
 LOCKDOWN_OFF = "none"
+CONFIDENTIALITY = "confidentiality"
 
 _LOCKDOWN = "/sys/kernel/security/lockdown"
 _EFIVARS = "/sys/firmware/efi/efivars"
@@ -90,6 +100,21 @@ def lockdown(tree: Tree) -> str | Missing:
         "the lockdown state is unknown: securityfs is not mounted",
         "mount -t securityfs securityfs /sys/kernel/security",
     )
+
+
+def without_lockdown(tree: Tree) -> str:
+    """Return how to have the kernel run without lockdown; it can't be lifted while it runs."""
+    words = (tree.read("/proc/cmdline") or "").split()
+    asked = [word for word in words if word.startswith("lockdown=")]
+    if asked:
+        return f"boot without {asked[-1]} on the kernel's command line"
+    if secure_boot(tree) is True:
+        return "turn Secure Boot off in the firmware setup and reboot"
+    config = read_config(tree, tree.read("/proc/sys/kernel/osrelease") or "")
+    forced = f"LOCK_DOWN_KERNEL_FORCE_{str(lockdown(tree)).upper()}"
+    if not isinstance(config, Missing) and config.get(forced) == "y":
+        return f"boot a kernel built without CONFIG_{forced}"
+    return f"reboot, with Secure Boot off, and find what writes to {_LOCKDOWN}"
 
 
 def secure_boot(tree: Tree) -> bool | Missing:

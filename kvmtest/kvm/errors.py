@@ -53,7 +53,11 @@ class KvmError(KvmtestError):
 
 
 class KvmUnavailable(KvmtestError):
-    """There is no usable /dev/kvm."""
+    """There is no usable /dev/kvm; ``errno`` is why it does not open, 0 where it opens."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        self.errno = number
+        super().__init__(message)
 
 
 class CapabilityMissing(KvmtestError):

@@ -46,7 +46,7 @@ class System:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             reason = UNAVAILABLE.get(error.errno or 0, error.strerror)
-            raise KvmUnavailable(f"{path}: {reason}") from None
+            raise KvmUnavailable(f"{path}: {reason}", error.errno or 0) from None
         try:
             version = ioctl(self.fd, "KVM_GET_API_VERSION", on=str(path))
             if version != lib.KVM_API_VERSION:

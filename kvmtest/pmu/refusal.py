@@ -17,7 +17,7 @@ from kvmtest.host.perf_pmus import (
     perf_event_paranoid,
     watchdog_counts,
 )
-from kvmtest.host.security import lockdown
+from kvmtest.host.security import CONFIDENTIALITY, lockdown, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -58,7 +58,7 @@ def not_counted(
     else:
         what = f"the group was multiplexed: it counted {running_ns} ns of {enabled_ns}"
     remedies = ["end other perf sessions"]
-    if watchdog_counts(tree):
+    if _watchdog_competes(tree, events):
         remedies.append("sysctl kernel.nmi_watchdog=0 (it takes a counter)")
     for pmu in sorted({event.pmu for event in events} & _kinds_of_core(tree)):
         remedies.append(f"keep the thread on the CPUs of {pmu}")
@@ -78,7 +78,7 @@ def _kinds_of_core(tree: Tree) -> set[str]:
 def tracepoints_hidden(tree: Tree) -> Missing:
     """Return why this machine shows no tracepoints."""
     if _confidential(tree):
-        return Missing("kernel lockdown (confidentiality) hides tracefs", "turn lockdown off")
+        return Missing("kernel lockdown (confidentiality) hides tracefs", without_lockdown(tree))
     if os.geteuid():
         return Missing("tracefs is not readable, or not mounted", "run as root")
     return Missing("tracefs is not mounted", "mount -t tracefs tracefs /sys/kernel/tracing")
@@ -86,12 +86,12 @@ def tracepoints_hidden(tree: Tree) -> Missing:
 
 def _confidential(tree: Tree) -> bool:
     """Tell whether lockdown is of the kind that forbids perf and tracefs (security/security.c)."""
-    return lockdown(tree) == "confidentiality"
+    return lockdown(tree) == CONFIDENTIALITY
 
 
 def _forbidden(tree: Tree, event: Event) -> Missing:
     if _confidential(tree):
-        return Missing("kernel lockdown (confidentiality) restricts perf", "turn lockdown off")
+        return Missing("kernel lockdown (confidentiality) restricts perf", without_lockdown(tree))
     if os.geteuid() == 0:
         return Missing(
             "root may not use perf: a container's seccomp filter or an LSM forbids it",
@@ -106,12 +106,19 @@ def _forbidden(tree: Tree, event: Event) -> Missing:
     )
 
 
-def _is_of_cores(event: Event) -> bool:
-    return event.pmu in ("hardware", *CORE_NAMES)
+def _is_of_cores(tree: Tree, event: Event) -> bool:
+    cores = hardware_pmu(tree)
+    names = () if isinstance(cores, Missing) else (pmu.name for pmu in cores)
+    return event.pmu in ("hardware", *CORE_NAMES, *names)
+
+
+def _watchdog_competes(tree: Tree, events: Sequence[Event]) -> bool:
+    """Tell whether the NMI watchdog holds a counter that one of the events could have."""
+    return any(_is_of_cores(tree, event) for event in events) and watchdog_counts(tree)
 
 
 def _unknown(tree: Tree, event: Event) -> Missing:
-    cores = hardware_pmu(tree) if _is_of_cores(event) else ()
+    cores = hardware_pmu(tree) if _is_of_cores(tree, event) else ()
     if isinstance(cores, Missing):
         return cores
     return Missing(
@@ -121,7 +128,7 @@ def _unknown(tree: Tree, event: Event) -> Missing:
 
 
 def _unsupported(tree: Tree, event: Event) -> Missing:
-    counts_guests = _is_of_cores(event) and "exclude_guest" not in event.excluded
+    counts_guests = _is_of_cores(tree, event) and "exclude_guest" not in event.excluded
     if counts_guests and mediated_pmu(KvmModule.of(tree)) is True:
         return Missing(
             "a VM with a mediated PMU is running, beside which no event may count guests",
@@ -139,7 +146,7 @@ def _invalid(tree: Tree, event: Event) -> Missing:
 
 
 def _busy(tree: Tree, event: Event) -> Missing:
-    if watchdog_counts(tree):
+    if _watchdog_competes(tree, [event]):
         return Missing("its counter is taken", "sysctl kernel.nmi_watchdog=0 (it takes a counter)")
     return Missing("its counter is taken", "end other perf sessions")
 

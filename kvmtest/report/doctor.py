@@ -165,7 +165,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     if not isinstance(module, Missing):
         told = "on: guests get the CPU's own counters" if mediated is True else "off"
         yield "mediated PMU", mediated if isinstance(mediated, Missing) else told
-    yield "freeze_on_smi", knob if isinstance(knob, Missing) else str(knob.value())
+    yield "freeze_on_smi", knob if isinstance(knob, Missing) else knob.described()
     yield "MSRs", machine.msr if isinstance(machine.msr, Missing) else "readable"
     pmus = machine.pmus
     yield "PMU", pmus if isinstance(pmus, Missing) else ", ".join(pmu.name for pmu in pmus)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.host.fadt import Fadt
 from kvmtest.host.machine import Machine
-from kvmtest.host.security import LOCKDOWN_OFF
+from kvmtest.host.security import LOCKDOWN_OFF, without_lockdown
 from kvmtest.missing import Missing
 
 from .source import Fire, Triggered
@@ -111,7 +111,7 @@ def _no_access(machine: Machine) -> Missing | None:
     if not isinstance(state, Missing) and state != LOCKDOWN_OFF:
         return Missing(
             f"kernel lockdown ({state}) refuses port I/O from userspace",
-            "turn Secure Boot off and reboot, or use a UEFI variable",
+            f"{without_lockdown(machine.tree)}, or use a UEFI variable",
         )
     if not machine.tree.exists(_DEVICE):
         return Missing(

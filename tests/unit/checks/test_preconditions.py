@@ -126,7 +126,7 @@ CASES: list[tuple[str, Change, Change, str]] = [
         "kprobes",
         put("/sys/kernel/tracing/kprobe_events", ""),
         put("/sys/kernel/tracing/README", ""),
-        "/sys/kernel/tracing/kprobe_events is not to be seen",
+        "/sys/kernel/tracing/kprobe_events is not visible",
     ),
     ("kprobes", put("/sys/kernel/tracing/kprobe_events", ""), put(KMSG, ""), "no tracefs"),
     ("btf", put(KMSG, ""), remove(BTF), "BTF"),

@@ -98,6 +98,78 @@ def test_a_built_in_module_without_dev_kvm_refused_the_machine(tmp_path: Path) -
     assert "firmware" in reason.remedy
 
 
+def test_a_built_in_module_whose_device_the_container_lacks_runs(tmp_path: Path) -> None:
+    files = cpuinfo("vmx") | built_in("kvm_intel") | {"/sys/class/misc/kvm/dev": "10:232\n"}
+    assert found(stand_in(tmp_path, files)).name == "kvm_intel"
+
+
+RELEASE = {"/proc/sys/kernel/osrelease": "6.12.1\n"}
+CONFIG, MODULES = "/boot/config-6.12.1", "/lib/modules/6.12.1"
+
+
+@pytest.mark.parametrize(
+    ("files", "what", "remedy"),
+    [
+        (
+            {CONFIG: "CONFIG_MODULES=y\n"},
+            "this kernel (6.12.1) is built without CONFIG_KVM",
+            "boot a kernel built with CONFIG_KVM_INTEL",
+        ),
+        (
+            {CONFIG: "CONFIG_MODULES=y\nCONFIG_KVM=m\nCONFIG_KVM_AMD=m\n"},
+            "this kernel (6.12.1) is built without CONFIG_KVM_INTEL",
+            "boot a kernel built with CONFIG_KVM_INTEL",
+        ),
+        (
+            {CONFIG: "CONFIG_SMP=y\n"},
+            "this kernel (6.12.1) is built without CONFIG_KVM",
+            "boot a kernel built with CONFIG_KVM_INTEL=y",
+        ),
+        (
+            {CONFIG: "CONFIG_MODULES=y\nCONFIG_KVM=m\nCONFIG_KVM_INTEL=m\n"},
+            "KVM is not loaded (neither kvm nor kvm_intel), though the CPU has vmx",
+            "modprobe kvm_intel",
+        ),
+        (
+            {
+                CONFIG: "CONFIG_MODULES=y\nCONFIG_KVM=m\nCONFIG_KVM_INTEL=m\n",
+                f"{MODULES}/modules.dep": "kernel/fs/ext4.ko:\n",
+            },
+            "no kvm_intel built in or installed",
+            "boot a kernel with CONFIG_KVM_INTEL or install its modules",
+        ),
+        (
+            {f"{MODULES}/modules.builtin": "kernel/arch/x86/kvm/kvm-intel.ko\n"},
+            "kvm_intel is built into the kernel, but /sys/module does not show it",
+            "mount /sys",
+        ),
+        (
+            {"/proc/sys/kernel/modules_disabled": "1\n"},
+            "KVM is not loaded",
+            "reboot, and modprobe kvm_intel before kernel.modules_disabled is set",
+        ),
+        (
+            {
+                CONFIG: "CONFIG_SMP=y\n",
+                f"{MODULES}/modules.dep": "kernel/arch/x86/kvm/kvm-intel.ko:\n",
+            },
+            "KVM is not loaded",
+            "modprobe kvm_intel",
+        ),
+    ],
+    ids=[
+        "no KVM", "no KVM_INTEL", "no modules", "installed by its configuration", "not shipped",
+        "built in and hidden", "no more modules", "a configuration that the module list belies",
+    ],
+)  # fmt: skip
+def test_a_kernel_is_asked_for_what_it_can_give(
+    tmp_path: Path, files: dict[str, str], what: str, remedy: str
+) -> None:
+    reason = missing(stand_in(tmp_path, cpuinfo("vmx") | RELEASE | files))
+    assert what in reason.what
+    assert reason.remedy == remedy
+
+
 def test_kvm_not_loaded_at_all_is_mended_by_modprobe(tmp_path: Path) -> None:
     reason = missing(stand_in(tmp_path, cpuinfo("vmx")))
     assert "neither kvm nor kvm_intel" in reason.what

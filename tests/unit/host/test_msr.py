@@ -93,6 +93,10 @@ CPUINFO: dict[str, str | bytes] = {
 }
 
 
+DEP = "/lib/modules/6.1.0-1-amd64/modules.dep"
+BUILT_IN = "/lib/modules/6.1.0-1-amd64/modules.builtin"
+
+
 @pytest.mark.parametrize(
     ("files", "words", "remedy"),
     [
@@ -107,6 +111,14 @@ CPUINFO: dict[str, str | bytes] = {
         ({"/proc/config.gz": b"damaged"}, "not loaded", "modprobe msr"),
         ({"/proc/config.gz": gzip.compress(b"CONFIG_X86_MSR=y\n")}, "driver is here", "run"),
         ({"/sys/module/msr/initstate": "live\n"}, "driver is here", "run"),
+        ({DEP: "kernel/fs/ext4.ko:\n"}, "not shipped with this kernel", "install the package"),
+        (
+            {DEP: "kernel/fs/ext4.ko:\n", "/boot/config-6.1.0-1-amd64": "CONFIG_X86_MSR=m\n"},
+            "not shipped with this kernel",
+            "install the package",
+        ),
+        ({DEP: "kernel/arch/x86/kernel/msr.ko:\n"}, "not loaded", "modprobe msr"),
+        ({BUILT_IN: "kernel/arch/x86/kernel/msr.ko\n"}, "driver is here", "run"),
     ],
 )
 def test_each_way_of_having_no_device_is_told_apart(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from stand_in import stand_in
 
-from kvmtest.host.security import lockdown, secure_boot, virtualisation
+from kvmtest.host.security import lockdown, secure_boot, virtualisation, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -34,6 +34,40 @@ def write_hypervisor_leaf(root: Path, signature: bytes) -> None:
 )
 def test_the_lockdown_state_is_the_bracketed_word(tmp_path: Path, text: str, state: str) -> None:
     assert lockdown(stand_in(tmp_path, {"/sys/kernel/security/lockdown": text})) == state
+
+
+LOCKDOWN = "/sys/kernel/security/lockdown"
+CONFIG = {"/proc/sys/kernel/osrelease": "6.12\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [
+        (
+            {"/proc/cmdline": "quiet lockdown=confidentiality\n", SECURE_BOOT: b"\6\0\0\0\1"},
+            "boot without lockdown=confidentiality on the kernel's command line",
+        ),
+        (
+            {"/proc/cmdline": "quiet\n", SECURE_BOOT: b"\6\0\0\0\1"},
+            "turn Secure Boot off in the firmware setup and reboot",
+        ),
+        (
+            {
+                "/boot/config-6.12": "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY=y\n",
+                SECURE_BOOT: b"\6\0\0\0\0",
+            }
+            | CONFIG,
+            "boot a kernel built without CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
+        ),
+        ({}, f"reboot, with Secure Boot off, and find what writes to {LOCKDOWN}"),
+    ],
+    ids=["command line", "Secure Boot", "configuration", "nobody knows"],
+)
+def test_lockdown_is_left_by_what_brought_it(
+    tmp_path: Path, files: dict[str, str | bytes], remedy: str
+) -> None:
+    tree = stand_in(tmp_path, files | {LOCKDOWN: "none integrity [confidentiality]\n"})
+    assert without_lockdown(tree) == remedy
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from stand_in import as_nobody, stand_in
 
 from kvmtest.host.journal import Journal, JournalError
 from kvmtest.host.tracing import (
@@ -16,6 +17,7 @@ from kvmtest.host.tracing import (
     KprobeEvent,
     RunProbe,
     TracingError,
+    hidden,
     parse_hits,
 )
 from kvmtest.host.tree import Tree
@@ -82,6 +84,60 @@ def test_other_events_are_left_out() -> None:
 def test_what_is_no_line_of_a_trace_is_refused(line: str) -> None:
     with pytest.raises(TracingError, match="is no line of a trace"):
         parse_hits(line, "entry")
+
+
+# Whether probes can be placed
+
+MOUNTED = {"/proc/mounts": f"tracefs {TRACING} tracefs rw 0 0\n"}
+LOCKDOWN = "/sys/kernel/security/lockdown"
+CONFIDENTIAL = {LOCKDOWN: "none integrity [confidentiality]\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "what", "remedy"),
+    [
+        (MOUNTED | CONFIDENTIAL, "kernel lockdown (confidentiality)", "reboot"),
+        (
+            MOUNTED | CONFIDENTIAL | {KPROBE_EVENTS: ""},
+            "kernel lockdown (confidentiality)",
+            "reboot",
+        ),
+        (
+            MOUNTED | {"/proc/cmdline": "lockdown=confidentiality"},
+            "tracefs is mounted and empty",
+            "boot without lockdown=confidentiality",
+        ),
+        (MOUNTED | {f"{TRACING}/README": ""}, "tracefs is without it", "CONFIG_KPROBE_EVENTS"),
+        ({}, "tracefs is not mounted there", "mount -t tracefs"),
+        (MOUNTED | {LOCKDOWN: "[none]"}, "tracefs is mounted and empty", "lockdown"),
+    ],
+)
+def test_why_no_probe_can_be_placed(
+    tmp_path: Path, files: dict[str, str], what: str, remedy: str
+) -> None:
+    tree = stand_in(tmp_path, files)
+    tree.path(TRACING).mkdir(parents=True, exist_ok=True)
+    missing = hidden(tree)
+    assert missing is not None
+    assert what in missing.what
+    assert remedy in missing.remedy
+    assert ("mount " in missing.remedy) is ("not mounted" in missing.what)
+
+
+def test_tracefs_that_shows_kprobe_events_hides_nothing(tmp_path: Path) -> None:
+    integrity = {LOCKDOWN: "none [integrity] confidentiality", KPROBE_EVENTS: ""}
+    assert hidden(stand_in(tmp_path, MOUNTED | integrity)) is None
+
+
+def test_tracefs_that_may_not_be_read_asks_for_root(tmp_path: Path) -> None:
+    tree = stand_in(tmp_path, MOUNTED | {KPROBE_EVENTS: ""})
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    tree.path(TRACING).chmod(0o700)
+    with as_nobody():
+        missing = hidden(tree)
+    assert missing is not None
+    assert missing.remedy == "run as root"
 
 
 # The probe, in a stand-in of tracefs
