@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from kvmtest.errors import KvmtestError
+from kvmtest.host.security import firmware_hidden
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -89,6 +90,11 @@ def read_fadt(tree: Tree) -> Fadt | Missing:
     table = tree.read_bytes(_FACP)
     if table is None and tree.exists(_FACP):
         return Missing(f"{_FACP} can't be read", "run as root")
+    if table is None and firmware_hidden(tree):
+        return Missing(
+            "no ACPI table is visible: /sys/firmware is empty, as in a container",
+            "run outside the container",
+        )
     if table is None:
         return Missing("the firmware or the kernel shows no ACPI table FACP")
     try:

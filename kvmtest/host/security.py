@@ -18,6 +18,7 @@ __all__ = [
     "CONFIDENTIALITY",
     "LOCKDOWN_OFF",
     "Virtualisation",
+    "firmware_hidden",
     "lockdown",
     "secure_boot",
     "virtualisation",
@@ -123,6 +124,11 @@ def secure_boot(tree: Tree) -> bool | Missing:
     if data is not None:
         # efivarfs puts four bytes of attributes before the value.
         return data[4] == 1 if len(data) == 5 else Missing(f"{_SECURE_BOOT} holds {data.hex()}")
+    if firmware_hidden(tree):
+        return Missing(
+            "Secure Boot is unknown: /sys/firmware is empty, as in a container",
+            "run outside the container",
+        )
     if not tree.exists("/sys/firmware/efi"):
         return Missing("this system was not booted by UEFI, so it has no Secure Boot")
     if not any(tree.path(_EFIVARS).glob("*")):
@@ -131,6 +137,14 @@ def secure_boot(tree: Tree) -> bool | Missing:
             f"mount -t efivarfs efivarfs {_EFIVARS}",
         )
     return Missing("this UEFI firmware has no variable SecureBoot")
+
+
+def firmware_hidden(tree: Tree) -> bool:
+    """Tell whether /sys/firmware is empty: the kernel always has something there (acpi, memmap)."""
+    try:
+        return not any(tree.path("/sys/firmware").iterdir())
+    except OSError:
+        return False
 
 
 def virtualisation(tree: Tree, cpu: Cpu | Missing | None = None) -> Virtualisation:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from stand_in import stand_in
 
+from kvmtest.host.fadt import read_fadt
 from kvmtest.host.security import lockdown, secure_boot, virtualisation, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
@@ -179,3 +180,16 @@ def test_the_hypervisor_leaf_is_not_asked_without_the_flag(tmp_path: Path) -> No
 def test_this_machine_is_one_or_the_other() -> None:
     here = virtualisation(Tree())
     assert here.is_virtual == bool(here.signs)
+
+
+def test_a_container_that_hides_the_firmware_is_not_taken_for_an_old_bios(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.path("/sys/firmware").mkdir(parents=True)
+    for missing in (secure_boot(tree), read_fadt(tree)):
+        assert isinstance(missing, Missing)
+        assert "/sys/firmware is empty, as in a container" in missing.what
+        assert missing.remedy == "run outside the container"
+    stand_in(tmp_path, {"/sys/firmware/memmap/0/start": "0x0\n"})
+    assert secure_boot(tree) == Missing(
+        "this system was not booted by UEFI, so it has no Secure Boot"
+    )
