@@ -15,6 +15,7 @@ from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.census import Census
 from kvmtest.host.kernel import Kernel
+from kvmtest.host.kernel_log import KernelLog
 from kvmtest.host.kvm_module import KvmModule
 from kvmtest.host.lab import VARIABLE, Lab
 from kvmtest.host.machine import Machine
@@ -172,8 +173,17 @@ def tdx(machine: Machine) -> Missing | None:
 
 
 def knob(machine: Machine) -> Missing | None:
-    """There is a freeze_on_smi knob."""
-    return machine.knob if isinstance(machine.knob, Missing) else None
+    """There is a freeze_on_smi knob, and it can be written."""
+    knob = machine.knob
+    if isinstance(knob, Missing):
+        return knob
+    path = machine.tree.path(knob.paths[0])
+    if os.access(path, os.W_OK, effective_ids=True):
+        return None
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        what = f"{knob.paths[0]} can't be written: /sys is mounted read-only, as in a container"
+        return Missing(what, "run outside the container, or start it with --privileged")
+    return Missing(f"no permission to write {knob.paths[0]}", "run as root")
 
 
 def msr(machine: Machine) -> Missing | None:
@@ -309,6 +319,11 @@ def kernel_log(machine: Machine) -> Missing | None:
         return Missing("there is no /dev/kmsg", "run outside a container, on a kernel with printk")
     if not os.access(machine.tree.path("/dev/kmsg"), os.R_OK, effective_ids=True):
         return Missing("no permission for /dev/kmsg", "run as root")
+    # Where kernel.dmesg_restrict is 1, access(2) says yes and open(2) asks for CAP_SYSLOG.
+    log = KernelLog.open(machine.tree)
+    if isinstance(log, Missing):
+        return log
+    log.close()
     return None
 
 

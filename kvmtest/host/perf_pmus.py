@@ -141,7 +141,7 @@ def smi_event(tree: Tree) -> str | Missing:
     if "smi" not in msr.events:
         return Missing(
             "perf PMU msr has no smi event (the kernel knows no SMI count for this CPU model)",
-            "count SMIs with MSR 0x34 (modprobe msr)",
+            "read MSR 0x34 instead, or boot Linux 7.0 or later, which asks the CPU",
         )
     return msr.events["smi"]
 

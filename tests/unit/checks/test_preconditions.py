@@ -1,14 +1,17 @@
 """Each precondition is met by a host that has it, and says what is missing by one that has not."""
 
 import contextlib
+import errno
+import os
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, write
+from stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, need_root, write
 
 from kvmtest.checks import preconditions
 from kvmtest.checks.preconditions import (
@@ -260,6 +263,33 @@ def test_a_kvm_that_does_not_count_exits_is_too_old_for_leaks(
     assert (old in witness_lacks(Machine(Tree()), "leak")) is not bool(offers)
 
 
+def test_a_knob_that_may_not_be_written_is_missing(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    with as_nobody():
+        missing = PRECONDITIONS["knob"](Machine(tree))
+    assert missing == Missing(f"no permission to write {KNOB}", "run as root")
+    assert PRECONDITIONS["knob"](Machine(tree)) is None
+
+
+def test_a_knob_in_a_container_s_read_only_sysfs_is_missing(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    sysfs = tree.path("/sys")
+    need_root()
+    for options in (["--bind", str(sysfs)], ["-o", "remount,bind,ro"]):
+        done = subprocess.run(["mount", *options, str(sysfs)], capture_output=True, text=True)
+        if done.returncode:
+            subprocess.run(["umount", str(sysfs)], capture_output=True)
+            pytest.skip(f"needs to mount: {done.stderr.strip()}")
+    try:
+        missing = PRECONDITIONS["knob"](Machine(tree))
+    finally:
+        subprocess.run(["umount", str(sysfs)], check=True)
+    assert missing is not None
+    assert "/sys is mounted read-only, as in a container" in missing.what
+
+
 def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
     tree.path(KMSG).chmod(0o600)
@@ -268,6 +298,67 @@ def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     with as_nobody():
         missing = PRECONDITIONS["kernel-log"](Machine(tree))
     assert missing == Missing("no permission for /dev/kmsg", "run as root")
+
+
+def test_a_kernel_log_that_opens_for_nobody_else_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, "/proc/sys/kernel/dmesg_restrict", "1\n")
+    opened = os.open
+
+    def restricted(path: str | Path, *arguments: int) -> int:
+        if str(path).endswith(KMSG):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", restricted)
+    missing = PRECONDITIONS["kernel-log"](Machine(tree))
+    assert missing is not None
+    assert "kernel.dmesg_restrict is 1 and CAP_SYSLOG is missing" in missing.what
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (put(KMSG, ""), "use a machine with two"),
+        (
+            put("/sys/devices/system/cpu/cpu1/online", "0"),
+            "bring another online: echo 1 > /sys/devices/system/cpu/cpu1/online",
+        ),
+    ],
+)
+def test_a_second_cpu_is_bought_only_where_none_is_offline(
+    tmp_path: Path, change: Change, remedy: str
+) -> None:
+    tree = intel_host(tmp_path, cpus=1)
+    change(tree)
+    assert PRECONDITIONS["second-cpu"](Machine(tree)) == Missing("only one CPU is online", remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("nested", "{how} kvm_intel{joint}nested=1"),
+        ("no-unrestricted-guest", "{reload}{how} kvm_intel{joint}unrestricted_guest=0"),
+        ("tdx", "{how} kvm_intel{joint}tdx=1 on a TDX machine"),
+    ],
+)
+@pytest.mark.parametrize("built_in", [False, True])
+def test_a_parameter_of_a_built_in_module_is_given_at_boot(
+    tmp_path: Path, name: str, remedy: str, built_in: bool
+) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, f"{PARAMETERS}/nested", "N")
+    write(tree, f"{PARAMETERS}/tdx", "N")
+    words = {"how": "load", "joint": " with ", "reload": "use --reload-modules, or "}
+    if built_in:
+        remove("/sys/module/kvm_intel/initstate")(tree)
+        write(tree, "/sys/class/misc/kvm/dev", "10:232")
+        words = {"how": "boot with", "joint": ".", "reload": ""}
+    missing = PRECONDITIONS[name](Machine(tree))
+    assert missing is not None
+    assert missing.remedy == remedy.format(**words)
 
 
 @pytest.mark.parametrize(
