@@ -28,9 +28,9 @@ class Property:
     ``markers`` are the pytest markers it is selected by, ``needs`` what the machine must have
     whichever witness looks, ``witnesses`` who can look, ``source`` where the claim comes from, and
     ``check`` the function that observes it, as "module:function" below kvmtest.checks; "" where
-    this version has none. ``vendors`` are further needs where they differ: the machine must meet
-    the first of one of these rows, and then the rest of it. ``figures`` are those of the witnesses
-    that record figures alone, and so can't decide the claim.
+    this version has none. ``vendors`` are further needs where they differ: the row whose first need
+    holds applies in full. ``figures`` are those of the witnesses that record figures alone, and so
+    can't decide the claim.
     """
 
     id: str

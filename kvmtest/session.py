@@ -190,7 +190,7 @@ class Session:
             refusals = [reload_for(need, self.machine, context.journal) for need in needed]
             yield [each for each in refusals if each is not None] or lacking(self.machine, prop)
         finally:
-            # Undone as the scope ends; what was looked up in between is no longer so.
+            # Undone as the scope ends: facts cached meanwhile are stale.
             self.machine.forget_kvm()
 
     def _observe(
