@@ -412,15 +412,16 @@ def _told(message: str, begun: Sequence[str]) -> Iterator[tuple[str | None, str,
     """
     lines = message.split("\n")
     kinds = [kind_of(line) for line in lines]
+    told = max((number for number, kind in enumerate(kinds) if kind), default=-1)
     for number, (kind, line) in enumerate(zip(kinds, lines, strict=True)):
         whole = line
         if kind is None and number == 0:
             # What told already by its beginning is a report that these lines are of.
             wholes = (text + gap + line for text in reversed(begun) for gap in ("", " "))
             whole, kind = _first_telling(wholes, line)
-        if kind is None and not any(kinds[number:]):
+        if kind is None and told < number < len(lines) - 1:
             joined = " ".join(part.strip() for part in lines[number : number + _JOINED])
-            whole, kind = _first_telling([joined] if len(lines) > number + 1 else [], line)
+            whole, kind = _first_telling([joined], line)
         yield kind, whole, line
 
 

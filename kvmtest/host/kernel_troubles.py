@@ -31,6 +31,9 @@ class Form(NamedTuple):
 # "watchdog: ", "NMI watchdog: ", "rcu: ", "kvm_intel: ", "kvm [2719]: ", "SVM: kvm: ".
 _PREFIX = r"(?:(?!DEBUG)[\w./#-]+(?: watchdog| ?\[\d+\])?: ){0,2}"
 
+# What tells is within a line's first characters; printk cuts lines there, too (LOG_LINE_MAX).
+_REACH = 1024
+
 # A pattern's first letter, where that is just one.
 _LETTER = re.compile(r"(?:\w| |\\[\[{])(?![*?+{])")
 
@@ -370,6 +373,6 @@ TROUBLES: Mapping[str, re.Pattern[str]] = MappingProxyType(
 
 def kind_of(line: str) -> str | None:
     """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
-    if not _ANY.match(line):
+    if not _ANY.match(line, 0, _REACH):
         return None  # As nearly all lines: one look, not one for each form.
-    return next(kind for kind, pattern in _COMPILED if pattern.match(line))
+    return next(kind for kind, pattern in _COMPILED if pattern.match(line, 0, _REACH))

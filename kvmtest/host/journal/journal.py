@@ -377,7 +377,8 @@ class Journal:
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:
-            raise JournalError(f"can't write {path}: {error.strerror}") from error
+            shown = name if path != self._tree.path(name) else path
+            raise JournalError(f"can't write {shown}: {error.strerror}") from error
 
     def _check_programs(self, *commands: Sequence[str]) -> None:
         """Refuse a command, or an undo, whose program is not there before it is recorded."""

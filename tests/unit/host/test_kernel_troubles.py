@@ -277,3 +277,9 @@ def test_what_is_bad_to_rcutorture_is_trouble(line: str) -> None:
 @pytest.mark.parametrize("line", BADNESS_BY_ITSELF)
 def test_what_only_stands_around_reports_is_none(line: str) -> None:
     assert kind_in_a_log(line) == "-"
+
+
+def test_what_no_printk_holds_is_not_searched_to_its_end() -> None:
+    line = "INFO: task {} blocked for more than 120 seconds."
+    assert kind_of(line.format("a" * 900)) == "hung-task"
+    assert kind_of(line.format("a" * 1100)) is None
