@@ -62,11 +62,22 @@ _CONTINUES: Mapping[str, frozenset[str]] = {
     "kasan": frozenset({"oops", "protection-fault"}),
     "kernel-bug": frozenset({"list", "memory", "cut-here"}),
     "warning": frozenset({"cut-here"}),
+    # Where CONFIG_BUG_ON_DATA_CORRUPTION is set the words come before the BUG.
+    "cut-here": frozenset({"list", "memory"}),
     **dict.fromkeys(("refcount", "list", "odebug", "kvm", "pmu", "memory"), _WARN),
 }
 
 # Reports of these have several lines in a row that each tell.
 _SERIES = frozenset({"hardware", "nmi"})
+
+# Further lines of these reports tell the same: a line like this begins no report after one.
+_DETAILS: Mapping[str, re.Pattern[str]] = {
+    "rcu-stall": re.compile(
+        r"(?:rcu: )?(?:All QSes|\w+ kthread |INFO: (?:Expedited )?[sS]tall ended)"
+    ),
+    "slab": re.compile(r"FIX "),
+    "time": re.compile(r"clocksource: +C|tsc: Marking|TSC found unstable|sched_clock: "),
+}
 
 # Flags of a record that goes on with a line of one before ("+" up to Linux 4.9).
 _FRAGMENT = frozenset("c+")
@@ -389,7 +400,7 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
             beginnings.add(record, message)
             continue  # As nearly all are.
         for kind, headline, line in _told(message, begun):
-            if report is not None and not report.takes(kind):
+            if report is not None and not report.takes(kind, line):
                 report = None
             if report is not None:
                 report.add(kind, headline, line)
@@ -463,17 +474,19 @@ class _Report:
         self._kinds = {kind}
         self._last: str | None = kind
 
-    def takes(self, kind: str | None) -> bool:
-        """Tell whether the next line, of ``kind``, still belongs to this report."""
+    def takes(self, kind: str | None, line: str) -> bool:
+        """Tell whether the next ``line``, of ``kind``, still belongs to this report."""
         if len(self._lines) >= _LONGEST_REPORT:
             return False
         if kind is None:
             return True
         if self._kinds == {"cut-here"}:
             return kind != "cut-here"
-        if kind == self._last and kind in _SERIES:
-            return True
-        return kind not in self._kinds and not self._kinds.isdisjoint(_CONTINUES.get(kind, ()))
+        if kind in self._kinds:
+            if kind == self._last and kind in _SERIES:
+                return True
+            return kind in _DETAILS and bool(_DETAILS[kind].match(line))
+        return not self._kinds.isdisjoint(_CONTINUES.get(kind, ()))
 
     def add(self, kind: str | None, headline: str, line: str) -> None:
         """Append ``line``; after the line "cut here" the first that has a kind gives it."""

@@ -19,7 +19,7 @@ class Form(NamedTuple):
 
     ``pattern`` comes after :data:`_PREFIX`, which a file's pr_fmt puts before it in one version and
     not in another; one that begins with ``^`` admits no such prefix. ``sources`` are the files that
-    print it; ``kernels`` says which versions do, where not all.
+    print it; ``kernels`` says which of the four do, where not all, or that "others" do.
     """
 
     kind: str
@@ -76,22 +76,21 @@ FORMS = (
     ),
     Form("stall", r"csd: .*non-responsive CSD lock", "kernel/smp.c"),
     Form("stall", r"csd: (?:CSD lock .*got unstuck|Re-sending CSD lock)", "kernel/smp.c"),
-    Form("stall", r"CPU \d+ need_resched set for", "kernel/sched/debug.c", "from 6.1"),
-    Form("stall", r"CPU\d+ failed to report (?:alive|dead) state", "kernel/cpu.c", "from 6.5"),
+    Form("stall", r"CPU \d+ need_resched set for", "kernel/sched/debug.c", "7.3"),
+    Form("stall", r"CPU\d+ failed to report (?:alive|dead) state", "kernel/cpu.c", "from 6.12"),
     Form("stall", r"do_boot_cpu failed", "arch/x86/kernel/smpboot.c"),
     Form("stall", r"CPU \d+ didn't die", "arch/x86/kernel/smpboot.c", "to 6.1"),
     Form("stall", r"DL replenish lagged too much", "kernel/sched/deadline.c"),
     # Detectors of memory errors and races.
     Form("kasan", r"BUG: KASAN: ", "mm/kasan/report.c"),
     Form("kasan", r"KASAN: ", "mm/kasan/report.c"),
-    Form("kfence", r"BUG: KFENCE: ", "mm/kfence/report.c", "from 5.12"),
+    Form("kfence", r"BUG: KFENCE: ", "mm/kfence/report.c", "from 6.1"),
     Form("kmsan", r"BUG: KMSAN: ", "mm/kmsan/report.c", "from 6.1"),
     Form("kcsan", r"BUG: KCSAN: ", "kernel/kcsan/report.c"),
     Form("ubsan", r"UBSAN: ", "lib/ubsan.c arch/x86/kernel/traps.c"),
     Form("ubsan", r"Internal error: UBSAN: ", "arch/x86/kernel/traps.c", "from 6.12"),
     Form("refcount", r"refcount_t: ", "lib/refcount.c"),
     Form("list", r"list_(?:add|del) (?:corruption|double add)", "lib/list_debug.c"),
-    Form("list", r"list_add attempted on", "lib/list_debug.c"),
     Form(
         "odebug",
         r"ODEBUG: (?:init|activate|deactivate|destroy|free|assert_init|active_state|object)\b",
@@ -104,13 +103,13 @@ FORMS = (
     Form("slab", r"slab error in ", "mm/slab.c", "to 6.1"),
     Form("slab", r"slab: double free detected", "mm/slab.c", "to 6.1"),
     Form("slab", r"Slab corruption ", "mm/slab.c", "to 6.1"),
-    Form("slab", r"kmem_cache_destroy \S+: Slab cache still has", "mm/slab_common.c"),
+    Form("slab", r"kmem_cache_destroy \S+: Slab cache still has", "mm/slab_common.c", "5.10"),
     Form("slab", r"kmem_cache_create\(.*\) integrity check failed", "mm/slab_common.c"),
     Form("bug", r"Unexpected gfp: 0x", "mm/slab_common.c"),
     Form("leak", r"\d+ new suspected memory leaks", "mm/kmemleak.c"),
     Form("memory", r"pagealloc: (?:memory corruption|single bit error)", "mm/page_poison.c"),
     Form("memory", r"Kernel memory \w+ attempt detected", "mm/usercopy.c"),
-    Form("memory", r"Bad or missing usercopy whitelist", "mm/usercopy.c"),
+    Form("memory", r"Bad or missing usercopy whitelist", "mm/usercopy.c", "5.10"),
     Form("memory", r"[\w/.-]+\.[ch]:\d+: bad p[gmu4]d ", "mm/pgtable-generic.c"),
     Form("memory", r"Bad swap (?:file|offset) entry", "mm/swapfile.c"),
     Form("memory", r"Unused swap (?:file|offset) entry", "mm/swapfile.c"),
@@ -132,14 +131,14 @@ FORMS = (
         "protection-fault",
         r"Oops: general protection fault\b",
         "arch/x86/kernel/traps.c",
-        "from 6.10",
+        "from 6.12",
     ),
     # The kernel numbers its oopses: "invalid opcode: 0000 [#1] PREEMPT SMP".
-    Form("oops", r"^Oops: ", "arch/x86/kernel/dumpstack.c", "from 6.10"),
-    Form("oops", r"^[^:]+: [0-9a-f]{4} \[#\d+\]", "arch/x86/kernel/dumpstack.c", "to 6.9"),
+    Form("oops", r"^Oops: ", "arch/x86/kernel/dumpstack.c", "from 6.12"),
+    Form("oops", r"^[^:]+: [0-9a-f]{4} \[#\d+\]", "arch/x86/kernel/dumpstack.c", "to 6.1"),
     Form("oops", r"Unable to handle kernel ", "arch/arm64/mm/fault.c"),
     Form("oops", r"Missing ENDBR: ", "arch/x86/kernel/cet.c", "from 6.1"),
-    Form("oops", r"Unexpected #CP", "arch/x86/kernel/cet.c", "from 6.1"),
+    Form("oops", r"Unexpected #CP", "arch/x86/kernel/traps.c", "6.1"),
     Form("oops", r"CFI failure at ", "kernel/cfi.c", "from 6.1"),
     Form("oops", r"Fixing recursive fault but reboot is needed!", "kernel/exit.c"),
     Form("oops", r"Thread overran stack, or stack corrupted", "arch/x86/mm/fault.c"),
@@ -154,7 +153,12 @@ FORMS = (
     Form("hardware", r"Machine Check Exception", "arch/x86/kernel/cpu/mce/p5.c"),
     Form("hardware", r"Memory error not recovered", "arch/x86/kernel/cpu/mce/core.c"),
     Form("hardware", r"Unexpected int18", "arch/x86/kernel/cpu/mce/core.c"),
-    Form("hardware", r"Kernel accessed poison in user space", "arch/x86/kernel/cpu/mce/core.c"),
+    Form(
+        "hardware",
+        r"Kernel accessed poison in user space",
+        "arch/x86/kernel/cpu/mce/core.c",
+        "from 6.1",
+    ),
     Form("hardware", r"CMCI storm detected", "arch/x86/kernel/cpu/mce/intel.c", "to 6.1"),
     Form(
         "hardware",
@@ -162,7 +166,12 @@ FORMS = (
         "arch/x86/kernel/cpu/mce/threshold.c",
         "from 6.12",
     ),
-    Form("hardware", r"CPUs not responding to MCE broadcast", "arch/x86/kernel/cpu/mce/core.c"),
+    Form(
+        "hardware",
+        r"CPUs not responding to MCE broadcast",
+        "arch/x86/kernel/cpu/mce/core.c",
+        "from 6.1",
+    ),
     Form("hardware", r"MCE: Killing ", "arch/x86/mm/fault.c"),
     Form("hardware", r"Memory failure: 0x", "mm/memory-failure.c"),
     Form("hardware", r"EDAC \w+: \d+ [CU]E ", "drivers/edac/edac_mc.c"),
@@ -283,7 +292,9 @@ FORMS = (
     Form("kvm", r"Inconsistent VMCS config on CPU", f"{_KVM_X86}/vmx/vmx.c", "6.12"),
     Form("kvm", r"VMCS config on CPU \d+ doesn't match", f"{_KVM_X86}/vmx/vmx.c", "7.3"),
     Form("kvm", r"Missing field from shadow_read_\w+_field", f"{_KVM_X86}/vmx/nested.c"),
-    Form("kvm", r"SEAMCALL .*failed: 0x", f"{_KVM_X86}/vmx/tdx.c arch/x86/virt/vmx/tdx", "7.3"),
+    Form(
+        "kvm", r"SEAMCALL .*failed: 0x", f"{_KVM_X86}/vmx/tdx.c arch/x86/virt/vmx/tdx", "from 6.12"
+    ),
     Form("kvm", r"TD(?:H|X)_\w+(?:\[.*\].*)? failed:? 0x", f"{_KVM_X86}/vmx/tdx.c", "7.3"),
     Form("kvm", r"tdh_\w+\(\) failed\. HKID \d+ is leaked", f"{_KVM_X86}/vmx/tdx.c", "7.3"),
     # What calls itself a bug, whoever prints it. Kernels of today keep this for what must not be.
@@ -309,10 +320,10 @@ FORMS = (
         "warning",
         r"^WARNING: (?:\[.*\] )?(?:\S+:\d+ )?at .*, CPU#\d+",
         "kernel/panic.c",
-        "from 6.18",
+        "7.3",
     ),
     Form("warning", r"^WARNING: (?:at )?\S+\.[chS]:\d+ ", "kernel/panic.c", "others"),
-    Form("warning", r"^WARNING:\s*$", "kernel/panic.c"),
+    Form("warning", r"^WARNING:\s*$", "(all)"),
     Form(
         "warning",
         r"^WARNING: (?:possible (?:circular|recursive|irq lock)"

@@ -439,6 +439,63 @@ def test_the_message_of_a_warning_may_follow_it() -> None:
     assert (trouble.kind, trouble.lines) == ("warning", WARN_OF_7_3)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "rcu: \t(detected by 0, t=5252 jiffies, g=1421, q=7 ncpus=2)",
+            "rcu: All QSes seen, last rcu_preempt kthread activity 5251 (4295-4290), jiffies",
+            "rcu: rcu_preempt kthread starved for 5251 jiffies! g1421 f0x2 RCU_GP_WAIT_FQS(5)",
+            "rcu: RCU grace-period kthread stack dump:",
+        ),
+        (
+            "=============================================================================",
+            "BUG kmalloc-64 (Not tainted): Poison overwritten",
+            "--------------------------------------------------",
+            "0xffff888003a40000-0xffff888003a40000 @offset=0. First byte 0x6a instead of 0x6b",
+            "FIX kmalloc-64: Restoring Poison 0xffff888003a40000-0xffff888003a40000=0x6b",
+            "FIX kmalloc-64: Marking all objects used",
+        ),
+        (
+            "clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable "
+            "because the skew is too large:",
+            "clocksource:                       'hpet' wd_nsec: 503 wd_now: a1 wd_last: b1",
+            "clocksource:                       Clocksource 'tsc' skewed -3 ns (0 ms) over",
+            "tsc: Marking TSC unstable due to clocksource watchdog",
+            "TSC found unstable after boot, most likely due to broken BIOS. Use 'tsc=unstable'.",
+            "sched_clock: Marking unstable (12, 3)<-(15, -3)",
+        ),
+        (
+            "list_del corruption. prev->next should be ffff888003a40000, but was dead000000000122",
+            CUT_HERE,
+            "kernel BUG at lib/list_debug.c:62!",
+            "Oops: invalid opcode: 0000 [#1] PREEMPT SMP NOPTI",
+            END_TRACE,
+        ),
+        (
+            "Uhhuh. NMI received for unknown reason 3d on CPU 1.",
+            "Dazed and confused, but trying to continue",
+        ),
+    ],
+)
+def test_what_goes_on_with_a_report_is_none_of_its_own(lines: tuple[str, ...]) -> None:
+    (trouble,) = troubles(log("usb 1-1: reset", *lines))
+    assert trouble.lines[-1] == lines[-1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "BUG kmalloc-64 (Not tainted): Poison overwritten",
+        "clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable because",
+    ],
+)
+def test_a_second_report_of_a_kind_is_one_of_its_own(line: str) -> None:
+    assert len(kinds(line, "between", line)) == 2
+
+
 def test_the_lines_of_a_machine_check_are_one_trouble() -> None:
     lines = [
         "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 7: 8c00004000010092",

@@ -21,7 +21,6 @@ OTHER_LINES = [
     "kvm: vmx: unexpected exit reason 0x48",
     "NMI handler (perf_event_nmi_handler) took too long to run: 1.234 msecs",
     "INFO: task kworker/u8:2:97 can't die for more than 143 seconds.",
-    "list_add attempted on invalid entry",
     "SLUB <none>: no slab for object 0x00000000dead4ead.",
     "Unused swap offset entry 0001f2a4",
     "Bad or missing usercopy whitelist? Kernel memory exposure attempt detected from SLUB object",
@@ -81,6 +80,37 @@ def test_every_form_has_a_line_that_no_form_before_it_takes(form: Form) -> None:
     alone = kernel_troubles._any_pattern([form])
     lines = [*(m.line.split("\n")[0] for m in MESSAGES if m.kind != "-"), *OTHER_LINES]
     assert any(alone.match(line) and kind_of(line) == form.kind for line in lines)
+
+
+# The kernels of the list, and what a row of the table may say of them.
+KERNELS = ("5.10", "6.1", "6.12", "7.3")
+
+
+def stated(kernels: str) -> set[str]:
+    word, _, version = kernels.rpartition(" ")
+    at = KERNELS.index(version) if version in KERNELS else None
+    if at is None:
+        assert version in ("", "others", "Android", "2.6")
+        return set(KERNELS)
+    return set({"from": KERNELS[at:], "to": KERNELS[: at + 1], "": KERNELS[at : at + 1]}[word])
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind}-{form.pattern[:30]}")
+def test_a_form_is_of_the_kernels_and_files_that_print_it(form: Form) -> None:
+    place = FORMS.index(form)
+    earlier = kernel_troubles._any_pattern(FORMS[:place])
+    alone = kernel_troubles._any_pattern([form])
+    mine = [
+        m
+        for m in MESSAGES
+        for line in m.line.split("\n")
+        if m.kind == form.kind and alone.match(line) and not earlier.match(line)
+    ]
+    if mine:
+        assert {k for m in mine for k in m.kernels.split(",")} == stated(form.kernels)
+        assert form.sources == "(all)" or any(
+            m.file.startswith(source) for m in mine for source in form.sources.split()
+        )
 
 
 @pytest.mark.parametrize("line", OTHER_LINES)
