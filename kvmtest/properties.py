@@ -381,7 +381,8 @@ PROPERTIES: tuple[Property, ...] = (
     # Last: it looks back on what all the others did.
     Property(
         "any.no-warnings",
-        "the kernel log gained no WARN, BUG, Oops, refused MSR access or stall during the run",
+        "the kernel reported no trouble during the run: no WARN, BUG, oops, refused MSR access, stall, "
+        "lost time or hardware error",
         ("intel", "amd", "lab"),
         ("kvm",),
         ("klog",),

@@ -51,8 +51,6 @@ FORMS = (
         r"INFO: rcu_?\w* (?:self-)?detected (?:expedited )?stall",
         "kernel/rcu/tree_stall.h kernel/rcu/tree_exp.h kernel/rcu/tasks.h",
     ),
-    Form("rcu-stall", r"INFO: \S+ self-detected stall on CPU", "kernel/rcu/tree_stall.h"),
-    Form("rcu-stall", r"INFO: \S+ detected (?:expedited )?stalls? on ", "kernel/rcu/tree_stall.h"),
     Form(
         "rcu-stall",
         r"rcu\w* kthread (?:starved for|timer wakeup didn't happen for) \d+ jiffies",
@@ -127,12 +125,6 @@ FORMS = (
     ),
     Form("panic", r"rust_kernel: panicked at ", "rust/kernel/lib.rs", "from 6.1"),
     Form("protection-fault", r"general protection fault\b", "arch/x86/kernel/traps.c"),
-    Form(
-        "protection-fault",
-        r"Oops: general protection fault\b",
-        "arch/x86/kernel/traps.c",
-        "from 6.12",
-    ),
     # The kernel numbers its oopses: "invalid opcode: 0000 [#1] PREEMPT SMP".
     Form("oops", r"^Oops: ", "arch/x86/kernel/dumpstack.c", "from 6.12"),
     Form("oops", r"^[^:]+: [0-9a-f]{4} \[#\d+\]", "arch/x86/kernel/dumpstack.c", "to 6.1"),
@@ -193,8 +185,7 @@ FORMS = (
     Form("nmi", r"Dazed and confused, but trying to continue", "arch/x86/kernel/nmi.c"),
     Form("nmi", r"Do you have a strange power saving mode", "arch/x86/kernel/nmi.c", "5.10"),
     Form("nmi", r"NMI: (?:IOCK error|PCI system error|Not continuing)", "arch/x86/kernel/nmi.c"),
-    Form("nmi", r"INFO: NMI handler \(.*\) took too long", "arch/x86/kernel/nmi.c"),
-    Form("nmi", r"NMI handler \(.*\) took too long", "arch/x86/kernel/nmi.c", "others"),
+    Form("nmi", r"NMI handler \(.*\) took too long", "arch/x86/kernel/nmi.c"),
     Form("irq", r"irq \d+: nobody cared", "kernel/irq/spurious.c"),
     Form("irq", r"irq event \d+: bogus return value", "kernel/irq/spurious.c"),
     Form("irq", r"Disabling IRQ #\d+", "kernel/irq/spurious.c"),
