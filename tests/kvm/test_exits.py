@@ -149,6 +149,7 @@ def with_flat_data(vcpu: Vcpu) -> Vcpu:
     return vcpu
 
 
+@pytest.mark.usefixtures("msrs_fault")
 def test_a_triple_fault_is_a_shutdown(guest: Guest) -> None:
     sregs = guest.vcpu.get_sregs()
     sregs.idt.limit = 0

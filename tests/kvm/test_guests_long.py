@@ -122,6 +122,7 @@ def test_two_guests_in_two_vms_do_not_meet(vm: Vm, system: Any) -> None:
 # Faults in commands
 
 
+@pytest.mark.usefixtures("msrs_fault")
 @pytest.mark.parametrize(
     ("command", "symbol", "at"),
     [(box.rdmsr(BOGUS), "rdmsr", 0), (box.wrmsr(BOGUS, 1), "wrmsr", 9)],
@@ -135,6 +136,7 @@ def test_a_bogus_msr_faults_at_its_instruction(
         _ = result.value
 
 
+@pytest.mark.usefixtures("msrs_fault")
 def test_a_fault_ends_its_command_alone(guest: Guest) -> None:
     results = guest.execute(
         box.cpuid(0), box.rdmsr(BOGUS), box.nop(), box.rdmsr(BOGUS), box.loop(9)
@@ -149,6 +151,7 @@ def test_a_performance_counter_that_is_not_there_faults(guest: Guest) -> None:
     assert (result.fault.name, result.fault.rip) == ("#GP", guest.image.symbols["rdpmc"])
 
 
+@pytest.mark.usefixtures("msrs_fault")
 def test_a_stack_that_breaks_while_spinning_is_a_fault_of_the_command(guest: Guest) -> None:
     box.write_commands(guest.mailbox, [box.spin(), box.rdmsr(0x176)])
     guest.vcpu.run(0.005)
@@ -181,6 +184,7 @@ def fault_of(guest: Guest) -> box.Fault:
     return caught.value.fault
 
 
+@pytest.mark.usefixtures("msrs_fault")
 @pytest.mark.parametrize(
     ("code", "vector", "error", "at"),
     [

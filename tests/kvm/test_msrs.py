@@ -36,6 +36,7 @@ def test_no_msrs_is_no_work(vcpu: Vcpu) -> None:
     vcpu.set_msrs({})
 
 
+@pytest.mark.usefixtures("msrs_fault")
 @pytest.mark.parametrize("before", [[], [SYSENTER_CS], [SYSENTER_CS, PAT, SYSENTER_ESP]])
 def test_a_refused_read_names_the_index(vcpu: Vcpu, before: list[int]) -> None:
     with pytest.raises(MsrRefused, match=r"KVM_GET_MSRS: MSR 0x4b564d99 was refused") as caught:
@@ -44,6 +45,7 @@ def test_a_refused_read_names_the_index(vcpu: Vcpu, before: list[int]) -> None:
     assert (caught.value.index, caught.value.value) == (BOGUS, None)
 
 
+@pytest.mark.usefixtures("msrs_fault")
 def test_a_refused_write_names_index_and_value_and_keeps_what_came_before(vcpu: Vcpu) -> None:
     vcpu.set_msrs({SYSENTER_CS: 1, SYSENTER_EIP: 2})
     with pytest.raises(MsrRefused, match=r"KVM_SET_MSRS: MSR 0x4b564d99 = 0x7 was") as caught:

@@ -94,6 +94,7 @@ def test_each_entry_of_a_guest_that_does_not_spin_is_counted(host: Host) -> None
     crowd.close()
 
 
+@pytest.mark.usefixtures("msrs_fault")
 def test_a_guest_that_faults_is_not_counted_as_one_that_answers(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
