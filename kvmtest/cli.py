@@ -7,6 +7,7 @@ that needs them.
 """
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, NoReturn
 
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
@@ -23,27 +25,57 @@ from kvmtest.suite_words import refuse
 
 __all__ = ["main"]
 
-EXIT = """\
-exit status of run: 0 all decided properties PASS and at least one was decided, 1 some FAIL,
-2 usage, 3 some ERROR, 4 nothing decided, 130 interrupted"""
+EXIT = (
+    "exit status of run: 0 all decided properties PASS and at least one was decided, 1 some FAIL, "
+    "2 usage, 3 some ERROR, 4 nothing decided, 130 interrupted"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status is the process's."""
     _open_standard_streams()
-    status = _main(list(sys.argv[1:] if argv is None else argv))
+    try:
+        status = _main(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as end:
+        # argparse, which has printed help, or said what is wrong.
+        sys.exit(_flushed(end.code if isinstance(end.code, int) else 0))
+    status = _flushed(status)
+    if argv is None:
+        # The process ends: no signal may change the status that it ends with.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+    return status
+
+
+def _flushed(status: int) -> int:
+    """Write what stdout holds; return the status, or that of output that can't be written."""
     try:
         sys.stdout.flush()
     except OSError as error:
         _forget_stdout()
         if not isinstance(error, BrokenPipeError):
             print(f"kvmtest: can't write the output: {error.strerror}", file=sys.stderr)  # noqa: T201
-            status = status or 3
-    if argv is None:
-        # The process ends: no signal may change the status that it ends with.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+            return status or 3
     return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, whatever the words hold."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_line(message))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse would hide that help can't be written.
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
+def _line(words: object) -> str:
+    """Return words as one line, without what a terminal might obey."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(words))
 
 
 def _main(words: list[str]) -> int:
@@ -62,7 +94,7 @@ def _main(words: list[str]) -> int:
         command: Callable[[argparse.Namespace], int] = options.function
         return command(options)
     except KvmtestError as error:
-        print(f"kvmtest: {error}", file=sys.stderr)  # noqa: T201
+        print(f"kvmtest: {_line(error)}", file=sys.stderr)  # noqa: T201
         return unfit or error.exit_status
     except KeyboardInterrupt:
         print("kvmtest: interrupted", file=sys.stderr)  # noqa: T201
@@ -70,7 +102,7 @@ def _main(words: list[str]) -> int:
     except BrokenPipeError:
         return 141
     except OSError as error:
-        print(f"kvmtest: {error}", file=sys.stderr)  # noqa: T201
+        print(f"kvmtest: {_line(error)}", file=sys.stderr)  # noqa: T201
         return unfit or 3
     except SystemExit as end:
         # argparse, which has said why.
@@ -96,6 +128,9 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    # What the stream's encoding lacks is shown as a number, and costs nothing else.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _forget_stdout() -> None:
@@ -113,7 +148,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 @cache
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kvmtest",
         description="Prove whether KVM keeps the host's FREEZE_IN_SMM in force while guests run.",
         allow_abbrev=False,
@@ -125,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         name: str,
         function: Callable[[argparse.Namespace], int],
         words: str,
-        to: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands,
+        to: "argparse._SubParsersAction[_Parser]" = commands,
         epilog: str = "",
     ) -> argparse.ArgumentParser:
         made = to.add_parser(
@@ -134,7 +169,6 @@ def _parser() -> argparse.ArgumentParser:
             description=words,
             epilog=epilog,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.set_defaults(function=function)
         return made
@@ -145,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="facts and answers as JSON")
     _add_root(doctor)
 
-    listing = add("list", _list, "the properties")
+    listing = add("list", _list, "the properties: their claims, witnesses and markers")
     listing.add_argument("--json", action="store_true", help="the table as JSON")
 
     run = add("run", _run, "decide the properties on this machine", epilog=EXIT)
@@ -167,13 +201,19 @@ def _parser() -> argparse.ArgumentParser:
 
     report = add("report", _report, "show the evidence of a run")
     report.add_argument(
-        "evidence", metavar="EVIDENCE", type=Path, help="evidence.json, or its folder"
+        "evidence",
+        metavar="EVIDENCE",
+        type=_path,
+        help="an evidence.json, or the folder that holds it",
     )
     form = report.add_mutually_exclusive_group()
     form.add_argument("--ktap", action="store_true", help="print KTAP")
-    form.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML")
+    form.add_argument("--junit", metavar="FILE", type=_path, help="write JUnit XML to a file")
     form.add_argument(
-        "--plots", metavar="DIR", type=Path, help="draw what was sampled, as SVG and PNG"
+        "--plots",
+        metavar="DIR",
+        type=_path,
+        help="draw the leak experiment, as SVG and PNG, to a folder",
     )
 
     finding = add("finding", _finding, "what was found out about known defects of kernels")
@@ -188,7 +228,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 the same verdicts, 1 some differ, 2 usage, 3 unreadable evidence",
     )
     replay.add_argument(
-        "evidence", metavar="EVIDENCE", type=Path, help="evidence.json, or its folder"
+        "evidence",
+        metavar="EVIDENCE",
+        type=_path,
+        help="an evidence.json, or the folder that holds it",
     )
 
     lab = commands.add_parser("lab", help="emulated machines", allow_abbrev=False)
@@ -218,7 +261,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     survey.add_argument("kernels", metavar="KERNEL", nargs="+", help="as --kernel of lab run")
     survey.add_argument(
-        "-o", metavar="DIR", type=Path, dest="output", default=Path(), help="where to (default: .)"
+        "-o",
+        metavar="DIR",
+        type=_path,
+        dest="output",
+        default=Path(),
+        help="the folder for both files (default: .)",
     )
     _add_emulator(survey)
 
@@ -238,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     mutants.add_argument(
         "-o",
         metavar="DIR",
-        type=Path,
+        type=_path,
         dest="output",
         help="write the matrix, and the evidence of every run, to a new folder",
     )
@@ -276,7 +324,7 @@ def _add_verdict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         metavar="DIR",
-        type=Path,
+        type=_path,
         dest="output",
         help="write evidence.json, junit.xml, ktap.txt, kernel.log and plots to a new folder",
     )
@@ -327,11 +375,17 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         dest="cpu_features",
         action="append",
         default=[],
-        help="have its CPUID show a feature that it has not: rtm",
+        help="show guests a CPUID feature that the CPU lacks: rtm",
     )
-    parser.add_argument("--cold", action="store_true", help="boot, and restore no saved machine")
     parser.add_argument(
-        "--deadline", metavar="S", type=_seconds, default=900.0, help="seconds that it may take"
+        "--cold", action="store_true", help="boot the kernel, and do not restore a saved machine"
+    )
+    parser.add_argument(
+        "--deadline",
+        metavar="S",
+        type=_seconds,
+        default=900.0,
+        help="give up after this many seconds (default: 900)",
     )
 
 
@@ -411,8 +465,15 @@ def _rate(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: it takes from 0.01 to 10000 Hz")
 
 
+def _path(text: str) -> Path:
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("it takes a name, and this is empty")
+
+
 def _root(text: str) -> Path:
     try:
+        _path(text)
         path = Path(text).resolve(strict=True)
         if path.is_dir():
             return path
@@ -554,10 +615,10 @@ def _report(options: argparse.Namespace) -> int:
 
         sys.stdout.write(ktap_of(evidence))
     elif options.junit:
-        from kvmtest.evidence.file import write_whole
+        from kvmtest.evidence.file import write_to
         from kvmtest.report.files import junit_of
 
-        write_whole(options.junit, junit_of(evidence))
+        write_to(options.junit, junit_of(evidence))
     elif options.plots:
         from kvmtest.report.plots import write_plots
 

@@ -5,9 +5,11 @@ Evidence is written whole or not at all, and checked against its schema both way
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,7 +20,7 @@ from kvmtest.errors import EnvironmentUnfit
 
 from .model import SCHEMA, Evidence
 
-__all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_whole"]
+__all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_to", "write_whole"]
 
 #: The most that is read of an evidence.json, in bytes: that of a run has up to a few MiB.
 MOST = 32 * named_file.MIB
@@ -130,8 +132,40 @@ def _validator() -> Callable[[Any], Any]:
     return validator
 
 
+def write_to(path: Path, text: str) -> None:
+    """Write a file that the user names, whole; or into the pipe or terminal that is there.
+
+    Raises EnvironmentUnfit where it can't be written.
+    """
+    try:
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            _replace(Path(os.path.realpath(path)), text)  # a link stays one
+            return
+        if stat.S_ISBLK(mode):
+            raise OSError(errno.EINVAL, "this is a disk")
+        # A FIFO that nobody reads would hold up a plain open.
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(fd, True)
+        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        raise _unwritten(path, error, "name another file") from None
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader sees all of it or the one before; raises EnvironmentUnfit."""
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise _unwritten(path, error, "free some space or choose another -o DIR") from None
+
+
+def _unwritten(path: Path, error: OSError, advice: str) -> EnvironmentUnfit:
+    return EnvironmentUnfit(f"can't write {path}: {error.strerror}; {advice}")
+
+
+def _replace(path: Path, text: str) -> None:
     draft = path.parent / f".{path.name}.{os.getpid()}"
     try:
         with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -139,8 +173,7 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             draft.unlink()
-        advice = "free some space or choose another -o DIR"
-        raise EnvironmentUnfit(f"can't write {path}: {error.strerror}; {advice}") from None
+        raise

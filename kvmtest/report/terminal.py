@@ -197,10 +197,11 @@ def summary(results: Iterable[Result]) -> str:
 
 
 def properties_table() -> Table:
-    """Return the properties with their claims and witnesses."""
-    table = _table("property", "claim", "witnesses", "markers")
+    """Return the properties with their claims, and below each its witnesses and its markers."""
+    table = _table("property", "claim")
     for p in PROPERTIES:
-        table.add_row(p.id, p.claim, ", ".join(p.witnesses), ", ".join(p.markers))
+        about = "; ".join(", ".join(names) for names in (p.witnesses, p.markers) if names)
+        table.add_row(p.id, Text.assemble(p.claim, ("\n" + about, "dim")))
     return table
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,52 @@ def test_what_pytest_alone_knows_is_left_to_it(tree: Tree) -> None:
         assert run_on(tree, *FIX, "--", *words).status == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--only", "a\nb"],
+        ["run", "--require", "\x1b[2J\r"],
+        ["run", "--nonsense\nkvmtest: PASS"],
+        ["run", "--root", "no\nfolder"],
+        ["report", "no\tfile\n"],
+        ["finding", "\x1b]0;title\x07"],
+        ["no\ncommand"],
+        ["lab", "run", "--kernel", "6\n1"],
+        ["smi", "probe", "--source", "\u2028"],
+    ],
+    ids=repr,
+)
+def test_what_is_refused_is_named_in_one_line_without_what_a_terminal_obeys(
+    words: list[str],
+) -> None:
+    ended = run_kvmtest(*words)
+    assert ended.status in (2, 3)
+    assert ended.out == ""
+    *usage, said = ended.err.splitlines()
+    assert all(line.startswith(("usage: kvmtest", " ")) for line in usage)
+    assert said.startswith("kvmtest")
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", ""],
+        ["replay", ""],
+        ["run", "-o", ""],
+        ["run", "--root="],
+        ["doctor", "--root", ""],
+        ["report", "x", "--junit="],
+        ["report", "x", "--plots", ""],
+    ],
+    ids=" ".join,
+)
+def test_no_name_is_not_taken_for_this_folder(words: list[str]) -> None:
+    ended = run_kvmtest(*words)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.endswith(": it takes a name, and this is empty\n")
+
+
 def test_an_option_that_is_none_is_refused_and_named(tree: Tree) -> None:
     ended = run_on(tree, "--stricter")
     assert (ended.status, ended.out) == (2, "")
@@ -294,6 +341,43 @@ def test_a_report_that_can_not_be_written_is_told(tmp_path: Path, evidence: byte
         assert ended.status == 3
         assert ended.complaint.startswith(f"can't write {place}: ")
     assert [p.name for p in tmp_path.iterdir()] == ["evidence.json"]
+
+
+def test_a_report_goes_into_what_is_no_file_and_leaves_it_there(
+    tmp_path: Path, evidence: bytes
+) -> None:
+    path = tmp_path / "evidence.json"
+    path.write_bytes(evidence)
+    link, fifo = tmp_path / "link", tmp_path / "fifo"
+    link.symlink_to("real.xml")
+    os.mkfifo(fifo)
+
+    def written(place: str | Path) -> Ended:
+        return run_kvmtest("report", path, "--junit", place)
+
+    assert written(link).status == 0
+    assert link.readlink() == Path("real.xml")
+    junit = (tmp_path / "real.xml").read_text()
+    assert junit.startswith("<?xml")
+    assert written("/dev/stdout") == Ended(0, junit, "")
+    assert written(fifo).complaint == (
+        f"can't write {fifo}: No such device or address; name another file"
+    )
+    assert fifo.is_fifo()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert written(fifo).status == 0
+    assert os.read(reader, 1 << 20).decode() == junit
+    os.close(reader)
+    # A node for a device that takes nothing.
+    full = tmp_path / "full"
+    try:
+        os.mknod(full, stat.S_IFCHR | 0o600, Path("/dev/full").stat().st_rdev)
+    except PermissionError:
+        return
+    assert (
+        written(full).complaint == f"can't write {full}: No space left on device; name another file"
+    )
+    assert full.is_char_device()
 
 
 # Machines
@@ -447,12 +531,16 @@ def test_a_full_disk_costs_the_evidence_and_not_the_verdicts(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["doctor", "--json"]])
-def test_output_that_can_not_be_written_is_told(words: list[str]) -> None:
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words", [["list"], ["list", "--json"], ["doctor", "--json"], ["--help"], ["run", "-h"]]
+)
+def test_output_that_can_not_be_written_is_told(words: list[str], buffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command(*words), stdout=full, stderr=subprocess.PIPE, env=environment(), text=True
-        )
+            command(*words), stdout=full, stderr=subprocess.PIPE, text=True,
+            env=environment(PYTHONUNBUFFERED=buffered),
+        )  # fmt: skip
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr

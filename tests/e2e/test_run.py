@@ -345,6 +345,20 @@ def test_a_reader_that_goes_away_gets_no_traceback(
         assert process.returncode == 141
 
 
+def test_a_stream_that_has_no_letter_for_it_costs_no_report(tree: Tree, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run_kvmtest("run", "--root", tree.root, *FIX, "-o", output)
+    path = output / "evidence.json"
+    path.write_text(path.read_text().replace('"reason": "', '"reason": "\u00b1\u2713'))
+    for words in ([], ["--ktap"]):
+        ended = run_kvmtest("report", output, *words, env=environment(PYTHONIOENCODING="ascii"))
+        assert (ended.status, ended.err) == (0, "")
+    assert (
+        "\\xb1\\u2713btf"
+        in run_kvmtest("report", output, env=environment(PYTHONIOENCODING="ascii")).out
+    )
+
+
 def test_head_gets_its_line(tree: Tree) -> None:
     run = subprocess.Popen(
         command("run", "--root", tree.root),
