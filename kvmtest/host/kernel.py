@@ -42,6 +42,14 @@ _CONFIG_FILES = (
 )
 _GZIP = 16 + zlib.MAX_WBITS
 
+# A build's date as Debian and Proxmox write it, as date(1) and as date --rfc-email (Arch) do.
+_DATE = re.compile(
+    r"\b\d{4}-\d\d-\d\d(?!\d)"
+    r"|\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d (?:\S+ )?\d{4}\b"
+    r"|\b[A-Z][a-z]{2}, +\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}\b",
+    re.ASCII,
+)
+
 _VMLINUX = "/sys/kernel/btf/vmlinux"
 _NEEDS_BTF = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
 
@@ -394,7 +402,7 @@ def upstream_version(
     release: str, version_string: str, signature: str = ""
 ) -> tuple[int, int, int] | None:
     """Return the version in Debian's build, Ubuntu's signature, or the release, in that order."""
-    debian = re.search(r"\bDebian (\d\S*)", _build_of(version_string))
+    debian = re.search(r"\bDebian (?:\d+:)?(\d\S*)", _build_of(version_string))
     candidates = (debian[1] if debian else "", signature.split(" ")[-1], release)
     for candidate in candidates:
         match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", candidate, re.ASCII)
@@ -404,11 +412,12 @@ def upstream_version(
 
 
 def build_date(version_string: str) -> str | None:
-    """Return when the kernel was built, as its version string has it."""
-    match = re.search(
-        r"\d{4}-\d\d-\d\d|\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d (?:\S+ )?\d{4}",
-        _build_of(version_string),
-    )
+    """Return when the kernel was built, as its version string has it.
+
+    None where it has no whole date: kbuild cuts the build at 64 characters (init/Makefile), which
+    takes the year from those of Ubuntu's kernels whose number is long.
+    """
+    match = _DATE.search(_build_of(version_string))
     return match[0] if match else None
 
 
@@ -488,9 +497,12 @@ def _release_in(version_string: str) -> str:
 
 
 def _build_of(version_string: str) -> str:
-    """Return the part after the compiler, e.g. ``#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (…)``."""
-    match = re.search(r"\) #\d.*", version_string)
-    return match[0][2:] if match else ""
+    """Return the part after the compiler, e.g. ``#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (…)``.
+
+    That part alone is what uname -v says.
+    """
+    match = re.search(r"(?:^|\) )(#\d.*)", version_string)
+    return match[1] if match else ""
 
 
 def _compiler_in(version_string: str) -> str | None:
