@@ -367,7 +367,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     _add_emulator(parser)
     _add_kernel(parser)
     parser.add_argument(
-        "--modules", metavar="DIR", type=Path, help="the kernel's modules, where they are elsewhere"
+        "--modules",
+        metavar="DIR",
+        type=Path,
+        help="a folder with a kvm.ko or kvm-intel.ko to lay over the kernel's own, or with all the "
+        "modules that it loads",
     )
     parser.add_argument(
         "--show-cpu-feature",
@@ -413,8 +417,9 @@ def _add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel",
         metavar="K",
-        help="a linux-image .deb, an unpacked tree, a build tree, a bzImage, or a version for "
-        "Debian's archive (default: the newest 6.12)",
+        action="append",
+        help="a linux-image .deb (given again: its other .debs) or a folder of them, an unpacked "
+        "tree, a build tree, a bzImage, or a version for Debian's archive (default: newest 6.12)",
     )
 
 

@@ -47,8 +47,9 @@ def elf(
         body += data
     for name, data in contents.items():
         headers += struct.pack(
-            "<IIQQQQIIQQ", offsets[name], 1, 0, 0, at + len(body), len(data), 0, 0, 1, 0
-        )
+            "<IIQQQQIIQQ", offsets[name], 3 if name == ".shstrtab" else 1, 0, 0,
+            at + len(body), len(data), 0, 0, 1, 0,
+        )  # fmt: skip
         body += data
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
         "<HHIQQQIHHHHHH", 2, machine, 1, entry, 64, at + len(body), 0, 64, 56, len(segments), 64,
@@ -127,12 +128,18 @@ def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
-def tree_files(release: str = RELEASE, *, modules: str = "lib/modules") -> dict[str, bytes]:
+def tree_files(
+    release: str = RELEASE,
+    *,
+    modules: str = "lib/modules",
+    pack: Callable[[bytes], bytes] = bytes,
+    suffix: str = "",
+) -> dict[str, bytes]:
     """The files of a classic linux-image package."""
     banner = BANNER.replace(RELEASE, release)
     files = {f"boot/vmlinuz-{release}": bzimage(vmlinux(), banner=banner)}
     for name, data in kvm_modules(release).items():
-        files[f"{modules}/{release}/{name}"] = data
+        files[f"{modules}/{release}/{name}{suffix}"] = pack(data)
     files[f"{modules}/{release}/modules.builtin"] = b"kernel/fs/ext4/ext4.ko\n"
     return files
 
@@ -143,11 +150,16 @@ def deb(
     *,
     package: str = f"linux-image-{RELEASE}",
     version: str = "6.12.7-1",
+    architecture: str = "amd64",
+    depends: str = "",
     pack: Callable[[bytes], bytes] = lzma.compress,
     suffix: str = ".xz",
 ) -> Path:
     """Write a Debian package (deb(5)) of ``files``."""
-    control = f"Package: {package}\nVersion: {version}\nArchitecture: amd64\n".encode()
+    fields = {
+        "Package": package, "Version": version, "Architecture": architecture, "Depends": depends,
+    }  # fmt: skip
+    control = "".join(f"{name}: {value}\n" for name, value in fields.items() if value).encode()
     members = {
         "debian-binary": b"2.0\n",
         f"control.tar{suffix}": pack(_tar({"control": control})),

@@ -12,10 +12,19 @@ from typing import Any
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests.image import IMAGES
-from kvmtest.lab.compression import Corrupt, decompress
-from kvmtest.lab.elf import ElfError, reading
+from kvmtest.lab.compression import Corrupt, decompress, name_of
+from kvmtest.lab.elf import ElfError, machine_name, reading
 
-__all__ = ["STUB", "BzImageError", "CannotFlatten", "flatten", "is_bzimage", "version", "vmlinux"]
+__all__ = [
+    "STUB",
+    "BzImageError",
+    "CannotFlatten",
+    "check_architecture",
+    "flatten",
+    "is_bzimage",
+    "version",
+    "vmlinux",
+]
 
 #: The code ahead of a flat kernel.
 STUB = IMAGES / "flat_kernel.elf"
@@ -43,6 +52,10 @@ _HEADER_END = 0x26C
 _BOOT_FLAG = 0xAA55
 _HDRS = 0x53726448
 _LOADED_HIGH = 1 << 0
+_KERNEL_64 = 1 << 0
+"""The bit of xloadflags (XLF_KERNEL_64) that 64-bit kernels have since Linux 3.8."""
+_WITH_XLOADFLAGS = 0x20C
+"""The protocol's first version with it."""
 _SECTOR = 512
 _PARAGRAPH = 16
 _WITH_PAYLOAD = 0x208
@@ -54,6 +67,19 @@ _MAPPED = 1 << 32
 """What the stub of a flat kernel identity-maps."""
 _KERNEL_ALIGNMENT = 2 << 20
 """startup_64 refuses to run at other addresses (arch/x86/kernel/head_64.S)."""
+
+
+# Kernels of other architectures (their headers: arch/*/…/image.h, drivers/firmware/efi/libstub/
+# zboot-header.S), and what kernels are packed in: offset, magic, and words.
+_FOREIGN = (
+    (56, b"ARM\x64", "but a kernel for arm64, the lab's machines are x86-64"),
+    (36, b"\x18\x28\x6f\x01", "but a kernel for 32-bit ARM, the lab's machines are x86-64"),
+    (56, b"RSC\x05", "but a kernel for RISC-V, the lab's machines are x86-64"),
+    (4, b"zimg", "but a kernel of another architecture in a program for EFI"),
+    (0, b"!<arch>\n", "but a Debian package; give it a name that ends in .deb"),
+    (0, b"\xed\xab\xee\xdb", "but an RPM; unpack it (rpm2cpio FILE | cpio -id), name the folder"),
+    (0, b"MZ", "but another program for EFI; give the vmlinuz that is in it"),
+)
 
 
 class BzImageError(EnvironmentUnfit):
@@ -89,6 +115,13 @@ def is_bzimage(image: bytes) -> bool:
         and _get(image, "boot_flag") == _BOOT_FLAG
         and _get(image, "header") == _HDRS
     )
+
+
+def check_architecture(image: bytes) -> None:
+    """Raise BzImageError where a bzImage that was not made flat is a 32-bit kernel."""
+    _check(image)
+    if _get(image, "version") >= _WITH_XLOADFLAGS and not _get(image, "xloadflags") & _KERNEL_64:
+        raise BzImageError("it is a 32-bit x86 kernel, the lab's machines are x86-64")
 
 
 def version(image: bytes) -> str:
@@ -189,11 +222,28 @@ def _setup_size(image: bytes) -> int:
 
 def _check(image: bytes) -> None:
     if not is_bzimage(image):
-        raise BzImageError("it is no bzImage (its header lacks the boot flag or HdrS)")
+        raise BzImageError(f"it is no bzImage, {_what(image)}")
     if len(image) <= _setup_size(image):
         raise BzImageError("the bzImage ends within its setup code; it is cut off")
     if not _get(image, "loadflags") & _LOADED_HIGH:
         raise BzImageError("it is a zImage, which is loaded low; build a bzImage")
+
+
+def _what(image: bytes) -> str:
+    """Say what a file that is no bzImage is, and what to give instead."""
+    if image.startswith(b"\x7fELF"):
+        try:
+            with reading(image) as elf:
+                machine = machine_name(elf["e_machine"])
+        except ElfError:
+            return "but a damaged ELF file; give arch/x86/boot/bzImage"
+        return f"but an ELF file for {machine}, such as vmlinux; give arch/x86/boot/bzImage"
+    for offset, magic, words in _FOREIGN:
+        if image[offset : offset + len(magic)] == magic:
+            return words
+    if name := name_of(image):
+        return f"but a file that is compressed with {name}; unpack it, and name what comes out"
+    return "its header lacks the boot flag or HdrS"
 
 
 def _check_fit(image: bytes, stub: _Stub, start: int, end: int, entry: int) -> None:

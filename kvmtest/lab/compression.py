@@ -13,28 +13,32 @@ from collections.abc import Callable
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.extras import library
+from kvmtest.lab import files
 
 __all__ = ["Corrupt", "decompress", "name_of"]
 
 _LZ4_BLOCK = 8 << 20
 """What one block of lz4's legacy format holds at most (lib/decompress_unlz4.c)."""
+_ZSTD_PIECE = 4096
+"""The bytes of a zstd stream that are decompressed at once, to 128 MiB at most."""
 
 
 class Corrupt(EnvironmentUnfit):
     """The data is no whole compressed stream, or of a format that nothing here reads."""
 
 
-def decompress(data: bytes) -> bytes:
+def decompress(data: bytes, most: int = files.IMAGE) -> bytes:
     """Return the contents of the compressed stream at the start of ``data``.
 
     Whatever follows the stream is ignored: the kernel's build appends its length. An ELF file is
-    returned as it is. Raises Corrupt, and EnvironmentUnfit where a library is missing.
+    returned as it is. Raises Corrupt, also where the contents have more than ``most`` bytes, and
+    EnvironmentUnfit where a library is missing.
     """
     name = name_of(data)
     if name is None:
         raise Corrupt(f"it begins with {data[:6].hex() or 'nothing'}, no format that is known")
     try:
-        return _DECOMPRESSORS[name](data)
+        return _DECOMPRESSORS[name](data, most)
     except EnvironmentUnfit:
         raise
     except Exception as error:  # each library has errors of its own
@@ -48,38 +52,48 @@ def name_of(data: bytes) -> str | None:
 
 
 def _whole(decompressor: "zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor",
-           data: bytes) -> bytes:  # fmt: skip
-    contents = decompressor.decompress(data)
+           data: bytes, most: int) -> bytes:  # fmt: skip
+    contents = decompressor.decompress(data, most)
     if not decompressor.eof:
-        raise ValueError("it ends early")
+        raise _too_large(most) if len(contents) >= most else ValueError("it ends early")
     return contents
 
 
-def _zstd(data: bytes) -> bytes:
+def _zstd(data: bytes, most: int) -> bytes:
     zstandard = library("zstandard", "decompressing zstd")
     decompressor = zstandard.ZstdDecompressor().decompressobj()
-    contents: bytes = decompressor.decompress(data)
-    if not decompressor.eof:
-        raise ValueError("it ends early")
-    return contents
+    contents = bytearray()
+    for at in range(0, len(data), _ZSTD_PIECE):
+        contents += decompressor.decompress(data[at : at + _ZSTD_PIECE])
+        if len(contents) > most:
+            raise _too_large(most)
+        if decompressor.eof:
+            return bytes(contents)
+    raise ValueError("it ends early")
 
 
-def _lz4(data: bytes) -> bytes:
+def _lz4(data: bytes, most: int) -> bytes:
     """Decompress lz4's legacy format: after the magic, blocks that each begin with their length."""
     block = library("lz4.block", "decompressing lz4")
-    parts, at = [], 4
+    contents, at = bytearray(), 4
     # The last four bytes are the length that the kernel's build appends.
     while at < len(data) - 4:
         end = at + 4 + int.from_bytes(data[at : at + 4], "little")
         if end > len(data):
             raise ValueError("it ends early")
-        parts.append(block.decompress(data[at + 4 : end], uncompressed_size=_LZ4_BLOCK))
+        contents += block.decompress(data[at + 4 : end], uncompressed_size=_LZ4_BLOCK)
+        if len(contents) > most:
+            raise _too_large(most)
         at = end
-    return b"".join(parts)
+    return bytes(contents)
 
 
-def _lzo(data: bytes) -> bytes:
+def _lzo(data: bytes, most: int) -> bytes:
     raise Corrupt("it is compressed with LZO, which nothing here reads")
+
+
+def _too_large(most: int) -> Corrupt:
+    return Corrupt(f"it holds more than {most >> 20} MiB")
 
 
 _MAGICS = {
@@ -92,12 +106,12 @@ _MAGICS = {
     b"\x02\x21\x4c\x18": "lz4",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-_DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    "ELF": lambda data: data,
-    "gzip": lambda data: _whole(zlib.decompressobj(zlib.MAX_WBITS | 16), data),
-    "bzip2": lambda data: _whole(bz2.BZ2Decompressor(), data),
-    "lzma": lambda data: _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data),
-    "xz": lambda data: _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ), data),
+_DECOMPRESSORS: dict[str, Callable[[bytes, int], bytes]] = {
+    "ELF": lambda data, most: data,
+    "gzip": lambda data, most: _whole(zlib.decompressobj(zlib.MAX_WBITS | 16), data, most),
+    "bzip2": lambda data, most: _whole(bz2.BZ2Decompressor(), data, most),
+    "lzma": lambda data, most: _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data, most),
+    "xz": lambda data, most: _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ), data, most),
     "LZO": _lzo,
     "lz4": _lz4,
     "zstd": _zstd,

@@ -4,6 +4,7 @@
 Reads what a .deb says of itself and takes chosen files out of it (deb(5)), on any distribution.
 """
 
+import os
 import re
 import shutil
 import tarfile
@@ -15,8 +16,9 @@ from typing import Any
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.extras import library
+from kvmtest.lab import files
 
-__all__ = ["Control", "control", "unpack"]
+__all__ = ["Control", "control", "package_names", "unpack"]
 
 
 _AR_MAGIC = len("!<arch>\n")
@@ -30,6 +32,8 @@ class Control:
     package: str
     version: str
     architecture: str
+    depends: tuple[str, ...] = ()
+    """The names of the packages that it depends on, alternatives included."""
 
 
 def control(path: Path) -> Control:
@@ -41,9 +45,19 @@ def control(path: Path) -> Control:
     with _members(path, r"control\.tar") as members:
         for name, member, archive in members:
             if name == PurePosixPath("control"):
-                fields = deb822.Deb822(archive.extractfile(member).read())
-                return Control(fields["Package"], fields["Version"], fields["Architecture"])
+                fields = deb822.Deb822(archive.extractfile(member).read(files.TEXT))
+                return Control(
+                    fields["Package"],
+                    fields["Version"],
+                    fields["Architecture"],
+                    tuple(package_names(fields.get("Depends", ""))),
+                )
         raise ValueError("it has no control file")
+
+
+def package_names(depends: str) -> list[str]:
+    """Return the names in a field Depends, alternatives included."""
+    return [part.split()[0] for part in re.split(r"[,|]", depends) if part.split()]
 
 
 def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
@@ -54,6 +68,8 @@ def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> N
     with _members(path, r"data\.tar") as members:
         for name, member, archive in members:
             if member.isreg() and wanted(name):
+                if member.size > files.IMAGE:
+                    raise ValueError(f"{name} in it has {member.size >> 20} MiB")
                 target = into / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
@@ -69,12 +85,12 @@ def _members(
     arfile = library("debian.arfile", "reading a .deb")
     try:
         # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
-        with path.open("rb") as file:
+        with files.opened(path, files.PACKAGE) as file:
             members = arfile.ArFile(fileobj=file).getmembers()
             # Tar archives end before their compressed streams do: tarfile misses a cut there.
             whole = _AR_MAGIC + sum(_AR_HEADER + member.size for member in members)
             whole += sum(member.size % 2 for member in members[:-1])
-            if path.stat().st_size < whole:
+            if os.fstat(file.fileno()).st_size < whole:
                 raise ValueError(f"it is cut off, {whole} bytes or more were expected")
             packed = next(m for m in members if re.fullmatch(rf"{part}(\.\w+)?", m.name))
             with _tar(packed) as archive:

@@ -12,7 +12,20 @@ from typing import Any
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["ElfError", "reading", "section"]
+__all__ = ["ElfError", "machine_name", "reading", "section"]
+
+# include/uapi/linux/elf-em.h
+_MACHINES = {
+    "EM_386": "32-bit x86",
+    "EM_X86_64": "x86-64",
+    "EM_ARM": "32-bit ARM",
+    "EM_AARCH64": "arm64",
+    "EM_RISCV": "RISC-V",
+    "EM_PPC64": "PowerPC",
+    "EM_S390": "s390",
+    "EM_LOONGARCH": "LoongArch",
+    "EM_MIPS": "MIPS",
+}
 
 
 class ElfError(EnvironmentUnfit):
@@ -24,6 +37,11 @@ def section(data: bytes, name: str) -> bytes:
     with reading(data) as file:
         found = file.get_section_by_name(name)
         return bytes(found.data()) if found else b""
+
+
+def machine_name(machine: str | int) -> str:
+    """Return what an ELF file's ``e_machine``, as elftools has it, is called."""
+    return _MACHINES.get(str(machine), f"another machine ({machine})")
 
 
 @contextmanager

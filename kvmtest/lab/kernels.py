@@ -8,6 +8,7 @@ that fit it, and a digest of both.
 import hashlib
 import json
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.host.kernel import build_date, upstream_version
-from kvmtest.lab import bzimage, deb
+from kvmtest.lab import bzimage, deb, files, packages
 from kvmtest.lab.archive import Archive
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.modules import Module, ModuleFolder, NoSuchModule, module_name
 
-__all__ = ["LabKernel", "resolve"]
+__all__ = ["LabKernel", "narrowed", "resolve"]
 
 _UNPACKED = ("kvm_intel", "kvm_amd", "msr", "efivarfs")
 """What the lab's machines load; with what these depend on."""
@@ -31,9 +32,6 @@ _UNPACKED_AT_FIRST = frozenset({*_UNPACKED, "kvm", "irqbypass", "ccp"})
 
 _NEEDED = ("kvm_intel", "msr")
 
-# linux-image-V carries all; or linux-binary-V (linux-image-V at Ubuntu) the image, linux-modules-V
-# the modules, and linux-base-V what is known of those built in.
-_PACKAGE = re.compile(r"linux-(?:image-unsigned|image|binary|modules|base)-(\d.*)")
 _IMAGE = re.compile(r"boot/vmlinuz-[^/]+|(?:usr/)?lib/modules/[^/]+/vmlinuz")
 _MODULES = ("lib/modules", "usr/lib/modules")
 """Where modules are in a tree, each release in a folder of its own."""
@@ -69,7 +67,7 @@ class LabKernel:
     @cached_property
     def digest(self) -> str:
         """Of the image and of the modules that the lab needs, whatever they are packed in."""
-        digest = hashlib.sha256(_read(self.image))
+        digest = hashlib.sha256(files.read(self.image, files.IMAGE))
         for name in self.needed:
             for module in self.folder.load_order(name):
                 digest.update(hashlib.sha256(module.data).digest())
@@ -100,7 +98,7 @@ class LabKernel:
 
 
 def resolve(
-    spec: str | None,
+    spec: str | Sequence[str] | None,
     modules: Path | None,
     cache: Cache,
     tell: Tell,
@@ -108,38 +106,69 @@ def resolve(
 ) -> LabKernel:
     """Return the kernel that the user names, for a machine that loads the modules ``needed``.
 
-    ``spec`` is a .deb, an unpacked tree, a kernel build tree, a bzImage, a version to look for in
-    Debian's archive, or None for the default of that. ``modules`` is a folder of modules to take
-    instead, or the .deb of modules that belongs to a .deb. Raises UsageError where there is no such
-    kernel, EnvironmentUnfit where it can't be had or does not fit the lab.
+    ``spec`` is a .deb, an unpacked tree, a folder of .debs, a kernel build tree, a bzImage, a
+    version to look for in Debian's archive, or None for the default of that; several are the .debs
+    of one kernel. ``modules`` is a folder of modules to take instead, of all that are needed or of
+    KVM's alone, or the .deb of modules that belongs to a .deb. Raises UsageError where there is no
+    such kernel, EnvironmentUnfit where it can't be had or does not fit the lab.
     """
     if modules and not modules.exists():
         raise UsageError(f"there is no {modules}; --modules names a folder that holds .ko files")
-    path = Path(spec) if spec else None
-    if path and path.is_dir():
-        found = _build_tree(path, modules) if _is_build_tree(path) else _tree(path, modules)
-    elif path and path.suffix == ".deb" and path.is_file():
-        found = _packages(path, modules, cache, tell)
-    elif path and path.is_file():
-        found = _image(path, modules)
-    elif spec is None or re.match(r"\d+(\.|$)", spec):
-        found = _from_archive(spec, modules, cache, tell)
-    else:
-        raise UsageError(
-            f"there is no kernel {spec!r}: neither a file, nor a folder, nor a version such as "
-            "6.12 or 6.1.0-47-amd64"
-        )
-    found = replace(found, needed=needed)
+    names = [spec] if isinstance(spec, str) else list(spec or ())
+    if modules and modules.suffix == ".deb" and modules.is_file():
+        names, modules = [*names, str(modules)], None
+    elif modules and not modules.is_dir():
+        raise UsageError(f"{modules} is no folder; --modules names a folder that holds .ko files")
+    found = replace(_find(names, modules, cache, tell), needed=needed)
+    if modules:
+        found = _with_modules(found, modules)
     found.load_order(*found.needed)
     return found
 
 
-def _build_tree(root: Path, modules: Path | None) -> LabKernel:
-    release_file = root / "include/config/kernel.release"
-    release = _read(release_file).decode(errors="replace").strip()
-    kernel = _kernel(
-        root / "arch/x86/boot/bzImage", modules or root, f"the build tree {root.absolute()}"
+def _find(names: Sequence[str], modules: Path | None, cache: Cache, tell: Tell) -> LabKernel:
+    paths = [Path(name) for name in names]
+    debs = [path for path in paths if path.suffix == ".deb" and path.is_file()]
+    if len(debs) > 1 and len(debs) == len(paths):
+        return _packages(packages.named(debs), modules, cache, tell)
+    if len(paths) > 1:
+        raise UsageError(
+            f"{', '.join(names)}: several kernels; of one kernel several packages (.deb) can be "
+            "named, and nothing else"
+        )
+    if not paths:
+        return _from_archive(None, cache, tell)
+    (path,), (name,) = paths, names
+    if not name:
+        raise UsageError("there is no kernel '': name a file, a folder, or a version such as 6.12")
+    if path.is_dir() and _is_build_tree(path):
+        return _build_tree(path)
+    if path.is_dir():
+        parts = [] if _images(path) else packages.in_folder(path)
+        return _packages(parts, modules, cache, tell) if parts else _tree(path)
+    if debs:
+        return _packages(packages.named(debs), modules, cache, tell)
+    if path.is_file():
+        return _image(path, modules)
+    if re.match(r"\d+(\.|$)", name):
+        return _from_archive(name, cache, tell)
+    if path.exists():
+        raise UsageError(f"{path} is {_kind(path)}: it is no kernel; name a file or a folder")
+    raise UsageError(
+        f"there is no kernel {name!r}: neither a file, nor a folder, nor a version such as "
+        "6.12 or 6.1.0-47-amd64"
     )
+
+
+def _with_modules(kernel: LabKernel, modules: Path) -> LabKernel:
+    """Return the kernel with its modules from a folder."""
+    return replace(kernel, modules=narrowed(modules, kernel.release))
+
+
+def _build_tree(root: Path) -> LabKernel:
+    release_file = root / "include/config/kernel.release"
+    release = files.read(release_file, files.TEXT).decode(errors="replace").strip()
+    kernel = _kernel(root / "arch/x86/boot/bzImage", root, f"the build tree {root.absolute()}")
     if kernel.release != release:
         raise EnvironmentUnfit(
             f"{kernel.image} is of {kernel.release}, but {release_file} says {release}: "
@@ -152,20 +181,24 @@ def _is_build_tree(root: Path) -> bool:
     return (root / "arch/x86/boot/bzImage").is_file() and (root / "include/config").is_dir()
 
 
-def _tree(root: Path, modules: Path | None, origin: str | None = None) -> LabKernel:
-    """Return the one kernel of an unpacked tree."""
-    images = sorted(
+def _images(root: Path) -> list[Path]:
+    """Return the kernel images of an unpacked tree."""
+    return sorted(
         path
         for pattern in ("boot/vmlinuz-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
         for path in root.glob(pattern)
         if path.is_file()
     )
-    releases = {_release_of(path): path for path in images}
+
+
+def _tree(root: Path, origin: str | None = None) -> LabKernel:
+    """Return the one kernel of an unpacked tree."""
+    releases = {_release_of(path): path for path in _images(root)}
     origin = origin or f"the folder {root.absolute()}"
     if not releases:
         raise EnvironmentUnfit(
-            f"{origin} holds no kernel image (boot/vmlinuz-*, lib/modules/*/vmlinuz), nor is it a "
-            "kernel build tree with arch/x86/boot/bzImage"
+            f"{origin} holds no kernel image (boot/vmlinuz-*, lib/modules/*/vmlinuz), no package "
+            "of a kernel (.deb), nor is it a kernel build tree with arch/x86/boot/bzImage"
         )
     if len(releases) > 1:
         raise UsageError(
@@ -173,61 +206,34 @@ def _tree(root: Path, modules: Path | None, origin: str | None = None) -> LabKer
             "name one image, and its modules with --modules"
         )
     (image,) = releases.values()
-    return _kernel(image, modules or root, origin)
+    return _kernel(image, root, origin)
 
 
 def _image(path: Path, modules: Path | None) -> LabKernel:
     if not modules:
-        _banner(path, _read(path))
+        _release_of(path)
         raise UsageError(f"{path} is an image alone; name the folder of its modules with --modules")
     return _kernel(
         path, modules, f"the image {path.absolute()} with the modules of {modules.absolute()}"
     )
 
 
-def _packages(path: Path, modules: Path | None, cache: Cache, tell: Tell) -> LabKernel:
-    control = deb.control(path)
-    package = _PACKAGE.fullmatch(control.package)
-    if not package:
-        raise UsageError(
-            f"{path} is {control.package}, which is no kernel; give a linux-image .deb"
-        )
-    paths = [path, *_siblings(path, package[1], control)]
-    if modules and modules.is_file():
-        paths, modules = [*paths, modules], None
-    digests = [_digest_of_file(path) for path in paths]
+def _packages(
+    parts: Sequence[packages.Part], modules: Path | None, cache: Cache, tell: Tell
+) -> LabKernel:
+    paths = [part.path for part in parts]
+    digests = [files.digest(path, files.PACKAGE) for path in paths]
     tree = _unpacked(cache, digests, lambda: paths, tell)
-    _check_whole(tree, path, package[1], control)
-    return _tree(tree, modules, f"the Debian package {control.package} {control.version}")
+    found = [str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()]
+    has_image = any(map(_IMAGE.fullmatch, found))
+    has_modules = any(map(module_name, found))
+    if not has_image or not (has_modules or modules):
+        unfit = EnvironmentUnfit if has_image or has_modules else UsageError
+        raise unfit(packages.lacking(parts, image=has_image, modules=has_modules))
+    return _tree(tree, f"the Debian package {' and '.join(map(str, parts))}")
 
 
-def _check_whole(tree: Path, path: Path, release: str, control: deb.Control) -> None:
-    """Raise EnvironmentUnfit where ``tree``, unpacked from the .deb at ``path``, is but a part."""
-    found = [file for file in tree.rglob("*") if file.is_file()]
-    image = any(_IMAGE.fullmatch(str(file.relative_to(tree))) for file in found)
-    if image and any(module_name(file.name) for file in found):
-        return
-    lacking = "modules" if image else "binary"
-    raise EnvironmentUnfit(
-        f"{path} has no {'matching modules' if image else 'kernel image'}: it is one part of its "
-        f"kernel; put linux-{lacking}-{release} {control.version} beside it"
-    )
-
-
-def _siblings(path: Path, release: str, control: deb.Control) -> list[Path]:
-    """Return the packages of the same kernel that lie beside the .deb at ``path``."""
-    found = []
-    for kind in ("binary", "image", "modules", "base"):
-        name = f"linux-{kind}-{release}"
-        for sibling in sorted(path.parent.glob(f"{name}_*.deb")):
-            theirs = deb.control(sibling)
-            if theirs.package == name != control.package and theirs.version == control.version:
-                found.append(sibling)
-                break
-    return found
-
-
-def _from_archive(spec: str | None, modules: Path | None, cache: Cache, tell: Tell) -> LabKernel:
+def _from_archive(spec: str | None, cache: Cache, tell: Tell) -> LabKernel:
     debian = Archive(cache, tell)
     offer = debian.find(spec)
     digests = [package.sha256 for package in offer.packages]
@@ -236,7 +242,7 @@ def _from_archive(spec: str | None, modules: Path | None, cache: Cache, tell: Te
             cache, digests, lambda: debian.download(offer.packages, Path(folder)), tell
         )
     origin = f"Debian's {offer.debian_version} of {offer.release} ({', '.join(offer.suites)})"
-    return _tree(tree, modules, origin)
+    return _tree(tree, origin)
 
 
 def _unpacked(
@@ -274,7 +280,7 @@ def _lacking(tree: Path) -> str | None:
     """Return a module that those in ``tree`` depend on and that is not there, or None."""
     for image in tree.glob("**/vmlinuz*"):
         release = _release_of(image)
-        folder = ModuleFolder(_narrowed(tree, release), release)
+        folder = ModuleFolder(narrowed(tree, release), release)
         for name in _UNPACKED:
             try:
                 folder.load_order(name)
@@ -286,46 +292,38 @@ def _lacking(tree: Path) -> str | None:
 
 def _kernel(image: Path, modules: Path, origin: str) -> LabKernel:
     """Return the kernel of ``image`` and the folder ``modules``."""
-    banner = _banner(image, _read(image))
+    banner = _banner(image)
     release = banner.split()[0]
     version = upstream_version(release, banner)
     return LabKernel(
         release,
         image,
-        _narrowed(modules, release),
+        narrowed(modules, release),
         origin,
         ".".join(map(str, version)) if version else release,
         banner,
     )
 
 
-def _narrowed(modules: Path, release: str) -> Path:
+def narrowed(modules: Path, release: str) -> Path:
     """Return the folder of the release's own where ``modules`` is one for several, or a tree."""
     own = [modules / place / release for place in ("", *_MODULES)]
     return next((folder for folder in own if folder.is_dir()), modules)
 
 
 def _release_of(image: Path) -> str:
-    return _banner(image, _read(image)).split()[0]
+    return _banner(image).split()[0]
 
 
-def _banner(path: Path, data: bytes) -> str:
+def _banner(path: Path) -> str:
+    image = files.read(path, files.IMAGE)
     try:
-        return bzimage.version(data)
+        bzimage.check_architecture(image)
+        return bzimage.version(image)
     except bzimage.BzImageError as error:
         raise EnvironmentUnfit(f"{path} can't be booted: {error}") from None
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EnvironmentUnfit(f"can't read {path}: {error.strerror}") from None
-
-
-def _digest_of_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise EnvironmentUnfit(f"can't read {path}: {error.strerror}") from None
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab import files
 from kvmtest.lab.compression import Corrupt, decompress
-from kvmtest.lab.elf import ElfError, section
+from kvmtest.lab.elf import ElfError, machine_name, reading
 
 __all__ = [
     "Module",
@@ -48,6 +49,9 @@ class Module:
     depends: tuple[str, ...] = ()
     """What must be loaded before it, as its .modinfo has it."""
 
+    vermagic: str = field(default="", compare=False)
+    """The kernel that it is built for and what of its configuration modules depend on."""
+
     @property
     def unsigned(self) -> bytes:
         """Its file without the signature that may follow it (include/linux/module_signature.h)."""
@@ -59,13 +63,33 @@ class Module:
 
 
 class ModuleFolder:
-    """The modules of the kernel ``release`` somewhere below ``root``."""
+    """The modules of the kernel ``release`` somewhere below ``root``.
 
-    def __init__(self, root: Path, release: str) -> None:
+    Those that are not there are taken from the folder ``below``, where one is given.
+    """
+
+    def __init__(self, root: Path, release: str, below: "ModuleFolder | None" = None) -> None:
         self.root = root
         self.release = release
+        self._below = below
         self._paths, self.builtin = _scan(root)
+        if below:
+            self.builtin = below.builtin
         self._read: dict[str, Module] = {}
+        self._taken: dict[str, Path] = {}
+
+    def holds(self, name: str) -> bool:
+        """Tell whether there is a file of this module below ``root``, for whatever kernel."""
+        return name in self._paths
+
+    def path(self, name: str) -> Path:
+        """Return the file of a module below ``root`` that ``load_order`` gave."""
+        return self._taken[name]
+
+    @property
+    def names(self) -> list[str]:
+        """The modules that have a file below ``root``, by name."""
+        return sorted(self._paths)
 
     def load_order(self, *names: str) -> list[Module]:
         """Return the modules to load for ``names``, each after those it depends on.
@@ -96,6 +120,8 @@ class ModuleFolder:
 
     def _find(self, name: str) -> Module:
         """Read the module ``name`` that is built for this release."""
+        if self._below and not self.holds(name):
+            return self._below._module(name)
         found: dict[Module, Path] = {}
         others: set[str] = set()
         for path in self._paths.get(name, ()):
@@ -109,7 +135,7 @@ class ModuleFolder:
                 f"{self.root} holds more than one {name} for kernel {self.release}: "
                 f"{', '.join(map(str, found.values()))}; name a folder that holds one"
             )
-        for module in found:
+        for module, self._taken[name] in found.items():
             return module
         if others:
             raise NoSuchModule(
@@ -145,11 +171,17 @@ def parse_module(name: str, file: bytes) -> tuple[Module, str]:
 
     Raises Corrupt, ElfError, and EnvironmentUnfit where a library to decompress it is missing.
     """
-    data = decompress(file)
-    values = parse_modinfo(section(data, ".modinfo"))
+    data = decompress(file, files.MODULE)
+    with reading(data) as elf:
+        machine, modinfo = elf["e_machine"], elf.get_section_by_name(".modinfo")
+        values = parse_modinfo(bytes(modinfo.data()) if modinfo else b"")
+    if machine != "EM_X86_64":
+        raise ElfError(f"it is built for {machine_name(machine)}, the lab's machines are x86-64")
     depends = tuple(_normal(name) for name in values.get("depends", "").split(",") if name)
-    release = values.get("vermagic", "").partition(" ")[0]
-    return Module(name, data, depends), release or "no kernel (it has no vermagic)"
+    vermagic = values.get("vermagic", "")
+    release = vermagic.partition(" ")[0]
+    module = Module(name, data, depends, vermagic.strip())
+    return module, release or "no kernel (it has no vermagic)"
 
 
 def parse_modinfo(modinfo: bytes) -> dict[str, str]:
@@ -171,9 +203,9 @@ def _scan(root: Path) -> tuple[Mapping[str, list[Path]], frozenset[str]]:
     """Return the files of each module below ``root``, and the names of those built in."""
     paths: dict[str, list[Path]] = {}
     builtin: set[str] = set()
-    for folder, folders, files in os.walk(root):
+    for folder, folders, names in os.walk(root):
         folders.sort()
-        for file in sorted(files):
+        for file in sorted(names):
             name = module_name(file)
             if name:
                 paths.setdefault(name, []).append(Path(folder, file))
@@ -184,17 +216,12 @@ def _scan(root: Path) -> tuple[Mapping[str, list[Path]], frozenset[str]]:
 
 def _builtin(path: Path) -> set[str]:
     """Return the modules that modules.builtin names: a path ``kernel/…/kvm.ko`` on each line."""
-    try:
-        lines = path.read_text(errors="replace").split()
-    except OSError as error:
-        raise EnvironmentUnfit(f"can't read {path}: {error.strerror}") from None
+    lines = files.read(path, files.TEXT).decode(errors="replace").split()
     return {name for name in map(module_name, lines) if name}
 
 
 def _read(name: str, path: Path) -> tuple[Module, str]:
     try:
-        return parse_module(name, path.read_bytes())
-    except OSError as error:
-        raise EnvironmentUnfit(f"can't read the module {path}: {error.strerror}") from None
+        return parse_module(name, files.read(path, files.MODULE))
     except (Corrupt, ElfError) as error:
-        raise EnvironmentUnfit(f"the module {path} is damaged: {error}") from None
+        raise EnvironmentUnfit(f"the module {path} can't be taken: {error}") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 from kvmtest.errors import UsageError
 from kvmtest.extras import library
+from kvmtest.lab.deb import package_names
 
 __all__ = [
     "BuildKit",
@@ -166,7 +167,7 @@ def build_kit(offer: Offer, packages: Iterable[Package]) -> BuildKit:
     known = _by_name_and_version(packages)
     version = offer.debian_version
     headers = _exactly(f"linux-headers-{offer.release}", offer, known)
-    names = _names(headers.depends)
+    names = package_names(headers.depends)
     common = [_exactly(name, offer, known) for name in names if name.endswith("-common")]
     tools = [
         known.get((name, version)) or _newer(name, headers, known)
@@ -238,7 +239,7 @@ def _parts(
     image: Package, release: str, known: dict[tuple[str, str], Package]
 ) -> tuple[Package, ...] | None:
     """Return the packages that carry the kernel of ``image``, or None where one is not offered."""
-    names = _names(image.depends)
+    names = package_names(image.depends)
     # linux-image-6.12-amd64 is empty and depends on the newest linux-image-6.12.…-amd64.
     if any(name.startswith("linux-image-") for name in names):
         return None
@@ -248,11 +249,6 @@ def _parts(
     base = known.get((f"linux-base-{release}", image.version))
     parts = tuple(package for package in (*carriers, base) if package)
     return parts if all(carriers) else None
-
-
-def _names(depends: str) -> list[str]:
-    """Return the names in a field Depends, alternatives included."""
-    return [part.split()[0] for part in re.split(r"[,|]", depends) if part.split()]
 
 
 def _upstream(debian_version: str) -> str:

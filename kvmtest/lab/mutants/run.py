@@ -58,7 +58,7 @@ class Options:
     """What the command line asked for; no ``only`` means all mutants of the machine."""
 
     machine: str = "intel"
-    kernel: str | None = None
+    kernel: Sequence[str] | None = None
     only: list[str] = field(default_factory=list)
     output: Path | None = None
 

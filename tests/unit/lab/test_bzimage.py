@@ -14,7 +14,14 @@ from kernel_files import BANNER, START, Segment, bzimage, elf, vmlinux, xz
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab import bzimage as subject
-from kvmtest.lab.bzimage import BzImageError, CannotFlatten, flatten, is_bzimage, version
+from kvmtest.lab.bzimage import (
+    BzImageError,
+    CannotFlatten,
+    check_architecture,
+    flatten,
+    is_bzimage,
+    version,
+)
 from kvmtest.lab.elf import section
 
 IMAGE = bzimage(vmlinux())
@@ -58,6 +65,45 @@ def test_a_length_that_does_not_agree_is_refused() -> None:
     with pytest.raises(BzImageError, match="it says 5"):
         subject.vmlinux(bzimage(vmlinux(), lambda data: xz(data) + b"\5\0\0\0",
                                 size_appended=False))  # fmt: skip
+
+
+def at(offset: int, magic: bytes, size: int = 0x1000) -> bytes:
+    return (bytes(offset) + magic).ljust(size, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (changed(0x236, "<H", 0x7E), "a 32-bit x86 kernel, the lab's machines are x86-64"),
+        (b"MZ\0\x91" + at(52, b"ARM\x64"), "a kernel for arm64"),
+        (at(36, b"\x18\x28\x6f\x01"), "a kernel for 32-bit ARM"),
+        (b"MZ" + at(54, b"RSC\x05"), "a kernel for RISC-V"),
+        (b"MZ\0\0zimg" + bytes(0x400), "of another architecture"),
+        (elf(machine=183), "an ELF file for arm64"),
+        (elf(machine=3), "an ELF file for 32-bit x86"),
+        (elf(machine=62), "an ELF file for x86-64, such as vmlinux; give arch/x86/boot/bzImage"),
+        (elf(machine=999), "an ELF file for another machine (999)"),
+        (b"\x7fELF", "a damaged ELF file"),
+        (gzip.compress(b"kernel"), "compressed with gzip; unpack it"),
+        (b"!<arch>\ndebian-binary   ", "a Debian package; give it a name that ends in .deb"),
+        (b"\xed\xab\xee\xdb\3\0", "an RPM; unpack it"),
+        (b"MZ" + bytes(0x400), "another program for EFI"),
+        (b"hello", "its header lacks"),
+    ],
+)
+def test_what_can_not_be_booted_here_is_told_by_what_it_is(image: bytes, said: str) -> None:
+    with pytest.raises(BzImageError) as caught:
+        check_architecture(image)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [0x206, 0x20B])
+def test_a_kernel_from_before_there_was_a_mark_of_64_bits_is_not_refused_for_it(
+    protocol: int,
+) -> None:
+    old = changed(0x206, "<H", protocol, changed(0x236, "<H", 0))
+    check_architecture(old)
+    assert version(old) == BANNER
 
 
 @pytest.mark.parametrize(
