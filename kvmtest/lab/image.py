@@ -15,7 +15,9 @@ from .modules import Module
 
 __all__ = [
     "COMMAND_LINE",
+    "DEPENDENCIES",
     "MODULE_ARGUMENTS",
+    "dependencies",
     "digest",
     "file_name",
     "module_entries",
@@ -44,6 +46,9 @@ _IMPORTS = (
     "tempfile", "threading", "unittest", "xml.etree.ElementTree", "xml.sax.saxutils", "zlib",
 )  # fmt: skip
 
+#: The file in which modprobe finds what a module needs.
+DEPENDENCIES = "modules.dep"
+
 #: Arguments of the modules that a machine loads at boot.
 MODULE_ARGUMENTS = {"kvm_intel": "nested=1"}
 
@@ -68,6 +73,14 @@ def module_entries(release: str, modules: Sequence[Module]) -> dict[str, Entry]:
     """
     folder = f"lib/modules/{release}"
     entries: dict[str, Entry] = {f"{folder}/{file_name(m.name)}": File(m.unsigned) for m in modules}
+    entries[f"{folder}/{DEPENDENCIES}"] = File(dependencies(modules))
+    for index in ("modules.alias", "modules.symbols", "modules.builtin"):
+        entries[f"{folder}/{index}"] = File(b"")
+    return entries
+
+
+def dependencies(modules: Sequence[Module]) -> bytes:
+    """Return the file modules.dep of modules in the order in which they are loaded."""
     # modules.dep(5) has, unlike .modinfo, all that a module needs, also through others.
     needs: dict[str, list[str]] = {}
     for module in modules:
@@ -78,10 +91,7 @@ def module_entries(release: str, modules: Sequence[Module]) -> dict[str, Entry]:
         f"{file_name(name)}: {' '.join(map(file_name, others))}".rstrip() + "\n"
         for name, others in needs.items()
     ]
-    entries[f"{folder}/modules.dep"] = File("".join(lines).encode())
-    for index in ("modules.alias", "modules.symbols", "modules.builtin"):
-        entries[f"{folder}/{index}"] = File(b"")
-    return entries
+    return "".join(lines).encode()
 
 
 def file_name(module: str) -> str:

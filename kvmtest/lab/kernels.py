@@ -64,6 +64,9 @@ class LabKernel:
     needed: tuple[str, ...] = _NEEDED
     """The modules that it is to load, with what these depend on."""
 
+    over: Path | None = None
+    """A folder of modules to lay over its own once it has booted (kvmtest.lab.overlay)."""
+
     @cached_property
     def digest(self) -> str:
         """Of the image and of the modules that the lab needs, whatever they are packed in."""
@@ -161,8 +164,16 @@ def _find(names: Sequence[str], modules: Path | None, cache: Cache, tell: Tell) 
 
 
 def _with_modules(kernel: LabKernel, modules: Path) -> LabKernel:
-    """Return the kernel with its modules from a folder."""
-    return replace(kernel, modules=narrowed(modules, kernel.release))
+    """Return the kernel with all its modules from a folder, or with those of KVM laid over it."""
+    whole = replace(kernel, modules=narrowed(modules, kernel.release))
+    try:
+        whole.load_order(*kernel.needed)
+    except NoSuchModule as error:
+        vendor = kernel.needed[0]
+        if error.name in ("kvm", vendor) and not _has_kvm(whole.folder):
+            raise
+        return replace(kernel, over=modules)
+    return whole
 
 
 def _build_tree(root: Path) -> LabKernel:
@@ -327,3 +338,7 @@ def _banner(path: Path) -> str:
 def _kind(path: Path) -> str:
     mode = path.stat().st_mode
     return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def _has_kvm(folder: ModuleFolder) -> bool:
+    return any(name.startswith("kvm") for name in folder.names)

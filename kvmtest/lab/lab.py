@@ -126,25 +126,6 @@ class Lab:
         )  # fmt: skip
         return self.cache.entry("ready", name, make)
 
-    def swap(self, folder: Path) -> tuple[dict[str, bytes], list[list[str]]]:
-        """Return what loads the modules in ``folder`` instead of the kernel's own, for a job.
-
-        The files that the job needs, and the commands that it runs. Of kvm and the vendor's module
-        the folder may have one alone, which then is loaded with the kernel's other.
-        """
-        vendor = self.emulator.modules[0]
-        names = [name for name in ("kvm", vendor) if (folder / image.file_name(name)).exists()]
-        files = {image.file_name(name): (folder / image.file_name(name)).read_bytes()
-                 for name in names}  # fmt: skip
-        target = f"/lib/modules/{self.kernel.release}/"
-        used = [["rmmod", "kvm"]] if "kvm" in names else []
-        return files, [
-            ["rmmod", vendor],
-            *used,
-            ["cp", *files, target],
-            ["modprobe", vendor, *image.MODULE_ARGUMENTS.get(vendor, "").split()],
-        ]
-
     def run(self, job: Mapping[str, bytes], deadline: float) -> Outcome:
         """Give a machine a job; return what came of it. Raises MachineFailed, EnvironmentUnfit."""
         if self.restores:

@@ -27,11 +27,11 @@ from kvmtest.report.terminal import Progress, console, show_evidence
 from . import payload
 from .bochs import Bochs
 from .cache import Cache
-from .digest import of_files
 from .emulator import Emulator, Hardware
 from .kernels import LabKernel, resolve
 from .lab import Lab
 from .machine import MachineFailed, Outcome
+from .overlay import Overlay
 from .parameters import Parameters
 from .qemu import Q35, Qemu
 
@@ -51,7 +51,7 @@ class Options:
     """What the command line asked for; ``run_options`` are those of kvmtest run."""
 
     machine: str = "intel"
-    kernel: str | None = None
+    kernel: Sequence[str] | None = None
     modules: Path | None = None
     cpus: int | None = None
     cpu_features: tuple[str, ...] = ()
@@ -75,6 +75,9 @@ def run(options: Options) -> int:
         parameters = Parameters.parse(options.parameters, emulator.modules[0])
         cache = Cache.default()
         kernel = resolve(options.kernel, options.modules, cache, tell, needed=emulator.modules)
+        if kernel.over:
+            # Read before anything boots: they may not fit.
+            Overlay.of(kernel.over, kernel, emulator.modules[0])
         clock.lap("kernel")
         lab = assemble(progress, emulator, kernel, cache, hardware, cold=options.cold)
         lab.boot()
@@ -83,7 +86,7 @@ def run(options: Options) -> int:
             lab.ready()
             clock.lap("saved machine")
         outcome, evidence = run_once(
-            lab, options.run_options, options.deadline, parameters=parameters
+            lab, options.run_options, options.deadline, kernel.over, parameters=parameters
         )
     clock.stages(outcome)
     if output:
@@ -122,18 +125,17 @@ def run_once(
 ) -> tuple[Outcome, Evidence]:
     """Run kvmtest run with the options ``words`` in a machine of the lab.
 
-    ``modules`` is a folder with a kvm.ko or the vendor's module to load in place of the kernel's
-    own; then they get the ``parameters``, and ``commands`` are run in the machine before kvmtest.
+    What the folder ``modules`` holds of KVM's modules is laid over the kernel's own; then they get
+    the ``parameters``, and ``commands`` are run in the machine before kvmtest.
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
-    files, swapping = lab.swap(modules) if modules else ({}, [])
-    origin = "the kernel's own"
-    if modules:
-        origin = f"{' and '.join(files)} changed, digest {of_files(files)}"
+    overlay = Overlay.of(modules, lab.kernel, lab.emulator.modules[0]) if modules else None
+    files, laying = (overlay.files, overlay.commands) if overlay else ({}, [])
     setting = parameters or Parameters(lab.emulator.modules[0])
-    environment = {VARIABLE: json.dumps(lab.facts(origin, str(setting)))}
+    facts = lab.facts(str(overlay or "the kernel's own"), str(setting))
+    environment = {VARIABLE: json.dumps(facts)}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
-    prepare = [*swapping, *setting.commands, *commands]
+    prepare = [*laying, *setting.commands, *commands]
     job = {**files, **setting.files, **payload.job(command, environment, prepare)}
     outcome = lab.run(job, deadline)
     data = outcome.files.get("evidence.json")

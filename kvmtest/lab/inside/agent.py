@@ -130,13 +130,25 @@ def wake(job: dict[str, Any]) -> None:
         fcntl.ioctl(device, RNDRESEEDCRNG)
 
 
+def kernel_said(command: list[str]) -> str:
+    """Return the last line of the kernel's log where a command loads a module: why it refuses it.
+
+    modprobe knows the errno alone, which stands for a dozen reasons.
+    """
+    if command[0] != "modprobe":
+        return ""
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace").stdout
+    lines = log.strip().splitlines()
+    return f" (the kernel: {lines[-1]})" if lines else ""
+
+
 def prepare(job: dict[str, Any]) -> bool:
     """Run the job's commands, such as loading other modules; tell whether all succeeded."""
     for command in job["commands"]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=JOB)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            tell(failed=f"{' '.join(command)}: {why}")
+            tell(failed=f"{' '.join(command)}: {why}{kernel_said(command)}")
             return False
     return True
 

@@ -135,6 +135,26 @@ def test_a_command_that_fails_is_told_and_is_the_last(
     assert list(agent.JOB.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("boot\nkvm: Unknown symbol x (err -2)", " (the kernel: kvm: Unknown symbol x (err -2))"),
+        ("", ""),
+    ],
+)
+def test_why_the_kernel_refuses_a_module_is_told(
+    agent: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, told: str
+) -> None:
+    agent.JOB.mkdir()
+    scripts = {"modprobe": "echo invalid argument >&2; exit 1", "dmesg": f"printf '{log}'"}
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert not agent.prepare({"commands": [["modprobe", "kvm"]]})
+    assert heard(tmp_path) == [Told({"failed": f"modprobe kvm: invalid argument{told}"})]
+
+
 RUNNER = """
 import importlib.util, json, sys
 from pathlib import Path

@@ -1,9 +1,12 @@
 """kvmtest/lab/run.py, by the command kvmtest lab run: one line, the console's end, a status."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kernel_files import RELEASE
+from kernel_files import RELEASE, kvm_modules, module, write_tree
 from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
@@ -196,18 +199,76 @@ def test_the_deadline_is_that_of_the_machine(emulator: Emulator, capsys: Capture
     assert "did not end within 1 s (it reached: booted, ready); allow more with --deadline" in last
 
 
-def test_other_modules_are_named_in_the_evidence_by_their_digest(
+def job_of(emulator: Emulator) -> dict[str, Any]:
+    """Return the last job, which the modules follow."""
+    text = (emulator.folder / "job").read_text(errors="replace")
+    job, _ = json.JSONDecoder().raw_decode(text[text.index('{"command"') :])
+    assert isinstance(job, dict)
+    return job
+
+
+def built(folder: Path, *, release: str = RELEASE) -> Path:
+    """What building KVM alone leaves, with a change in both modules."""
+    return write_tree(
+        folder,
+        {
+            "kvm.ko": module("kvm", "irqbypass", release=release, body=b"changed"),
+            "kvm-intel.ko": module("kvm_intel", "kvm", release=release, body=b"changed"),
+            "kvm-amd.ko": module("kvm_amd", "kvm", "ccp", release=release),
+            "kvm.o": b"object",
+            "vmx/vmx.o": b"object",
+        },
+    )
+
+
+def test_modules_of_kvm_alone_are_laid_over_in_the_saved_machine_of_the_kernel_s_own(
     emulator: Emulator, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "built"
-    folder.mkdir()
-    (folder / "kvm-intel.ko").write_bytes(b"2")
-    outcome, found = run_once(emulator.lab(), [], modules=folder)
+    assert lab_run(emulator) == 0
+    assert emulator.starts() == ["booted", "saved as booted", "ready", "saved as ready"]
+    folder = built(tmp_path / "arch/x86/kvm")
+    assert lab_run(emulator, "--modules", folder) == 0
+    assert emulator.starts() == ["saved as ready"]
+    job = job_of(emulator)
+    assert job["commands"][:2] == [["rmmod", "kvm_intel"], ["rmmod", "kvm"]]
+    told = json.loads(job["environment"]["KVMTEST_LAB"])["details"]["modules"]
+    for name in ("kvm.ko", "kvm-intel.ko"):
+        assert f"{name} (sha256 {sha256((folder / name).read_bytes()).hexdigest()})" in told
+    assert "kvm-amd" not in told
+    assert "laid over the kernel's own" in told
+
+
+def test_a_full_tree_of_modules_takes_the_place_of_the_kernel_s(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    assert lab_run(emulator) == 0
+    emulator.starts()
+    changed = kvm_modules() | {"kernel/arch/x86/kvm/kvm.ko": module("kvm", "irqbypass", body=b"x")}
+    assert lab_run(emulator, "--modules", write_tree(tmp_path / "all", changed)) == 0
+    assert emulator.starts()[:2] == ["booted", "saved as booted"]
+    job = job_of(emulator)
+    assert job["commands"] == []
+
+
+@pytest.mark.parametrize("cold", [["--cold"], []], ids=["cold", "saved"])
+def test_modules_of_another_kernel_are_refused_before_anything_boots(
+    emulator: Emulator, tmp_path: Path, capsys: Capture, cold: list[str]
+) -> None:
+    folder = built(tmp_path / "built", release="6.12.8")
+    assert lab_run(emulator, "--modules", folder, *cold) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no matching modules for kernel {RELEASE}" in line
+    assert "built for 6.12.8" in line
+    assert emulator.starts() == []
+
+
+def test_a_folder_of_modules_is_named_in_the_evidence_of_a_run(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    outcome, found = run_once(emulator.lab(), [], modules=built(tmp_path / "built"))
     assert outcome.status == 0
     assert [result.id for result in found.results] == ["any.soak"]
-    job = (emulator.folder / "job").read_text()
-    assert "kvm-intel.ko changed, digest " in job
-    assert '["rmmod", "kvm_intel"]' in job
+    assert "kvm-intel.ko (sha256 " in job_of(emulator)["environment"]["KVMTEST_LAB"]
 
 
 def test_a_failed_machine_s_console_is_that_of_the_exception(emulator: Emulator) -> None:

@@ -193,38 +193,6 @@ def test_another_kvmtest_is_started_in_the_same_booted_machine(
     assert after[2] != before[2]
 
 
-def test_modules_are_swapped_by_commands_of_the_job(emulator: Emulator, tmp_path: Path) -> None:
-    folder = tmp_path / "built"
-    folder.mkdir()
-    (folder / "kvm.ko").write_bytes(b"1")
-    (folder / "kvm-intel.ko").write_bytes(b"2")
-    files, commands = emulator.lab().swap(folder)
-    assert files == {"kvm.ko": b"1", "kvm-intel.ko": b"2"}
-    assert commands == [
-        ["rmmod", "kvm_intel"],
-        ["rmmod", "kvm"],
-        ["cp", "kvm.ko", "kvm-intel.ko", f"/lib/modules/{RELEASE}/"],
-        ["modprobe", "kvm_intel", "nested=1"],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "removed"),
-    [("kvm.ko", ["kvm_intel", "kvm"]), ("kvm-intel.ko", ["kvm_intel"])],
-)
-def test_one_module_is_swapped_alone(
-    emulator: Emulator, tmp_path: Path, name: str, removed: list[str]
-) -> None:
-    (tmp_path / name).write_bytes(b"1")
-    files, commands = emulator.lab().swap(tmp_path)
-    assert files == {name: b"1"}
-    assert commands == [
-        *(["rmmod", module] for module in removed),
-        ["cp", name, f"/lib/modules/{RELEASE}/"],
-        ["modprobe", "kvm_intel", "nested=1"],
-    ]
-
-
 @pytest.mark.parametrize("cold", [True, False])
 def test_evidence_is_told_what_the_machine_is_and_how_it_began(
     emulator: Emulator, cold: bool

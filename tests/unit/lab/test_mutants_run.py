@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kernel_files import module as kernel_module
 from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
@@ -46,7 +47,7 @@ class Bench:
         self.emulator.leaves(None if isinstance(outcome, str) else outcome, 0)
         folder = self.emulator.folder / name
         folder.mkdir(exist_ok=True)
-        (folder / "kvm-intel.ko").write_text(name)
+        (folder / "kvm-intel.ko").write_bytes(kernel_module("kvm_intel", "kvm", body=name.encode()))
         return folder
 
 
