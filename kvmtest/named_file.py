@@ -8,9 +8,12 @@ ever, and only to look at some of them changes the machine (/dev/watchdog).
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
-__all__ = ["MIB", "read"]
+__all__ = ["MIB", "opened", "read"]
 
 MIB = 1 << 20
 
@@ -22,18 +25,25 @@ _KINDS = {
 }
 
 
+@contextmanager
+def opened(path: Path, most: int) -> Iterator[FileIO]:
+    """Give a regular file of at most ``most`` bytes, open for reading; raises as ``read``."""
+    _check(path.stat(), most)
+    # It may be another one by now; a FIFO without a writer would hold up a plain open, and some
+    # files of tracefs and procfs a plain read.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    with FileIO(fd) as file:
+        _check(os.fstat(fd), most)
+        yield file
+
+
 def read(path: Path, most: int) -> bytes:
     """Return the contents of a regular file of at most ``most`` bytes.
 
     Raises OSError, whose ``strerror`` says what the file is where it is not such a one.
     """
-    _check(path.stat(), most)
-    # It may be another one by now; a FIFO without a writer would hold up a plain open, and some
-    # files of tracefs and procfs a plain read.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        _check(os.fstat(fd), most)
-        content = bytearray()
+    content = bytearray()
+    with opened(path, most) as file:
         # Files of procfs and sysfs tell no size, and some have no end.
         while chunk := file.read(MIB):
             content += chunk

@@ -8,7 +8,6 @@ that fit it, and a digest of both.
 import hashlib
 import json
 import re
-import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -151,12 +150,10 @@ def _find(names: Sequence[str], modules: Path | None, cache: Cache, tell: Tell) 
         return _packages(parts, modules, cache, tell) if parts else _tree(path)
     if debs:
         return _packages(packages.named(debs), modules, cache, tell)
-    if path.is_file():
+    if path.exists():
         return _image(path, modules)
     if re.match(r"\d+(\.|$)", name):
         return _from_archive(name, cache, tell)
-    if path.exists():
-        raise UsageError(f"{path} is {_kind(path)}: it is no kernel; name a file or a folder")
     raise UsageError(
         f"there is no kernel {name!r}: neither a file, nor a folder, nor a version such as "
         "6.12 or 6.1.0-47-amd64"
@@ -333,11 +330,6 @@ def _banner(path: Path) -> str:
         return bzimage.version(image)
     except bzimage.BzImageError as error:
         raise EnvironmentUnfit(f"{path} can't be booted: {error}") from None
-
-
-def _kind(path: Path) -> str:
-    mode = path.stat().st_mode
-    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def _has_kvm(folder: ModuleFolder) -> bool:

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,11 +26,6 @@ def sparse(path: Path, size: int) -> Path:
     return path
 
 
-def listening(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
 @pytest.mark.parametrize("reader", [files.read, files.digest])
 class TestReading:
     def test_a_file_of_the_largest_size_is_read(
@@ -42,11 +36,11 @@ class TestReading:
     def test_a_larger_one_is_not(
         self, tmp_path: Path, reader: Callable[[Path, int], object]
     ) -> None:
-        with pytest.raises(EnvironmentUnfit, match="has 5 MiB, more than the 1 "):
+        with pytest.raises(EnvironmentUnfit, match="more than 1 MiB"):
             reader(sparse(tmp_path / "file", 5 * MIB), MIB)
 
     @pytest.mark.parametrize(
-        ("make", "kind"), [(os.mkfifo, "a FIFO"), (os.mkdir, "a folder")], ids=["FIFO", "folder"]
+        ("make", "kind"), [(os.mkfifo, "a FIFO"), (os.mkdir, "Is a directory")]
     )
     def test_what_is_no_regular_file_is_not(
         self,
@@ -61,16 +55,14 @@ class TestReading:
 
     @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
     def test_a_device_is_not(self, reader: Callable[[Path, int], object], device: str) -> None:
-        with pytest.raises(EnvironmentUnfit, match=f"{device} is a device"):
+        with pytest.raises(EnvironmentUnfit, match=f"{device}: this is a device"):
             reader(Path(device), MIB)
 
     def test_what_can_not_be_opened_is_told(
         self, tmp_path: Path, reader: Callable[[Path, int], object]
     ) -> None:
-        listening(tmp_path / "socket")
-        for name in ("nowhere", "socket"):
-            with pytest.raises(EnvironmentUnfit, match=f"can't read .*{name}"):
-                reader(tmp_path / name, MIB)
+        with pytest.raises(EnvironmentUnfit, match=r"can't read .*nowhere: No such file"):
+            reader(tmp_path / "nowhere", MIB)
 
 
 @pytest.mark.parametrize("kernel", ["/dev/zero", "/dev/null", "fifo", "fifo.deb"])
@@ -103,23 +95,23 @@ def test_a_fifo_or_a_device_by_the_name_of_a_module_is_refused(tmp_path: Path) -
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         kvm.unlink()
         make(kvm)
-        with pytest.raises(EnvironmentUnfit, match="regular file"):
+        with pytest.raises(EnvironmentUnfit, match="not a file"):
             ModuleFolder(root, RELEASE).load_order("kvm")
 
 
 def test_a_module_and_an_image_that_are_too_large_are_refused(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", tree_files())
     sparse(tree / f"lib/modules/{RELEASE}/kernel/arch/x86/kvm/kvm.ko", files.MODULE + MIB)
-    with pytest.raises(EnvironmentUnfit, match=r"kvm\.ko has 257 MiB"):
+    with pytest.raises(EnvironmentUnfit, match=r"kvm\.ko: this has more than 256 MiB"):
         resolve(str(tree), None, Cache(tmp_path), print)
     sparse(tree / f"boot/vmlinuz-{RELEASE}", files.IMAGE + MIB)
-    with pytest.raises(EnvironmentUnfit, match="has 1025 MiB"):
+    with pytest.raises(EnvironmentUnfit, match="more than 1024 MiB"):
         resolve(str(tree), None, Cache(tmp_path), print)
 
 
 def test_a_package_that_is_too_large_is_refused(tmp_path: Path) -> None:
     path = sparse(tmp_path / "a.deb", files.PACKAGE + MIB)
-    with pytest.raises(EnvironmentUnfit, match="has 4097 MiB"):
+    with pytest.raises(EnvironmentUnfit, match="more than 4096 MiB"):
         debs.control(path)
 
 
@@ -174,9 +166,9 @@ def test_the_command_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     monkeypatch.setattr("kvmtest.lab.run.MACHINES", {"intel": _Found})
-    assert main(["lab", "run", *words]) == 2
+    assert main(["lab", "run", *words]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is a device" in line
+    assert "this is a device" in line
 
 
 class _Found:

@@ -285,5 +285,5 @@ class TestWhatIsRefused:
 
     def test_a_fifo_by_the_name_of_a_package(self, cache: Cache, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "linux-image-1.deb")
-        with pytest.raises(UsageError, match="is a FIFO"):
+        with pytest.raises(EnvironmentUnfit, match="this is a FIFO"):
             take(cache, tmp_path / "linux-image-1.deb")
