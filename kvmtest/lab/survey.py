@@ -9,8 +9,9 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 from rich.text import Text
 
@@ -38,11 +39,19 @@ _MARKS = {
 _DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
 
 
+Key = tuple[str, str, str, int, str]
+
+# Rows without the lab's machine are older: of one for each emulator.
+_LAB_OF = {"Bochs": "intel", "QEMU": "amd"}
+
+
 @dataclass(frozen=True, slots=True)
 class Surveyed:
     """One kernel's verdicts by property in one machine, and what they were had with.
 
-    ``machine`` begins with the emulator's name, which tells the lab's machines apart.
+    ``machine`` is the emulator, its version, the CPU's model and how many there are; ``lab`` the
+    name of the lab's machine, ``setup`` the parameters that KVM's modules were loaded with, where
+    they were not their own.
     """
 
     release: str
@@ -53,11 +62,35 @@ class Surveyed:
     machine: str
     verdicts: Mapping[str, str]
     known_defects: Mapping[str, str]
+    lab: str = ""
+    cpus: int = 0
+    setup: str = ""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return a row of the data, where it may have been written before machines had names."""
+        made = cls(**row)
+        cpus = re.search(r"(\d+) CPU", made.machine)
+        return replace(
+            made,
+            lab=made.lab or _LAB_OF.get(made.emulator, made.emulator),
+            cpus=made.cpus or int(cpus[1] if cpus else 1),
+        )
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What there is one of in the data: a kernel in a machine."""
-        return self.release, self.machine.split()[0]
+    def key(self) -> Key:
+        """What there is one of in the data: a kernel in a machine with so many CPUs, so set up."""
+        return self.release, self.lab, self.emulator, self.cpus, self.setup
+
+    @property
+    def emulator(self) -> str:
+        """The emulator's name."""
+        return self.machine.split()[0]
+
+    @property
+    def heading(self) -> str:
+        """What its table is called."""
+        return f"{self.machine}, {self.setup}" if self.setup else self.machine
 
 
 def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) -> int:
@@ -81,7 +114,7 @@ def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) ->
             except KvmtestError as error:
                 failures.append(f"{spec}: {error}")
                 continue
-            row = _surveyed(kernel, evidence)
+            row = _surveyed(kernel, machine, evidence)
             surveyed[row.key] = row
             _write(folder, surveyed)
     for line in failures:
@@ -90,24 +123,30 @@ def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) ->
     return 3 if failures else 0
 
 
-def _surveyed(kernel: LabKernel, evidence: Evidence) -> Surveyed:
+def _surveyed(kernel: LabKernel, name: str, evidence: Evidence) -> Surveyed:
     machine = evidence.machine["lab"]
+    details = machine["details"]
+    parts = [f"{machine['emulator']} {machine['version']}", machine["model"]]
+    if name not in _LAB_OF.values():
+        parts.append(details.get("board") or name)
     return Surveyed(
         kernel.release,
         kernel.version,
         kernel.debian_version,
         kernel.date,
         evidence.kvmtest["version"],
-        f"{machine['emulator']} {machine['version']}, {machine['model']}, "
-        f"{machine['details']['cpus']} CPU",
+        ", ".join([*parts, f"{details['cpus']} CPU"]),
         {r.id: r.verdict.value for r in evidence.results},
         {r.id: r.known_defect for r in evidence.results if r.known_defect},
+        name,
+        details["cpus"],
+        details.get("module_parameters", ""),
     )
 
 
-def _load(path: Path) -> dict[tuple[str, str], Surveyed]:
+def _load(path: Path) -> dict[Key, Surveyed]:
     try:
-        rows = [Surveyed(**row) for row in json.loads(path.read_text())]
+        rows = [Surveyed.of(row) for row in json.loads(path.read_text())]
         return {row.key: row for row in rows}
     except FileNotFoundError:
         return {}
@@ -115,7 +154,7 @@ def _load(path: Path) -> dict[tuple[str, str], Surveyed]:
         raise EnvironmentUnfit(f"{path}: {error}; remove it, or name another -o DIR") from None
 
 
-def _write(folder: Path, surveyed: Mapping[tuple[str, str], Surveyed]) -> None:
+def _write(folder: Path, surveyed: Mapping[Key, Surveyed]) -> None:
     rows = sorted(surveyed.values(), key=_age)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / _DATA, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
@@ -140,8 +179,8 @@ def page(rows: Sequence[Surveyed]) -> str:
         "A dagger marks a known defect, whose finding is named below. An empty field was not "
         "decided.",
     ]
-    for machine in dict.fromkeys(row.machine for row in rows):
-        lines += ["", f"## {machine}", "", *_table([r for r in rows if r.machine == machine])]
+    for heading in dict.fromkeys(row.heading for row in rows):
+        lines += ["", f"## {heading}", "", *_table([r for r in rows if r.heading == heading])]
     findings = dict.fromkeys(f for row in rows for f in row.known_defects.items())
     if findings:
         lines += ["", "## Known defects", ""]

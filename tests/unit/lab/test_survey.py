@@ -1,5 +1,7 @@
 """kvmtest/lab/survey.py: what is kept of each kernel in each machine, and the page made of it."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
 from kvmtest.judge import Verdict
+from kvmtest.lab import survey as module
+from kvmtest.lab.run import MACHINES
 from kvmtest.lab.survey import Surveyed, page
 
 BOCHS, QEMU = "Bochs 2.7, corei7_skylake_x, 1 CPU", "QEMU 7.2.22, EPYC, 2 CPU"
@@ -29,6 +33,86 @@ def test_each_machine_has_a_table_of_what_it_decides() -> None:
     assert "svm.flag-never" not in first
     assert "| 6.12.1 | 6.12.1 |  | **FAIL** |" in second
     assert "vmx.entry.fresh" not in second
+
+
+def survey(installed: Emulator, folder: Path, *words: str, **machine: object) -> list[str]:
+    """Survey the tree's kernel where evidence says this of the machine; return the headings."""
+    details = {"cpus": machine.pop("cpus", 2), **machine.pop("details", {})}  # type: ignore[dict-item]
+    left = evidence({"any.soak": Verdict.PASS})
+    left.machine["lab"] = {
+        "emulator": "QEMU", "version": "7.2", "model": "EPYC", "lacks": {}, "details": details,
+        **machine,
+    }  # fmt: skip
+    installed.leaves(left, 0)
+    assert main(["lab", "survey", "-o", str(folder), *words, str(installed.tree)]) == 0
+    text = (folder / "kernels.md").read_text()
+    return [line for line in text.splitlines() if line.startswith("## ")]
+
+
+@pytest.fixture
+def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """One that plays each of the lab's machines."""
+    made = Emulator.install(tmp_path, monkeypatch)
+    monkeypatch.setattr(module, "MACHINES", dict.fromkeys(MACHINES, MACHINES["intel"]))
+    return made
+
+
+def test_the_rows_of_two_machines_of_one_emulator_stay_apart(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    survey(emulator, tmp_path, "--machine", "amd", details={"board": "pc, SeaBIOS"})
+    uefi = {"board": "q35, OVMF"}
+    assert survey(emulator, tmp_path, "--machine", "amd-uefi", details=uefi) == [
+        "## QEMU 7.2, EPYC, 2 CPU",
+        "## QEMU 7.2, EPYC, q35, OVMF, 2 CPU",
+    ]
+    rows = json.loads((tmp_path / "kernels.json").read_text())
+    assert [(row["release"], row["lab"]) for row in rows] == [
+        (RELEASE, "amd"), (RELEASE, "amd-uefi")
+    ]  # fmt: skip
+
+
+def test_the_rows_of_one_and_of_two_cpus_stay_apart(emulator: Emulator, tmp_path: Path) -> None:
+    for cpus in (1, 2, 1):
+        headings = survey(emulator, tmp_path, "--cpus", str(cpus), cpus=cpus)
+    assert headings == ["## QEMU 7.2, EPYC, 1 CPU", "## QEMU 7.2, EPYC, 2 CPU"]
+    assert len(json.loads((tmp_path / "kernels.json").read_text())) == 2
+
+
+def test_the_rows_of_other_module_parameters_stay_apart(emulator: Emulator, tmp_path: Path) -> None:
+    survey(emulator, tmp_path)
+    given = {"module_parameters": "kvm_intel.ept=0"}
+    assert survey(emulator, tmp_path, details=given) == [
+        "## QEMU 7.2, EPYC, 2 CPU",
+        "## QEMU 7.2, EPYC, 2 CPU, kvm_intel.ept=0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [(BOCHS, ["--cpus", "1"]), (QEMU, ["--machine", "amd"])],
+)
+def test_a_row_from_before_machines_had_names_is_that_of_its_emulator(
+    emulator: Emulator, tmp_path: Path, machine: str, words: list[str]
+) -> None:
+    old = asdict(replace(row(machine, any__soak="FAIL"), release=RELEASE))
+    other = old | {"release": "6.1.0"}
+    for name in ("lab", "cpus", "setup"):
+        del old[name], other[name]
+    (tmp_path / "kernels.json").write_text(json.dumps([old, other]))
+    name, cpus = machine.split()[0], 1 if machine == BOCHS else 2
+    survey(emulator, tmp_path, *words, emulator=name, cpus=cpus)
+    rows = json.loads((tmp_path / "kernels.json").read_text())
+    assert [(r["release"], r["verdicts"]["any.soak"]) for r in rows] == [
+        ("6.1.0", "FAIL"), (RELEASE, "PASS")
+    ]  # fmt: skip
+
+
+def test_the_page_of_this_repository_is_made_of_its_data() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    rows = [Surveyed.of(data) for data in json.loads((docs / "kernels.json").read_text())]
+    assert (docs / "kernels.md").read_text() == page(rows)
+    assert all(data.lab and data.cpus for data in rows)
 
 
 def test_a_machine_s_row_is_made_anew_and_another_s_stays(
