@@ -35,7 +35,17 @@ from .overlay import Overlay
 from .parameters import Parameters
 from .qemu import Q35, Qemu
 
-__all__ = ["DEADLINE", "MACHINES", "Options", "assemble", "run", "run_once", "teller", "write"]
+__all__ = [
+    "DEADLINE",
+    "MACHINES",
+    "VENDORS",
+    "Options",
+    "assemble",
+    "run",
+    "run_once",
+    "teller",
+    "write",
+]
 
 #: The lab's machines, and how the emulator of each is found.
 MACHINES: dict[str, Callable[[], Emulator]] = {
@@ -43,6 +53,8 @@ MACHINES: dict[str, Callable[[], Emulator]] = {
     "amd": Qemu.find,
     "amd-uefi": partial(Qemu.find, Q35),
 }
+#: The vendor module of KVM in each.
+VENDORS = {"intel": "kvm_intel", "amd": "kvm_amd", "amd-uefi": "kvm_amd"}
 DEADLINE = 900.0
 
 

@@ -27,7 +27,7 @@ from kvmtest.lab.kernels import resolve
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.parameters import Parameters
-from kvmtest.lab.run import MACHINES, assemble, run_once, teller, write
+from kvmtest.lab.run import MACHINES, VENDORS, assemble, run_once, teller, write
 from kvmtest.properties import find as find_property
 from kvmtest.report.files import write_reports
 from kvmtest.report.terminal import Progress, console
@@ -142,18 +142,20 @@ class _Bench:
         return Hardware(cpus, cpu_features=tuple(f for f in mutant.cpu_flags if f in SHOWN))
 
 
-def _machine(mutant: Mutant) -> str:
-    """Return the lab's machine that decides the mutant's owner."""
-    return "amd" if "kvm-amd" in find_property(mutant.owner).needs else "intel"
+def _vendor(mutant: Mutant) -> str:
+    """Return the vendor module whose machines decide the mutant's owner."""
+    return "kvm_amd" if "kvm-amd" in find_property(mutant.owner).needs else "kvm_intel"
 
 
 def _chosen(options: Options) -> list[Mutant]:
     """Return the mutants to judge; raises UsageError where one is another machine's."""
     named = [find(name) for name in options.only]
+    vendor = VENDORS[options.machine]
     for mutant in named:
-        if _machine(mutant) != options.machine:
-            raise UsageError(f"{mutant.name} is one for --machine {_machine(mutant)}")
-    return named or [m for m in (*MUTANTS, *REPAIRS) if _machine(m) == options.machine]
+        if _vendor(mutant) != vendor:
+            machines = [name for name, v in VENDORS.items() if v == _vendor(mutant)]
+            raise UsageError(f"{mutant.name} is one for --machine {' or '.join(machines)}")
+    return named or [m for m in (*MUTANTS, *REPAIRS) if _vendor(m) == vendor]
 
 
 def _of_kernel(chosen: Sequence[Mutant], release: str, named: Sequence[str]) -> list[Mutant]:

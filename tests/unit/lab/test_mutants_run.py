@@ -15,12 +15,13 @@ from kernel_files import module as kernel_module
 from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
-from kvmtest.errors import UsageError
+from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.judge import Verdict, claim, control
 from kvmtest.lab.mutants import run as module
 from kvmtest.lab.mutants.builder import PatchRefused
 from kvmtest.lab.mutants.table import MUTANTS, REPAIRS, find
+from kvmtest.lab.run import MACHINES, VENDORS
 
 Capture = pytest.CaptureFixture[str]
 PASS, FAIL, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.SKIP
@@ -181,8 +182,9 @@ def test_the_names_used_here_are_those_of_mutants() -> None:
     assert {find(name) for name in NAMES} <= {*MUTANTS, *REPAIRS}
 
 
-def test_a_mutant_of_another_machine_is_refused(capsys: Capture) -> None:
-    assert main(["lab", "mutants", "--machine", "amd", "--only", NAMES[0]]) == 2
+@pytest.mark.parametrize("machine", ["amd", "amd-uefi"])
+def test_a_mutant_of_another_machine_is_refused(capsys: Capture, machine: str) -> None:
+    assert main(["lab", "mutants", "--machine", machine, "--only", NAMES[0]]) == 2
     assert f"{NAMES[0]} is one for --machine intel" in capsys.readouterr().err
 
 
@@ -212,3 +214,25 @@ def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
     assert main(["lab", "mutants", "--kernel", tree, "--only", MEDIATED.name]) == 4
     job = (bench.emulator.folder / "job").read_text()
     assert '["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]' in job
+
+
+    assert main(["lab", "mutants", "--only", "svm-lbrv-not-asked"]) == 2
+    assert "is one for --machine amd or amd-uefi" in capsys.readouterr().err
+
+
+def test_each_machine_is_given_the_mutants_of_its_vendor_s_module() -> None:
+    chosen = {name: module._chosen(module.Options(name)) for name in MACHINES}
+    assert chosen["amd"] == chosen["amd-uefi"]
+    assert {mutant.name.startswith("svm-") for mutant in chosen["amd"]} == {True}
+    assert {*chosen["intel"], *chosen["amd"]} == {*MUTANTS, *REPAIRS}
+
+
+def test_each_machine_has_the_vendor_s_module_that_its_emulator_loads() -> None:
+    found = {}
+    for name, find_emulator in MACHINES.items():
+        try:
+            found[name] = find_emulator().modules[0]
+        except EnvironmentUnfit:
+            continue
+    assert found.items() <= VENDORS.items()
+    assert VENDORS.keys() == MACHINES.keys()
