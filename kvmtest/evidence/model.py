@@ -112,10 +112,14 @@ class Evidence:
 
     @property
     def machine_name(self) -> str:
-        """What kind of machine it is; a lab with its emulator."""
+        """What kind of machine it is; a lab with its emulator and modules that are not stock."""
         lab = self.machine.get("lab")
         name = str(self.machine["kind"])
-        return f"{name} ({lab['emulator']} {lab['version']}, {lab['model']})" if lab else name
+        if not lab:
+            return name
+        laid = lab.get("details", {}).get("modules_laid_over")
+        over = f"; {laid} laid over the kernel's" if laid else ""
+        return f"{name} ({lab['emulator']} {lab['version']}, {lab['model']}{over})"
 
     @property
     def summary(self) -> dict[str, int]:

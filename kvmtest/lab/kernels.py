@@ -165,9 +165,8 @@ def _with_modules(kernel: LabKernel, modules: Path) -> LabKernel:
     whole = replace(kernel, modules=narrowed(modules, kernel.release))
     try:
         whole.load_order(*kernel.needed)
-    except NoSuchModule as error:
-        vendor = kernel.needed[0]
-        if error.name in ("kvm", vendor) and not _has_kvm(whole.folder):
+    except NoSuchModule:
+        if not whole.folder.names:
             raise
         return replace(kernel, over=modules)
     return whole
@@ -330,7 +329,3 @@ def _banner(path: Path) -> str:
         return bzimage.version(image)
     except bzimage.BzImageError as error:
         raise EnvironmentUnfit(f"{path} can't be booted: {error}") from None
-
-
-def _has_kvm(folder: ModuleFolder) -> bool:
-    return any(name.startswith("kvm") for name in folder.names)

@@ -8,7 +8,7 @@ of all that it is made from.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,8 +142,17 @@ class Lab:
         start = Start(self.hardware, self.boot(), state, save)
         return Machine(self.emulator, start, payload.archive(files), self.hear)
 
-    def facts(self, modules: str = "the kernel's own", parameters: str = "") -> dict[str, Any]:
-        """Return what evidence says of the machine."""
+    def facts(
+        self,
+        modules: str = "the kernel's own",
+        parameters: str = "",
+        laid_over: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Return what evidence says of the machine, of KVM's modules and of their parameters.
+
+        ``laid_over`` are the files in place of the kernel's own, which every report names.
+        """
+        laid = {"modules_laid_over": ", ".join(laid_over)} if laid_over else {}
         return {
             "emulator": self.emulator.name,
             "version": self.emulator.version,
@@ -157,6 +166,7 @@ class Lab:
                 "kernel": self.kernel.origin,
                 "kernel_digest": self.kernel.digest,
                 "modules": modules,
+                **laid,
                 "kvm_parameters": parameters,
                 "command_line": self.command_line,
                 "image_digest": self.image_digest,

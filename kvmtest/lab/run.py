@@ -142,10 +142,10 @@ def run_once(
     Raises MachineFailed where the machine fails, or sends no evidence that can be read.
     """
     overlay = Overlay.of(modules, lab.kernel, lab.emulator.modules[0]) if modules else None
+    origin, laid = (str(overlay), list(overlay.digests)) if overlay else ("the kernel's own", [])
     files, laying = (overlay.files, overlay.commands) if overlay else ({}, [])
     setting = parameters or Parameters(lab.emulator.modules[0])
-    facts = lab.facts(str(overlay or "the kernel's own"), str(setting))
-    environment = {VARIABLE: json.dumps(facts)}
+    environment = {VARIABLE: json.dumps(lab.facts(origin, str(setting), laid))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]
     prepare = [*laying, *setting.commands, *commands]
     job = {**files, **setting.files, **payload.job(command, environment, prepare)}

@@ -140,7 +140,7 @@ def _surveyed(kernel: LabKernel, name: str, evidence: Evidence) -> Surveyed:
         {r.id: r.known_defect for r in evidence.results if r.known_defect},
         name,
         details["cpus"],
-        details.get("module_parameters", ""),
+        details.get("kvm_parameters", ""),
     )
 
 

@@ -1,6 +1,6 @@
 """A stock kernel in the lab, and the same with the fix reverted: green and red."""
 
-import json
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from kvmtest.judge import Role, Verdict
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.kernels import LabKernel
 from kvmtest.lab.lab import Lab
+from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
 from kvmtest.lab.run import run_once
@@ -107,14 +108,18 @@ def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
     assert {name.rpartition(".")[0] for name in plots} <= {*LEAKS, LOST_UPDATE, *WALKED}
 
 
-def test_a_reverted_fix_fails_the_entry_properties(lab: Lab, kernel: LabKernel) -> None:
+def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
+    lab: Lab, kernel: LabKernel, tmp_path: Path
+) -> None:
     cache = Cache.default()
     try:
         builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
         modules = builder.build([find("fix-reverted").patch])
     except KvmtestError as error:
         pytest.skip(f"can't build KVM: {error}")
-    outcome, evidence = run_once(lab, [], modules=modules)
+    done = run_kvmtest("lab", "run", "--modules", modules, "-o", tmp_path / "out", timeout=1500)
+    assert done.status == 1, done.err
+    evidence = load(tmp_path / "out")
     found = verdicts(evidence)
     entries = ("fresh", "toggled", "toggled-back", "after-emulation")
     assert {found[f"vmx.entry.{name}"] for name in entries} == {Verdict.FAIL}
@@ -123,9 +128,25 @@ def test_a_reverted_fix_fails_the_entry_properties(lab: Lab, kernel: LabKernel) 
     if lab.emulator.details.get("pmu"):
         assert {found[name] for name in LEAKS} == {Verdict.FAIL}
     assert found["host.knob-effective"] is Verdict.PASS
-    assert outcome.status == evidence.exit_status == 1
-    details = json.dumps(evidence.machine["lab"]["details"])
-    assert "the kernel's own" not in details
+    assert evidence.exit_status == 1
+    details = evidence.machine["lab"]["details"]
+    assert details["modules_laid_over"] == "kvm.ko, kvm-intel.ko"
+    for path in modules.iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert f"{path.name} (sha256 {digest})" in details["modules"]
+    assert details["start"] == "restored from a saved machine"
+
+
+def test_why_the_kernel_refuses_a_module_is_said(
+    kernel: LabKernel, lab: Lab, tmp_path: Path
+) -> None:
+    (own,) = [module for module in kernel.load_order("kvm_intel") if module.name == "kvm_intel"]
+    # A symbol that nobody exports takes the place of one that kvm does.
+    name = b"kvm_emulate_wrmsr"
+    assert name in own.data
+    (tmp_path / "kvm-intel.ko").write_bytes(own.unsigned.replace(name, b"kvm_emulate_nomsr"))
+    with pytest.raises(MachineFailed, match=r"kvm_intel: .*\(the kernel: .*kvm_emulate_nomsr"):
+        run_once(lab, [], modules=tmp_path)
 
 
 @pytest.fixture

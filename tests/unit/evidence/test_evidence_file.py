@@ -146,6 +146,9 @@ SPOILERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "$.results[0]": lambda d: d["results"][0].update(extra=1),
     "$.machine.kind": lambda d: d["machine"].update(kind="dream"),
     "$.machine.cpu": lambda d: d["machine"].update(cpu="a CPU"),
+    "$.machine.lab.details": lambda d: d["machine"].update(
+        lab={"emulator": "", "model": "", "version": "", "lacks": {}, "details": []}
+    ),
     "$.summary": lambda d: d["summary"].pop("PASS"),
     "$.journal": lambda d: d.update(journal=[]),
     "$.kernel_log.lost": lambda d: d["kernel_log"].update(lost=-1),

@@ -24,6 +24,16 @@ def test_what_comes_back_has_its_types(result: Result) -> None:
     assert [str(reading) for reading in back.readings] == [str(r) for r in result.readings]
 
 
+def test_a_lab_s_name_says_which_modules_are_not_its_kernel_s() -> None:
+    lab = {"emulator": "Bochs", "version": "2.7", "model": "m", "lacks": {}}
+    names = []
+    for details in ({}, {"details": {}}, {"details": {"modules_laid_over": "kvm.ko"}}):
+        machine = {"kind": "lab", "lab": {**lab, **details}}
+        names.append(Evidence({}, machine, {}, {}, {}, {}, [], 0).machine_name)
+    stock = "lab (Bochs 2.7, m)"
+    assert names == [stock, stock, "lab (Bochs 2.7, m; kvm.ko laid over the kernel's)"]
+
+
 @given(EVIDENCE)
 def test_the_summary_counts_every_result_once(evidence: Evidence) -> None:
     assert set(evidence.summary) == set(Verdict)

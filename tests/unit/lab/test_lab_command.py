@@ -231,7 +231,9 @@ def test_modules_of_kvm_alone_are_laid_over_in_the_saved_machine_of_the_kernel_s
     assert emulator.starts() == ["saved as ready"]
     job = job_of(emulator)
     assert job["commands"][:2] == [["rmmod", "kvm_intel"], ["rmmod", "kvm"]]
-    told = json.loads(job["environment"]["KVMTEST_LAB"])["details"]["modules"]
+    details = json.loads(job["environment"]["KVMTEST_LAB"])["details"]
+    told = details["modules"]
+    assert details["modules_laid_over"] == "kvm.ko, kvm-intel.ko"
     for name in ("kvm.ko", "kvm-intel.ko"):
         assert f"{name} (sha256 {sha256((folder / name).read_bytes()).hexdigest()})" in told
     assert "kvm-amd" not in told

@@ -186,6 +186,8 @@ def test_the_names_used_here_are_those_of_mutants() -> None:
 def test_a_mutant_of_another_machine_is_refused(capsys: Capture, machine: str) -> None:
     assert main(["lab", "mutants", "--machine", machine, "--only", NAMES[0]]) == 2
     assert f"{NAMES[0]} is one for --machine intel" in capsys.readouterr().err
+    assert main(["lab", "mutants", "--only", "svm-lbrv-not-asked"]) == 2
+    assert "is one for --machine amd or amd-uefi" in capsys.readouterr().err
 
 
 MEDIATED = find("mediated-not-reloaded")
@@ -214,10 +216,6 @@ def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
     assert main(["lab", "mutants", "--kernel", tree, "--only", MEDIATED.name]) == 4
     job = (bench.emulator.folder / "job").read_text()
     assert '["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]' in job
-
-
-    assert main(["lab", "mutants", "--only", "svm-lbrv-not-asked"]) == 2
-    assert "is one for --machine amd or amd-uefi" in capsys.readouterr().err
 
 
 def test_each_machine_is_given_the_mutants_of_its_vendor_s_module() -> None:

@@ -234,6 +234,15 @@ class TestWhichFolderIsWhich:
         assert kernel.over is None
         assert kernel.modules == tmp_path / "modules"
 
+    def test_one_that_has_others_alone_is_laid_over_and_then_refused(self, tmp_path: Path) -> None:
+        kernel = self.take(tmp_path, {"nvme.ko": module("nvme")})
+        assert kernel.over
+        assert "nothing to lay over" in refusal(kernel.over, kernel)
+
+    def test_one_that_has_none_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(EnvironmentUnfit, match=r"there is no \.ko file below it"):
+            self.take(tmp_path, {"kvm.o": b""})
+
     def test_with_an_image_alone_they_must_be_all(self, tmp_path: Path) -> None:
         write_tree(tmp_path, {"bzImage": bzimage(vmlinux())})
         folder = write_tree(tmp_path / "modules", BUILT)

@@ -81,7 +81,7 @@ def test_the_rows_of_one_and_of_two_cpus_stay_apart(emulator: Emulator, tmp_path
 
 def test_the_rows_of_other_module_parameters_stay_apart(emulator: Emulator, tmp_path: Path) -> None:
     survey(emulator, tmp_path)
-    given = {"module_parameters": "kvm_intel.ept=0"}
+    given = {"kvm_parameters": "kvm_intel.ept=0"}
     assert survey(emulator, tmp_path, details=given) == [
         "## QEMU 7.2, EPYC, 2 CPU",
         "## QEMU 7.2, EPYC, 2 CPU, kvm_intel.ept=0",
