@@ -241,6 +241,14 @@ class TestImage:
         with pytest.raises(EnvironmentUnfit, match="no bzImage"):
             take(cache, tmp_path / "x", tmp_path)
 
+    def test_a_32_bit_kernel_is_refused(self, cache: Cache, tmp_path: Path) -> None:
+        image = bytearray(bzimage(vmlinux()))
+        image[0x236:0x238] = bytes(2)  # xloadflags
+        root = write_tree(tmp_path / "tree", tree_files() | {f"boot/vmlinuz-{RELEASE}": image})
+        for spec in (root, root / f"boot/vmlinuz-{RELEASE}"):
+            with pytest.raises(EnvironmentUnfit, match="32-bit x86 kernel"):
+                take(cache, spec, root)
+
     def test_modules_that_are_not_there_are_refused(self, cache: Cache, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"there is no .*nowhere; --modules"):
             take(cache, tmp_path / "x", tmp_path / "nowhere")

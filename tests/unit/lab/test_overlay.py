@@ -4,6 +4,7 @@ import lzma
 import shutil
 import struct
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def kernel(tmp_path: Path) -> LabKernel:
 
 def over(folder: Path, kernel: LabKernel, vendor: str = "kvm_intel") -> Overlay:
     return Overlay.of(folder, kernel, vendor)
+
+
+def signed(data: bytes) -> bytes:
+    info = struct.pack(">BBBBB3xI", 0, 0, 2, 0, 0, 6)
+    return data + b"signed" + info + b"~Module signature appended~\n"
 
 
 def refusal(folder: Path, kernel: LabKernel, vendor: str = "kvm_intel") -> str:
@@ -121,6 +127,21 @@ class TestWhatIsLoaded:
         assert "msr.ko:" in lines
         assert overlay.removed == ("kvm_intel", "kvm")
 
+    def test_what_the_kernel_has_and_its_own_modules_did_without_comes_too(
+        self, tmp_path: Path
+    ) -> None:
+        files = tree_files() | {f"{FOLDER}/kernel/lib/part.ko": module("part", body=b"own")}
+        kernel = kernel_of(tmp_path, files)
+        overlay = over(write_tree(tmp_path / "built", {KVM: module("kvm", "part")}), kernel)
+        assert overlay.files["part.ko"] == files[f"{FOLDER}/kernel/lib/part.ko"]
+        assert list(overlay.digests) == [KVM]
+
+    def test_a_signature_stays_outside(self, tmp_path: Path, kernel: LabKernel) -> None:
+        overlay = over(write_tree(tmp_path / "built", {INTEL: signed(BUILT[INTEL])}), kernel)
+        assert overlay.files[INTEL] == BUILT[INTEL]
+        digest = sha256(signed(BUILT[INTEL])).hexdigest()
+        assert overlay.digests == {INTEL: digest}, "of the file as it is"
+
     @pytest.mark.parametrize(
         ("suffix", "pack"),
         [(".xz", lzma.compress), (".zst", zstandard.ZstdCompressor().compress)],
@@ -146,20 +167,19 @@ class TestWhatIsLoaded:
         self, tmp_path: Path, kernel: LabKernel
     ) -> None:
         files = {f"{FOLDER}/updates/{name}": data for name, data in BUILT.items()}
-        others = {"lib/modules/6.1.0/kvm.ko": module("kvm", release="6.1.0")}
+        others = {
+            "lib/modules/6.1.0/kvm.ko": module("kvm", release="6.1.0"),
+            "backup/kvm.ko": module("kvm", "irqbypass", body=b"older"),
+        }
         folder = write_tree(tmp_path / "installed", files | others)
         assert set(over(folder, kernel).files) == {KVM, INTEL, DEPENDENCIES}
 
-    def test_a_signature_and_debug_info_stay_outside(
-        self, tmp_path: Path, kernel: LabKernel
-    ) -> None:
+    def test_debug_info_stays_outside(self, tmp_path: Path, kernel: LabKernel) -> None:
         if not shutil.which("strip"):
             pytest.skip("needs strip, of binutils")
         modinfo = section(BUILT[INTEL], ".modinfo")
         large = elf({".modinfo": modinfo, ".BTF": b"types", ".debug_info": bytes(1 << 20)})
-        info = struct.pack(">BBBBB3xI", 0, 0, 2, 0, 0, 6)
-        signed = large + b"signed" + info + b"~Module signature appended~\n"
-        overlay = over(write_tree(tmp_path / "built", {INTEL: signed}), kernel)
+        overlay = over(write_tree(tmp_path / "built", {INTEL: signed(large)}), kernel)
         data = overlay.files[INTEL]
         assert len(data) < 10_000
         assert section(data, ".modinfo") == modinfo
