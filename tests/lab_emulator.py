@@ -5,9 +5,11 @@ machine's config, names. In its folder it finds what kvmtest is to leave inside 
 ``status``), and there it writes down how it was started (``starts``).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernel_files import RELEASE, tree_files, write_tree
@@ -115,6 +117,13 @@ class Emulator:
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return lines
+
+    def job(self) -> dict[str, Any]:
+        """Return the last job, which files may follow."""
+        text = (self.folder / "job").read_text(errors="replace")
+        job, _ = json.JSONDecoder().raw_decode(text[text.index('{"command"') :])
+        assert isinstance(job, dict)
+        return job
 
     def lab(self, **more: object) -> Lab:
         """Return the lab of the tree's kernel."""

@@ -3,7 +3,6 @@
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kernel_files import RELEASE, kvm_modules, module, write_tree
@@ -199,14 +198,6 @@ def test_the_deadline_is_that_of_the_machine(emulator: Emulator, capsys: Capture
     assert "did not end within 1 s (it reached: booted, ready); allow more with --deadline" in last
 
 
-def job_of(emulator: Emulator) -> dict[str, Any]:
-    """Return the last job, which the modules follow."""
-    text = (emulator.folder / "job").read_text(errors="replace")
-    job, _ = json.JSONDecoder().raw_decode(text[text.index('{"command"') :])
-    assert isinstance(job, dict)
-    return job
-
-
 def built(folder: Path, *, release: str = RELEASE) -> Path:
     """What building KVM alone leaves, with a change in both modules."""
     return write_tree(
@@ -229,7 +220,7 @@ def test_modules_of_kvm_alone_are_laid_over_in_the_saved_machine_of_the_kernel_s
     folder = built(tmp_path / "arch/x86/kvm")
     assert lab_run(emulator, "--modules", folder) == 0
     assert emulator.starts() == ["saved as ready"]
-    job = job_of(emulator)
+    job = emulator.job()
     assert job["commands"][:2] == [["rmmod", "kvm_intel"], ["rmmod", "kvm"]]
     details = json.loads(job["environment"]["KVMTEST_LAB"])["details"]
     told = details["modules"]
@@ -248,7 +239,7 @@ def test_a_full_tree_of_modules_takes_the_place_of_the_kernel_s(
     changed = kvm_modules() | {"kernel/arch/x86/kvm/kvm.ko": module("kvm", "irqbypass", body=b"x")}
     assert lab_run(emulator, "--modules", write_tree(tmp_path / "all", changed)) == 0
     assert emulator.starts()[:2] == ["booted", "saved as booted"]
-    job = job_of(emulator)
+    job = emulator.job()
     assert job["commands"] == []
 
 
@@ -270,7 +261,7 @@ def test_a_folder_of_modules_is_named_in_the_evidence_of_a_run(
     outcome, found = run_once(emulator.lab(), [], modules=built(tmp_path / "built"))
     assert outcome.status == 0
     assert [result.id for result in found.results] == ["any.soak"]
-    assert "kvm-intel.ko (sha256 " in job_of(emulator)["environment"]["KVMTEST_LAB"]
+    assert "kvm-intel.ko (sha256 " in emulator.job()["environment"]["KVMTEST_LAB"]
 
 
 def test_a_failed_machine_s_console_is_that_of_the_exception(emulator: Emulator) -> None:

@@ -214,8 +214,8 @@ def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
     monkeypatch.setattr(module, "find", lambda _: mutant)
     tree = str(bench.emulator.tree)
     assert main(["lab", "mutants", "--kernel", tree, "--only", MEDIATED.name]) == 4
-    job = (bench.emulator.folder / "job").read_text()
-    assert '["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]' in job
+    loading = ["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]
+    assert loading in bench.emulator.job()["commands"]
 
 
 def test_each_machine_is_given_the_mutants_of_its_vendor_s_module() -> None:
