@@ -1,7 +1,7 @@
 """host/kernel_log.py: records, and the reports of trouble in them."""
 
 from fuzz.harness import Harness
-from kvmtest.host.kernel_log import LogError, parse_record, split_records, troubles
+from kvmtest.host.kernel_log import TROUBLES, LogError, parse_record, split_records, troubles
 
 LINES = (
     "------------[ cut here ]------------",
@@ -20,8 +20,12 @@ LINES = (
 
 
 def parse(data: bytes) -> None:
-    for trouble in troubles([parse_record(part) for part in split_records(data)]):
-        assert trouble.headline in trouble.lines, trouble
+    records = [parse_record(part) for part in split_records(data)]
+    for trouble in troubles(records):
+        assert trouble.kind in TROUBLES, trouble
+        assert trouble.headline, trouble
+        assert trouble.lines, trouble
+    assert not troubles(record for record in records if not record.is_from_kernel)
 
 
 def kmsg(lines: tuple[str, ...]) -> bytes:
@@ -37,4 +41,5 @@ HARNESS = Harness(
         b"12,1,2,-;from user space\n",
     ),
     refusals=(LogError,),
+    longest=2048,
 )
