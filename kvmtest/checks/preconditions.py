@@ -5,18 +5,15 @@ What a property or a witness needs of the machine, as a table of questions; the 
 what is missing, or None. ``kvmtest doctor``, SKIP reasons and ``--require feature:NAME`` share it.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from errno import errorcode
 
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.census import Census
 from kvmtest.host.kernel import Kernel
 from kvmtest.host.kernel_log import KernelLog
-from kvmtest.host.kvm_module import KvmModule
 from kvmtest.host.lab import VARIABLE, Lab
 from kvmtest.host.machine import Machine
 from kvmtest.host.mediated_pmu import PARAMETER
@@ -32,78 +29,14 @@ from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
 from kvmtest.smi import choose
 
+from .kvm_device import kvm
+
 __all__ = ["PRECONDITIONS", "answer", "check_lab", "lacking", "witness_lacks"]
 
 NO_CHECK = Missing(f"kvmtest {__version__} has no check for it yet", "use a later version")
 
 
 NO_LAB = "run on a real machine"
-
-STAND_IN = Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
-#: KVM_MINOR (include/linux/miscdevice.h).
-MAKE_NODE = "mknod /dev/kvm c 10 232"
-
-
-def kvm(machine: Machine) -> Missing | None:
-    """/dev/kvm opens for this process, and is KVM's."""
-    path = machine.tree.path("/dev/kvm")
-    if not machine.tree.is_live and path.is_file():
-        return STAND_IN
-    try:
-        System(path).close()
-    except KvmUnavailable as error:
-        return _why_no_kvm(machine, error)
-    return None if machine.tree.is_live else STAND_IN
-
-
-def _why_no_kvm(machine: Machine, error: KvmUnavailable) -> Missing:
-    """Return what /dev/kvm's refusal to open means here."""
-    number, module = error.errno, machine.kvm_module
-    if number in _NO_DRIVER:
-        return _no_kvm_behind(module, number)
-    if number == 0:
-        return Missing(str(error), f"as root: rm /dev/kvm; {MAKE_NODE}")
-    refusal = f"/dev/kvm does not open ({errorcode.get(number, number)})"
-    if number == errno.EACCES and os.geteuid():
-        remedy = "run as root, or join the group that owns it"
-        return Missing("no permission for /dev/kvm", remedy)
-    why, remedy = _REFUSALS.get(number, (os.strerror(number), "read the kernel log"))
-    return Missing(f"{refusal}: {why}", remedy)
-
-
-#: What a node says that is not there, or has no driver.
-_NO_DRIVER = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-_REFUSALS = {
-    errno.EACCES: (
-        "a user namespace or a security module forbids it to root",
-        "run outside the container, or allow it in SELinux's or AppArmor's policy",
-    ),
-    errno.EPERM: (
-        "the container's device rules forbid it",
-        "start the container with --device /dev/kvm",
-    ),
-    errno.EBUSY: ("another hypervisor holds the CPU's virtualisation", "stop it"),
-    errno.EMFILE: ("too many files are open", "raise the limit of open files (ulimit -n)"),
-}
-
-
-def _no_kvm_behind(module: KvmModule | Missing, number: int) -> Missing:
-    """Return why there is no /dev/kvm, or no KVM behind it."""
-    is_there = number != errno.ENOENT
-    what = (
-        f"no KVM stands behind /dev/kvm ({errorcode[number]})"
-        if is_there
-        else "there is no /dev/kvm"
-    )
-    if isinstance(module, Missing):
-        return Missing(f"{what}: {module.what}", module.remedy)
-    if is_there:
-        why = f"{what} although {module.name} runs: the node is of another device"
-        return Missing(why, f"as root: rm /dev/kvm; {MAKE_NODE}")
-    return Missing(
-        f"{what} although {module.name} runs: a container has only the devices that it is given",
-        f"start the container with --device /dev/kvm, or as root: {MAKE_NODE}",
-    )
 
 
 def _vendor_module(wanted: str, hosts: str) -> Callable[[Machine], Missing | None]:
@@ -224,23 +157,23 @@ def guest_pmu(machine: Machine) -> Missing | None:
     # KVM itself turns the parameter off on hybrid CPUs and where perf drives no PMU
     # (kvm_init_pmu_capability, arch/x86/kvm/pmu.c). Linux 5.10 has no such parameter: there Intel's
     # guests always get a PMU.
-    if "enable_pmu" not in module.kvm_parameters:
-        return None
-    on = module.enabled("enable_pmu")
+    on = module.enabled("enable_pmu") if "enable_pmu" in module.kvm_parameters else True
     if isinstance(on, Missing):
         return on
-    return None if on else _why_no_guest_pmu(machine)
-
-
-def _why_no_guest_pmu(machine: Machine) -> Missing:
-    what = "KVM gives guests no PMU (parameter kvm.enable_pmu is N)"
-    if isinstance(machine.pmus, Missing):
-        return Missing(f"{what}: {machine.pmus.what}", machine.pmus.remedy)
-    if is_hybrid(machine.tree, machine.pmus):
-        return Missing(f"{what}, as on every hybrid CPU", "run on a CPU with cores of one kind")
+    off, pmus = "KVM gives guests no PMU (parameter kvm.enable_pmu is N)", machine.pmus
+    if not isinstance(pmus, Missing) and is_hybrid(machine.tree, pmus):
+        # Before Linux kernel commit 4d7404e5ee00 ("KVM: x86/pmu: Disable vPMU support on hybrid
+        # CPUs (host PMUs)") (in v6.2), it is the PMU of one kind of core, on every core.
+        unfit = "KVM gives guests no PMU that fits a hybrid CPU"
+        what = unfit if on else f"{off}, as on every hybrid CPU"
+        return Missing(what, "run on a CPU with cores of one kind")
+    if on:
+        return None
+    if isinstance(pmus, Missing):
+        return Missing(f"{off}: {pmus.what}", pmus.remedy)
     if machine.tree.exists("/sys/module/kvm/initstate"):
-        return Missing(what, "unload kvm, and load it with enable_pmu=1 (look in /etc/modprobe.d)")
-    return Missing(what, "boot with kvm.enable_pmu=1")
+        return Missing(off, "unload kvm, and load it with enable_pmu=1 (look in /etc/modprobe.d)")
+    return Missing(off, "boot with kvm.enable_pmu=1")
 
 
 def guest_events(machine: Machine) -> Missing | None:

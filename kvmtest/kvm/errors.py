@@ -53,7 +53,7 @@ class KvmError(KvmtestError):
 
 
 class KvmUnavailable(KvmtestError):
-    """There is no usable /dev/kvm; ``errno`` is why it does not open, 0 where it opens."""
+    """There is no usable /dev/kvm; ``errno`` is why it does not open or answer, 0 where it does."""
 
     def __init__(self, message: str, number: int = 0) -> None:
         self.errno = number

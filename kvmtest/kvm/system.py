@@ -56,7 +56,7 @@ class System:
             self.vcpu_mmap_size = ioctl(self.fd, "KVM_GET_VCPU_MMAP_SIZE")
         except KvmError as error:
             os.close(self.fd)
-            raise KvmUnavailable(f"{path}: not a KVM device ({error})") from None
+            raise KvmUnavailable(f"{path}: not a KVM device ({error})", error.errno) from None
         except KvmUnavailable:
             os.close(self.fd)
             raise

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from stand_in import as_nobody, intel_host, need_root, stand_in, write
 
+from kvmtest.checks import kvm_device
 from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
+from kvmtest.kvm import KvmUnavailable
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES
 from kvmtest.report.doctor import as_dict, show
@@ -135,6 +137,17 @@ def test_a_device_that_is_not_kvm_s_is_told(tmp_path: Path) -> None:
     missing = asked(Machine(tree))
     assert "not a KVM device" in missing.what
     assert MAKE in missing.remedy
+
+
+def test_another_api_has_its_own_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        def __init__(self, path: Path) -> None:
+            raise KvmUnavailable(f"{path}: API version 11, not 12; use a kernel after 2.6.22")
+
+    monkeypatch.setattr(kvm_device, "System", Old)
+    assert asked(Machine(Tree())) == Missing(
+        "/dev/kvm: API version 11, not 12", "use a kernel after 2.6.22"
+    )
 
 
 def test_without_permission_the_owner_is_named(tmp_path: Path) -> None:

@@ -191,6 +191,16 @@ def test_why_guests_get_no_pmu(tmp_path: Path, change: Change, what: str, remedy
     assert missing in lacking(Machine(tree), find("vmx.leak.guest-pmu"))
 
 
+def test_a_hybrid_cpu_has_no_guest_pmu_whatever_the_parameter_says(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, f"{DEVICES}/cpu_lowpower/type", "11")
+    write(tree, f"{DEVICES}/cpu_lowpower/cpus", "1")
+    missing = PRECONDITIONS["guest-pmu"](Machine(tree))
+    assert missing == Missing(
+        "KVM gives guests no PMU that fits a hybrid CPU", "run on a CPU with cores of one kind"
+    )
+
+
 def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
     # debugctl-switch is met by everything but labs that say otherwise: see below.
     others = {"kvm", "kvm-amd", "kvm-stats", "debugctl-switch"}

@@ -109,6 +109,48 @@ def test_an_errno_has_its_reason(
     assert error.missing.remedy
 
 
+LOWPOWER = Event("cpu_lowpower/instructions/", "cpu_lowpower", 11, 0xC0)
+THREE_KINDS = {
+    f"/sys/bus/event_source/devices/{name}/{file}": text
+    for name, number, cpus in (
+        ("cpu_core", 4, "0-5"),
+        ("cpu_atom", 10, "6"),
+        (LOWPOWER.pmu, 11, "7"),
+    )
+    for file, text in {"type": f"{number}\n", "cpus": f"{cpus}\n"}.items()
+}
+BUDDY = {
+    "/proc/sys/kernel/osrelease": "7.0.0\n",
+    "/boot/config-7.0.0": "CONFIG_HARDLOCKUP_DETECTOR_BUDDY=y\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "event", "competes"),
+    [
+        (WATCHDOG, CYCLES, True),
+        (WATCHDOG | THREE_KINDS, LOWPOWER, True),
+        (WATCHDOG, MSR_SMI, False),
+        (WATCHDOG, SWITCHES, False),
+        (WATCHDOG | BUDDY, CYCLES, False),
+        ({}, CYCLES, False),
+    ],
+    ids=["cores", "a third kind", "msr", "software", "CPUs watch each other", "off"],
+)
+def test_the_watchdog_is_blamed_only_for_a_counter_that_it_holds(
+    tmp_path: Path, files: dict[str, str], event: Event, competes: bool
+) -> None:
+    tree = stand_in(tmp_path, files)
+    for error in (not_opened(tree, event, errno.EBUSY), not_counted(tree, [event], 1000, 0)):
+        assert ("nmi_watchdog" in error.missing.remedy) is competes
+        assert error.missing.remedy
+
+
+def test_a_thread_is_kept_on_the_cpus_of_whatever_kind_of_core_counts_it(tmp_path: Path) -> None:
+    error = not_counted(stand_in(tmp_path, THREE_KINDS), [LOWPOWER], 1000, 0)
+    assert "keep the thread on the CPUs of cpu_lowpower" in error.missing.remedy
+
+
 @pytest.mark.parametrize(
     ("enabled", "running", "words"),
     [
