@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from kvmtest import named_file
+
 __all__ = ["Tree"]
+
+#: The most that is read of a stand-in's file, in bytes: BTF and ACPI tables have a few MiB.
+MOST = 256 * named_file.MIB
 
 
 # No file has a name with a zero byte in it (ValueError), whatever another file says.
@@ -46,16 +51,21 @@ class Tree:
     def read(self, name: str) -> str | None:
         """Return the stripped text of ``name``, or None where it is absent or unreadable."""
         try:
-            return self.path(name).read_text(errors="replace").strip()
+            return self._content(name).decode(errors="replace").strip()
         except _UNREADABLE:
             return None
 
     def read_bytes(self, name: str) -> bytes | None:
         """Return the bytes of ``name``, or None where it is absent or unreadable."""
         try:
-            return self.path(name).read_bytes()
+            return self._content(name)
         except _UNREADABLE:
             return None
+
+    def _content(self, name: str) -> bytes:
+        # A stand-in's files are whatever its maker put there: a device or a FIFO has no end.
+        path = self.path(name)
+        return path.read_bytes() if self.is_live else named_file.read(path, MOST)
 
     def glob(self, pattern: str) -> list[Path]:
         """Return the paths that match the host's absolute ``pattern``, sorted."""

@@ -1,6 +1,7 @@
 """The command line: what it takes, what it prints, and which status it ends with."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -203,6 +204,24 @@ def junk(root: Path) -> None:
 
 
 TREES: dict[str, Callable[[Path], object]] = {"intel": intel_host, "empty": empty, "junk": junk}
+
+
+def endless(root: Path) -> None:
+    """Make a tree whose files have no end, or wait for a writer."""
+    tree = intel_host(root)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    for at, path in enumerate(files):
+        # /proc/PID says who has what open; the lock is the run's own.
+        path.unlink()
+        if at % 2:
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+    assert len(files) > 10
+    assert tree.read("/proc/cpuinfo") is None
+
+
+TREES["endless"] = endless
 
 
 @pytest.mark.parametrize("make", TREES)
