@@ -381,8 +381,8 @@ PROPERTIES: tuple[Property, ...] = (
     # Last: it looks back on what all the others did.
     Property(
         "any.no-warnings",
-        "the kernel reported no trouble during the run: no WARN, BUG, oops, refused MSR access, stall, "
-        "lost time or hardware error",
+        "the kernel reported no trouble during the run: no WARN, BUG, oops, refused MSR access, "
+        "stall, lost time or hardware error",
         ("intel", "amd", "lab"),
         ("kvm",),
         ("klog",),
