@@ -127,3 +127,10 @@ def test_a_source_that_raises_no_smi_is_not_proved(amd: Lab) -> None:
 
 def test_smis_are_counted_exactly_while_a_guest_runs(amd: Lab) -> None:
     run_script_inside(amd, BESIDE_GUEST)
+
+
+def test_on_a_kernel_that_had_warned_warnings_get_their_once_back(amd: Lab) -> None:
+    warned = ["sh", "-c", "echo 512 > /proc/sys/kernel/tainted"]
+    outcome = run_inside(amd, ["run", "--only", "any.no-warnings"], commands=[warned])
+    assert outcome.status == 0, outcome.said
+    assert "their once was given back" in " ".join(outcome.said.split())
