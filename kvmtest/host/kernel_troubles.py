@@ -221,6 +221,7 @@ FORMS = (
         "kernel/time/clocksource.c",
         "to 6.12",
     ),
+    Form("time", r"Clocksource \S+ unstable \(delta", "kernel/time/clocksource.c", "others"),
     Form("time", r"TSC found unstable after boot", "kernel/sched/clock.c"),
     Form("time", r"sched_clock: Marking unstable", "kernel/sched/clock.c"),
     Form("time", r"sched_clock on CPU \d+ went backward", "kernel/smp.c", "from 6.12"),

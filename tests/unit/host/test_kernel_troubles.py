@@ -37,6 +37,7 @@ OTHER_LINES = [
     "spurious APIC interrupt through vector ff on CPU#1, should never happen.",
     "rtc_cmos: lost 63 rtc interrupts",
     "warning: many lost ticks.",
+    "Clocksource tsc unstable (delta = -171236231 ns)",
     "Losing some ticks... checking if CPU frequency changed.",
     "VFS: Close: file count is 0",
     "[ INFO: possible recursive locking detected ]",
