@@ -76,7 +76,6 @@ _FOREIGN = (
     (36, b"\x18\x28\x6f\x01", "but a kernel for 32-bit ARM, the lab's machines are x86-64"),
     (56, b"RSC\x05", "but a kernel for RISC-V, the lab's machines are x86-64"),
     (4, b"zimg", "but a kernel of another architecture in a program for EFI"),
-    (0, b"!<arch>\n", "but a Debian package; give it a name that ends in .deb"),
     (0, b"\xed\xab\xee\xdb", "but an RPM; unpack it (rpm2cpio FILE | cpio -id), name the folder"),
     (0, b"MZ", "but another program for EFI; give the vmlinuz that is in it"),
 )

@@ -117,7 +117,7 @@ def resolve(
     if modules and not modules.exists():
         raise UsageError(f"there is no {modules}; --modules names a folder that holds .ko files")
     names = [spec] if isinstance(spec, str) else list(spec or ())
-    if modules and modules.suffix == ".deb" and modules.is_file():
+    if modules and packages.is_package(modules):
         names, modules = [*names, str(modules)], None
     elif modules and not modules.is_dir():
         raise UsageError(f"{modules} is no folder; --modules names a folder that holds .ko files")
@@ -130,7 +130,7 @@ def resolve(
 
 def _find(names: Sequence[str], modules: Path | None, cache: Cache, tell: Tell) -> LabKernel:
     paths = [Path(name) for name in names]
-    debs = [path for path in paths if path.suffix == ".deb" and path.is_file()]
+    debs = [path for path in paths if packages.is_package(path)]
     if len(debs) > 1 and len(debs) == len(paths):
         return _packages(packages.named(debs), modules, cache, tell)
     if len(paths) > 1:

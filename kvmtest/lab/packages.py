@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kvmtest.errors import UsageError
-from kvmtest.lab import deb
+from kvmtest.lab import deb, files
 from kvmtest.lab.deb import Control
 
-__all__ = ["Part", "beside", "in_folder", "lacking", "named"]
+__all__ = ["Part", "beside", "in_folder", "is_package", "lacking", "named"]
 
+_MAGIC = b"!<arch>\ndebian-binary"
 _ARCHITECTURES = ("amd64", "all")
 
 # linux-binary-V has the image where linux-image-V has nothing; linux-base-V the list of those
@@ -75,6 +76,16 @@ class Part:
                     f"{_kernel_of(control.package)}"
                 )
         return None
+
+
+def is_package(path: Path) -> bool:
+    """Tell whether a file is a Debian package by its name, or by its first bytes (deb(5))."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".deb":
+        return True
+    with files.opened(path, files.PACKAGE) as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def named(paths: Iterable[Path]) -> list[Part]:

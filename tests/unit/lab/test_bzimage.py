@@ -85,7 +85,6 @@ def at(offset: int, magic: bytes, size: int = 0x1000) -> bytes:
         (elf(machine=999), "an ELF file for another machine (999)"),
         (b"\x7fELF", "a damaged ELF file"),
         (gzip.compress(b"kernel"), "compressed with gzip; unpack it"),
-        (b"!<arch>\ndebian-binary   ", "a Debian package; give it a name that ends in .deb"),
         (b"\xed\xab\xee\xdb\3\0", "an RPM; unpack it"),
         (b"MZ" + bytes(0x400), "another program for EFI"),
         (b"hello", "its header lacks"),

@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from kernel_files import RELEASE, kvm_modules, module, write_tree
+from kernel_files import RELEASE, deb, kvm_modules, module, tree_files, write_tree
 from lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
@@ -45,6 +45,21 @@ def test_evidence_is_shown_and_kept_and_the_status_is_that_of_the_run_inside(
     assert steps[0] == f"kvmtest: lab: making the image of Linux {RELEASE}"
     assert "s in all (kernel " in steps[-1]
     assert "deciding" not in captured.err, "a machine's own lines are for a terminal"
+
+
+def test_image_and_modules_can_be_given_in_two_packages(
+    emulator: Emulator, tmp_path: Path, capsys: Capture
+) -> None:
+    pytest.importorskip("debian")
+    files = tree_files()
+    image = {name: files.pop(name) for name in list(files) if name.startswith("boot/")}
+    one = deb(tmp_path / "1.deb", image, package=f"linux-image-unsigned-{RELEASE}")
+    two = deb(tmp_path / "2.deb", files, package=f"linux-modules-{RELEASE}")
+    assert main(["lab", "run", "--kernel", str(one)]) == 3
+    assert f"put linux-modules-{RELEASE} 6.12.7-1 beside" in capsys.readouterr().err
+    assert main(["lab", "run", "--kernel", str(one), "--kernel", str(two)]) == 0
+    details = json.loads(emulator.job()["environment"]["KVMTEST_LAB"])["details"]
+    assert details["kernel"].count(RELEASE) == 2
 
 
 def test_its_options_reach_the_run_inside(emulator: Emulator) -> None:

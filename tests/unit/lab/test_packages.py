@@ -261,6 +261,14 @@ class TestWhatIsRefused:
             assert said in str(caught.value)
         assert not (cache.root / "kernel").exists(), "nothing is unpacked"
 
+    def test_a_package_by_any_name(self, cache: Cache, tmp_path: Path) -> None:
+        name = f"linux-image-unsigned-{UBUNTU}-dbgsym"
+        path = package(tmp_path, name, {}, "1").rename(tmp_path / "symbols.ddeb")
+        with pytest.raises(UsageError, match="debug information"):
+            take(cache, path)
+        path = proxmox(tmp_path).rename(tmp_path / "download")
+        assert names(take(cache, path)) == NAMES
+
     def test_the_parts_of_two_kernels(self, cache: Cache, tmp_path: Path) -> None:
         one = ubuntu(tmp_path / "one")["linux-image"]
         other = ubuntu(tmp_path / "other", "6.8.0-32-generic", "6.8.0-32.32")["linux-modules"]
