@@ -189,8 +189,8 @@ def guest_events(machine: Machine) -> Missing | None:
     if not others:
         return None
     return Missing(
-        "KVM's PMU is mediated, so that nobody can start a VM while kvmtest counts guests, and "
-        f"others use KVM, or may: {'; '.join(others)}",
+        "KVM's PMU is mediated, so that nobody can start a VM with a PMU while kvmtest counts "
+        f"guests, and others use KVM, or may: {'; '.join(others)}",
         f"stop them, use --allow-other-vms, or load the KVM module with {PARAMETER}=0",
     )
 

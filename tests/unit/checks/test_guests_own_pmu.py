@@ -130,4 +130,4 @@ def test_other_properties_count_no_guests_where_that_would_hinder_others(
         (absence,) = look(context(tree, journal))
     assert isinstance(absence, Absence)
     assert absence.witness == "leak"
-    assert "nobody can start a VM while kvmtest counts guests" in absence.missing.what
+    assert "nobody can start a VM with a PMU while kvmtest counts guests" in absence.missing.what
