@@ -35,8 +35,8 @@ def junit(
 ) -> str:
     """Return the results as a JUnit document, a test case each.
 
-    ``machine`` and ``facts`` say in properties where and of what they were had; the fact "started"
-    is the suite's timestamp, too. A known defect is a failure only where the run was ``strict``.
+    ``machine`` and ``facts`` (:func:`~kvmtest.report.heading.facts`) become properties; the fact
+    "started" is the suite's timestamp, too. A known defect is a failure only in a ``strict`` run.
     ``problem`` is what was wrong with the run itself
     (:func:`~kvmtest.report.outcome.run_problem`): one more test case, an error.
     """

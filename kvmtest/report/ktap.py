@@ -34,9 +34,9 @@ def ktap(
 ) -> str:
     """Return the results as KTAP, one test each; a known defect is XFAIL unless ``strict``.
 
-    ``machine`` and ``facts`` say in diagnostic lines where and of what they were had. ``problem``
-    is what was wrong with the run itself (:func:`~kvmtest.report.outcome.run_problem`): one more
-    test, which fails.
+    ``machine`` and ``facts`` (:func:`~kvmtest.report.heading.facts`) become diagnostic lines in the
+    head. ``problem`` is what was wrong with the run itself
+    (:func:`~kvmtest.report.outcome.run_problem`): one more test, which fails.
     """
     about = {**({"machine": machine} if machine else {}), **(facts or {})}
     lines = ["KTAP version 1", f"1..{len(results) + bool(problem)}"]
