@@ -67,6 +67,9 @@ _MAPPED = 1 << 32
 """What the stub of a flat kernel identity-maps."""
 _KERNEL_ALIGNMENT = 2 << 20
 """startup_64 refuses to run at other addresses (arch/x86/kernel/head_64.S)."""
+_MOST_GAPS = 16 << 20
+"""Between a kernel's segments, in bytes: stock kernels have 1 MiB, but a damaged file may have
+them anywhere below 4 GiB, and what is between them is written as zeroes."""
 
 
 # Kernels of other architectures (their headers: arch/*/…/image.h, drivers/firmware/efi/libstub/
@@ -173,7 +176,10 @@ def flatten(image: bytes) -> bytes:
     end = max(segment.address + segment.size for segment in segments)
     stub = _stub(STUB)
     _check_fit(image, stub, start, end, entry)
-    memory = bytearray(max(segment.address + len(segment.data) for segment in segments) - start)
+    span = max(segment.address + len(segment.data) for segment in segments) - start
+    if span - sum(len(segment.data) for segment in segments) > _MOST_GAPS:
+        raise CannotFlatten("this kernel can't be made flat: its segments lie far apart")
+    memory = bytearray(span)
     for segment in segments:
         at = segment.address - start
         memory[at : at + len(segment.data)] = segment.data

@@ -184,6 +184,16 @@ class TestFlat:
             ),
             (bzimage(elf(segments=[Segment(START, b"xx", 1)], entry=START)), "overlap"),
             (
+                bzimage(
+                    elf(
+                        segments=[Segment(START, b"x", 9), Segment(0xF000_0000, b"y", 9)],
+                        entry=START,
+                    ),
+                    init_size=0xFFFF_FFFF,
+                ),
+                "segments lie far apart",
+            ),
+            (
                 bzimage(elf(segments=[Segment(START, b"x", 1 << 40)], entry=START)),
                 "larger than its",
             ),
