@@ -12,7 +12,7 @@ from typing import Any
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["ElfError", "machine_name", "reading", "section"]
+__all__ = ["ElfError", "machine_name", "reading", "section", "section_of"]
 
 # include/uapi/linux/elf-em.h
 _MACHINES = {
@@ -35,8 +35,16 @@ class ElfError(EnvironmentUnfit):
 def section(data: bytes, name: str) -> bytes:
     """Return the bytes of a section, e.g. ``.BTF``; empty where there is none. Raises ElfError."""
     with reading(data) as file:
-        found = file.get_section_by_name(name)
-        return bytes(found.data()) if found else b""
+        return section_of(file, name)
+
+
+def section_of(file: Any, name: str) -> bytes:
+    """Return the same of an ELFFile that is being read."""
+    found = file.get_section_by_name(name)
+    if found and found.compressed:
+        # Of what is read here nothing ever is, and there is no bound to what may come out.
+        raise ElfError(f"its section {name} is compressed, which no kernel's is; it is damaged")
+    return bytes(found.data()) if found else b""
 
 
 def machine_name(machine: str | int) -> str:

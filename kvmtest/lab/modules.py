@@ -15,7 +15,7 @@ from pathlib import Path
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab import files
 from kvmtest.lab.compression import Corrupt, decompress
-from kvmtest.lab.elf import ElfError, machine_name, reading
+from kvmtest.lab.elf import ElfError, machine_name, reading, section_of
 
 __all__ = [
     "Module",
@@ -55,11 +55,12 @@ class Module:
     @property
     def unsigned(self) -> bytes:
         """Its file without the signature that may follow it (include/linux/module_signature.h)."""
-        if not self.data.endswith(_SIGNED):
+        end = len(self.data) - len(_SIGNED) - _SIGNATURE_INFO
+        if end < 0 or not self.data.endswith(_SIGNED):
             return self.data
-        end = len(self.data) - len(_SIGNED)
-        (length,) = struct.unpack_from(">I", self.data, end - 4)
-        return self.data[: end - _SIGNATURE_INFO - length]
+        (length,) = struct.unpack_from(">I", self.data, end + _SIGNATURE_INFO - 4)
+        # A longer one than the file is none: the kernel refuses such a module itself.
+        return self.data[: end - length] if length <= end else self.data
 
 
 class ModuleFolder:
@@ -173,8 +174,8 @@ def parse_module(name: str, file: bytes) -> tuple[Module, str]:
     """
     data = decompress(file, files.MODULE)
     with reading(data) as elf:
-        machine, modinfo = elf["e_machine"], elf.get_section_by_name(".modinfo")
-        values = parse_modinfo(bytes(modinfo.data()) if modinfo else b"")
+        machine = elf["e_machine"]
+        values = parse_modinfo(section_of(elf, ".modinfo"))
     if machine != "EM_X86_64":
         raise ElfError(f"it is built for {machine_name(machine)}, the lab's machines are x86-64")
     depends = tuple(_normal(name) for name in values.get("depends", "").split(",") if name)

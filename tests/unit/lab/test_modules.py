@@ -4,6 +4,7 @@ import gzip
 import lzma
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_files import RELEASE, elf, kvm_modules, module, write_tree
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab.elf import ElfError
 from kvmtest.lab.modules import (
     Module,
     ModuleFolder,
@@ -188,3 +190,19 @@ def test_a_signature_is_cut_off_where_there_is_one(body: bytes) -> None:
     signed = body + signature + info + b"~Module signature appended~\n"
     assert Module("kvm", signed).unsigned == body
     assert Module("kvm", body).unsigned == body
+
+
+@pytest.mark.parametrize("ahead", [b"", b"\0\0", b"ELF" + bytes(8) + (1 << 30).to_bytes(4, "big")])
+def test_what_is_no_whole_signature_is_left_to_the_kernel(ahead: bytes) -> None:
+    file = ahead + b"~Module signature appended~\n"
+    assert Module("kvm", file).unsigned == file
+
+
+def test_a_compressed_section_is_refused_whatever_would_come_out() -> None:
+    bomb = zlib.compress(bytes(100 << 20), 9)
+    file = bytearray(elf({".modinfo": struct.pack("<IIQQ", 1, 0, 100 << 20, 1) + bomb}))
+    (headers,) = struct.unpack_from("<Q", file, 40)
+    for number in range(3):
+        struct.pack_into("<Q", file, headers + 64 * number + 8, 0x800)  # SHF_COMPRESSED
+    with pytest.raises(ElfError, match=r"section \.modinfo is compressed"):
+        parse_module("kvm", bytes(file))
