@@ -19,8 +19,8 @@ __all__ = ["Corrupt", "decompress", "name_of"]
 
 _LZ4_BLOCK = 8 << 20
 """What one block of lz4's legacy format holds at most (lib/decompress_unlz4.c)."""
-_ZSTD_PIECE = 4096
-"""The bytes of a zstd stream that are decompressed at once, to 128 MiB at most."""
+_ZSTD_PIECE = 512
+"""The bytes of a zstd stream that are decompressed at once, to 16 MiB at most."""
 
 
 class Corrupt(EnvironmentUnfit):
