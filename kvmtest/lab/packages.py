@@ -61,6 +61,14 @@ class Part:
         return f"{self.control.package} {self.control.version}"
 
     @property
+    def version(self) -> str:
+        """The version that the packages of one kernel have in common.
+
+        Ubuntu's signed images that were made again have one more: 6.8.0-31.31+1.
+        """
+        return re.sub(r"\+\d+$", "", self.control.version)
+
+    @property
     def refusal(self) -> str | None:
         """Say why this is no kernel for the lab, or return None where nothing speaks against it."""
         control = self.control
@@ -125,7 +133,7 @@ def beside(part: Part) -> list[Part]:
     for kind in _KINDS:
         for path in sorted(part.path.parent.glob(f"{kind}-{part.release}*_*.deb")):
             other = Part.of(path)
-            same = (other.release, other.control.version) == (part.release, part.control.version)
+            same = (other.release, other.version) == (part.release, part.version)
             if part.release and same and other.kind == kind != part.kind and not other.refusal:
                 found.append(other)
                 break
@@ -182,6 +190,12 @@ def _refuse_several(parts: Sequence[Part], where: str) -> None:
     releases = sorted({part.release for part in parts if part.release})
     if len(releases) > 1:
         raise UsageError(f"{where} of more than one kernel ({', '.join(releases)}); name one")
+    versions = sorted({part.version for part in parts if part.release})
+    if len(versions) > 1:
+        raise UsageError(
+            f"{where} of {releases[0]} in more than one version ({', '.join(versions)}); take all "
+            "of one"
+        )
 
 
 def _is_there(other: Part, parts: Iterable[Part]) -> bool:

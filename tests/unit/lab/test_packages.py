@@ -161,6 +161,18 @@ class TestUbuntu:
                        suffix=".zst" if pack is zst else "")  # fmt: skip
         assert names(take(cache, path)) == NAMES
 
+    def test_an_image_that_was_signed_again_belongs_to_the_modules(
+        self, cache: Cache, tmp_path: Path
+    ) -> None:
+        parts = ubuntu(tmp_path / "debs")
+        image = {f"boot/vmlinuz-{UBUNTU}": tree_files(UBUNTU)[f"boot/vmlinuz-{UBUNTU}"]}
+        for kind in ("linux-image", "linux-image-unsigned"):
+            parts[kind].unlink()
+        name = f"linux-image-{UBUNTU}"
+        again = package(tmp_path / "debs", name, image, f"{UBUNTU_VERSION}+1")
+        for named in (again, parts["linux-modules"], tmp_path / "debs"):
+            assert names(take(cache, named)) == NAMES
+
     def test_an_image_alone_says_which_modules_it_lacks(self, cache: Cache, tmp_path: Path) -> None:
         parts = ubuntu(tmp_path / "debs")
         parts["linux-modules"].unlink()
@@ -274,6 +286,16 @@ class TestWhatIsRefused:
         other = ubuntu(tmp_path / "other", "6.8.0-32-generic", "6.8.0-32.32")["linux-modules"]
         with pytest.raises(UsageError, match=f"more than one kernel .{UBUNTU}, 6.8.0-32-generic"):
             take(cache, one, other)
+
+    def test_the_parts_of_two_versions(self, cache: Cache, tmp_path: Path) -> None:
+        image = ubuntu(tmp_path / "debs")["linux-image"]
+        modules = ubuntu(tmp_path / "newer", version="6.8.0-31.32")["linux-modules"]
+        said = rf"of {UBUNTU} in more than one version .6\.8\.0-31\.31, 6\.8\.0-31\.32"
+        with pytest.raises(UsageError, match=said):
+            take(cache, image, modules)
+        modules.rename(image.parent / modules.name)
+        with pytest.raises(UsageError, match=said):
+            take(cache, image.parent)
 
     def test_a_folder_of_two_kernels(self, cache: Cache, tmp_path: Path) -> None:
         ubuntu(tmp_path / "debs")
