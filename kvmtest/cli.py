@@ -240,14 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         "run", _lab_run, "run the suite on a kernel in an emulated machine", to=labs, epilog=EXIT
     )
     _add_machine(lab_run)
-    lab_run.add_argument(
-        "--kvm-parameter",
-        metavar="MODULE.NAME=VALUE",
-        dest="parameters",
-        action="append",
-        default=[],
-        help="load kvm, kvm_intel or kvm_amd with it, such as kvm_intel.enable_mediated_pmu=1",
-    )
+    _add_parameters(lab_run)
     _add_verdict_options(lab_run)
     lab_run.usage = "kvmtest lab run [--machine {intel,amd,amd-uefi}] [options] [run options]"
 
@@ -269,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the folder for both files (default: .)",
     )
     _add_emulator(survey)
+    _add_parameters(survey)
 
     mutants = add(
         "mutants",
@@ -410,6 +404,17 @@ def _add_emulator(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=[1, 2],
         help="CPUs, 1 or 2 (default: intel 1, which is fast; amd 2)",
+    )
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kvm-parameter",
+        metavar="MODULE.NAME=VALUE",
+        dest="parameters",
+        action="append",
+        default=[],
+        help="load kvm, kvm_intel or kvm_amd with it, such as kvm_intel.enable_mediated_pmu=1",
     )
 
 
@@ -584,7 +589,8 @@ def _lab_list(options: argparse.Namespace) -> int:
 def _lab_survey(options: argparse.Namespace) -> int:
     from kvmtest.lab.survey import run
 
-    return run(options.kernels, options.output, options.machine, options.cpus)
+    where = options.output, options.machine, options.cpus
+    return run(options.kernels, *where, tuple(options.parameters))
 
 
 def _lab_mutants(options: argparse.Namespace) -> int:

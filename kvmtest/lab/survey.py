@@ -22,6 +22,7 @@ from kvmtest.judge import Verdict
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.emulator import Hardware
 from kvmtest.lab.kernels import LabKernel, resolve
+from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.run import MACHINES, assemble, run_once, teller
 from kvmtest.properties import PROPERTIES
 from kvmtest.report.terminal import Progress, console
@@ -93,10 +94,17 @@ class Surveyed:
         return f"{self.machine}, {self.setup}" if self.setup else self.machine
 
 
-def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) -> int:
+def run(
+    kernels: Sequence[str],
+    folder: Path,
+    machine: str,
+    cpus: int | None,
+    parameters: Sequence[str] = (),
+) -> int:
     """Survey kernels in a machine, and write data and page to the folder; what is there stays.
 
-    Returns 0, or 3 where a kernel could not be surveyed.
+    KVM's modules get the ``parameters``, each MODULE.NAME=VALUE. Returns 0, or 3 where a kernel
+    could not be surveyed.
     """
     surveyed = _load(folder / _DATA)
     failures = []
@@ -104,13 +112,14 @@ def run(kernels: Sequence[str], folder: Path, machine: str, cpus: int | None) ->
         tell = teller(progress)
         emulator = MACHINES[machine]()
         hardware = Hardware(cpus or emulator.cpus)
+        setting = Parameters.parse(parameters, emulator.modules[0])
         cache = Cache.default()
         for number, spec in enumerate(kernels, 1):
             tell(f"[{number}/{len(kernels)}] {spec}")
             try:
                 kernel = resolve(spec, None, cache, tell, needed=emulator.modules)
                 lab = assemble(progress, emulator, kernel, cache, hardware)
-                _, evidence = run_once(lab, [])
+                _, evidence = run_once(lab, [], parameters=setting)
             except KvmtestError as error:
                 failures.append(f"{spec}: {error}")
                 continue

@@ -82,7 +82,10 @@ def test_the_rows_of_one_and_of_two_cpus_stay_apart(emulator: Emulator, tmp_path
 def test_the_rows_of_other_module_parameters_stay_apart(emulator: Emulator, tmp_path: Path) -> None:
     survey(emulator, tmp_path)
     given = {"kvm_parameters": "kvm_intel.ept=0"}
-    assert survey(emulator, tmp_path, details=given) == [
+    words = ["--kvm-parameter", "kvm_intel.ept=0"]
+    headings = survey(emulator, tmp_path, *words, details=given)
+    assert ["modprobe", "kvm_intel", "nested=1", "ept=0"] in emulator.job()["commands"]
+    assert headings == [
         "## QEMU 7.2, EPYC, 2 CPU",
         "## QEMU 7.2, EPYC, 2 CPU, kvm_intel.ept=0",
     ]
