@@ -183,10 +183,10 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     yield "other VMs, users of KVM", "; ".join(others) or "nobody"
 
 
-def _fix(machine: Machine) -> str:
+def _fix(machine: Machine) -> Fact:
     fix = machine.fix
     if isinstance(fix, Missing):
-        return f"unknown: {fix}"
+        return fix
     if not fix.is_of_kvm:
         return f"unknown: {fix.where} does not describe KVM"
     return f"{'present' if fix.is_present else 'absent'} (by {fix.where})"
