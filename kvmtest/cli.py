@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine(lab_run)
     _add_parameters(lab_run)
     _add_verdict_options(lab_run)
-    lab_run.usage = "kvmtest lab run [--machine {intel,amd,amd-uefi}] [options] [run options]"
+    lab_run.usage = "kvmtest lab run [options] [run options]"
 
     add("list", _lab_list, "the kernels that Debian's archive offers to the lab", to=labs)
 
@@ -544,14 +544,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _lab_run(options: argparse.Namespace) -> int:
+    from kvmtest.checks.demands import asked_for
     from kvmtest.lab.run import Options, run
-    from kvmtest.properties import select
-    from kvmtest.session import requirement
 
     # Refused inside the machine they would have cost a boot.
-    select(options.only)
-    for text in options.require:
-        requirement(text)
+    asked_for(options.only, options.require)
     words = [f"--only={property_id}" for property_id in options.only]
     words += [f"--require={text}" for text in options.require]
     words += [f"--smi-source={options.smi_source}"] * (options.smi_source is not None)

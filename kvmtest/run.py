@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from kvmtest import __version__
+from kvmtest.checks.demands import asked_for
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.directory import claim
@@ -30,11 +31,10 @@ from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption
 from kvmtest.judge import Verdict, exit_status
 from kvmtest.missing import Missing
-from kvmtest.properties import select
 from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_results, summary
-from kvmtest.session import Session, requirement
+from kvmtest.session import Session
 
 if TYPE_CHECKING:
     import pytest
@@ -79,11 +79,7 @@ def run(options: Options, interruption: Interruption) -> int:
 
     Raises KvmtestError, or KeyboardInterrupt, before anything was begun.
     """
-    chosen = select(options.only)
-    requirements = [requirement(text) for text in options.require]
-    for required in requirements:
-        if not required.properties & {p.id for p in chosen}:
-            raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
+    chosen, requirements = asked_for(options.only, options.require)
     session = Session(
         Machine(Tree(options.root), options.smi_source, options.allow_other_vms),
         requirements,

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from kvmtest.errors import UsageError
 from kvmtest.host.machine import Machine
 from kvmtest.judge.requirements import Demand, Kind, Requirement
-from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
+from kvmtest.properties import PROPERTIES, WITNESSES, Property, find, select
 
 from .preconditions import PRECONDITIONS, answer, blocking, unmet_needs
 
-__all__ = ["Demands", "requirement"]
+__all__ = ["Demands", "asked_for", "requirement"]
 
 
 def requirement(text: str) -> Requirement:
@@ -29,6 +29,18 @@ def requirement(text: str) -> Requirement:
         raise UsageError(f"--require {text}: it takes {names}")
     concerned = frozenset(p.id for p in PROPERTIES if name in _asks_for(p, kind))
     return Requirement(text, Kind(kind), name, concerned)
+
+
+def asked_for(
+    only: Sequence[str], require: Sequence[str]
+) -> tuple[Sequence[Property], list[Requirement]]:
+    """Return the properties that a run is to decide, and what it requires; raises UsageError."""
+    chosen = select(list(only))
+    requirements = [requirement(text) for text in require]
+    for required in requirements:
+        if not required.properties & {p.id for p in chosen}:
+            raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
+    return chosen, requirements
 
 
 def _asks_for(prop: Property, kind: str) -> set[str]:

@@ -137,6 +137,38 @@ def test_a_root_whose_links_go_in_a_circle_is_refused(tmp_path: Path, capsys: Ca
     assert "error: argument --root: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--only", "vmx.entry.frsh"],
+        ["--require", "witness:nobody"],
+        ["--only", "any.soak", "--require", "witness:btf"],
+        ["--only", "any.soak", "--require=any.no-warnings"],
+    ],
+    ids=" ".join,
+)
+def test_what_a_lab_s_run_would_refuse_costs_no_boot(capsys: Capture, words: list[str]) -> None:
+    assert main(["lab", "run", "--kernel", "/none", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "kernel" not in said
+    assert main(["run", *words]) == 2
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["lab", "run"], ["lab", "mutants"], ["smi", "probe"]]
+)
+def test_help_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, words: list[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= width
+
+
 def test_arguments_after_two_dashes_are_for_run_alone(capsys: Capture) -> None:
     assert main(["list", "--", "-v"]) == 2
     assert capsys.readouterr().err == "kvmtest: only run takes arguments after --\n"
