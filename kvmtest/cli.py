@@ -352,8 +352,9 @@ def _add_smi_source(parser: argparse.ArgumentParser, option: str) -> None:
         metavar="NAME",
         type=_smi_source,
         dest="smi_source",
-        help="what raises SMIs: lab, efivar[:VARIABLE], passive, command:CMD or apm-port[:VALUE] "
-        "(default: lab or efivar)",
+        help="what raises SMIs: lab, efivar[:VARIABLE], efivarfs-statfs, dell-smm-hwmon, "
+        "efivar-refused; by name alone: passive, command:CMD, efivar-write[:VARIABLE], dcdbas, "
+        "apm-port[:VALUE] (default: the gentlest that proves itself)",
     )
 
 

@@ -156,6 +156,7 @@ def _pytest(session: Session, options: Options, interruption: Interruption) -> l
     # Without arguments of the user's own pytest is silent: the table says it all.
     arguments += options.pytest_args or [f"-pno:{name}" for name in _IDLE_PLUGINS]
     with Progress(lines=VARIABLE in os.environ) as progress:
+        session.say = progress.detail
         driver = Driver(session, progress.property)
         plugins = ["kvmtest.plugin", _Named(driver), interruption]
         status = pytest.main(arguments, plugins=plugins)

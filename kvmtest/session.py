@@ -7,7 +7,7 @@ each property's check, has the readings judged, and keeps the results. It knows 
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
@@ -41,6 +41,7 @@ class Session:
     ``reload_modules`` it loads the KVM module with other parameters for the properties that need
     them. ``chosen`` are the properties that it is to decide. What ``requirements`` demand of them
     and is not met makes a FAIL where the session ``enforces``; it is known afterwards in any case.
+    ``say`` is told what a check is at, where it takes long.
     """
 
     machine: Machine
@@ -58,6 +59,7 @@ class Session:
     log_missing: Missing | None = None
     before: EarlierWarnings | None = None
     taint_after: int | Missing | None = None
+    say: Callable[[str], None] = lambda _: None
     _context: Context | None = None
     _demands: Demands | None = None
     #: By requirement: the properties it made demands on, and why each is not met ("" where it is).
@@ -82,7 +84,9 @@ class Session:
                     self._stop_for_other_vms()
                 probe = RunProbe(self.machine.tree, journal)
                 self.before = give_onces_back(self.machine.tree, journal)
-                self._context = Context(self.machine, journal, self._mark(), probe)
+                self._context = Context(
+                    self.machine, journal, self._mark(), probe, say=lambda text: self.say(text)
+                )
             except BaseException:
                 journal.close()
                 raise

@@ -109,8 +109,11 @@ class Point:
         verdicts: Counter[Verdict] = Counter()
         smis = []
         for _ in range(CHUNK):
-            samples = self.machine.samples(random)
-            verdicts[judge(conclude(samples)).verdict] += 1
+            for samples in self.machine.looks(random):
+                verdict = judge(conclude(samples)).verdict
+                if verdict in (Verdict.PASS, Verdict.FAIL):
+                    break
+            verdicts[verdict] += 1
             smis.append(sum(window.smis for window in samples.windows))
         return verdicts, smis
 

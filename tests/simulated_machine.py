@@ -1,13 +1,15 @@
 """A machine that takes SMIs while its guest runs, simulated: samples whose truth is known."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from math import exp, sqrt
 from random import Random
 
-from kvmtest.checks.leak_walk import OFF, ON
+from kvmtest.checks.leak_plan import Plan, Windows
+from kvmtest.checks.leak_walk import OFF, ON, PATIENT, QUIET_EACH
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
 KNOWN = 100_000  # instructions that the guest executes in a window
@@ -16,7 +18,7 @@ EXIT_TICKS = 2_000
 CYCLES_PER_TICK = 0.8
 
 #: Windows to be taken: the arm, what part of a handler is counted, and the state.
-Plan = list[tuple[Arm, float, str]]
+Steps = list[tuple[Arm, float, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class Machine:
     of the windows. Each block is a quiet window, one with the knob off, and one with it on. After
     these come ``toggled`` windows with a toggle amid each, and a quiet one for every two; with
     ``goes_on`` KVM goes on with the knob's state at their begin.
+
+    With ``by_ones`` windows with SMIs have one each, and are those of the plan for slow SMIs, in
+    its stages; lost updates are in the first, as an experiment may end with it. With ``waited`` so
+    are those of SMIs that come by themselves: windows that have none are quiet ones.
 
     A ``walk`` is a few windows with the knob off, then on, then off again, with quiet ones after
     each; the part ``frozen`` of each handler is not counted with the knob off again.
@@ -57,12 +63,33 @@ class Machine:
     goes_on: bool = False
     walk: bool = False
     frozen: float = 0.0
+    by_ones: bool = False
+    waited: bool = False
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan for slow SMIs, where they are."""
+        if self.walk or not (self.by_ones or self.waited):
+            return None
+        return Plan.of(Windows(1.0, self.smis, self.by_ones, self.waited))
+
+    @property
+    def first(self) -> int | None:
+        """How many windows the judge is asked about first, where it is asked twice."""
+        return self.plan.stages[0] * len(self.plan.order) if self.plan else None
+
+    def looks(self, random: Random) -> Iterator[Samples]:
+        """Yield one experiment's samples as the judge is asked, each time with those before."""
+        samples = self.samples(random)
+        if self.first:
+            yield replace(samples, windows=samples.windows[: self.first])
+        yield samples
 
     def samples(self, random: Random) -> Samples:
         """Return one experiment's samples."""
         samples = Samples()
         plan = self._walk() if self.walk else self._blocks()
-        treated = [at for at, (arm, _, _) in enumerate(plan) if arm is Arm.TREATMENT]
+        treated = [at for at, (arm, *_) in enumerate(plan[: self.first]) if arm is Arm.TREATMENT]
         stale = set(random.sample(treated, self.lost_updates))
         walk, clock = 0.0, 0
         slope = 10 * self.drift * self.noise / len(plan) * random.choice((-1, 1))
@@ -82,14 +109,23 @@ class Machine:
             del samples.gaps[int(self.recorded * len(samples.gaps)) :]
         return samples
 
-    def _blocks(self) -> Plan:
+    def _blocks(self) -> Steps:
         """Return the arms, what part of a handler is counted in each, and no states."""
         shares = {Arm.QUIET: 0.0, Arm.CONTROL: self.control, Arm.TREATMENT: self.leak}
-        return [(arm, share, "") for _ in range(self.blocks) for arm, share in shares.items()]
+        blocks, order = self.blocks, tuple(shares)
+        if self.plan:
+            blocks, order = sum(self.plan.stages), self.plan.order
+        return [(arm, shares[arm], "") for _ in range(blocks) for arm in order]
 
-    def _walk(self) -> Plan:
+    def _walk(self) -> Steps:
         quiet = (Arm.QUIET, 0.0, "")
         again = self.control * (1 - self.frozen)
+        if self.by_ones:
+            off = [(Arm.CONTROL, self.control, "")] * QUIET_EACH + [quiet]
+            on = [(Arm.TREATMENT, self.leak, "after")] * QUIET_EACH + [quiet]
+            off_again = [(Arm.CONTROL, again, "after")] * QUIET_EACH + [quiet]
+            offs, ons = PATIENT * OFF // QUIET_EACH, PATIENT * ON // QUIET_EACH
+            return [*off * offs, *on * ons, *off_again * offs]
         return [
             *[(Arm.CONTROL, self.control, "")] * OFF, quiet, quiet,
             *[(Arm.TREATMENT, self.leak, "after")] * ON, quiet, quiet,
@@ -107,7 +143,9 @@ class Machine:
         is_stale: bool,
         state: str,
     ) -> int:
-        smis = 0 if arm is Arm.QUIET else poisson(random, self.smis)
+        smis = 0
+        if arm is not Arm.QUIET:
+            smis = 1 if self.by_ones else poisson(random, self.smis)
         in_guest = sum(random.random() >= self.in_host for _ in range(smis))
         if is_stale:  # It is the truth about the machine only if it shows.
             smis, in_guest = max(smis, 1), max(in_guest, 1)
@@ -137,6 +175,8 @@ class Machine:
             counted += KNOWN
         if self.lost:
             gaps = sum(random.random() >= self.lost for _ in range(gaps))
+        if self.waited and not smis:
+            arm = Arm.QUIET
         samples.windows.append(
             Window(
                 arm, began, ended, {self.counter: round(counted)}, known, exits, smis, gaps,

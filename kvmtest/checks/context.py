@@ -41,6 +41,8 @@ class Context:
     journal: "Journal"
     kernel_log: RunLog | Missing
     probe: "RunProbe"
+    #: Who wants to know what a check is at.
+    say: Callable[[str], None] = lambda _: None
     #: What one check found that later ones use too, by the name of who put it there.
     found: dict[str, Any] = field(default_factory=dict)
 

@@ -6,13 +6,13 @@ SMIs. First the windows of the three arms are interleaved; then a toggler writes
 them, and each window's arm is told from the time of these writes. kvmtest.judge.leak judges them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 from kvmtest.guests import Guest
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.toggler import Toggler
-from kvmtest.judge import Absence, measure
+from kvmtest.judge import Absence, Reading, Verdict, control, judge, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle
 from kvmtest.kvm import KvmError
@@ -20,7 +20,9 @@ from kvmtest.kvm import KvmError
 from .context import Context
 from .guests_own_pmu import guest_with_pmu, make_way, refused, whose_counters
 from .leak_counters import GuestCounters
+from .leak_plan import MOST_S, Plan
 from .leak_windows import (
+    Body,
     Crew,
     arm_under,
     experiment,
@@ -31,7 +33,7 @@ from .leak_windows import (
 )
 from .vmx_scene import Observations, Scene
 
-__all__ = ["guest_pmu", "host_events", "interleaved", "l2_events"]
+__all__ = ["guest_pmu", "host_events", "interleaved", "l2_events", "stages"]
 
 #: Of the interleaved arms; each time another one comes first, against drift.
 ROUNDS = 8
@@ -50,7 +52,7 @@ TOGGLES = 1000
 
 def host_events(context: Context) -> Observations:
     """Count a guest's execution by perf events of the host."""
-    yield from experiment(context, with_host_counters, _arms)
+    yield from experiment(context, with_host_counters, Body(_arms, _stages_and_toggled))
 
 
 def guest_pmu(context: Context) -> Observations:
@@ -65,7 +67,7 @@ def guest_pmu(context: Context) -> Observations:
         return
     try:
         yield from experiment(
-            context, lambda _, __, guest, ___: GuestCounters(guest), _own_arms,
+            context, lambda _, __, guest, ___: GuestCounters(guest), Body(_own_arms, _own_stages),
             make_guest=guest_with_pmu,
         )  # fmt: skip
     except KvmError as error:
@@ -77,7 +79,7 @@ def guest_pmu(context: Context) -> Observations:
 
 def l2_events(context: Context) -> Observations:
     """Count L2 by perf events of the host."""
-    yield from experiment(context, with_host_counters, _arms, L2)
+    yield from experiment(context, with_host_counters, Body(_arms, _stages_and_toggled), L2)
 
 
 class L2:
@@ -108,6 +110,11 @@ def _own_arms(scene: Scene, crew: Crew) -> Observations:
     yield from interleaved(scene, crew)
 
 
+def _own_stages(scene: Scene, crew: Crew) -> Observations:
+    yield from whose_counters(scene)
+    yield from stages(scene, crew)
+
+
 def interleaved(scene: Scene, crew: Crew) -> Observations:
     """Take windows of all arms in turn, without a toggler, and judge them."""
     samples = Samples()
@@ -116,20 +123,86 @@ def interleaved(scene: Scene, crew: Crew) -> Observations:
 
 
 def _rounds(scene: Scene, crew: Crew, samples: Samples, length: float) -> Observations:
-    """Take the windows of all arms in turn, and record them.
+    """Take the windows of all arms in turn, and record them."""
+    for turn in range(ROUNDS):
+        yield from _round(scene, crew, samples, ORDER, turn, length)
+    yield from record(more_quiet(crew, samples.windows, length), samples)
+
+
+def _round(
+    scene: Scene,
+    crew: Crew,
+    samples: Samples,
+    order: Sequence[Arm],
+    turn: int,
+    length: float = 1.0,
+    *,
+    is_waited: bool = False,
+) -> Observations:
+    """Take a window of each arm in ``order``, another one first each ``turn``, and record them.
 
     A treatment window is the first entry after its toggle. Others are to show what a leak looks
     like, and begin when the guest has run with the knob as it is.
     """
-    for turn in range(ROUNDS):
-        for at in range(len(ORDER)):
-            arm = ORDER[(turn + at) % len(ORDER)]
-            yield from _set_knob(scene, KNOB[arm], samples)
-            yield from crew.renew()
-            if arm is not Arm.TREATMENT:
-                crew.settle()
-            yield from record(crew.take(arm, length), samples)
-    yield from record(more_quiet(crew, samples.windows, length), samples)
+    for at in range(len(order)):
+        arm = order[(turn + at) % len(order)]
+        yield from _set_knob(scene, KNOB[arm], samples)
+        yield from crew.renew()
+        if arm is not Arm.TREATMENT:
+            crew.settle()
+        taken = crew.take(arm, length)
+        if is_waited:
+            # Whether a window is quiet shows afterwards.
+            taken = [
+                (window if window.smis else replace(window, arm=Arm.QUIET), gaps)
+                for window, gaps in taken
+            ]
+        yield from record(taken, samples)
+
+
+def stages(scene: Scene, crew: Crew) -> Observations:
+    """Take windows by a plan for slow SMIs, without a toggler, and judge them."""
+    samples = Samples()
+    if (yield from _stages(scene, crew, samples)):
+        yield from conclude(samples)
+
+
+def _stages_and_toggled(scene: Scene, crew: Crew) -> Observations:
+    samples = Samples()
+    if (yield from _stages(scene, crew, samples)):
+        if crew.smis.windows.by_ones:
+            yield from _toggled(scene, crew, samples)
+        yield from conclude(samples)
+
+
+def _stages(scene: Scene, crew: Crew, samples: Samples) -> Generator[Reading | Absence, None, bool]:
+    """Say how long it takes; take the windows of a stage, and of the next if that decides nothing.
+
+    Give whether it does not take too long.
+    """
+    windows = crew.smis.windows
+    plan = Plan.of(windows)
+    smis, seconds = plan.smis(windows), plan.seconds(windows)
+    said = (
+        f"{smis[0]} SMIs by {crew.smis.source.name} at {windows.rate_hz:.2g} a second in "
+        f"{seconds[0]:.0f} s, up to {smis[-1]} in {seconds[-1]:.0f} s"
+    )
+    remedy = f"use an SMI source that takes less than {MOST_S:g} s: see docs/smi-sources.md"
+    is_bearable = seconds[0] <= MOST_S
+    yield control("leak", f"SMIs come often enough ({said})", is_bearable, True, remedy)
+    if not is_bearable:
+        return False
+    turn = 0
+    for rounds, ends_s in zip(plan.stages, seconds, strict=True):
+        for left in range(rounds, 0, -1):
+            left_s = ends_s * left / (turn + left)
+            scene.say(f"{said}; {left_s:.0f} s left")
+            yield from _round(scene, crew, samples, plan.order, turn, is_waited=windows.waited)
+            turn += 1
+        yield from record(more_quiet(crew, samples.windows, 1.0), samples)
+        if judge(conclude(samples)).verdict in (Verdict.PASS, Verdict.FAIL):
+            break
+    return True
 
 
 def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:

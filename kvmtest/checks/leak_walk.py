@@ -28,7 +28,7 @@ from kvmtest.missing import Missing
 
 from .context import Context
 from .leak_counters import Counters, HostCounters
-from .leak_windows import Crew, Disturbed, Watcher, experiment, more_quiet, set_knob
+from .leak_windows import Body, Crew, Disturbed, Watcher, experiment, more_quiet, set_knob
 from .preconditions import answer, witness_lacks
 from .vmx_scene import Observations, Scene
 
@@ -38,6 +38,9 @@ __all__ = ["LENGTH", "OFF", "ON", "Step", "also_leaks"]
 #: experiments. With it on a hundredth of what is counted with it off must show, in all fewer than a
 #: hundred SMIs are judged for a property, and what a window costs hardly goes by its length.
 ON, OFF, LENGTH = 8, 6, 1.2
+#: So many times as many where each window has the SMIs of one trigger, and after so many of these
+#: one without.
+PATIENT, QUIET_EACH = 2, 4
 
 
 class Step(StrEnum):
@@ -119,19 +122,26 @@ def _walked(context: Context) -> Walk:
     walk = Walk()
     here = walk.before
 
-    def way(scene: Scene, crew: Crew) -> Observations:
+    def way(scene: Scene, crew: Crew, times: int = 1) -> Observations:
         nonlocal here
         for step, go in STEPS.items():
             here = walk.readings[step] = []
-            walkers = Walkers(scene, crew, step, [], walk)
+            if times > 1:
+                scene.say(f"SMIs {step}")
+            walkers = Walkers(scene, crew, step, [], walk, times)
             yield from go(walkers)
             # Not before the step is done.
             walk.windows[step] = walkers.taken
         every = chain(walk.quiet, *walk.windows.values())
         walk.quiet.extend(window for window, _ in more_quiet(crew, every, LENGTH))
 
+    def patient_way(scene: Scene, crew: Crew) -> Observations:
+        if crew.smis.windows.waited:
+            raise Disturbed("SMIs that come by themselves are too few to look at each step")
+        yield from way(scene, crew, PATIENT)
+
     try:
-        for reading in experiment(context, _counters, way, knob=1):
+        for reading in experiment(context, _counters, Body(way, patient_way), knob=1):
             here.append(reading)
     except Exception as error:
         walk.error = error
@@ -143,13 +153,17 @@ def _counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counter
 
 
 class Walkers(NamedTuple):
-    """A crew at one step of a walk, and the windows ``taken`` in it."""
+    """A crew at one step of a walk, and the windows ``taken`` in it.
+
+    They are so many ``times`` as many as usual.
+    """
 
     scene: Scene
     crew: Crew
     step: Step
     taken: list[Window]
     walk: Walk
+    times: int = 1
 
     def set_knob(self, value: int) -> Observations:
         """Write the knob for certain, and keep when."""
@@ -157,12 +171,14 @@ class Walkers(NamedTuple):
         self.walk.toggles.append(toggle)
 
     def take(self, knob: int, count: int) -> None:
-        """Take windows with SMIs, and one without."""
+        """Take windows with SMIs, and one without, more of both where SMIs come by ones."""
         arm = Arm.TREATMENT if knob else Arm.CONTROL
-        for _ in range(count):
+        each = count if self.times == 1 else QUIET_EACH
+        for number in range(1, self.times * count + 1):
             windows = [window for window, _ in self.crew.take(arm, LENGTH)]
             self.taken.extend(replace(window, state=self.step.value) for window in windows)
-        self.walk.quiet.extend(window for window, _ in self.crew.take(Arm.QUIET, LENGTH))
+            if not number % each:
+                self.walk.quiet.extend(window for window, _ in self.crew.take(Arm.QUIET, LENGTH))
 
 
 def _toggled(walkers: Walkers) -> Observations:
@@ -242,7 +258,7 @@ def _running(walkers: Walkers) -> Observations:
     """
     if len(os.sched_getaffinity(0)) < 2:
         return
-    for _ in range(ON):
+    for _ in range(walkers.times * ON):
         yield from walkers.set_knob(0)
         walkers.crew.settle()
         toggle, taken = walkers.crew.take_around(

@@ -6,10 +6,11 @@ counted, all at the same time, each in a thread of its own.
 """
 
 import os
+import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -22,7 +23,7 @@ from kvmtest.guests.mailbox import GuestFault
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_TSC
 from kvmtest.host.tsc import tsc_hz
-from kvmtest.judge import Absence, Reading, control, measure
+from kvmtest.judge import Absence, Reading, control
 from kvmtest.judge.baseline import Covariates
 from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 from kvmtest.missing import Missing
@@ -31,10 +32,13 @@ from kvmtest.smi import (
     AFTER,
     FAST_HZ,
     SAFE_SHARE,
+    Periodic,
     Proved,
     Ready,
     SmiCount,
     Source,
+    Triggered,
+    Turns,
     best,
     candidates,
     counts,
@@ -45,9 +49,11 @@ from kvmtest.workers import Runner, Supervisor
 
 from .context import Context
 from .leak_counters import PATIENCE_S, Counters, HostCounters
+from .leak_plan import Windows
 from .vmx_scene import Observations, Scene
 
 __all__ = [
+    "Body",
     "Crew",
     "Disturbed",
     "MakeCounters",
@@ -75,6 +81,12 @@ RATE_HZ = 50.0
 MARGIN = 1.5
 #: An emulated machine's handler is a few instructions, and the machine is slow.
 LAB_RATE_HZ = 5000.0
+#: A window of one SMI: guests are in it after a part of AMID_S, and out of SMM long before its end.
+WINDOW_S = 0.08
+#: SMIs in the mean of a window of those that can only be waited for: half of the windows have none
+#: and are quiet ones. They are not longer than this: a host's timer takes a guest out of them a
+#: thousand times a second at most, and the guest has room for fewer than four thousand gaps.
+WAITED_SMIS, LONGEST_S = 0.7, 2.0
 #: SMIs that a source proves itself by.
 PROOFS = 3
 #: CPUs that guests run on at most.
@@ -87,6 +99,10 @@ AMID_S = 0.05
 MORE_QUIET = 24
 #: Says, in the raw part, that the kernel reported trouble: no other source is tried then.
 _TROUBLED = "troubled"
+_NAME_ANOTHER = (
+    "see what kvmtest smi probe and docs/smi-sources.md say, and name a source that works by "
+    "--smi-source"
+)
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
@@ -108,7 +124,9 @@ class Disturbed(KvmtestError):
 class Smis:
     """What raises SMIs, what counts them on ``cpus``, and how long a window is.
 
-    ``trigger_s`` is how long a trigger takes.
+    ``trigger_s`` is how long a trigger takes. ``fire`` raises SMIs once, in its turn, where they
+    can be asked for: then each window has those of one trigger. It is called on ``firing_cpu``, if
+    there is one that no guest needs.
     """
 
     source: Ready
@@ -116,11 +134,37 @@ class Smis:
     rate_hz: float
     cpus: tuple[int, ...]
     trigger_s: float = 0.0
+    firing_cpu: int | None = None
+    fire: Turns | None = None
 
     @property
     def window_s(self) -> float:
         """The length of a window in seconds."""
+        if isinstance(self.source, Triggered):
+            return WINDOW_S + self.trigger_s
+        if self._is_waited:
+            return min(WAITED_SMIS / self.rate_hz, LONGEST_S)
         return SMIS_PER_WINDOW / self.rate_hz
+
+    @property
+    def windows(self) -> Windows:
+        """How SMIs get into windows."""
+        by_ones = isinstance(self.source, Triggered)
+        return Windows(self.window_s, self.rate_hz, by_ones, self._is_waited)
+
+    @property
+    def _is_waited(self) -> bool:
+        return isinstance(self.source, Periodic) and self.source.patience_s is not None
+
+    @contextmanager
+    def opened(self) -> "Iterator[Smis]":
+        """Give them ready to be raised one by one, where they can be asked for."""
+        if not isinstance(self.source, Triggered):
+            yield self
+            return
+        with self.source.opened() as fire:
+            turns = fire if isinstance(fire, Turns) else Turns([fire], [1 / self.rate_hz])
+            yield replace(self, fire=turns)
 
     def proved(self, context: Context) -> "Generator[Reading, None, Smis | None]":
         """Show that the count follows the source.
@@ -131,7 +175,7 @@ class Smis:
         log = run if isinstance(run, Missing) else run.log
         proof = prove(self.source, self.count, log, triggers=PROOFS, rate_hz=self.rate_hz)
         what = f"{proof.count} follows the SMI source {proof.source}"
-        remedy = "see what kvmtest smi probe says, and name a source that works by --smi-source"
+        remedy = _NAME_ANOTHER
         observed = proof.refusal or "yes"
         raw = {_TROUBLED: True} if proof.troubled else {}
         yield control("leak", what, observed, "yes", remedy, sent=proof.sent, **raw)
@@ -146,7 +190,27 @@ class Smis:
         took_s = median(proof.latencies_s) if proof.latencies_s else 0.0
         safe_hz = SAFE_SHARE / took_s if took_s else proof.safe_hz or self.rate_hz
         rate = min(self.rate_hz, safe_hz)
-        return replace(self, cpus=tuple(taking[:MOST_CPUS]), rate_hz=rate, trigger_s=took_s)
+        is_triggered = isinstance(self.source, Triggered)
+        firing_cpu, cpus = _apart(self.cpus, taking) if is_triggered else (None, taking)
+        return replace(
+            self,
+            cpus=tuple(cpus[:MOST_CPUS]),
+            rate_hz=rate,
+            trigger_s=took_s,
+            firing_cpu=firing_cpu,
+        )
+
+
+def _apart(allowed: Sequence[int], taking: Sequence[int]) -> tuple[int | None, Sequence[int]]:
+    """Return the CPU to fire on, and the CPUs for guests.
+
+    Where a guest shares its CPU with what fires it is in host mode when the SMI comes. The first of
+    them is the one that drivers raise their SMIs on.
+    """
+    others = [cpu for cpu in allowed if cpu not in taking]
+    if others:
+        return others[0], taking
+    return (taking[0], taking[1:]) if len(taking) > 1 else (None, taking)
 
 
 def proved_smis(
@@ -180,7 +244,7 @@ def proved_smis(
 def _first_proved(
     context: Context, stack: ExitStack, sources: Sequence[Source], count: SmiCount
 ) -> Generator[Reading | Absence, None, Smis | None]:
-    """Try sources until one is fast enough; what did not prove itself is a figure, if one did."""
+    """Try sources until one is fast enough; yield what proves itself, or why nothing does."""
     cpus = tuple(sorted(os.sched_getaffinity(0) & set(count.cpus)))
     proved: list[Smis] = []
     failed: list[Reading] = []
@@ -193,7 +257,7 @@ def _first_proved(
             opened = stack.enter_context(ready(source, context.journal))
         except KvmtestError as error:
             what = f"the SMI source {source.name} can be used"
-            failed.append(control("leak", what, str(error), "yes", "name another source"))
+            failed.append(control("leak", what, str(error), "yes", _NAME_ANOTHER))
             continue
         readings, smis = _collected(Smis(opened, count, rate, cpus).proved(context))
         if smis is None:
@@ -201,20 +265,34 @@ def _first_proved(
             if any(reading.raw.get(_TROUBLED) for reading in readings):
                 break
             continue
-        yield from readings
+        # Others that did not prove themselves stand in the way of no verdict.
+        tried = {f"not {reading.what}": reading.observed for reading in failed}
+        for reading in readings:
+            yield replace(reading, raw={**reading.raw, **tried})
         proved.append(smis)
         if smis.rate_hz >= FAST_HZ:
             break
     if not proved:
-        yield from failed
+        yield from failed if len(failed) < 2 else [_none_proved(failed)]
         return None
-    for reading in failed:
-        if not reading.agrees:
-            yield measure("leak", reading.what, reading.observed)
     chosen = best([Proved(each.source, each.rate_hz, each.trigger_s) for each in proved])
-    on_all = set.intersection(*(set(each.cpus) for each in proved))
-    taking = tuple(cpu for cpu in cpus if cpu in on_all) or proved[0].cpus
-    return Smis(chosen.source, count, chosen.rate_hz, taking, chosen.trigger_s)
+    parts = [each for each in proved if each.source.name in chosen.source.name.split(" and ")]
+    on_all = set.intersection(*(set(each.cpus) for each in parts))
+    taking = tuple(cpu for cpu in parts[0].cpus if cpu in on_all) or parts[0].cpus
+    return replace(
+        parts[0],
+        source=chosen.source,
+        rate_hz=chosen.rate_hz,
+        cpus=taking,
+        trigger_s=chosen.trigger_s,
+    )
+
+
+def _none_proved(failed: Sequence[Reading]) -> Reading:
+    """Return one control of several, which tells what became of each source."""
+    broken = [reading for reading in failed if not reading.agrees]
+    observed = "; ".join(f"{reading.what}: {reading.observed}" for reading in broken)
+    return control("leak", "an SMI source proves itself", observed, "yes", _NAME_ANOTHER)
 
 
 def _collected(
@@ -345,6 +423,9 @@ class Crew:
         self._kept = kept
         self._tsc_hz = tsc_hz()
         self._watchers: list[tuple[Runner, Watcher]] = []
+        self._firing = Runner(f"SMIs by {smis.source.name}", lambda: None)
+        if smis.fire:
+            workers.start(self._firing, smis.firing_cpu)
 
     def hire(self, guest: Guest, cpu: int, make: Callable[[int], Watcher]) -> None:
         """Have ``make`` make a watcher of a vCPU in its thread; raises what that raises."""
@@ -399,6 +480,8 @@ class Crew:
         It is ``length`` times as long as others. Raises Disturbed.
         """
         smis, raising = self.smis, ExitStack()
+        if smis.fire and arm is not Arm.QUIET:
+            return self.take_around(arm, lambda: None, length)[1]
         ticks = int(length * smis.window_s * self._tsc_hz)
         with raising:
             before = self._counts()
@@ -412,18 +495,27 @@ class Crew:
     ) -> tuple[T, list[Taken]]:
         """Take a window of an arm on each vCPU amid which something is done, before any SMI.
 
-        Give what came of it too. Windows are longer by AMID_S, and of no arm where an SMI came
-        before it was over. Raises Disturbed.
+        Give what came of it too. Windows are longer by AMID_S, but where SMIs are asked for one by
+        one, and of no arm where an SMI came before it was over. Raises Disturbed.
         """
         smis = self.smis
-        ticks = int((length * smis.window_s + AMID_S) * self._tsc_hz)
+        window_s = length * smis.window_s
+        # All windows are as long as each other where VM-exits by timers are many.
+        ticks = int((window_s if smis.fire else window_s + AMID_S) * self._tsc_hz)
+        if smis.fire:
+            smis.fire.wait()
         before = self._counts()
         asked = self._ask(lambda watcher: watcher.watch(ticks))
         time.sleep(AMID_S / 4)
         done = amid()
         is_first = self._counts() == before
-        with smis.source.raising(smis.rate_hz):
-            time.sleep(length * smis.window_s)
+        if smis.fire:
+            # Anywhere in it: a toggler's writes come before some, and after others.
+            time.sleep(random.uniform(0, window_s / 2))
+            self.workers.result(self._firing.ask(smis.fire), PATIENCE_S)
+        else:
+            with smis.source.raising(smis.rate_hz):
+                time.sleep(window_s)
         taken = self._wait(asked, 1)
         return done, self._sorted(arm if is_first else Arm.MIXED, before, taken)
 
@@ -450,6 +542,18 @@ class Crew:
         return [self.workers.result(each, 2 * PATIENCE_S * times) for each in asked]
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What an experiment does: the ``patient`` way where SMIs are asked for or waited for."""
+
+    usual: Callable[[Scene, Crew], Observations]
+    patient: Callable[[Scene, Crew], Observations]
+
+    def __call__(self, scene: Scene, crew: Crew) -> Observations:
+        """Do it the usual way."""
+        return self.usual(scene, crew)
+
+
 def experiment(
     context: Context,
     make: MakeCounters,
@@ -468,11 +572,12 @@ def experiment(
         proved = yield from proved_smis(context, stack)
         if not proved:
             return
+        smis = stack.enter_context(proved.opened())
         scene = stack.enter_context(Scene(context, "leak"))
         if knob is not None:
             yield from scene.set_knob(knob)
         try:
-            crew = _hired(scene, stack, proved, make, renewal, make_guest)
+            crew = _hired(scene, stack, smis, make, renewal, make_guest)
         except CounterError as error:
             yield Absence("leak", Missing(str(error)))
             return
@@ -483,7 +588,8 @@ def experiment(
             return
         yield crew.clock
         crew.calibrate()
-        yield from body(scene, crew)
+        is_slow = smis.windows.by_ones or smis.windows.waited
+        yield from (body.patient if isinstance(body, Body) and is_slow else body)(scene, crew)
 
 
 def _hired(

@@ -11,6 +11,7 @@ used here); what a VM-exit costs is learnt from windows without SMIs.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from kvmtest.judge import Reading, measure
 from kvmtest.judge.arms import ran
@@ -20,26 +21,29 @@ from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.missing import Missing
 
 from .context import Context
-from .leak_windows import Crew, experiment, record, with_host_counters
+from .leak_windows import Body, Crew, experiment, record, with_host_counters
 from .vmx_scene import Observations, Scene
 
 __all__ = ["figures", "guest_only"]
 
-ROUNDS = 9
+#: More where each window has the SMIs of one trigger.
+ROUNDS, PATIENT = 9, 20
 
 
 def guest_only(context: Context) -> Observations:
     """Count guests' execution by guest-only perf events, with SMIs and without in turns."""
-    yield from experiment(context, with_host_counters, _arms)
+    body = Body(_arms, partial(_arms, rounds=PATIENT))
+    yield from experiment(context, with_host_counters, body)
 
 
-def _arms(scene: Scene, crew: Crew) -> Observations:
+def _arms(scene: Scene, crew: Crew, rounds: int = ROUNDS) -> Observations:
     module = scene.machine.kvm_module
     intercepts = module if isinstance(module, Missing) else module.enabled("intercept_smi")
     said = intercepts.what if isinstance(intercepts, Missing) else intercepts
     yield measure("leak", "KVM intercepts SMIs", said)
     samples = Samples()
-    for _ in range(ROUNDS):
+    for turn in range(rounds):
+        scene.say(f"SMIs by {crew.smis.source.name}: round {turn + 1} of {rounds}")
         # There is no knob, so that windows with SMIs are of neither of its arms.
         for arm in (Arm.QUIET, Arm.MIXED):
             yield from record(crew.take(arm), samples)

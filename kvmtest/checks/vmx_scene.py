@@ -56,6 +56,8 @@ class Scene:
     ) -> None:
         self.machine = context.machine
         self.journal = context.journal
+        #: Tells whoever wants to know what the check is at.
+        self.say = context.say
         self._run_log = context.kernel_log
         self._run_probe = context.probe
         self.refusals: Refusals | None = None

@@ -245,6 +245,7 @@ class Progress:
         self._lines = lines
         self._console = console(stream or sys.stderr)
         self._status = self._console.status("starting")
+        self._property = ""
 
     def __enter__(self) -> "Progress":
         if self.is_shown and not self._lines:
@@ -261,7 +262,13 @@ class Progress:
 
     def property(self, prop: Property, number: int, count: int) -> None:
         """Say which property is being decided."""
-        self.say(Text(f"[{number}/{count}] {prop.id}"))
+        self._property = f"[{number}/{count}] {prop.id}"
+        self.say(Text(self._property))
+
+    def detail(self, text: str) -> None:
+        """Say what the property's check is at; nothing where each thing gets a line of its own."""
+        if not self._lines:
+            self.say(Text(f"{self._property}: {text}"))
 
     def say(self, what: RenderableType) -> None:
         """Say anything else."""

@@ -9,7 +9,7 @@ from .counts import SmiCount, counts
 from .proof import SAFE_SHARE, Proof, prove
 from .source import Periodic, Prepared, Raising, Ready, Source, Trigger, Triggered, ready
 from .sources import AFTER, BY_NAME, SOURCES, candidates, choose, sources, split
-from .together import FAST_HZ, Proved, best
+from .together import FAST_HZ, Proved, Turns, best
 
 __all__ = [
     "AFTER",
@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "Trigger",
     "Triggered",
+    "Turns",
     "best",
     "candidates",
     "choose",

@@ -25,6 +25,9 @@ SAFE_SHARE = 0.05
 # Of the SMIs counted around triggers, the most that may have come by themselves.
 _BY_THEMSELVES = 0.1
 
+# SMIs that came by themselves are enough to say how often they come.
+_FEWEST = 3
+
 # Who waits for SMIs looks so often whether they came.
 _LOOK_S = 0.05
 
@@ -147,10 +150,10 @@ def _wait(
         proof.safe_hz = source.fastest_hz
     if not most:
         return f"no SMI that {count.name} counts came in {waited_s:.3g} s"
-    if waits and most < triggers:
+    if waits and most < min(triggers, _FEWEST):
         return (
-            f"only {most} of {triggers} SMIs that {count.name} counts came in {waited_s:.3g} s, "
-            "which is too seldom"
+            f"only {most} SMIs that {count.name} counts came in {waited_s:.3g} s, which is too "
+            "seldom"
         )
     if proof.sent not in (None, most):
         return f"it raised {proof.sent} SMIs, but {count.name} counts {most}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .proof import SAFE_SHARE
 from .source import Fire, Ready, Triggered
 
-__all__ = ["FAST_HZ", "Proved", "best"]
+__all__ = ["FAST_HZ", "Proved", "Turns", "best"]
 
 #: A source that raises SMIs so often does alone.
 FAST_HZ = 20.0
@@ -47,7 +47,7 @@ def _in_turns(members: Sequence[Proved]) -> Proved:
     def opened() -> Iterator[Fire]:
         with ExitStack() as stack:
             fires = [stack.enter_context(source.opened()) for source in sources]
-            yield _Turns(fires, [1 / each.rate_hz for each in members])
+            yield Turns(fires, [1 / each.rate_hz for each in members])
 
     source = Triggered(
         " and ".join(each.name for each in sources),
@@ -60,8 +60,11 @@ def _in_turns(members: Sequence[Proved]) -> Proved:
     return Proved(source, rate_hz, max(each.trigger_s for each in members))
 
 
-class _Turns:
-    """Fires whichever has waited longest for its turn, and none before its time."""
+class Turns:
+    """Fires whichever has waited longest for its turn, and none before its time.
+
+    Each of ``fires`` has its time once in ``intervals_s`` seconds.
+    """
 
     def __init__(self, fires: Sequence[Fire], intervals_s: Sequence[float]) -> None:
         self._fires = fires
@@ -69,7 +72,16 @@ class _Turns:
         self._due = [0.0] * len(fires)
 
     def __call__(self) -> None:
-        at = min(range(len(self._due)), key=self._due.__getitem__)
-        time.sleep(max(0.0, self._due[at] - time.monotonic()))
+        """Wait for a turn, and fire. Raises KvmtestError."""
+        self.wait()
+        at = self._next
         self._due[at] = time.monotonic() + self._intervals_s[at]
         self._fires[at]()
+
+    def wait(self) -> None:
+        """Wait until it is somebody's turn."""
+        time.sleep(max(0.0, self._due[self._next] - time.monotonic()))
+
+    @property
+    def _next(self) -> int:
+        return min(range(len(self._due)), key=self._due.__getitem__)

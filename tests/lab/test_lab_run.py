@@ -12,6 +12,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
+from kvmtest.judge.samples import Arm, Samples
 from kvmtest.lab.cache import Cache
 from kvmtest.lab.kernels import LabKernel
 from kvmtest.lab.lab import Lab
@@ -19,6 +20,7 @@ from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
 from kvmtest.lab.run import run_once
+from kvmtest.smi.lab import TURNS
 
 # What one CPU of the emulated machine decides, and what it can't show.
 DECIDED = {
@@ -164,18 +166,34 @@ def leaks_where(lab: Lab, words: list[str], commands: list[list[str]]) -> Result
     return result
 
 
+def wrmsr(msr: int, value: int) -> list[list[str]]:
+    """Return what writes an MSR of CPU 0."""
+    data = value.to_bytes(8, "little")
+    write = f"import os; os.pwrite(os.open('/dev/cpu/0/msr', os.O_WRONLY), {data!r}, {msr})"
+    return [["/bin/python3", "-c", write]]
+
+
 def fault(msr: int) -> list[list[str]]:
     """Return what switches on a fault of the emulated CPU (docs/lab-pmu.md)."""
-    write = (
-        f"import os; os.pwrite(os.open('/dev/cpu/0/msr', os.O_WRONLY), b'\\1' + bytes(7), {msr})"
-    )
-    return [["/bin/python3", "-c", write]]
+    return wrmsr(msr, 1)
 
 
 def test_without_smis_nothing_is_decided(counting: Lab) -> None:
     result = leaks_where(counting, ["--smi-source", "passive"], [])
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "no SMI" in result.reason
+
+
+def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: Lab) -> None:
+    two = replace(counting, hardware=replace(counting.hardware, cpus=2))
+    # Long enough for a gap where the TSC goes on in steps.
+    result = leaks_where(two, ["--smi-source", "apm-port"], wrmsr(0x4B500004, TURNS))
+    assert result.verdict is Verdict.PASS
+    windows = [w for w in Samples.of(result.readings).windows if w.smis]
+    assert {w.smis for w in windows} == {1}
+    interleaved = [w for w in windows if w.arm in (Arm.CONTROL, Arm.TREATMENT)]
+    assert 30 <= len(interleaved) <= len(windows) <= 36
+    assert sum(w.guest_smis == 1 for w in windows) >= 30
 
 
 def test_with_a_dead_counter_nothing_is_decided(counting: Lab) -> None:

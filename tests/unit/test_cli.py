@@ -18,6 +18,7 @@ from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.evidence import Evidence, Result, save
 from kvmtest.judge import Verdict
 from kvmtest.properties import PROPERTIES
+from kvmtest.smi import BY_NAME, SOURCES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -193,6 +194,15 @@ def test_the_help_of_run_tells_the_exit_status(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     assert "0 all decided properties PASS" in capsys.readouterr().out
+
+
+def test_the_help_of_run_names_every_smi_source(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = capsys.readouterr().out
+    unasked, _, by_name = "".join(said.split()).partition("bynamealone:")
+    for name in SOURCES:
+        assert name in (by_name if name in BY_NAME else unasked)
 
 
 def test_the_words_of_the_process_are_the_default(

@@ -110,6 +110,18 @@ def test_a_check_that_says_nothing_decides_nothing(checked: Checked) -> None:
     assert checked(silent).decide(PROPERTY).verdict is Verdict.INCONCLUSIVE
 
 
+def test_whoever_wants_to_know_hears_what_a_check_is_at(checked: Checked) -> None:
+    def telling(context: Context) -> Iterator[Reading | Absence]:
+        context.say("12 s left")
+        yield from GOOD
+
+    session = checked(telling)
+    heard: list[str] = []
+    session.say = heard.append
+    session.decide(PROPERTY)
+    assert heard == ["12 s left"]
+
+
 def test_a_check_that_does_not_exist_is_an_error(session: Session) -> None:
     for check in ("no_module:f", "kernel:no_function", "nonsense"):
         result = session.decide(Property("btf.test", "c", (), (), ("btf",), "s", check))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from stand_in import KNOB, write
 
 from kvmtest._native import lib
 from kvmtest.checks import leak
+from kvmtest.checks.leak_plan import BY_ONES, Windows
 from kvmtest.checks.leak_windows import PROOFS, SMIS_PER_WINDOW, Taken, arm_under
 from kvmtest.errors import KvmtestError
 from kvmtest.host.tree import Tree
@@ -232,4 +235,125 @@ def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
         readings = list(leak.interleaved(scene, Crew(workers, scene.path)))  # type: ignore[arg-type]
     quiet = [w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]  # type: ignore[arg-type]
     assert len(quiet) == 2 * (leak.ROUNDS + 3)
+    assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
+
+
+# Where SMIs are slow
+
+#: What a guest executes in a window.
+KNOWN = 10_000_000
+
+
+@dataclass
+class SlowCrew(Crew):
+    """A crew whose windows have one SMI each, of a handler that counts ``per_smi``."""
+
+    rate_hz: float = 2.4
+    waited: bool = False
+    per_smi: int = 100_000
+    noise: int = 0
+    source: Any = field(default_factory=lambda: SimpleNamespace(name="efivarfs-statfs"))
+
+    @property
+    def windows(self) -> Windows:
+        return (
+            Windows(2.0, self.rate_hz, waited=True)
+            if self.waited
+            else Windows(0.08, self.rate_hz, by_ones=True)
+        )
+
+    def take(self, arm: Arm, length: float = 1.0) -> list[Taken]:
+        taken = []
+        chance = random.Random(len(self.asked))
+        for window, gaps in super().take(arm, length):
+            smis = min(window.smis, 1)
+            if self.waited:  # Whatever the arm: a third of the windows has one.
+                smis = int(window.vcpu == 0 and chance.random() < 1 / 3)
+            counts = bool(window.counted["a"] - 1000)
+            counted = KNOWN + self.per_smi * smis * counts + round(chance.gauss(0, self.noise))
+            changed = dataclasses.replace(window, smis=smis, gaps=smis + 1, counted={"a": counted})
+            taken.append((changed, gaps[: smis + 1]))
+        return taken
+
+
+def observe_slowly(scene: Scene, **crew: Any) -> tuple[list[Reading], SlowCrew, list[str]]:
+    said: list[str] = []
+    scene.say = said.append  # type: ignore[attr-defined]
+    with Supervisor() as workers:
+        made = SlowCrew(workers, scene.path, **crew)
+        readings = list(leak._stages_and_toggled(scene, made))  # type: ignore[arg-type]
+    return readings, made, said  # type: ignore[return-value]
+
+
+FIRST = BY_ONES.stages[0] * len(BY_ONES.order)
+ALL = sum(BY_ONES.stages) * len(BY_ONES.order)
+
+
+@pytest.mark.parametrize("leaks_when_on", [False, True])
+def test_a_strong_control_needs_thirty_smis(scene: Scene, leaks_when_on: bool) -> None:
+    readings, crew, _ = observe_slowly(scene, leaks_when_on=leaks_when_on)
+    assert judge(readings).verdict is (Verdict.FAIL if leaks_when_on else Verdict.PASS)
+    assert len(crew.asked) == FIRST + len(leak.TOGGLED)
+    first = crew.asked[:FIRST]
+    assert sum(arm is not Arm.QUIET for arm in first) == 30
+    assert set(first) == {Arm.QUIET, Arm.CONTROL, Arm.TREATMENT}
+
+
+def test_where_thirty_decide_nothing_there_are_more_and_the_verdict_is_of_all(
+    scene: Scene,
+) -> None:
+    readings, crew, _ = observe_slowly(scene, noise=900)
+    assert len(crew.asked) == ALL + len(leak.TOGGLED)
+    assert len(Samples.of(readings).windows) == 2 * (ALL + len(leak.TOGGLED))
+    assert judge(readings).verdict is Verdict.PASS
+
+
+def test_what_decides_nothing_in_the_end_is_inconclusive(scene: Scene) -> None:
+    readings, crew, _ = observe_slowly(scene, noise=60_000)
+    assert len(crew.asked) == ALL + len(leak.TOGGLED)
+    assert judge(readings).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_run_says_how_long_it_takes_and_how_much_is_left(scene: Scene) -> None:
+    readings, _, said = observe_slowly(scene)
+    plan = "30 SMIs by efivarfs-statfs at 2.4 a second in 12 s, up to 90 in 38 s"
+    (control_,) = [reading for reading in readings if "often enough" in reading.what]
+    assert control_.what == f"SMIs come often enough ({plan})"
+    assert control_.agrees
+    left = [re.fullmatch(rf"{re.escape(plan)}; (\d+) s left", line) for line in said]
+    times = [int(match[1]) for match in left if match]
+    assert len(times) == len(said) == BY_ONES.stages[0]
+    assert times == sorted(times, reverse=True)
+    assert (times[0], times[-1]) == (12, 1)
+
+
+def test_smis_that_are_waited_for_are_in_some_windows_and_the_others_are_quiet(
+    scene: Scene,
+) -> None:
+    readings, crew, _ = observe_slowly(scene, waited=True, rate_hz=0.2)
+    assert Arm.QUIET not in crew.asked[: 3 * 30]
+    samples = Samples.of(readings)
+    assert all((w.arm is Arm.QUIET) == (not w.smis) for w in samples.windows)
+    assert {arm_under(samples.toggles, w) for w in samples.windows if w.smis} == {
+        Arm.CONTROL, Arm.TREATMENT
+    }  # fmt: skip
+    assert all(w.arm is arm_under(samples.toggles, w) for w in samples.windows if w.smis)
+    assert judge(readings).verdict is Verdict.PASS
+
+
+def test_what_would_take_too_long_is_not_begun(scene: Scene) -> None:
+    readings, crew, _ = observe_slowly(scene, rate_hz=0.02)
+    assert crew.asked == []
+    judgement = judge(readings)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "SMIs come often enough (30 SMIs by" in judgement.reason
+    assert "docs/smi-sources.md" in judgement.reason
+
+
+def test_without_a_toggler_the_stages_are_the_same(scene: Scene) -> None:
+    scene.say = lambda _: None  # type: ignore[attr-defined]
+    with Supervisor() as workers:
+        crew = SlowCrew(workers, scene.path)
+        readings = list(leak.stages(scene, crew))  # type: ignore[arg-type]
+    assert len(crew.asked) == FIRST
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]

@@ -10,7 +10,16 @@ import pytest
 
 from kvmtest._native import lib
 from kvmtest.checks import leak_walk
-from kvmtest.checks.leak_walk import LENGTH, OFF, ON, REFERENCE, STEPS, Step, also_leaks
+from kvmtest.checks.leak_walk import (
+    LENGTH,
+    OFF,
+    ON,
+    PATIENT,
+    REFERENCE,
+    STEPS,
+    Step,
+    also_leaks,
+)
 from kvmtest.checks.leak_windows import PROOFS, SMIS_PER_WINDOW, Disturbed, arm_under
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import mailbox
@@ -190,6 +199,7 @@ def walk(
     *,
     before: list[Reading | Absence] | None = None,
     has_nested: bool = True,
+    is_patient: bool = False,
 ) -> Any:
     """Return a context whose walks go over that KVM."""
     crew = crew or Crew(kvm)
@@ -199,13 +209,15 @@ def walk(
         yield control("leak", "the host's bit", value, value, "")
 
     knob = SimpleNamespace(set=lambda _, value: setattr(kvm, "knob", value))
-    scene = SimpleNamespace(set_knob=set_knob, knob=knob, journal=None, machine=None)
+    scene = SimpleNamespace(
+        set_knob=set_knob, knob=knob, journal=None, machine=None, say=lambda _: None
+    )
 
     def experiment(_: object, __: object, way: Callable[..., Any], *, knob: int) -> Iterator[Any]:
         assert knob == 1
         yield from before or [control("leak", "SMIs are counted", "yes", "yes", "")]
         if before is None:
-            yield from way(scene, crew)
+            yield from (way.patient if is_patient else way)(scene, crew)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(leak_walk, "experiment", experiment)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: kvm.cpus)
@@ -414,3 +426,35 @@ def test_exits_that_no_quiet_window_had_on_the_way_do_not_silence_a_step(
     context = walk(monkeypatch, kvm, Interrupted(kvm))
     for step in Step:
         assert judge(read(context, step)).verdict is Verdict.PASS, step
+
+
+def slow(kvm: Kvm, *, is_waited: bool = False) -> Crew:
+    """A crew whose windows have one SMI each, of a long handler."""
+    crew = Crew(kvm, per_smi=100_000)
+    crew.smis = SimpleNamespace(windows=SimpleNamespace(waited=is_waited))  # type: ignore[attr-defined]
+    return crew
+
+
+@pytest.mark.parametrize(("fault", "step"), [("", None), *FAULTS.items()])
+def test_with_one_smi_a_window_each_fault_is_found_at_its_step_too(
+    monkeypatch: pytest.MonkeyPatch, fault: str, step: Step | None
+) -> None:
+    monkeypatch.setattr("test_leak_walk.SMIS", 1)
+    kvm = Kvm(fault)
+    context = walk(monkeypatch, kvm, slow(kvm), is_patient=True)
+    for each in [step] if step else Step:
+        readings = read(context, each)
+        assert judge(readings).verdict is (Verdict.FAIL if step else Verdict.PASS), each
+        windows = [w for w in Samples.of(readings).windows if w.state]
+        assert len(windows) in (PATIENT * OFF, PATIENT * ON, PATIENT * (ON + OFF))
+        assert len([w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]) >= 20
+
+
+def test_where_smis_waited_come_the_walk_says_so_and_others_decide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm, slow(kvm, is_waited=True), is_patient=True)
+    observations = list(also_leaks(context, Step.NEW))
+    absences = [each for each in observations if isinstance(each, Absence)]
+    assert "come by themselves" in absences[0].missing.what

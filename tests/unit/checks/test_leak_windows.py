@@ -1,8 +1,10 @@
 """Windows are taken on all vCPUs at once, with what they need, and sorted by the knob's writes."""
 
 import dataclasses
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise, product
@@ -29,7 +31,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
 from kvmtest.guests import mailbox
 from kvmtest.host.tsc import tsc_hz
-from kvmtest.judge import Absence, Reading, Role, Verdict, judge
+from kvmtest.judge import Absence, Reading, Verdict, judge
 from kvmtest.judge.samples import Arm, Toggle, Window
 from kvmtest.missing import Missing
 from kvmtest.smi import Periodic, Prepared, Source, Trigger, Triggered
@@ -225,6 +227,134 @@ def test_what_is_done_amid_a_window_comes_after_its_begin_and_before_smis() -> N
     assert raised == ["watch", "amid", "100 Hz", "off", "end"]
 
 
+@contextmanager
+def crew_by_ones(
+    guest: FakeGuest, count: Count, fire: Callable[[], None], rate_hz: float = 1000
+) -> Iterator[Crew]:
+    """A crew whose SMIs are asked for one by one."""
+    source = Triggered("test", "fires", "nothing", 1000, 1, lambda: nullcontext(fire))
+    cpu = min(os.sched_getaffinity(0))
+    with Supervisor() as workers, Smis(source, count, rate_hz, count.cpus).opened() as smis:
+        crew = Crew(smis, workers, ExitStack())
+        crew.hire(guest, cpu, lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
+        yield crew
+
+
+def test_an_smi_that_is_asked_for_comes_once_amid_each_window_but_quiet_ones() -> None:
+    count, events = Count(0), list[str]()
+    fired = threading.Event()
+
+    def fire() -> None:
+        events.append("fire")
+        count.counts[0] += 1
+        fired.set()
+
+    def watch() -> None:
+        events.append("watch")
+        fired.wait(0 if events == ["watch"] else 10)
+        fired.clear()
+        events.append("end")
+
+    with crew_by_ones(FakeGuest(watch), count, fire) as crew:
+        windows = [crew.take(arm)[0][0] for arm in (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)]
+    assert events == ["watch", "end", *["watch", "fire", "end"] * 2]
+    assert [(w.arm, w.smis) for w in windows] == [
+        (Arm.QUIET, 0),
+        (Arm.CONTROL, 1),
+        (Arm.TREATMENT, 1),
+    ]
+
+
+def test_windows_are_as_long_as_each_other_where_smis_are_asked_for() -> None:
+    guest = FakeGuest()
+    with crew_by_ones(guest, Count(0), lambda: None) as crew:
+        for arm in (Arm.QUIET, Arm.CONTROL):
+            crew.take(arm)
+        crew.take_around(Arm.TREATMENT, lambda: None)
+    assert len({ticks for ticks, _ in guest.seen}) == 1
+
+
+def test_smis_are_not_asked_for_more_often_than_the_source_takes_them() -> None:
+    times: list[float] = []
+    with crew_by_ones(
+        FakeGuest(), Count(0), lambda: times.append(time.monotonic()), rate_hz=8
+    ) as crew:
+        for _ in range(4):
+            crew.take(Arm.CONTROL)
+    assert min(b - a for a, b in pairwise(times)) >= 1 / 8
+
+
+def test_the_turn_of_the_source_is_waited_for_before_a_window_and_not_in_it() -> None:
+    begun: list[float] = []
+    waited: list[float] = []
+    guest = FakeGuest(lambda: begun.append(time.monotonic()))
+    with crew_by_ones(
+        guest, Count(0), lambda: waited.append(time.monotonic() - begun[-1]), rate_hz=1
+    ) as crew:
+        for _ in range(2):
+            crew.take(Arm.CONTROL)
+    assert waited[1] < 0.5
+
+
+def test_what_fires_has_a_thread_of_its_own_on_a_cpu_without_a_guest() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    ran: list[tuple[int, set[int]]] = []
+    source = Triggered(
+        "test", "fires", "nothing", 1000, 1,
+        lambda: nullcontext(
+            lambda: ran.append((threading.get_native_id(), os.sched_getaffinity(0)))
+        ),
+    )  # fmt: skip
+    smis = Smis(source, Count(0), 1000, (0,), firing_cpu=allowed[-1])
+    guest = FakeGuest()
+    with Supervisor() as workers, smis.opened() as opened:
+        crew = Crew(opened, workers, ExitStack())
+        crew.hire(guest, allowed[0], lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
+        crew.take(Arm.CONTROL)
+    ((thread, cpus),) = ran
+    assert cpus == {allowed[-1]}
+    assert thread not in {threading.get_native_id(), *guest.threads}
+
+
+@pytest.mark.parametrize(
+    ("taking", "allowed", "firing", "guests"),
+    [
+        ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5), 0, (1, 2, 3, 4)),
+        ((0, 1), (0, 1), 0, (1,)),
+        ((0,), (0, 1), 1, (0,)),
+        ((2, 3), (1, 2, 3), 1, (2, 3)),
+        ((3,), (3,), None, (3,)),
+    ],
+)
+def test_guests_leave_a_cpu_to_what_fires(
+    monkeypatch: pytest.MonkeyPatch,
+    taking: tuple[int, ...],
+    allowed: tuple[int, ...],
+    firing: int | None,
+    guests: tuple[int, ...],
+) -> None:
+    sources = Sources(monkeypatch, good=(1, 100))
+    sources.count.cpus, sources.taking = allowed, taking
+    sources.count.counts = dict.fromkeys(allowed, 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(allowed))
+    _, smis = sources.proved()
+    assert smis
+    assert (smis.firing_cpu, smis.cpus) == (firing, guests)
+
+
+@pytest.mark.parametrize(("rate_hz", "window_s"), [(0.01, 2.0), (1.0, 0.7), (7.0, 0.1)])
+def test_a_window_of_smis_that_are_waited_for_has_room_for_the_gaps_of_a_fast_timer(
+    rate_hz: float, window_s: float
+) -> None:
+    source = Periodic(
+        "passive", "waits", "nothing", math.inf, lambda _, __: nullcontext(None), patience_s=9
+    )
+    smis = Smis(source, Count(0), rate_hz, (0,))
+    assert smis.windows.waited
+    assert smis.window_s == pytest.approx(window_s)
+    assert 1000 * smis.window_s < lib.GUEST_GAP_CAPACITY
+
+
 def test_where_an_smi_came_before_what_was_done_amid_a_window_it_is_of_no_arm() -> None:
     count = Count(0, 1)
 
@@ -409,6 +539,7 @@ class Sources:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **smis: tuple[int, float]) -> None:
         self.count = Count(0)
         self.fired: list[str] = []
+        self.taking: tuple[int, ...] = (0,)
         self.takes_s: Callable[[], float] = lambda: 0.0005
         monkeypatch.setattr("kvmtest.smi.proof.stamped", self._stamped)
         self.log: Any = Missing("no log")
@@ -424,7 +555,8 @@ class Sources:
     def _source(self, name: str, smis: int, fastest_hz: float) -> Triggered:
         def fire() -> None:
             self.fired.append(name)
-            self.count.counts[0] += smis
+            for cpu in self.taking:
+                self.count.counts[cpu] += smis
 
         return Triggered(name, "fires", "nothing", fastest_hz, 1, lambda: nullcontext(fire))
 
@@ -434,7 +566,7 @@ class Sources:
 
     def proved(self) -> tuple[list[Reading | Absence], Smis | None]:
         self.fired.clear()
-        self.count.cpus = (0,)
+        self.count.cpus = tuple(self.count.counts)
         with ExitStack() as stack:
             return collect(proved_smis(self.context, stack))
 
@@ -448,10 +580,11 @@ def test_the_gentlest_source_that_proves_itself_and_is_fast_is_used(
     assert (smis.source.name, smis.rate_hz) == ("good", 50)
     assert sources.fired == ["dead", *["good"] * PROOFS]
     # What did not prove itself is told, and stands in the way of no verdict.
-    assert [reading.role for reading in readings if isinstance(reading, Reading)] == [
-        Role.CONTROL,
-        Role.MEASURE,
-    ]
+    (reading,) = readings
+    assert isinstance(reading, Reading)
+    assert reading.agrees
+    told = reading.raw["not the test's count follows the SMI source dead"]
+    assert told == "trigger 1 raised no SMI that the test's count counts"
     assert sources.count.cpus == (), "closed"
 
 
@@ -466,9 +599,13 @@ def test_a_source_that_proved_itself_is_tried_first_in_the_same_run(
 
 
 def test_where_no_source_proves_itself_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings, smis = Sources(monkeypatch, dead=(0, 100), silent=(0, 100)).proved()
+    (reading,), smis = Sources(monkeypatch, dead=(0, 100), silent=(0, 100)).proved()
     assert smis is None
-    assert [r.agrees for r in readings if isinstance(r, Reading)] == [False, False]
+    assert isinstance(reading, Reading)
+    assert not reading.agrees
+    for name in ("dead", "silent"):
+        assert f"the SMI source {name}: trigger 1 raised no SMI" in str(reading.observed)
+    assert "docs/smi-sources.md" in reading.remedy
 
 
 def test_what_stores_is_not_tried_before_what_reads_has_proved_itself(
@@ -546,7 +683,9 @@ def test_a_source_that_can_t_be_prepared_leaves_others(monkeypatch: pytest.Monke
     readings, smis = sources.proved()
     assert smis
     assert smis.source.name == "good"
-    assert any(isinstance(r, Reading) and r.observed == "no room" for r in readings)
+    (reading,) = readings
+    assert isinstance(reading, Reading)
+    assert reading.raw["not the SMI source full can be used"] == "no room"
 
 
 def test_a_machine_without_sources_or_counts_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

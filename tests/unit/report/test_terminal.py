@@ -298,6 +298,19 @@ def test_progress_leaves_nothing_on_a_terminal() -> None:
         assert "\x1b[?25h" in text, "the cursor stays hidden"
 
 
+def test_progress_has_what_a_check_is_at_beside_its_property() -> None:
+    with terminal() as term:
+        with Progress(term.stream) as progress:
+            progress.property(PROPERTIES[0], 1, 2)
+            progress.detail("12 s left")
+        assert f"[1/2] {PROPERTIES[0].id}: 12 s left" in term.text()
+    stream = io.StringIO()
+    with Progress(stream, lines=True) as progress:
+        progress.property(PROPERTIES[0], 1, 2)
+        progress.detail("12 s left")
+    assert "left" not in stream.getvalue(), "a line each would be many"
+
+
 def test_a_known_defect_is_shown_with_its_finding_whether_it_shows_or_not() -> None:
     known = Result("any.soak", Verdict.FAIL, "because", known_defect="docs/x.md")
     mended = Result("svm.flag-never", Verdict.PASS, "because", known_defect="docs/y.md")

@@ -162,6 +162,16 @@ def test_nothing_waits_for_smis_that_nobody_counts(tmp_path: Path) -> None:
     assert source(machine(tmp_path, {}), "passive").changes == "nothing"
 
 
+def test_smis_that_come_by_themselves_get_minutes_but_not_in_a_lab(tmp_path: Path) -> None:
+    waits = source(machine(tmp_path, {}), "passive")
+    assert isinstance(waits, Periodic)
+    assert waits.patience_s is not None
+    assert waits.patience_s >= 60
+    waits = source(lab_machine(tmp_path / "lab"), "passive")
+    assert isinstance(waits, Periodic)
+    assert waits.patience_s == 1
+
+
 def test_a_count_that_was_only_looked_for_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
