@@ -241,9 +241,9 @@ def vmcs_dump(machine: Machine) -> Missing | None:
         return module
     if "dump_invalid_vmcs" in module.parameters:
         return None
-    return Missing(
-        f"{module.name} has no parameter dump_invalid_vmcs", "run on Intel with Linux 5.2 or later"
-    )
+    where = "boot" if module.name == "kvm_intel" else "run on Intel with"
+    what = f"{module.name} has no parameter dump_invalid_vmcs"
+    return Missing(what, f"{where} Linux 5.2 or later")
 
 
 def kernel_log(machine: Machine) -> Missing | None:

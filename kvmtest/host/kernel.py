@@ -451,7 +451,8 @@ def _no_module(tree: Tree, module: str) -> Missing | None:
     if tree.exists(f"/sys/module/{module}/initstate"):
         return Missing(
             f"module {module} is loaded and has no BTF (/sys/kernel/btf/{module} is absent)",
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y and load its own modules",
+            "load modules of a kernel with CONFIG_DEBUG_INFO_BTF_MODULES=y; those that are built "
+            "without its vmlinux beside them have no BTF",
         )
     if tree.exists(f"/sys/module/{module}"):
         return None

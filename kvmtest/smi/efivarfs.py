@@ -7,6 +7,7 @@ Where the sources of SMIs that work through efivarfs find it, and what keeps the
 import os
 from pathlib import Path
 
+from kvmtest.host.security import firmware_hidden
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -25,6 +26,9 @@ GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 def variables(tree: Tree) -> dict[str, Path] | Missing:
     """Return the files of all variables by name, NAME-GUID, or why there are none."""
+    if firmware_hidden(tree):
+        what = "no UEFI variables are visible: /sys/firmware is empty, as in a container"
+        return Missing(what, "run outside the container")
     if not tree.exists(_EFI):
         return Missing("this system was not booted by UEFI, so there are no UEFI variables")
     there = {path.name: path for path in tree.glob(f"{EFIVARS}/*-*")}

@@ -201,6 +201,21 @@ def test_a_hybrid_cpu_has_no_guest_pmu_whatever_the_parameter_says(tmp_path: Pat
     )
 
 
+def test_a_kernel_without_the_dump_is_mended_by_another_kernel_and_amd_by_intel(
+    tmp_path: Path,
+) -> None:
+    tree = intel_host(tmp_path / "intel")
+    remove(f"{PARAMETERS}/dump_invalid_vmcs")(tree)
+    missing = PRECONDITIONS["vmcs-dump"](Machine(tree))
+    assert missing is not None
+    assert missing.remedy == "boot Linux 5.2 or later"
+    amd = amd_host(tmp_path / "amd")
+    remove("/sys/module/kvm_amd/parameters/dump_invalid_vmcs")(amd)
+    missing = PRECONDITIONS["vmcs-dump"](Machine(amd))
+    assert missing is not None
+    assert missing.remedy == "run on Intel with Linux 5.2 or later"
+
+
 def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
     # debugctl-switch is met by everything but labs that say otherwise: see below.
     others = {"kvm", "kvm-amd", "kvm-stats", "debugctl-switch"}
