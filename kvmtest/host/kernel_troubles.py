@@ -283,6 +283,8 @@ FORMS = (
     Form("kvm", r"CPU \d+ feature inconsistency!", f"{_KVM_X86}/vmx/vmx.c", "to 6.1"),
     Form("kvm", r"Inconsistent VMCS config on CPU", f"{_KVM_X86}/vmx/vmx.c", "6.12"),
     Form("kvm", r"VMCS config on CPU \d+ doesn't match", f"{_KVM_X86}/vmx/vmx.c", "7.3"),
+    Form("kvm", r"Failed to setup VMCS config on CPU", f"{_KVM_X86}/vmx/vmx.c", "from 6.12"),
+    Form("kvm", r"TD vp_enter_ret 0x", f"{_KVM_X86}/vmx/tdx.c", "7.3"),
     Form("kvm", r"Missing field from shadow_read_\w+_field", f"{_KVM_X86}/vmx/nested.c"),
     Form(
         "kvm", r"SEAMCALL .*failed: 0x", f"{_KVM_X86}/vmx/tdx.c arch/x86/virt/vmx/tdx", "from 6.12"
