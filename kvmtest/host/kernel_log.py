@@ -84,7 +84,9 @@ _FRAGMENT = frozenset("c+")
 
 # Where fragments come, other CPUs' records have come between: so many texts are tried as the line's
 # beginning, and no more of it than a report's first line needs.
-_BEGINNINGS = 8
+_BEGINNINGS = 12
+# As many of them grow by the fragment, for the next one: the line may be that of the CPU before.
+_GROWN = 2
 _LONGEST_BEGINNING = 1000
 
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
@@ -410,7 +412,7 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
             if _END.match(line):
                 report = None
         beginnings.add(record, message)
-        for beginning in begun[-1:]:
+        for beginning in begun[-_GROWN:]:
             beginnings.add(record, beginning + message)
     return [report.trouble() for report in reports]
 

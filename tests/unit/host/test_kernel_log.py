@@ -403,6 +403,19 @@ def test_a_fragment_is_joined_past_what_another_cpu_printed_in_between() -> None
     assert (trouble.kind, trouble.headline) == ("kvm", "kvm_intel: vmread failed: field=4824")
 
 
+def test_the_third_fragment_is_joined_too_where_another_cpu_printed_after_the_first() -> None:
+    first, second, third = fragments("INFO: task a:1 ", "blocked for more ", "than 9 seconds.")
+    assert len(troubles([first, record(7, "usb 1-1: reset"), second, third])) == 1
+
+
+def test_a_line_that_begins_with_a_fragment_is_read_as_one() -> None:
+    """Up to Linux 4.9: flag "c" begins a line, "+" goes on with it."""
+    parts = [("-", "usb 1-1: reset"), ("c", "kvm_intel: vm"), ("+", "write "), ("+", "failed: f")]
+    lines = [f"4,{n},{n},{flag};{part}".encode() for n, (flag, part) in enumerate(parts)]
+    (trouble,) = troubles(map(parse_record, lines))
+    assert trouble.headline == "kvm_intel: vmwrite failed: f"
+
+
 def test_a_fragment_is_joined_to_the_same_caller_s_line_alone() -> None:
     first, second = fragments("kvm_intel: vmread ", "failed: field=4824", caller="T2719")
     assert len(troubles([first, second])) == 1
