@@ -115,7 +115,7 @@ def give_onces_back(tree: Tree, journal: Journal) -> EarlierWarnings:
     if tree.exists(CLEAR):
         refusal = _clear(journal, tree.path(CLEAR))
     elif known.none_fired:
-        refusal = Missing("debugfs is not mounted")
+        refusal = Missing("debugfs is not mounted, and no WARN fired since boot")
     elif not tree.is_live:
         refusal = Missing(f"{CLEAR} is absent", "mount -t debugfs debugfs /sys/kernel/debug")
     else:

@@ -7,8 +7,8 @@ tunes by itself and what it advises is no trouble.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
 __all__ = ["FORMS", "TROUBLES", "Form", "kind_of"]
@@ -351,6 +351,7 @@ def _pattern(form: Form) -> str:
 
 def _any_pattern(forms: Iterable[Form]) -> re.Pattern[str]:
     """Return one pattern for all ``forms``, with the prefix looked at once."""
+    forms = tuple(forms)
     strict = [form.pattern[1:] for form in forms if form.pattern.startswith("^")]
     others = [form.pattern for form in forms if not form.pattern.startswith("^")]
     return re.compile(f"{_alternation(strict)}|{_PREFIX}(?:{_alternation(others)})")
@@ -367,17 +368,41 @@ def _alternation(patterns: Iterable[str]) -> str:
     return "|".join(groups) or "(?!)"
 
 
-_COMPILED = tuple((form.kind, re.compile(_pattern(form))) for form in FORMS)
+# At once, and not when a line is first looked at: a lab's machine is saved with what was imported,
+# and is slow. All else is compiled where there is trouble.
 _ANY = _any_pattern(FORMS)
 
-#: Each kind of trouble, and what the first line that shows it looks like.
-TROUBLES: Mapping[str, re.Pattern[str]] = MappingProxyType(
-    {kind: _any_pattern([f for f in FORMS if f.kind == kind]) for kind in dict(_COMPILED)}
-)
+
+@cache
+def _compiled(form: Form) -> re.Pattern[str]:
+    return re.compile(_pattern(form))
+
+
+class _Troubles(Mapping[str, re.Pattern[str]]):
+    """Each kind of trouble, and what the first line that shows it looks like."""
+
+    _kinds = dict.fromkeys(form.kind for form in FORMS)
+
+    def __getitem__(self, kind: str) -> re.Pattern[str]:
+        if kind not in self._kinds:
+            raise KeyError(kind)
+        return _any_pattern(form for form in FORMS if form.kind == kind)
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._kinds
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+
+TROUBLES: Mapping[str, re.Pattern[str]] = _Troubles()
 
 
 def kind_of(line: str) -> str | None:
     """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
     if not _ANY.match(line, 0, _REACH):
         return None  # As nearly all lines: one look, not one for each form.
-    return next(kind for kind, pattern in _COMPILED if pattern.match(line, 0, _REACH))
+    return next(form.kind for form in FORMS if _compiled(form).match(line, 0, _REACH))

@@ -130,7 +130,7 @@ def test_forms_are_kept_apart_so_that_one_look_at_a_line_is_quick(form: Form) ->
 
 
 def test_an_ordinary_line_takes_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_troubles, "_COMPILED", ())
+    monkeypatch.setattr(kernel_troubles, "FORMS", ())
     assert [kind_of(m.line) for m in MESSAGES if m.kind == "-" and "\n" not in m.line] == [
         None for m in MESSAGES if m.kind == "-" and "\n" not in m.line
     ]
