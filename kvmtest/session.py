@@ -140,7 +140,8 @@ class Session:
         finally:
             for demand in demands:
                 why = unmet(demand, judgement, readings, absences)
-                self._answers.setdefault(demand.text, {})[prop.id] = why
+                answers = self._answers.setdefault(demand.text, {})
+                answers[prop.id] = why and (demand.lacks or f"{prop.id}: {why}")
             if self.enforces:
                 decided = judgement
                 judgement = enforce(decided, demands, readings, absences)
@@ -173,7 +174,7 @@ class Session:
 
     def _became(self, wanted: Requirement) -> Required:
         answers = self._answers.get(wanted.text, {})
-        reasons = [f"{property_id}: {why}" for property_id, why in answers.items() if why]
+        reasons = list(dict.fromkeys(why for why in answers.values() if why))
         if wanted.kind is Kind.PROPERTY and not answers:
             reasons = [f"{wanted.name} was not run"]
         elif not answers:
