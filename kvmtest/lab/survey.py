@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from rich.text import Text
 
+from kvmtest import named_file
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.file import write_whole
@@ -30,6 +31,8 @@ from kvmtest.report.terminal import Progress, console
 __all__ = ["Surveyed", "page", "run"]
 
 _DATA, _PAGE = "kernels.json", "kernels.md"
+#: The most that is read of the former, in bytes: a kernel's row has about 1 KiB.
+MOST = 16 * named_file.MIB
 _MARKS = {
     Verdict.PASS: "PASS",
     Verdict.FAIL: "**FAIL**",
@@ -155,12 +158,15 @@ def _surveyed(kernel: LabKernel, name: str, evidence: Evidence) -> Surveyed:
 
 def _load(path: Path) -> dict[Key, Surveyed]:
     try:
-        rows = [Surveyed.of(row) for row in json.loads(path.read_text())]
+        rows = [Surveyed.of(row) for row in json.loads(named_file.read(path, MOST))]
         return {row.key: row for row in rows}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise EnvironmentUnfit(f"{path}: {error}; remove it, or name another -o DIR") from None
+    except OSError as error:
+        problem = error.strerror
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        problem = str(error)
+    raise EnvironmentUnfit(f"{path}: {problem}; remove it, or name another -o DIR")
 
 
 def _write(folder: Path, surveyed: Mapping[Key, Surveyed]) -> None:

@@ -111,6 +111,33 @@ def test_a_row_from_before_machines_had_names_is_that_of_its_emulator(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("[[", "Expecting value"),
+        ("[" * 100_000, "recursion"),
+        ("[1]", ""),
+        ('{"a": {}}', ""),
+        ("[{}]", ""),
+        (Path("/dev/zero"), "this is a device, not a file"),
+        (Path("/proc/self/mem"), "Input/output error"),
+    ],
+    ids=["cut short", "deep", "no rows", "no list", "no row", "device", "no reading"],
+)
+def test_rows_that_can_not_be_read_are_told_in_one_line(
+    tmp_path: Path, kept: str | Path, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kernels.json"
+    path.symlink_to(kept) if isinstance(kept, Path) else path.write_text(kept)
+    assert main(["lab", "survey", "6.12", "-o", str(tmp_path)]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith(f"kvmtest: {path}: ")
+    assert said in error
+    assert error.endswith("; remove it, or name another -o DIR\n")
+    assert error.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kernels.json"]
+
+
 def test_the_page_of_this_repository_is_made_of_its_data() -> None:
     docs = Path(__file__).parents[3] / "docs"
     rows = [Surveyed.of(data) for data in json.loads((docs / "kernels.json").read_text())]
