@@ -64,9 +64,9 @@ class Part:
     def version(self) -> str:
         """The version that the packages of one kernel have in common.
 
-        Ubuntu's signed images that were made again have one more: 6.8.0-31.31+1.
+        A package that was built again, such as a signed image, may have a number more: +1, +b1.
         """
-        return re.sub(r"\+\d+$", "", self.control.version)
+        return re.sub(r"\+b?\d+$", "", self.control.version)
 
     @property
     def refusal(self) -> str | None:

@@ -161,15 +161,16 @@ class TestUbuntu:
                        suffix=".zst" if pack is zst else "")  # fmt: skip
         assert names(take(cache, path)) == NAMES
 
-    def test_an_image_that_was_signed_again_belongs_to_the_modules(
-        self, cache: Cache, tmp_path: Path
+    @pytest.mark.parametrize("more", ["+1", "+b1"])
+    def test_an_image_that_was_built_again_belongs_to_the_modules(
+        self, cache: Cache, tmp_path: Path, more: str
     ) -> None:
         parts = ubuntu(tmp_path / "debs")
         image = {f"boot/vmlinuz-{UBUNTU}": tree_files(UBUNTU)[f"boot/vmlinuz-{UBUNTU}"]}
         for kind in ("linux-image", "linux-image-unsigned"):
             parts[kind].unlink()
         name = f"linux-image-{UBUNTU}"
-        again = package(tmp_path / "debs", name, image, f"{UBUNTU_VERSION}+1")
+        again = package(tmp_path / "debs", name, image, UBUNTU_VERSION + more)
         for named in (again, parts["linux-modules"], tmp_path / "debs"):
             assert names(take(cache, named)) == NAMES
 
