@@ -164,14 +164,15 @@ def _why_not_built(tree: Tree, module: str) -> Missing | None:
                     f"this kernel ({release}) is built without CONFIG_{option}",
                     f"boot a kernel built with CONFIG_{module.upper()}{y}",
                 )
+    is_y = not isinstance(config, Missing) and config.get(module.upper()) == "y"
+    if where is Place.BUILT_IN or is_y:
+        return Missing(
+            f"{module} is built into the kernel, but /sys/module does not show it", "mount /sys"
+        )
     if where is Place.NOT_SHIPPED:
         return Missing(
             f"this kernel ({release}) has no KVM for this CPU: no {module} built in or installed",
             f"boot a kernel with CONFIG_{module.upper()} or install its modules",
-        )
-    if where is Place.BUILT_IN:
-        return Missing(
-            f"{module} is built into the kernel, but /sys/module does not show it", "mount /sys"
         )
     return None
 

@@ -144,6 +144,14 @@ CONFIG, MODULES = "/boot/config-6.12.1", "/lib/modules/6.12.1"
             "mount /sys",
         ),
         (
+            {
+                CONFIG: "CONFIG_MODULES=y\nCONFIG_KVM=y\nCONFIG_KVM_INTEL=y\n",
+                f"{MODULES}/modules.dep": "kernel/fs/ext4.ko:\n",
+            },
+            "kvm_intel is built into the kernel, but /sys/module does not show it",
+            "mount /sys",
+        ),
+        (
             {"/proc/sys/kernel/modules_disabled": "1\n"},
             "KVM is not loaded",
             "reboot, and modprobe kvm_intel before kernel.modules_disabled is set",
@@ -159,7 +167,8 @@ CONFIG, MODULES = "/boot/config-6.12.1", "/lib/modules/6.12.1"
     ],
     ids=[
         "no KVM", "no KVM_INTEL", "no modules", "installed by its configuration", "not shipped",
-        "built in and hidden", "no more modules", "a configuration that the module list belies",
+        "built in and hidden", "built in by its configuration",
+        "no more modules", "a configuration that the module list belies",
     ],
 )  # fmt: skip
 def test_a_kernel_is_asked_for_what_it_can_give(
