@@ -159,6 +159,8 @@ def _surveyed(kernel: LabKernel, name: str, evidence: Evidence) -> Surveyed:
 def _load(path: Path) -> dict[Key, Surveyed]:
     try:
         rows = [Surveyed.of(row) for row in json.loads(named_file.read(path, MOST))]
+        # Rows that make no page are told now, and not after an hour of runs.
+        page(sorted(rows, key=_age))
         return {row.key: row for row in rows}
     except FileNotFoundError:
         return {}

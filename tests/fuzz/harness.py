@@ -38,6 +38,7 @@ NAMES = (
     "lock",
     "qemu_monitor",
     "lab_variable",
+    "survey",
 )
 
 #: CPU time, as other work on the machine does not matter.

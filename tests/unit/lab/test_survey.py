@@ -167,3 +167,30 @@ def test_a_machine_s_row_is_made_anew_and_another_s_stays(
     emulator.leaves(left, 0)
     assert main(surveyed) == 0
     assert (folder / "kernels.md").read_text().count(f"| {RELEASE} |") == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[" * 100_000,
+        "{}x",
+        "[{}]",
+        "17",
+        *(
+            json.dumps([{**asdict(row(BOCHS, any__soak="PASS")), name: value}])
+            for name, value in (
+                ("version", 5), ("verdicts", None), ("known_defects", []), ("machine", None),
+            )
+        ),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_data_that_makes_no_page_is_refused_before_any_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    (tmp_path / "kernels.json").write_text(data)
+    assert main(["lab", "survey", "-o", str(tmp_path), "/no/such/kernel"]) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "kernels.json" in error
+    assert (tmp_path / "kernels.json").read_text() == data
