@@ -347,6 +347,7 @@ def main() -> int:
     lost = [line for tally in every for line in tally.not_restored]
     print(
         f"{kills} runs killed in {seconds:.0f} s, {amid} of them with the host changed; "
+        f"{sum(t.restores_killed for t in every)} restores killed; "
         f"{sum(t.changes for t in every)} recorded changes undone; {len(lost)} hosts not restored"
     )
     for line in lost:
