@@ -4,6 +4,7 @@
 Reads what a .deb says of itself and takes chosen files out of it (deb(5)), on any distribution.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ __all__ = ["Control", "control", "package_names", "unpack"]
 
 _AR_MAGIC = len("!<arch>\n")
 _AR_HEADER = 60
+# What names in a damaged package can do: too long, or a file where another needs a folder.
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,10 @@ def _members(
             f"{path} is no whole Debian package: a part of it is missing"
         ) from None
     except Exception as error:  # arfile, tarfile and the decompressors have errors of their own
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, *_OF_NAMES):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        said = getattr(error, "strerror", None) or str(error)
+        reason = " ".join(said.split()) or type(error).__name__
         raise EnvironmentUnfit(
             f"{path} is no whole Debian package ({reason}); download it again"
         ) from None

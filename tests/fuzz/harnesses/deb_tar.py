@@ -12,6 +12,12 @@ from kvmtest.errors import EnvironmentUnfit
 CONTROL = b"Package: linux-image-6\nVersion: 6-1\nArchitecture: amd64\n"
 LONG = {f"lib/{'a' * 120}/{'b' * 120}.ko": b"m", "control": CONTROL}
 
+IMPOSSIBLE = (
+    {f"lib/{'a' * 300}": b"m"},
+    {"lib/a": b"m", "lib/a/b": b"n"},
+    {"lib/a/b": b"n", "lib/a": b"m"},
+)
+
 
 def parse(data: bytes) -> None:
     tar = summed(data)
@@ -36,6 +42,7 @@ def summed(data: bytes) -> bytes:
 HARNESS = Harness(
     parse=parse,
     seeds=(_tar({"control": CONTROL, **FILES})[:4096], _tar(LONG)[:5120]),
+    refused=tuple(_tar({"control": CONTROL, **files})[:6144] for files in IMPOSSIBLE),
     refusals=(EnvironmentUnfit,),
     longest=8192,
 )

@@ -68,6 +68,23 @@ def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
         assert contents(tmp_path / "in") == {}
 
 
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({f"boot/{'a' * 300}": b""}, "File name too long"),
+        ({"boot": b"", "boot/vmlinuz": b""}, "File exists"),
+        ({"boot/vmlinuz": b"", "boot": b""}, "Is a directory"),
+        ({"a": b"", "a/b/c": b""}, "Not a directory"),
+    ],
+)
+def test_names_that_can_not_be_made_are_the_package_s_fault(
+    tmp_path: Path, files: dict[str, bytes], why: str
+) -> None:
+    package = deb(tmp_path / "a.deb", files)
+    with pytest.raises(EnvironmentUnfit, match=rf"^{package} is no whole .* \({why}\)"):
+        unpack(package, tmp_path / "into", everything)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_package_that_is_cut_off_or_damaged_is_told_in_one_line(
