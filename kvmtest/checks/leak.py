@@ -187,7 +187,7 @@ def _stages(scene: Scene, crew: Crew, samples: Samples) -> Generator[Reading | A
         f"{smis[0]} SMIs by {crew.smis.source.name} at {windows.rate_hz:.2g} a second in "
         f"{seconds[0]:.0f} s, up to {smis[-1]} in {seconds[-1]:.0f} s"
     )
-    remedy = f"use an SMI source that takes less than {MOST_S:g} s: see docs/smi-sources.md"
+    remedy = f"use an SMI source that takes less than {MOST_S:g} s: see kvmtest smi probe"
     is_bearable = seconds[0] <= MOST_S
     yield control("leak", f"SMIs come often enough ({said})", is_bearable, True, remedy)
     if not is_bearable:

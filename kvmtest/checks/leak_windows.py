@@ -99,10 +99,7 @@ AMID_S = 0.05
 MORE_QUIET = 24
 #: Says, in the raw part, that the kernel reported trouble: no other source is tried then.
 _TROUBLED = "troubled"
-_NAME_ANOTHER = (
-    "see what kvmtest smi probe and docs/smi-sources.md say, and name a source that works by "
-    "--smi-source"
-)
+_NAME_ANOTHER = "see what kvmtest smi probe says, and name a source that works by --smi-source"
 #: A gap that no guest has.
 NO_GAP = 1 << 62
 #: The guest's TSC is read so often, and the read that took least time is believed.
