@@ -76,6 +76,29 @@ MACHINES |= {
     )
 }
 
+#: Where each window has one SMI, which is asked for.
+BY_ONES = dataclasses.replace(HOST, by_ones=True)
+MACHINES |= {
+    f"by ones, {name}": dataclasses.replace(BY_ONES, **changed)
+    for name, changed in {
+        "the lab: exact counts, 11 per SMI": {"handler": 11, "kind": "exact", "noise": 0},
+        "10^5 per SMI, noise 3": {"noise": 3},
+        "10^5 per SMI, noise 200": {"noise": 200},
+        "10^5 per SMI, noise 500": {},
+        "10^5 per SMI, heavy tails of 300": {"kind": "heavy", "noise": 300},
+        "30 % of the SMIs in host mode": {"noise": 200, "in_host": 0.3},
+        "5 % of the gaps not seen, drift": {"noise": 200, "lost": 0.05, "drift": 0.3},
+        "handlers vary by 30 %": {"noise": 200, "variation": 0.3},
+        "cycles": {"noise": 200, "counter": "cycles:k"},
+    }.items()
+}
+MACHINES |= {
+    "by ones, a walk, 10^5 per SMI, noise 200": dataclasses.replace(BY_ONES, noise=200, walk=True),
+    "waited for, 0.7 SMIs and 200 VM-exits a window": dataclasses.replace(
+        HOST, smis=0.7, noise=200, exits=200, waited=True
+    ),
+}
+
 TRUTHS = {
     "no leak": {},
     "2 % leak": {"leak": 0.02},

@@ -1,7 +1,7 @@
 """Writes docs/leak-judge.md: tries the leak experiment's judge on simulated machines.
 
 ``python tools/leak_judge_doc.py [MACHINE...]``: all machines of the grid, or those named and the
-others' rows as they are. All take about 17 minutes of CPU time, on two CPUs if there are.
+others' rows as they are. All take about 35 minutes of CPU time, on two CPUs if there are.
 """
 
 import os
