@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.extras import library
@@ -24,6 +24,9 @@ __all__ = ["Control", "control", "package_names", "unpack"]
 
 _AR_MAGIC = len("!<arch>\n")
 _AR_HEADER = 60
+_AR_SIZE = slice(48, 58)
+_MOST_PARTS = 100
+"""A package has three, and perhaps signatures."""
 # What names in a damaged package can do: too long, or a file where another needs a folder.
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
@@ -89,6 +92,7 @@ def _members(
     try:
         # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
         with files.opened(path, files.PACKAGE) as file:
+            _check_sizes(file)
             members = arfile.ArFile(fileobj=file).getmembers()
             # Tar archives end before their compressed streams do: tarfile misses a cut there.
             whole = _AR_MAGIC + sum(_AR_HEADER + member.size for member in members)
@@ -112,6 +116,28 @@ def _members(
         raise EnvironmentUnfit(
             f"{path} is no whole Debian package ({reason}); download it again"
         ) from None
+
+
+def _check_sizes(file: BinaryIO) -> None:
+    """Raise ValueError where a part's size is none: ArFile goes back by a negative one, for ever.
+
+    Leaves the file at its beginning.
+    """
+    at, parts = _AR_MAGIC, 0
+    while (header := _read_at(file, at, _AR_HEADER)) and parts < _MOST_PARTS:
+        digits = header[_AR_SIZE].rstrip()
+        if not digits.isdigit():
+            raise ValueError("a part of it has no size")
+        at += _AR_HEADER + int(digits) + int(digits) % 2
+        parts += 1
+    if parts == _MOST_PARTS:
+        raise ValueError(f"it has more than {_MOST_PARTS} parts")
+    file.seek(0)
+
+
+def _read_at(file: BinaryIO, at: int, size: int) -> bytes:
+    file.seek(at)
+    return file.read(size)
 
 
 @contextmanager

@@ -118,6 +118,24 @@ def test_a_package_that_lost_its_end_is_told_to_be_downloaded_again(
         unpack(path, tmp_path / "tree", everything)
 
 
+@pytest.mark.parametrize("size", ["-61", "-60", "-0", "+4", "1_0", "4.", "", "٣"])
+def test_a_part_whose_size_is_none_is_told_and_not_gone_back_by(tmp_path: Path, size: str) -> None:
+    path = deb(tmp_path / "a.deb", FILES)
+    data = bytearray(path.read_bytes())
+    field = data.index(b"control.tar") + 48
+    data[field : field + 10] = size.encode().ljust(10)
+    path.write_bytes(data)
+    with pytest.raises(EnvironmentUnfit, match=r"no whole Debian package \(a part of it has no si"):
+        control(path)
+
+
+def test_a_package_of_countless_parts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.deb"
+    path.write_bytes(b"!<arch>\n" + b"%-48s0         `\n" % b"x" * 200)
+    with pytest.raises(EnvironmentUnfit, match="more than 100 parts"):
+        control(path)
+
+
 def test_the_checksum_at_the_end_of_the_stream_is_checked(tmp_path: Path) -> None:
     # Behind the archive's end there is more than is read along with it.
     path = deb(tmp_path / "a.deb", FILES, pack=lambda tar: lzma.compress(tar + os.urandom(1 << 20)))
