@@ -10,8 +10,14 @@ _blob = Blob()
 fill(_blob)
 BASE = Btf(_blob.bytes())
 
+
+def parse(data: bytes) -> None:
+    look(Btf(data, BASE))
+    look(Btf(data, BASE, own_first=True))
+
+
 HARNESS = Harness(
-    parse=lambda data: look(Btf(data, BASE)),
+    parse=parse,
     seeds=(whole(_blob), Blob(_blob).bytes()),
     refusals=(BtfError,),
 )
