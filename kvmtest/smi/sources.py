@@ -38,6 +38,7 @@ def _passive(machine: Machine, _: str) -> Periodic | Missing:
     if isinstance(count, Missing):
         return count
     count.close()
+    patience_s = LAB_PATIENCE_S if machine.lab else PATIENCE_S
 
     @contextmanager
     def switched(_: float, __: bool) -> Iterator[None]:
@@ -45,11 +46,11 @@ def _passive(machine: Machine, _: str) -> Periodic | Missing:
 
     return Periodic(
         "passive",
-        "waits for SMIs that come by themselves",
+        f"waits for SMIs that come by themselves, up to {patience_s:g} s for a proof",
         "nothing",
         fastest_hz=float("inf"),
         switched=switched,
-        patience_s=LAB_PATIENCE_S if machine.lab else PATIENCE_S,
+        patience_s=patience_s,
     )
 
 

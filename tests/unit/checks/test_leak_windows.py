@@ -553,6 +553,7 @@ class Sources:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **smis: tuple[int, float]) -> None:
         self.count = Count(0)
         self.fired: list[str] = []
+        self.said: list[str] = []
         self.taking: tuple[int, ...] = (0,)
         self.takes_s: Callable[[], float] = lambda: 0.0005
         monkeypatch.setattr("kvmtest.smi.proof.stamped", self._stamped)
@@ -563,7 +564,7 @@ class Sources:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
         machine = SimpleNamespace(smi_source=None)
         self.context: Any = SimpleNamespace(
-            machine=machine, kernel_log=self.log, found={}, journal=None
+            machine=machine, kernel_log=self.log, found={}, journal=None, say=self.said.append
         )
 
     def _source(self, name: str, smis: int, fastest_hz: float) -> Triggered:
@@ -599,6 +600,7 @@ def test_the_gentlest_source_that_proves_itself_and_is_fast_is_used(
     assert reading.agrees
     told = reading.raw["not the test's count follows the SMI source dead"]
     assert told == "trigger 1 raised no SMI that the test's count counts"
+    assert sources.said == ["does it raise SMIs: fires"] * 2
     assert sources.count.cpus == (), "closed"
 
 
