@@ -29,6 +29,7 @@ from .leak_windows import (
     more_quiet,
     record,
     set_knob,
+    tell_noise,
     with_host_counters,
 )
 from .vmx_scene import Observations, Scene
@@ -52,7 +53,8 @@ TOGGLES = 1000
 
 def host_events(context: Context) -> Observations:
     """Count a guest's execution by perf events of the host."""
-    yield from experiment(context, with_host_counters, Body(_arms, _stages_and_toggled))
+    body = Body(_arms, _stages_and_toggled)
+    yield from tell_noise(experiment(context, with_host_counters, body))
 
 
 def guest_pmu(context: Context) -> Observations:
@@ -66,10 +68,14 @@ def guest_pmu(context: Context) -> Observations:
         yield Absence("leak", lacking)
         return
     try:
-        yield from experiment(
-            context, lambda _, __, guest, ___: GuestCounters(guest), Body(_own_arms, _own_stages),
-            make_guest=guest_with_pmu,
-        )  # fmt: skip
+        yield from tell_noise(
+            experiment(
+                context,
+                lambda _, __, guest, ___: GuestCounters(guest),
+                Body(_own_arms, _own_stages),
+                make_guest=guest_with_pmu,
+            )
+        )
     except KvmError as error:
         why = refused(error)
         if why is None:
@@ -79,7 +85,8 @@ def guest_pmu(context: Context) -> Observations:
 
 def l2_events(context: Context) -> Observations:
     """Count L2 by perf events of the host."""
-    yield from experiment(context, with_host_counters, Body(_arms, _stages_and_toggled), L2)
+    body = Body(_arms, _stages_and_toggled)
+    yield from tell_noise(experiment(context, with_host_counters, body, L2))
 
 
 class L2:

@@ -20,7 +20,7 @@ from kvmtest.guests import Guest, mailbox
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.machine import Machine
 from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
-from kvmtest.judge import Absence, Reading, control
+from kvmtest.judge import Absence, Reading
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle, Window
 from kvmtest.kvm import MsrRefused
@@ -28,7 +28,16 @@ from kvmtest.missing import Missing
 
 from .context import Context
 from .leak_counters import Counters, HostCounters
-from .leak_windows import Body, Crew, Disturbed, Watcher, experiment, more_quiet, set_knob
+from .leak_windows import (
+    Body,
+    Crew,
+    Disturbed,
+    Watcher,
+    disturbance,
+    experiment,
+    more_quiet,
+    set_knob,
+)
 from .preconditions import answer, witness_lacks
 from .vmx_scene import Observations, Scene
 
@@ -110,8 +119,7 @@ def also_leaks(context: Context, step: Step) -> Observations:
         yield from conclude(samples)
     elif isinstance(walk.error, Disturbed):
         # Noise, of which another run may be free: no precondition is missing.
-        what = "the guests of the walk could be watched"
-        yield control("leak", what, str(walk.error), "yes", "")
+        yield disturbance(walk.error)
         yield Absence("leak", Missing(str(walk.error)))
     elif walk.error:
         raise walk.error

@@ -62,11 +62,13 @@ __all__ = [
     "Taken",
     "Watcher",
     "arm_under",
+    "disturbance",
     "experiment",
     "more_quiet",
     "proved_smis",
     "record",
     "set_knob",
+    "tell_noise",
     "with_host_counters",
 ]
 
@@ -550,6 +552,20 @@ class Body:
     def __call__(self, scene: Scene, crew: Crew) -> Observations:
         """Do it the usual way."""
         return self.usual(scene, crew)
+
+
+def disturbance(error: Disturbed) -> Reading:
+    """Return the control that does not hold where too much else goes on: no claim counts then."""
+    happened, _, remedy = str(error).partition("; ")
+    return control("leak", "the guests could be watched", happened, "yes", remedy)
+
+
+def tell_noise(observations: Observations) -> Observations:
+    """Yield an experiment's observations; if noise ends it, that is the last."""
+    try:
+        yield from observations
+    except Disturbed as error:
+        yield disturbance(error)
 
 
 def experiment(

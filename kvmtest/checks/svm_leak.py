@@ -21,7 +21,7 @@ from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.missing import Missing
 
 from .context import Context
-from .leak_windows import Body, Crew, experiment, record, with_host_counters
+from .leak_windows import Body, Crew, experiment, record, tell_noise, with_host_counters
 from .vmx_scene import Observations, Scene
 
 __all__ = ["figures", "guest_only"]
@@ -33,7 +33,7 @@ ROUNDS, PATIENT = 9, 20
 def guest_only(context: Context) -> Observations:
     """Count guests' execution by guest-only perf events, with SMIs and without in turns."""
     body = Body(_arms, partial(_arms, rounds=PATIENT))
-    yield from experiment(context, with_host_counters, body)
+    yield from tell_noise(experiment(context, with_host_counters, body))
 
 
 def _arms(scene: Scene, crew: Crew, rounds: int = ROUNDS) -> Observations:

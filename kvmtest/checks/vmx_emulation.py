@@ -12,8 +12,8 @@ from kvmtest.judge import Absence, control, measure
 from kvmtest.kvm import CapabilityMissing, IoExit, Memory, Vcpu
 
 from .context import Context
-from .leak import interleaved
-from .leak_windows import experiment, with_host_counters
+from .leak import interleaved, stages
+from .leak_windows import Body, experiment, tell_noise, with_host_counters
 from .preconditions import answer, witness_lacks
 from .vmx_scene import Observations, Scene, freeze_bit
 
@@ -55,8 +55,13 @@ def _leaks(context: Context) -> Observations:
     with Scene(context, "leak") as scene:
         yield from scene.set_knob(0)
         reset = _reset_state(scene)
-        yield from experiment(
-            context, with_host_counters, interleaved, lambda guest: Emulation(guest, *reset)
+        yield from tell_noise(
+            experiment(
+                context,
+                with_host_counters,
+                Body(interleaved, stages),
+                lambda guest: Emulation(guest, *reset),
+            )
         )
 
 
