@@ -51,7 +51,9 @@ def control(path: Path) -> Control:
     with _members(path, r"control\.tar") as members:
         for name, member, archive in members:
             if name == PurePosixPath("control"):
-                fields = deb822.Deb822(archive.extractfile(member).read(files.TEXT))
+                # As text: what is none would have the library guess, and log what it guesses.
+                text = archive.extractfile(member).read(files.TEXT).decode(errors="replace")
+                fields = deb822.Deb822(text)
                 return Control(
                     fields["Package"],
                     fields["Version"],

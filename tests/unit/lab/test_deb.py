@@ -153,3 +153,17 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "debian.arfile", None)
     with pytest.raises(EnvironmentUnfit, match=r"python-debian.*pip install 'kvmtest\[lab\]'"):
         unpack(path, tmp_path / "tree", everything)
+
+
+def test_a_control_file_that_is_no_utf_8_is_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = deb(
+        tmp_path / "a.deb",
+        FILES,
+        package="linux-image-1\nMaintainer: M?ller",
+        pack=lambda data: data.replace(b"M?ller", b"M\xfcller"),
+        suffix="",
+    )
+    assert control(package).package == "linux-image-1"
+    assert caplog.records == []
