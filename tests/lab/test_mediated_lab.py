@@ -22,7 +22,8 @@ from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.run import run_once
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("KVMTEST_LAB_TESTS") != "all", reason="boots another kernel"
+    os.environ.get("KVMTEST_LAB_TESTS") != "all",
+    reason="boots another kernel: KVMTEST_LAB_TESTS=all",
 )
 
 SERIES = "7.3"
