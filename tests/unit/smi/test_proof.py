@@ -117,12 +117,13 @@ def test_it_stops_where_a_trigger_takes_too_long() -> None:
 
     def slow() -> None:
         count.smi()
-        time.sleep(0.02)
+        time.sleep(0.15)
 
-    proof = proved(fires(count, 2, slow), count, longest_s=0.01)
+    proof = proved(fires(count, 2, slow), count, longest_s=0.1)
     assert proof.refusal is not None
-    assert proof.refusal.startswith("trigger 2 took 2")
-    assert proof.refusal.endswith("ms, more than 10 ms")
+    took = re.fullmatch(r"trigger 2 took ([0-9.]+) ms, more than 100 ms", proof.refusal)
+    assert took
+    assert float(took[1]) >= 150
     assert proof.sent == 2
 
 
