@@ -119,20 +119,20 @@ def candidates(machine: Machine, wanted: str | None) -> list[Source] | Missing:
 
 
 def _none_of(found: Mapping[str, Source | Missing]) -> Missing:
-    """Return why no source is used."""
-    obstacles: list[str] = []
+    """Return why no source is used; sources that lack the same are named together."""
+    lacking: dict[str, list[str]] = {}
     by_name: list[str] = []
     for name in SOURCES:
         source = found[name]
         if isinstance(source, Missing):
-            obstacles.append(f"{name}: {source.what}")
+            lacking.setdefault(source.what, []).append(name)
         else:
             by_name.append(name)
     if by_name:
-        obstacles += [f"{name}: to be asked for by name" for name in by_name]
-        remedy = " or ".join(f"--smi-source {name}" for name in by_name)
-        return Missing(f"no SMI source ({'; '.join(obstacles)})", f"use {remedy}")
+        lacking["to be asked for by name"] = by_name
+    obstacles = "; ".join(f"{', '.join(names)}: {what}" for what, names in lacking.items())
+    remedy = " or ".join(f"--smi-source {name}" for name in by_name)
     return Missing(
-        f"no SMI source ({'; '.join(obstacles)})",
-        "use a machine whose firmware has an SMI handler",
+        f"no SMI source ({obstacles})",
+        f"use {remedy}" if by_name else "use a machine whose firmware has an SMI handler",
     )
