@@ -73,7 +73,7 @@ class ModuleFolder:
         self.root = root
         self.release = release
         self._below = below
-        self._paths, self.builtin = _scan(root)
+        self._paths, self.builtin = _scan(root, release)
         if below:
             self.builtin = below.builtin
         self._read: dict[str, Module] = {}
@@ -200,8 +200,11 @@ def _normal(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _scan(root: Path) -> tuple[Mapping[str, list[Path]], frozenset[str]]:
-    """Return the files of each module below ``root``, and the names of those built in."""
+def _scan(root: Path, release: str) -> tuple[Mapping[str, list[Path]], frozenset[str]]:
+    """Return the files of each module below ``root``, and the names of those built in.
+
+    A modules.builtin further below does not say of which kernel it is, unless its folder does.
+    """
     paths: dict[str, list[Path]] = {}
     builtin: set[str] = set()
     for folder, folders, names in os.walk(root):
@@ -210,7 +213,9 @@ def _scan(root: Path) -> tuple[Mapping[str, list[Path]], frozenset[str]]:
             name = module_name(file)
             if name:
                 paths.setdefault(name, []).append(Path(folder, file))
-            elif file == "modules.builtin":
+            elif file == "modules.builtin" and (
+                Path(folder) == root or Path(folder).name == release
+            ):
                 builtin |= _builtin(Path(folder, file))
     return paths, frozenset(builtin)
 

@@ -80,6 +80,22 @@ def test_a_kernel_with_all_of_kvm_built_in_needs_no_files(tmp_path: Path) -> Non
     assert loaded(tmp_path, "kvm_intel") == []
 
 
+@pytest.mark.parametrize("folder", ["other", "6.1.0-other", "a/b/lib/modules/6.99"])
+def test_what_another_kernel_has_built_in_is_not_built_into_this_one(
+    root: Path, folder: str
+) -> None:
+    (root / folder).mkdir(parents=True)
+    (root / folder / "modules.builtin").write_text(f"{KVM}/kvm.ko\n{KVM}/kvm-intel.ko\n")
+    assert loaded(root, "kvm_intel") == ["irqbypass", "kvm", "kvm_intel"]
+
+
+def test_a_folder_of_several_kernels_has_this_one_s_built_in(tmp_path: Path) -> None:
+    for release, builtin in {RELEASE: "kvm-intel", "6.1.0-other": "kvm"}.items():
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "modules.builtin").write_text(f"{KVM}/{builtin}.ko\n")
+    assert ModuleFolder(tmp_path, RELEASE).builtin == {"kvm_intel"}
+
+
 def test_a_kernel_without_kvm_intel_lacks_it_in_one_line(root: Path) -> None:
     (root / KVM / "kvm-intel.ko").unlink()
     with pytest.raises(
