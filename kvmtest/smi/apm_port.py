@@ -17,7 +17,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.security import LOCKDOWN_OFF, without_lockdown
 from kvmtest.missing import Missing
 
-from .source import Fire, Triggered
+from .source import Fire, Triggered, opened_file
 
 __all__ = ["find"]
 
@@ -51,16 +51,8 @@ def find(machine: Machine, value: str) -> Triggered | Missing:
                     f"can't write to I/O port {port:#x}: {error.strerror}; use another SMI source"
                 ) from error
 
-        try:
-            fd = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KvmtestError(
-                f"can't open {device}: {error.strerror}; run as root, with lockdown off"
-            ) from error
-        try:
+        with opened_file(device, os.O_WRONLY, "run as root, with lockdown off") as fd:
             yield fire
-        finally:
-            os.close(fd)
 
     return Triggered(
         "apm-port",

@@ -17,7 +17,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
-from .source import Fire, Triggered
+from .source import Fire, Triggered, opened_file
 
 __all__ = ["find"]
 
@@ -35,16 +35,8 @@ def find(machine: Machine, _: str) -> Triggered | Missing:
 
     @contextmanager
     def opened() -> Iterator[Fire]:
-        try:
-            fd = os.open(sensor, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KvmtestError(
-                f"can't open {sensor}: {error.strerror}; use another SMI source"
-            ) from error
-        try:
+        with opened_file(sensor, os.O_RDONLY) as fd:
             yield lambda: _read(fd, sensor)
-        finally:
-            os.close(fd)
 
     return Triggered(
         "dell-smm-hwmon",

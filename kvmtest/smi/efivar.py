@@ -18,7 +18,7 @@ from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 from .efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables
-from .source import Fire, Triggered
+from .source import Fire, Triggered, opened_file
 
 __all__ = ["find"]
 
@@ -34,11 +34,8 @@ def find(machine: Machine, variable: str) -> Triggered | Missing:
 
     @contextmanager
     def opened() -> Iterator[Fire]:
-        fd = _open(found)
-        try:
+        with opened_file(found, os.O_RDONLY, "choose another") as fd:
             yield lambda: _read(fd, found)
-        finally:
-            os.close(fd)
 
     return Triggered(
         "efivar",
@@ -62,13 +59,6 @@ def _variable(tree: Tree, wanted: str) -> Path | Missing:
         if os.access(there[name], os.R_OK, effective_ids=True):
             return there[name]
     return Missing(f"no permission to read {there[names[0]]}", "run as root")
-
-
-def _open(variable: Path) -> int:
-    try:
-        return os.open(variable, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise KvmtestError(f"can't open {variable}: {error.strerror}; choose another") from error
 
 
 def _read(fd: int, variable: Path) -> None:

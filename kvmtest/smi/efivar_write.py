@@ -22,7 +22,7 @@ from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 from .efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables, writable
-from .source import Fire, Prepared, Triggered
+from .source import Fire, Prepared, Triggered, opened_file
 
 if TYPE_CHECKING:
     from kvmtest.host.journal import Journal
@@ -78,11 +78,8 @@ def find(machine: Machine, variable: str) -> Prepared | Missing:
 
         @contextmanager
         def opened() -> Iterator[Fire]:
-            fd = _open(found)
-            try:
+            with opened_file(found, os.O_WRONLY, "choose another") as fd:
                 yield lambda: _write(fd, found, data)
-            finally:
-                os.close(fd)
 
         yield Triggered("efivar-write", describes, changes, FASTEST_HZ, LONGEST_S, opened)
 
@@ -131,13 +128,6 @@ def _no_access(variable: Path) -> str | None:
     if os.access(variable, os.W_OK, effective_ids=True):
         return None
     return f"no permission to write {variable}: it is immutable (see lsattr), or you are not root"
-
-
-def _open(variable: Path) -> int:
-    try:
-        return os.open(variable, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise KvmtestError(f"can't open {variable}: {error.strerror}; choose another") from error
 
 
 def _write(fd: int, variable: Path, data: bytes) -> None:

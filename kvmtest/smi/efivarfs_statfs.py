@@ -12,13 +12,14 @@ kernel answered by itself: then no SMI comes, which the count shows.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 
 from .efivarfs import EFIVARS, LONGEST_S, variables
-from .source import Fire, Triggered
+from .source import Fire, Triggered, opened_file
 
 __all__ = ["find"]
 
@@ -36,24 +37,8 @@ def find(machine: Machine, _: str) -> Triggered | Missing:
 
     @contextmanager
     def opened() -> Iterator[Fire]:
-        def fire() -> None:
-            try:
-                os.fstatvfs(fd)
-            except OSError as error:
-                raise KvmtestError(
-                    f"can't ask for the free space of {place}: {error.strerror}; use another source"
-                ) from error
-
-        try:
-            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KvmtestError(
-                f"can't open {place}: {error.strerror}; use another source"
-            ) from error
-        try:
-            yield fire
-        finally:
-            os.close(fd)
+        with opened_file(place, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            yield lambda: _ask(fd, place)
 
     return Triggered(
         "efivarfs-statfs",
@@ -64,3 +49,12 @@ def find(machine: Machine, _: str) -> Triggered | Missing:
         longest_s=LONGEST_S,
         opened=opened,
     )
+
+
+def _ask(fd: int, place: Path) -> None:
+    try:
+        os.fstatvfs(fd)
+    except OSError as error:
+        raise KvmtestError(
+            f"can't ask for the free space of {place}: {error.strerror}; use another SMI source"
+        ) from error

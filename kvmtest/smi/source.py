@@ -4,15 +4,17 @@
 What all sources have in common: SMIs come while a block is run, at a rate, and stop at its end.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmtest._native import lib
-from kvmtest.errors import UsageError
+from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.workers import PATIENCE_S, Supervisor
 
 if TYPE_CHECKING:  # doctor asks for sources alone, and is to be quick
@@ -28,6 +30,7 @@ __all__ = [
     "Trigger",
     "Triggered",
     "check_rate",
+    "opened_file",
     "ready",
     "stamped",
 ]
@@ -171,6 +174,22 @@ def stamped(fire: Fire) -> Trigger:
     before = lib.clock_tsc()
     fire()
     return Trigger(before, lib.clock_tsc())
+
+
+@contextmanager
+def opened_file(path: Path, flags: int, advice: str = "use another SMI source") -> Iterator[int]:
+    """Give a descriptor of the file that a source works through, and close it at the block's end.
+
+    ``flags`` are those of open(2). Raises KvmtestError, which ends with the ``advice``.
+    """
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise KvmtestError(f"can't open {path}: {error.strerror}; {advice}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def check_rate(source: Source, rate_hz: float) -> None:
