@@ -3,7 +3,7 @@
 import runpy
 from typing import ClassVar
 
-from setuptools import Command, setup
+from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
 
 
@@ -35,6 +35,8 @@ class Build(build):
 
 
 setup(
+    packages=[*find_packages(include=["kvmtest", "kvmtest.*"]), "kvmtest.suite"],
+    package_dir={"kvmtest.suite": "tests/suite"},
     cffi_modules=["c_helpers/build.py:ffibuilder"],
     cmdclass={"build": Build, "build_guests": BuildGuests},
 )

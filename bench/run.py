@@ -35,7 +35,7 @@ import bare
 from kvmtest._native import lib
 from kvmtest.guests import Guest, load, real_guest
 from kvmtest.guests import mailbox as box
-from kvmtest.host.toggler import Toggler
+from kvmtest.host.changes.toggler import Toggler
 from kvmtest.kvm import IoExit, Stopped, System
 from kvmtest.kvm.exits import decode
 from kvmtest.workers import PATIENCE_S, Runner, Supervisor

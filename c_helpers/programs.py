@@ -17,10 +17,11 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 def build(target: Path = LAB) -> None:
-    """Make ``target``/inside/port and ``target``/bochs-extension.so."""
+    """Make ``target``/inside/port and ``target``/emulators/bochs-extension.so."""
     compiler = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS]
-    (target / "inside").mkdir(parents=True, exist_ok=True)
-    port, extension = target / "inside" / "port", target / "bochs-extension.so"
+    for folder in ("inside", "emulators"):
+        (target / folder).mkdir(parents=True, exist_ok=True)
+    port, extension = target / "inside" / "port", target / "emulators" / "bochs-extension.so"
     parts = [str(path) for path in sorted((HERE / "bochs").glob("*.c"))]
     for arguments in (
         ["-static", "-s", "-o", str(port), str(HERE / "lab" / "port.c")],

@@ -571,8 +571,8 @@ def _lab_run(options: argparse.Namespace) -> int:
 
 
 def _lab_list(options: argparse.Namespace) -> int:
-    from kvmtest.lab.archive import Archive
-    from kvmtest.lab.cache import Cache
+    from kvmtest.cache import Cache
+    from kvmtest.kernels.archive import Archive
     from kvmtest.report.terminal import console, kernels_table
 
     def tell(step: str) -> None:
@@ -598,7 +598,7 @@ def _lab_mutants(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from kvmtest.host.journal import restore
+    from kvmtest.host.changes.journal import restore
     from kvmtest.host.tree import Tree
 
     restored = restore(Tree(options.root))

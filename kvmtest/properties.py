@@ -138,7 +138,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         (*ENTRY, "leak"),
         FIX,
-        "vmx_entry:fresh",
+        "vmx.entry:fresh",
     ),
     Property(
         "vmx.entry.toggled",
@@ -147,7 +147,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         (*ENTRY, "leak"),
         FIX,
-        "vmx_entry:toggled",
+        "vmx.entry:toggled",
     ),
     Property(
         "vmx.entry.toggled-running",
@@ -156,7 +156,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "second-cpu"),
         (*ENTRY, "leak"),
         FIX,
-        "vmx_running:toggled_running",
+        "vmx.running:toggled_running",
     ),
     Property(
         "vmx.entry.toggled-back",
@@ -165,7 +165,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("vmcs",),
         FIX,
-        "vmx_entry:toggled_back",
+        "vmx.entry:toggled_back",
     ),
     Property(
         "vmx.entry.migrated",
@@ -174,7 +174,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "second-cpu"),
         ("vmcs", "leak"),
         FIX,
-        "vmx_entry:migrated",
+        "vmx.entry:migrated",
     ),
     Property(
         "vmx.entry.after-emulation",
@@ -183,7 +183,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "no-unrestricted-guest"),
         (*ENTRY, "leak"),
         FIX,
-        "vmx_emulation:after_emulation",
+        "vmx.emulation:after_emulation",
         figures=("runflags",),
     ),
     Property(
@@ -193,7 +193,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "run-flags"),
         ("runflags",),
         RUN_FLAGS,
-        "vmx_entry:flag_economy",
+        "vmx.entry:flag_economy",
     ),
     Property(
         "guest.rdmsr-hides",
@@ -202,7 +202,7 @@ PROPERTIES: tuple[Property, ...] = (
         (),
         ("guest",),
         FIX,
-        "guest_view:rdmsr_hides",
+        "guest:rdmsr_hides",
     ),
     Property(
         "vmx.guest.wrmsr-refused",
@@ -211,7 +211,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("guest", "vmcs", "leak"),
         FIX,
-        "vmx_guest:wrmsr_refused",
+        "vmx.guest:wrmsr_refused",
     ),
     Property(
         "vmx.guest.write-keeps-host-bit",
@@ -220,7 +220,7 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("guest", "vmcs", "leak"),
         FIX,
-        "vmx_guest:write_keeps_host_bit",
+        "vmx.guest:write_keeps_host_bit",
     ),
     Property(
         "vmx.guest.rtm-debug",
@@ -229,7 +229,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-intel"),
         ("guest",),
         RTM_DEBUG,
-        "vmx_guest:rtm_debug",
+        "vmx.guest:rtm_debug",
     ),
     Property(
         "vmx.leak.host-events",
@@ -238,7 +238,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "guest-events"),
         ("leak",),
         SDM_FREEZE,
-        "leak:host_events",
+        "vmx.leak:host_events",
     ),
     Property(
         "vmx.leak.guest-pmu",
@@ -247,7 +247,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "guest-pmu"),
         ("leak",),
         SDM_FREEZE,
-        "leak:guest_pmu",
+        "vmx.leak:guest_pmu",
     ),
     Property(
         "nvmx.entry.l2",
@@ -264,7 +264,7 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("vmcs", "leak"),
         FIX,
-        "nested:vmfail_reload",
+        "nvmx.entry:vmfail_reload",
     ),
     Property(
         "nvmx.vmcs12.freeze-bit",
@@ -297,7 +297,7 @@ PROPERTIES: tuple[Property, ...] = (
         (*NESTED, "guest-events"),
         ("leak",),
         SDM_FREEZE,
-        "leak:l2_events",
+        "vmx.leak:l2_events",
     ),
     Property(
         "svm.flag-never",
@@ -306,7 +306,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd", "run-flags"),
         ("runflags", "hostmsr"),
         RUN_FLAGS,
-        "svm_entry:flag_never",
+        "svm.entry:flag_never",
     ),
     Property(
         "svm.guest.debugctl",
@@ -315,7 +315,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd"),
         ("guest",),
         APM,
-        "svm_guest:debugctl",
+        "svm.guest:debugctl",
     ),
     Property(
         "svm.guest.smm",
@@ -324,7 +324,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd"),
         ("guest",),
         "Documentation/virt/kvm/api.rst, KVM_SMI; AMD APM volume 2, 10 (SMM)",
-        "svm_smm:virtual_smm",
+        "svm.smm:virtual_smm",
     ),
     Property(
         "svm.leak.guest-only",
@@ -333,7 +333,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd", "guest-events"),
         ("leak",),
         APM,
-        "svm_leak:guest_only",
+        "svm.leak:guest_only",
     ),
     Property(
         "tdx.runs-under-toggling",

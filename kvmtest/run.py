@@ -24,8 +24,8 @@ from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
-from kvmtest.host.facts import host_facts, kernel_facts, machine_facts, plain
-from kvmtest.host.lab import VARIABLE
+from kvmtest.host.facts.lab import VARIABLE
+from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption

@@ -18,11 +18,11 @@ from kvmtest.checks.preconditions import answer, check_lab, lacking, witness_lac
 from kvmtest.checks.reload import RELOADS, reload_for
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence.model import Required, Result
-from kvmtest.host.earlier_warnings import EarlierWarnings, give_onces_back, read_taint
-from kvmtest.host.journal import Change, Journal
-from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
+from kvmtest.host.changes.journal import Change, Journal
 from kvmtest.host.machine import Machine
-from kvmtest.host.tracing import RunProbe
+from kvmtest.host.observe.earlier_warnings import EarlierWarnings, give_onces_back, read_taint
+from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
+from kvmtest.host.observe.tracing import RunProbe
 from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
 from kvmtest.judge.requirements import Demand, Kind, Requirement, enforce, unmet
 from kvmtest.known_defects import known_defect

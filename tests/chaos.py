@@ -25,15 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sigkill import StandIn, Victim, forked, kill, made, meddle, stop
-from stand_in import intel_host
+from support.sigkill import StandIn, Victim, forked, kill, made, meddle, stop
+from support.stand_in import intel_host
 
 import kvmtest.plugin
 import kvmtest.run
 import kvmtest.session
 from kvmtest.checks import Check, Context, check_of
 from kvmtest.cli import main as kvmtest_main
-from kvmtest.host.journal import RECORD, record
+from kvmtest.host.changes.journal import RECORD, record
 from kvmtest.judge import Reading, measure
 from kvmtest.properties import Property
 

@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 cp -r kvmtest c_helpers guests setup.py pyproject.toml README.md LICENSE "$work"
 rm -f "$work"/kvmtest/_native*.so
 mkdir -p "$work/tests"
-cp -r tests/*.py tests/kvm tests/unit tests/suite "$work/tests"
+cp -r tests/*.py tests/support tests/kvm tests/unit tests/suite "$work/tests"
 
 (cd "$work" && KVMTEST_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace)
 
@@ -34,4 +34,4 @@ assert native.__file__.startswith('$work'), native.__file__
 print('sanitized:', native.__file__)"
 # Captured by pytest, a report would be lost with the process that it ends.
 LD_PRELOAD=$preload "$python" -m pytest -p no:cacheprovider -q --capture=sys \
-	tests/kvm tests/unit/kvm tests/unit/host/test_toggler.py tests/unit/pmu "$@"
+	tests/kvm tests/unit/kvm tests/unit/host/changes/test_toggler.py tests/unit/pmu "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Collect what kernels print, for the tests of the table of troubles.
 
-    tools/kernel_messages.py 6.12=DIR 7.3=DIR … > tests/kernel_messages.tsv
+    tools/kernel_messages.py 6.12=DIR 7.3=DIR … > tests/support/kernel_messages.tsv
 
 Each DIR is an unpacked kernel source tree (``linux-source-*`` of Debian, say). Every format string
 of the files in FILES is collected, and from the whole of each tree those that begin like a report.
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-LIST = Path(__file__).parents[1] / "tests/kernel_messages.tsv"
+LIST = Path(__file__).parents[1] / "tests/support/kernel_messages.tsv"
 
 #: The files of which every format is collected.
 FILES = (

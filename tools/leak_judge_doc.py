@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 TARGET = PROJECT / "docs" / "leak-judge.md"
 sys.path.insert(0, str(PROJECT / "tests"))
 
-from leak_grid import CHUNK, Point, points  # noqa: E402
+from support.leak_grid import CHUNK, Point, points  # noqa: E402
 
 from kvmtest.judge import Verdict  # noqa: E402
 

@@ -13,10 +13,10 @@ from kvmtest.judge import Absence, Reading
 from kvmtest.missing import Missing
 
 if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
-    from kvmtest.host.earlier_warnings import EarlierWarnings
-    from kvmtest.host.journal import Journal
-    from kvmtest.host.kernel_log import KernelLog, Mark
-    from kvmtest.host.tracing import RunProbe
+    from kvmtest.host.changes.journal import Journal
+    from kvmtest.host.observe.earlier_warnings import EarlierWarnings
+    from kvmtest.host.observe.kernel_log import KernelLog, Mark
+    from kvmtest.host.observe.tracing import RunProbe
 
 __all__ = ["Check", "Context", "RunLog"]
 

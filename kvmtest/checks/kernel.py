@@ -7,16 +7,16 @@ kernel.fix-present and any.no-warnings.
 from collections.abc import Iterator
 
 from kvmtest.guests import long_guest, mailbox, real_guest
-from kvmtest.host.earlier_warnings import EarlierWarnings, read_taint, troubles_gained
-from kvmtest.host.kernel import FixPresence
-from kvmtest.host.kernel_log import LogSlice, troubles
-from kvmtest.host.msr import IA32_DEBUGCTL
+from kvmtest.host.facts.kernel import FixPresence
+from kvmtest.host.facts.msr import IA32_DEBUGCTL
+from kvmtest.host.observe.earlier_warnings import EarlierWarnings, read_taint, troubles_gained
+from kvmtest.host.observe.kernel_log import LogSlice, troubles
 from kvmtest.judge import Absence, Reading, claim, control, measure
 from kvmtest.kvm import System
 from kvmtest.missing import Missing
 
 from .context import Context, RunLog
-from .guest_view import NO_SUCH_MSR
+from .guest import NO_SUCH_MSR
 
 __all__ = ["fix_present", "no_warnings", "told_by_log"]
 

@@ -9,7 +9,7 @@ import errno
 import os
 from errno import errorcode
 
-from kvmtest.host.kvm_module import KvmModule
+from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.host.machine import Machine
 from kvmtest.kvm import KvmUnavailable, System
 from kvmtest.missing import Missing

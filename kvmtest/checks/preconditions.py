@@ -11,19 +11,19 @@ from contextlib import suppress
 
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.host.census import Census
-from kvmtest.host.kernel import Kernel
-from kvmtest.host.kernel_log import KernelLog
-from kvmtest.host.lab import VARIABLE, Lab
-from kvmtest.host.machine import Machine
-from kvmtest.host.mediated_pmu import PARAMETER
-from kvmtest.host.msr import (
+from kvmtest.host.facts.census import Census
+from kvmtest.host.facts.kernel import Kernel
+from kvmtest.host.facts.lab import VARIABLE, Lab
+from kvmtest.host.facts.mediated_pmu import PARAMETER
+from kvmtest.host.facts.msr import (
     IA32_PERF_CAPABILITIES,
     IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM,
     MsrError,
 )
-from kvmtest.host.perf_pmus import is_hybrid
-from kvmtest.host.tracing import TRACING, hidden
+from kvmtest.host.facts.perf_pmus import is_hybrid
+from kvmtest.host.machine import Machine
+from kvmtest.host.observe.kernel_log import KernelLog
+from kvmtest.host.observe.tracing import TRACING, hidden
 from kvmtest.kvm import KvmUnavailable, System
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property

@@ -7,12 +7,12 @@ What a property needs of the KVM module's parameters, and reloading it for that 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kvmtest.host.census import Census
+from kvmtest.host.facts.census import Census
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 
 if TYPE_CHECKING:
-    from kvmtest.host.journal import Journal
+    from kvmtest.host.changes.journal import Journal
 
 __all__ = ["RELOADS", "reload_for"]
 
@@ -27,7 +27,7 @@ def reload_for(need: str, machine: Machine, journal: "Journal") -> Missing | Non
 
     All other parameters keep their values. The journal's undo loads the module as it was.
     """
-    from kvmtest.host.journal import JournalError
+    from kvmtest.host.changes.journal import JournalError
 
     name, changed = RELOADS[need]
     module = machine.kvm_module

@@ -13,14 +13,14 @@ from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from kvmtest.checks.svm.entry import look_at, places
 from kvmtest.guests import Guest, Spinning, mailbox
-from kvmtest.host.kvm_module import KvmModule
+from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.judge import Absence, Reading, control, measure
 from kvmtest.missing import Missing
 
 from .context import Context
-from .svm_entry import look_at, places
-from .vmx_scene import Observations, Scene, only_on
+from .scene import Observations, Scene, only_on
 
 __all__ = ["Crowd", "soak"]
 

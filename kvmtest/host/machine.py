@@ -8,15 +8,17 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
+from kvmtest.host.facts.cpu import Cpu
+from kvmtest.host.facts.fadt import Fadt, read_fadt
+from kvmtest.host.facts.kernel import FixPresence, Kernel
+from kvmtest.host.facts.kvm_module import KvmModule
+from kvmtest.host.facts.lab import Lab
+from kvmtest.kernels.btf import Btf
 from kvmtest.missing import Missing
 
-from . import census, freeze_knob, kernel, mediated_pmu, msr, perf_pmus, run_flags, security
-from .btf import Btf
-from .cpu import Cpu
-from .fadt import Fadt, read_fadt
-from .kernel import FixPresence, Kernel
-from .kvm_module import KvmModule
-from .lab import Lab
+from .changes import freeze_knob
+from .facts import census, kernel, mediated_pmu, msr, perf_pmus, security
+from .observe import run_flags
 from .tree import Tree
 
 __all__ = ["Machine"]

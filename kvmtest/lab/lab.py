@@ -14,13 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import bytecode, bzimage, cpio, disk, image, payload, userland
-from .cache import Cache
+from kvmtest.cache import Cache
+from kvmtest.kernels import bzimage
+from kvmtest.kernels.kernel import LabKernel
+from kvmtest.kernels.modules import Module
+from kvmtest.lab.emulators.emulator import Emulator, Hardware, Start
+
 from .digest import of_files, of_parts
-from .emulator import Emulator, Hardware, Start
-from .kernels import LabKernel
+from .image import bytecode, cpio, disk, payload, userland
+from .image import contents as image
 from .machine import Machine, Outcome
-from .modules import Module
 
 __all__ = ["Lab"]
 

@@ -21,10 +21,18 @@ from functools import partial
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab.emulators.emulator import (
+    PARALLEL,
+    PAYLOAD,
+    SERIAL,
+    Dialogue,
+    Emulator,
+    Launch,
+    Start,
+)
 
-from . import disk
 from .channel import Channel, Received, Said, Told
-from .emulator import PARALLEL, PAYLOAD, SERIAL, Dialogue, Emulator, Launch, Start
+from .image import disk
 
 __all__ = ["Machine", "MachineFailed", "Outcome"]
 

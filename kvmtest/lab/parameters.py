@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvmtest.errors import UsageError
-
-from .image import MODULE_ARGUMENTS
+from kvmtest.lab.image.contents import MODULE_ARGUMENTS
 
 __all__ = ["Parameter", "Parameters"]
 

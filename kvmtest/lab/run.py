@@ -15,25 +15,25 @@ from pathlib import Path
 
 from rich.text import Text
 
+from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import loads
-from kvmtest.host.lab import VARIABLE
+from kvmtest.host.facts.lab import VARIABLE
+from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.overlay import Overlay
+from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.emulator import Emulator, Hardware
+from kvmtest.lab.emulators.qemu import Q35, Qemu
 from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_evidence
 
-from . import payload
-from .bochs import Bochs
-from .cache import Cache
-from .emulator import Emulator, Hardware
-from .kernels import LabKernel, resolve
+from .image import payload
 from .lab import Lab
 from .machine import MachineFailed, Outcome
-from .overlay import Overlay
 from .parameters import Parameters
-from .qemu import Q35, Qemu
 
 __all__ = [
     "DEADLINE",

@@ -16,13 +16,13 @@ from typing import Any, Self
 from rich.text import Text
 
 from kvmtest import named_file
+from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.emulator import Hardware
-from kvmtest.lab.kernels import LabKernel, resolve
+from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.run import MACHINES, assemble, run_once, teller
 from kvmtest.properties import PROPERTIES

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import CORE_NAMES, Pmu, hardware_pmu, pmu_names
-from kvmtest.host.tracing import TRACING
+from kvmtest.host.facts.perf_pmus import CORE_NAMES, Pmu, hardware_pmu, pmu_names
+from kvmtest.host.observe.tracing import TRACING
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kvmtest._native import lib
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import Pmu
+from kvmtest.host.facts.perf_pmus import Pmu
 
 __all__ = ["Event", "PmuTerms", "Tracepoint", "listed", "parse"]
 

@@ -9,15 +9,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.host.kvm_module import KvmModule
-from kvmtest.host.mediated_pmu import PARAMETER, mediated_pmu
-from kvmtest.host.perf_pmus import (
+from kvmtest.host.facts.kvm_module import KvmModule
+from kvmtest.host.facts.mediated_pmu import PARAMETER, mediated_pmu
+from kvmtest.host.facts.perf_pmus import (
     CORE_NAMES,
     hardware_pmu,
     perf_event_paranoid,
     watchdog_counts,
 )
-from kvmtest.host.security import CONFIDENTIALITY, lockdown, without_lockdown
+from kvmtest.host.facts.security import CONFIDENTIALITY, lockdown, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 

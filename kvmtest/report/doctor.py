@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kvmtest import __version__
 from kvmtest.checks.preconditions import answer, lacking, witness_lacks
-from kvmtest.host.facts import host_facts, kernel_facts, machine_facts
+from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing

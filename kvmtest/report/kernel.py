@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from kvmtest.host.kernel import FixPresence, Kernel
+from kvmtest.host.facts.kernel import FixPresence, Kernel
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence, Result
-from kvmtest.extras import library
 from kvmtest.judge import Role
+from kvmtest.optional_libraries import library
 
 __all__ = ["write_beside", "write_plots"]
 

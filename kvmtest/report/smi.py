@@ -15,10 +15,10 @@ from rich.text import Text
 
 from kvmtest import __version__
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.host.facts import machine_facts, plain
-from kvmtest.host.journal import Journal
-from kvmtest.host.kernel_log import KernelLog
+from kvmtest.host.changes.journal import Journal
+from kvmtest.host.facts.recorded import machine_facts, plain
 from kvmtest.host.machine import Machine
+from kvmtest.host.observe.kernel_log import KernelLog
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.smi import (

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.host.fadt import Fadt
+from kvmtest.host.facts.fadt import Fadt
+from kvmtest.host.facts.security import LOCKDOWN_OFF, without_lockdown
 from kvmtest.host.machine import Machine
-from kvmtest.host.security import LOCKDOWN_OFF, without_lockdown
 from kvmtest.missing import Missing
 
 from .source import Fire, Triggered, opened_file

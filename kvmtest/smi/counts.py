@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from kvmtest.host import msr
+from kvmtest.host.facts import msr
+from kvmtest.host.facts.msr import MSR_SMI_COUNT, MsrAccess
+from kvmtest.host.facts.perf_pmus import smi_event
 from kvmtest.host.machine import Machine
-from kvmtest.host.msr import MSR_SMI_COUNT, MsrAccess
-from kvmtest.host.perf_pmus import smi_event
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, CounterGroup, Event, find_event

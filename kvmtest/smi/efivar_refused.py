@@ -25,7 +25,7 @@ from .efivarfs import EFIVARS, LONGEST_S, writable
 from .source import Fire, Prepared, Triggered
 
 if TYPE_CHECKING:
-    from kvmtest.host.journal import Journal
+    from kvmtest.host.changes.journal import Journal
 
 __all__ = ["find"]
 

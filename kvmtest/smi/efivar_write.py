@@ -25,7 +25,7 @@ from .efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables, writable
 from .source import Fire, Prepared, Triggered, opened_file
 
 if TYPE_CHECKING:
-    from kvmtest.host.journal import Journal
+    from kvmtest.host.changes.journal import Journal
 
 __all__ = ["find"]
 

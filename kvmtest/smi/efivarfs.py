@@ -7,7 +7,7 @@ Where the sources of SMIs that work through efivarfs find it, and what keeps the
 import os
 from pathlib import Path
 
-from kvmtest.host.security import firmware_hidden
+from kvmtest.host.facts.security import firmware_hidden
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 

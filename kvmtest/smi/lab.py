@@ -10,8 +10,8 @@ machine and end with it, so nothing is left to undo where this process dies.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.host.machine import Machine
-from kvmtest.host.tsc import tsc_hz
 from kvmtest.missing import Missing
 
 from .source import Periodic

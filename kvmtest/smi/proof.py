@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field
 
 from kvmtest.errors import KvmtestError
-from kvmtest.host.kernel_log import KernelLog, Position, troubles
-from kvmtest.host.tsc import tsc_hz
+from kvmtest.host.facts.tsc import tsc_hz
+from kvmtest.host.observe.kernel_log import KernelLog, Position, troubles
 from kvmtest.missing import Missing
 
 from .counts import SmiCount

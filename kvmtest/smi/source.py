@@ -18,7 +18,7 @@ from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.workers import PATIENCE_S, Supervisor
 
 if TYPE_CHECKING:  # doctor asks for sources alone, and is to be quick
-    from kvmtest.host.journal import Journal
+    from kvmtest.host.changes.journal import Journal
 
 __all__ = [
     "Fire",

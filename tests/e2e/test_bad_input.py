@@ -11,7 +11,7 @@ from pathlib import Path
 
 import kvmtest.suite
 import pytest
-from stand_in import (
+from support.stand_in import (
     BTF,
     KNOB,
     NOBODY,
@@ -33,8 +33,8 @@ from stand_in import (
 )
 
 from kvmtest.evidence import load
-from kvmtest.host.journal import RECORD, Journal
-from kvmtest.host.lock import LOCK
+from kvmtest.host.changes.journal import RECORD, Journal
+from kvmtest.host.changes.lock import LOCK
 from kvmtest.host.tree import Tree
 
 FIX = ["--only", "kernel.fix-present"]

@@ -5,10 +5,10 @@ from collections.abc import Generator
 
 import chaos
 import pytest
-from sigkill import FILES, KNOBS, StandIn
+from support.sigkill import FILES, KNOBS, StandIn
 
 from kvmtest.checks import Context
-from kvmtest.host.journal import Journal
+from kvmtest.host.changes.journal import Journal
 from kvmtest.judge import Reading
 
 SEED = 20261129

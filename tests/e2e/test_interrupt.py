@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from stand_in import KNOB, await_free, environment, intel_host, snapshot
+from support.stand_in import KNOB, await_free, environment, intel_host, snapshot
 
 from kvmtest.evidence import Evidence, load
-from kvmtest.host.journal import RECORD
+from kvmtest.host.changes.journal import RECORD
 from kvmtest.host.tree import Tree
 
 SEED = 20250730
@@ -26,7 +26,7 @@ CPUS = 1024
 # before that with a signal is not ours) and when it has first turned the knob on.
 COMMAND = f"""
 import sys, kvmtest.cli
-from kvmtest.host.journal import Journal
+from kvmtest.host.changes.journal import Journal
 write, told = Journal.write, []
 def telling_write(journal, name, value):
     write(journal, name, value)

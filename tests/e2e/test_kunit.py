@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evidence_strategies import RUNS
 from hypothesis import HealthCheck, given, settings
-from kunit import Kunit, parsers
-from stand_in import FIXED, UNFIXED, intel_host, run_kvmtest
+from support.evidence_strategies import RUNS
+from support.kunit import Kunit, parsers
+from support.stand_in import FIXED, UNFIXED, intel_host, run_kvmtest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, Result, load

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kvmtest.suite
 import pytest
-from stand_in import environment, need_free_machine
+from support.stand_in import environment, need_free_machine
 
 from kvmtest.properties import MARKERS, PROPERTIES
 

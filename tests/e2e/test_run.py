@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from stand_in import (
+from support.stand_in import (
     BTF,
     KMSG,
     KNOB,
@@ -26,8 +26,8 @@ from stand_in import (
 )
 
 from kvmtest.evidence import load
-from kvmtest.host.earlier_warnings import CLEAR
-from kvmtest.host.journal import RECORD, Journal
+from kvmtest.host.changes.journal import RECORD, Journal
+from kvmtest.host.observe.earlier_warnings import CLEAR
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Verdict
 from kvmtest.properties import PROPERTIES, find

@@ -5,29 +5,25 @@ Three ways are mixed: the victim alone, so that its guardian must undo; the guar
 """
 
 import os
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sigkill import (
+from support.sigkill import (
     CHANGING,
     KNOBS,
     STARTING,
     UNDOING,
-    Outcome,
     StandIn,
-    Start,
     Way,
     change_everything,
+    check_kills,
     forked,
-    kill_at_random,
     made,
-    spans,
 )
 
-from kvmtest.host.journal import RECORD, Journal
+from kvmtest.host.changes.journal import Journal
 from kvmtest.host.tree import Tree
 
 SEED = 20250729
@@ -46,40 +42,6 @@ WAYS = (
 def stand_in(tmp_path: Path) -> Iterator[StandIn]:
     with made(Tree(tmp_path)) as stand_in:
         yield stand_in
-
-
-def check_kills(
-    start: Start, stand_in: StandIn, kills: int, seed: int, ways: Sequence[Way], attempts: int
-) -> list[Outcome]:
-    """Kill ``kills`` victims in all ways; each time the host must be as it was before."""
-    rng = random.Random(seed)
-    before = stand_in.state()
-    seconds = spans(start, stand_in)
-    assert stand_in.state() == before, "not even an undisturbed victim undoes its changes"
-    outcomes: list[Outcome] = []
-    met: Counter[str] = Counter()
-    for attempt in range(attempts):
-        way = ways[len(outcomes) % len(ways)]
-        outcome = kill_at_random(start, stand_in, way, seconds[way.phase], rng)
-        where = f"seed {seed}, attempt {attempt}, kill {len(outcomes)}: {way.name}"
-        assert stand_in.state() == before, where
-        assert not stand_in.tree.exists(RECORD), where
-        # Other work on the machine changes how long a victim takes: the kills follow it.
-        seconds[way.phase] *= 0.9 if outcome is None else 1.02
-        if outcome is None:
-            continue
-        outcomes.append(outcome)
-        met[way.name] += bool(outcome.differed)
-        if len(outcomes) == kills:
-            break
-    assert len(outcomes) == kills, f"most victims ended before their kill (seed {seed})"
-    for way in ways:
-        # Else the kills came where there was nothing to undo.
-        share = met[way.name] * len(ways) / kills
-        assert share >= way.least, (
-            f"seed {seed}: {way.name}: only {share:.0%} of the kills met a change"
-        )
-    return outcomes
 
 
 def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(stand_in: StandIn) -> None:

@@ -1,7 +1,7 @@
 """The command itself, killed at any moment, leaves the host as it was.
 
-The killing is that of test_sigkill.py; here the victim is a whole `kvmtest run`, in a fork of this
-process, which has all modules loaded.
+support/sigkill.py kills; here the victim is a whole `kvmtest run`, in a fork of this process, which
+has all modules loaded.
 """
 
 import gc
@@ -11,13 +11,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from sigkill import CHANGING, STARTING, UNDOING, StandIn, Way, forked
-from stand_in import KNOB, intel_host
-from test_sigkill import check_kills
+from support.sigkill import CHANGING, STARTING, UNDOING, StandIn, Way, check_kills, forked
+from support.stand_in import KNOB, intel_host
 
 import kvmtest.run  # noqa: F401 - so that the victims need not import it
 from kvmtest.cli import main
-from kvmtest.host.journal import Journal
+from kvmtest.host.changes.journal import Journal
 
 SEED = 20250731
 KILLS = 200

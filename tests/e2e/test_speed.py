@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from stand_in import command, environment, intel_host
+from support.stand_in import command, environment, intel_host
 
 from kvmtest.host.tree import Tree
 

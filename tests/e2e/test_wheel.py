@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from stand_in import environment, intel_host
+from support.stand_in import environment, intel_host
 
 from kvmtest.known_defects import KNOWN_DEFECTS
 from kvmtest.lab.mutants import MUTANTS, REPAIRS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stand_in import need_root
+from support.stand_in import need_root
 
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest

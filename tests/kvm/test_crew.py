@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from kvmtest.checks.leak_windows import Crew, Smis, Watcher
+from kvmtest.checks.leaks.windows import Crew, Smis, Watcher
 from kvmtest.guests import long_guest
 from kvmtest.judge.samples import Arm
 from kvmtest.kvm import System

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kernel_files import START, Segment, bzimage, elf, vmlinux
+from support.kernel_files import START, Segment, bzimage, elf, vmlinux
 
+from kvmtest.kernels import bzimage as flat
 from kvmtest.kvm import HltExit, Memory, System, Vcpu
-from kvmtest.lab import bzimage as flat
 
 MEMORY = 0x1800000
 BASE = 0x100000

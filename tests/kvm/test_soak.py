@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
+from kvmtest.checks.scene import Scene
 from kvmtest.checks.soak import SVM, VMX, Crowd, Extent
-from kvmtest.checks.vmx_scene import Scene
 from kvmtest.guests import Guest, guest_memory, long_guest, mailbox
 from kvmtest.kvm import System, Vcpu
 

@@ -9,10 +9,10 @@ from collections.abc import Generator
 
 import pytest
 
+from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
-from kvmtest.lab.bochs import Bochs
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.kernels import LabKernel, resolve
+from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.lab import Lab
 
 WANTED = os.environ.get("KVMTEST_LAB_TESTS")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, "/package")
 
-from kvmtest.host.journal import Journal
+from kvmtest.host.changes.journal import Journal
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing

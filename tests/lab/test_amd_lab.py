@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_job import run_inside, run_script_inside
-from stand_in import run_kvmtest
+from support.lab_job import run_inside, run_script_inside
+from support.stand_in import run_kvmtest
 
+from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import load
 from kvmtest.judge import Verdict
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.emulator import Hardware
-from kvmtest.lab.kernels import resolve
+from kvmtest.kernels.kernel import resolve
+from kvmtest.lab.emulators.emulator import Hardware
+from kvmtest.lab.emulators.qemu import PC, Q35, Board, Qemu
 from kvmtest.lab.lab import Lab
-from kvmtest.lab.qemu import PC, Q35, Board, Qemu
 
 DECIDED = {
     "kernel.fix-present",

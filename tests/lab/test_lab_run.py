@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab_job import run_script_inside
-from stand_in import run_kvmtest
+from support.lab_job import run_script_inside
+from support.stand_in import run_kvmtest
 
+from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
 from kvmtest.judge.samples import Arm, Samples
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.kernels import LabKernel
+from kvmtest.kernels.kernel import LabKernel
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.mutants import find, kit

@@ -8,15 +8,15 @@ import os
 from pathlib import Path
 
 import pytest
-from lab_job import run_script_inside
+from support.lab_job import run_script_inside
 
+from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
-from kvmtest.lab.bochs import Bochs
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.kernels import resolve
+from kvmtest.kernels.kernel import resolve
+from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.run import run_once

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from stand_in import BTF, KNOB, UNFIXED, intel_host, kvm_btf, write
+from support.stand_in import BTF, KNOB, UNFIXED, intel_host, kvm_btf, write
 
 import kvmtest
 import kvmtest.cli as cli_module

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from stand_in import BTF, FIXED, UNFIXED, intel_host, kvm_btf
+from support.stand_in import BTF, FIXED, UNFIXED, intel_host, kvm_btf
 
 from kvmtest.host.machine import Machine
 from kvmtest.known_defects import KNOWN_DEFECTS, known_defect

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from simulated_machine import Machine
+from support.simulated_machine import Machine
 
 from kvmtest.cli import main
 from kvmtest.evidence import Evidence, Required, Result, load, save

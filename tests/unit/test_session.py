@@ -6,18 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from stand_in import KMSG, KNOB, intel_host, snapshot, write
+from support.stand_in import KMSG, KNOB, intel_host, snapshot, write
 
 import kvmtest.session as session_module
 from kvmtest.checks import Check, Context
 from kvmtest.checks.context import RunLog
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
-from kvmtest.host.census import Census, KvmUser
-from kvmtest.host.earlier_warnings import CLEAR, EarlierWarnings
-from kvmtest.host.journal import RECORD, Journal
-from kvmtest.host.kernel_log import KernelLog, LogError, LogSlice
-from kvmtest.host.lock import LockHeld
+from kvmtest.host.changes.journal import RECORD, Journal
+from kvmtest.host.changes.lock import LockHeld
+from kvmtest.host.facts.census import Census, KvmUser
 from kvmtest.host.machine import Machine
+from kvmtest.host.observe.earlier_warnings import CLEAR, EarlierWarnings
+from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Verdict, claim, control, measure
 from kvmtest.missing import Missing

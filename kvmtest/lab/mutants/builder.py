@@ -24,9 +24,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.image import file_name
+from kvmtest.lab.image.contents import file_name
 
 __all__ = ["BuildKit", "ModuleBuilder", "PatchRefused"]
 

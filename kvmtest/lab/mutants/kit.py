@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab import bzimage, deb
-from kvmtest.lab.archive import Archive
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.kernels import LabKernel
+from kvmtest.kernels import bzimage, deb
+from kvmtest.kernels.archive import Archive
+from kvmtest.kernels.kernel import LabKernel
 
 from .builder import BuildKit
 

@@ -15,15 +15,15 @@ from typing import NamedTuple, Self
 from rich.table import Table
 from rich.text import Text
 
+from kvmtest.cache import Cache
 from kvmtest.errors import UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Role, Verdict, witnesses_against
-from kvmtest.lab.bochs import SHOWN
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.emulator import Hardware
-from kvmtest.lab.kernels import resolve
+from kvmtest.kernels.kernel import resolve
+from kvmtest.lab.emulators.bochs import SHOWN
+from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.parameters import Parameters

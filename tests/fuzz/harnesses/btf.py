@@ -1,9 +1,9 @@
-"""host/btf.py: standalone BTF."""
+"""kernels/btf.py: standalone BTF."""
 
-from btf_blob import Blob
+from support.btf_blob import Blob
 
 from fuzz.harness import Harness
-from kvmtest.host.btf import Btf, BtfError, Kind
+from kvmtest.kernels.btf import Btf, BtfError, Kind
 
 STRUCTS = ("kvm_x86_ops", "kvm_vcpu", "list_head")
 

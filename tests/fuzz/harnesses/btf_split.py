@@ -1,10 +1,10 @@
-"""host/btf.py: split BTF over a base, which is sound."""
+"""kernels/btf.py: split BTF over a base, which is sound."""
 
-from btf_blob import Blob
+from support.btf_blob import Blob
 
 from fuzz.harness import Harness
 from fuzz.harnesses.btf import fill, look, whole
-from kvmtest.host.btf import Btf, BtfError
+from kvmtest.kernels.btf import Btf, BtfError
 
 _blob = Blob()
 fill(_blob)

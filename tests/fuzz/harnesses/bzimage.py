@@ -1,13 +1,13 @@
-"""lab/bzimage.py: a boot image's header, version and payload."""
+"""kernels/bzimage.py: a boot image's header, version and payload."""
 
 import gzip
 
-from kernel_files import bzimage, vmlinux, xz
+from support.kernel_files import bzimage, vmlinux, xz
 
 from fuzz.harness import Harness
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.bzimage import is_bzimage, version
-from kvmtest.lab.bzimage import vmlinux as unpacked
+from kvmtest.kernels.bzimage import is_bzimage, version
+from kvmtest.kernels.bzimage import vmlinux as unpacked
 
 
 def plain(kernel: bytes, **options: int) -> bytes:

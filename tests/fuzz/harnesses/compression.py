@@ -1,4 +1,4 @@
-"""lab/compression.py: what the kernel's build compresses."""
+"""kernels/compression.py: what the kernel's build compresses."""
 
 import bz2
 import gzip
@@ -8,7 +8,7 @@ import lz4.block
 import zstandard
 
 from fuzz.harness import Harness
-from kvmtest.lab.compression import Corrupt, decompress
+from kvmtest.kernels.compression import Corrupt, decompress
 
 TEXT = b"a kernel " * 100
 MOST = 8 << 20

@@ -1,16 +1,16 @@
-"""lab/deb.py: a package's ar archive, with tar archives that are not compressed, or are."""
+"""kernels/deb.py: a package's ar archive, with tar archives that are not compressed, or are."""
 
 import gzip
 import lzma
 import shutil
 from pathlib import Path, PurePosixPath
 
-from kernel_files import deb
+from support.kernel_files import deb
 
 from fuzz.harness import Harness
 from fuzz.scratch import scratch
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.deb import control, unpack
+from kvmtest.kernels.deb import control, unpack
 
 FILES = {"boot/vmlinuz-6": b"an image", "lib/modules/6/kernel/kvm.ko": b"a module"}
 

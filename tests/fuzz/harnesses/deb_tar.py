@@ -1,8 +1,8 @@
-"""lab/deb.py: the tar archives of a package that is sound otherwise; checksums are made right."""
+"""kernels/deb.py: the tar archives of an otherwise sound package; checksums are made right."""
 
 import tarfile
 
-from kernel_files import _tar
+from support.kernel_files import _tar
 
 from fuzz.harness import Harness
 from fuzz.harnesses.deb import FILES

@@ -1,9 +1,9 @@
-"""lab/elf.py: sections of an ELF file."""
+"""kernels/elf.py: sections of an ELF file."""
 
-from kernel_files import elf, module, vmlinux
+from support.kernel_files import elf, module, vmlinux
 
 from fuzz.harness import Harness
-from kvmtest.lab.elf import ElfError, section
+from kvmtest.kernels.elf import ElfError, section
 
 HARNESS = Harness(
     parse=lambda data: section(data, ".modinfo"),

@@ -2,7 +2,7 @@
 
 from fuzz.harness import Harness
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import Pmu
+from kvmtest.host.facts.perf_pmus import Pmu
 from kvmtest.pmu.event import PmuTerms, Tracepoint, parse
 
 

@@ -6,7 +6,7 @@ import zlib
 from contextlib import redirect_stdout, suppress
 from xml.etree import ElementTree
 
-from leak_simulation import readings, simulated
+from support.leak_simulation import readings, simulated
 
 from fuzz.harness import Harness
 from fuzz.json_mutator import mutate

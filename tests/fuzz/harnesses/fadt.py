@@ -1,9 +1,9 @@
-"""host/fadt.py: the ACPI table FACP, as it is, and with length and sum made right."""
+"""host/facts/fadt.py: the ACPI table FACP, as it is, and with length and sum made right."""
 
-from stand_in import XEON, fadt_table
+from support.stand_in import XEON, fadt_table
 
 from fuzz.harness import Harness
-from kvmtest.host.fadt import FadtError, parse_fadt
+from kvmtest.host.facts.fadt import FadtError, parse_fadt
 
 
 def parse(data: bytes) -> None:

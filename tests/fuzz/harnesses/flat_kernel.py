@@ -1,10 +1,10 @@
-"""lab/bzimage.py: the ELF file in a boot image, made flat."""
+"""kernels/bzimage.py: the ELF file in a boot image, made flat."""
 
-from kernel_files import Segment, elf, vmlinux
+from support.kernel_files import Segment, elf, vmlinux
 
 from fuzz.harness import Harness
 from fuzz.harnesses.bzimage import plain
-from kvmtest.lab.bzimage import BzImageError, flatten
+from kvmtest.kernels.bzimage import BzImageError, flatten
 
 START = 0x1000000
 

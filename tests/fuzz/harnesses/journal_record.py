@@ -6,7 +6,7 @@ Every line is also given the checksum that it must have, which random bytes neve
 import zlib
 
 from fuzz.harness import Harness
-from kvmtest.host.journal import Entry, Header, JournalError, encode, parse
+from kvmtest.host.changes.journal import Entry, Header, JournalError, encode, parse
 
 SEED = b"".join(
     encode(line)

@@ -1,7 +1,13 @@
-"""host/kernel_log.py: records, and the reports of trouble in them."""
+"""host/observe/kernel_log.py: records, and the reports of trouble in them."""
 
 from fuzz.harness import Harness
-from kvmtest.host.kernel_log import TROUBLES, LogError, parse_record, split_records, troubles
+from kvmtest.host.observe.kernel_log import (
+    TROUBLES,
+    LogError,
+    parse_record,
+    split_records,
+    troubles,
+)
 
 LINES = (
     "------------[ cut here ]------------",

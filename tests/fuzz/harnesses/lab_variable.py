@@ -1,8 +1,8 @@
-"""host/lab.py: the environment variable that tells of a lab."""
+"""host/facts/lab.py: the environment variable that tells of a lab."""
 
 from fuzz.harness import Harness
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.host.lab import VARIABLE, Lab
+from kvmtest.host.facts.lab import VARIABLE, Lab
 
 SEED = (
     b'{"emulator": "Bochs", "model": "i7", "version": "3", "lacks": {"smi": "none"},'

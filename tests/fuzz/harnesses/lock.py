@@ -1,4 +1,4 @@
-"""host/lock.py: the lock's file, which any user may have written, and /proc/locks."""
+"""host/changes/lock.py: the lock's file, which any user may have written, and /proc/locks."""
 
 import fcntl
 import json
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from fuzz.harness import Harness
 from fuzz.scratch import scratch
-from kvmtest.host.lock import LOCK, Lock, LockHeld
+from kvmtest.host.changes.lock import LOCK, Lock, LockHeld
 from kvmtest.host.tree import Tree
 
 OWNER = {"pid": 1 << 22, "start": 5, "command": "kvmtest run", "guardian": None}

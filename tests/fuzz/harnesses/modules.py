@@ -1,10 +1,10 @@
-"""lab/modules.py: a module's file, its .modinfo, and the signature behind it."""
+"""kernels/modules.py: a module's file, its .modinfo, and the signature behind it."""
 
-from kernel_files import module, xz
+from support.kernel_files import module, xz
 
 from fuzz.harness import Harness
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.modules import module_name, parse_module
+from kvmtest.kernels.modules import module_name, parse_module
 
 SIGNATURE = b"signature" + bytes(8) + (9).to_bytes(4, "big") + b"~Module signature appended~\n"
 

@@ -1,8 +1,8 @@
-"""lab/offers.py: the lists of a Debian archive, and the kernels that they offer."""
+"""kernels/offers.py: the lists of a Debian archive, and the kernels that they offer."""
 
 from fuzz.harness import Harness
 from kvmtest.errors import UsageError
-from kvmtest.lab.offers import build_kit, default_offer, find_offer, offers, parse_packages
+from kvmtest.kernels.offers import build_kit, default_offer, find_offer, offers, parse_packages
 
 
 def stanza(name: str, version: str, depends: str = "") -> str:

@@ -1,11 +1,11 @@
-"""lab/qemu.py: what QEMU says on its monitor."""
+"""lab/emulators/qemu.py: what QEMU says on its monitor."""
 
 from pathlib import Path
 
 from fuzz.harness import Harness
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.emulator import Hardware, Start
-from kvmtest.lab.qemu import Monitor
+from kvmtest.lab.emulators.emulator import Hardware, Start
+from kvmtest.lab.emulators.qemu import Monitor
 
 SEED = b"""\
 {"QMP": {"version": {"qemu": {"micro": 2, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}

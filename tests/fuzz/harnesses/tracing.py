@@ -1,7 +1,7 @@
-"""host/tracing.py: lines of trace and trace_pipe."""
+"""host/observe/tracing.py: lines of trace and trace_pipe."""
 
 from fuzz.harness import Harness
-from kvmtest.host.tracing import TracingError, parse_hits
+from kvmtest.host.observe.tracing import TracingError, parse_hits
 
 LINES = """\
 # tracer: nop

@@ -1,9 +1,9 @@
-"""host/vmcs_dump.py: the lines of dumps in the kernel log."""
+"""host/observe/vmcs_dump.py: the lines of dumps in the kernel log."""
 
-from vmcs_lines import dump_lines, records
+from support.vmcs_lines import dump_lines, records
 
 from fuzz.harness import Harness
-from kvmtest.host.vmcs_dump import dump_of, parse_dumps
+from kvmtest.host.observe.vmcs_dump import dump_of, parse_dumps
 
 FS_BASE = 0xDEAD_BEEF_0000_0001
 OTHER = dump_lines(1, 0, prefix="")

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from stand_in import (
+from support.stand_in import (
     BTF,
     KMSG,
     KNOB,
@@ -19,16 +19,17 @@ from stand_in import (
     write,
 )
 
-from kvmtest.checks import Context, check_of, guest_view
+from kvmtest.checks import Context, check_of
+from kvmtest.checks import guest as guest_view
 from kvmtest.checks.context import RunLog
 from kvmtest.checks.kernel import told_by_log
 from kvmtest.guests import Guest, long_guest
-from kvmtest.host.earlier_warnings import EarlierWarnings
-from kvmtest.host.journal import Journal
-from kvmtest.host.kernel_log import KernelLog, LogSlice, Mark, parse_record
+from kvmtest.host.changes.journal import Journal
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
 from kvmtest.host.machine import Machine
-from kvmtest.host.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
-from kvmtest.host.tracing import RunProbe
+from kvmtest.host.observe.earlier_warnings import EarlierWarnings
+from kvmtest.host.observe.kernel_log import KernelLog, LogSlice, Mark, parse_record
+from kvmtest.host.observe.tracing import RunProbe
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Judgement, Reading, Role, Verdict, judge
 from kvmtest.kvm import Vcpu, Vm

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_in import intel_host
+from support.stand_in import intel_host
 
 from kvmtest.checks.demands import Demands, requirement
 from kvmtest.checks.preconditions import PRECONDITIONS

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stand_in import as_nobody, intel_host, need_root, stand_in, write
+from support.stand_in import as_nobody, intel_host, need_root, stand_in, write
 
 from kvmtest.checks import kvm_device
 from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, need_root, write
+from support.stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, need_root, write
 
 from kvmtest.checks import preconditions
 from kvmtest.checks.preconditions import (
@@ -22,9 +22,9 @@ from kvmtest.checks.preconditions import (
     witness_lacks,
 )
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.host.lab import Lab
+from kvmtest.host.facts.lab import Lab
+from kvmtest.host.facts.msr import IA32_PERF_CAPABILITIES
 from kvmtest.host.machine import Machine
-from kvmtest.host.msr import IA32_PERF_CAPABILITIES
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property, find

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stand_in import intel_host, write
+from support.stand_in import intel_host, write
 
 import kvmtest.session as session_module
 from kvmtest.checks import Context

@@ -10,7 +10,7 @@ import pytest
 from kvmtest.checks import soak as module
 from kvmtest.checks.context import Context
 from kvmtest.checks.soak import VMX, soak
-from kvmtest.host.kvm_module import KvmModule
+from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.judge import Absence, Reading, Role, Verdict, claim, control, judge
 from kvmtest.missing import Missing
 

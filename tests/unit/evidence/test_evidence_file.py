@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_strategies import EVIDENCE
 from hypothesis import HealthCheck, given, settings
-from stand_in import as_nobody, fill, small_disk
+from support.evidence_strategies import EVIDENCE
+from support.stand_in import as_nobody, fill, small_disk
 
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save

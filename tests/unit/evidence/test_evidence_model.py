@@ -2,8 +2,8 @@
 
 import json
 
-from evidence_strategies import EVIDENCE, RESULTS
 from hypothesis import given
+from support.evidence_strategies import EVIDENCE, RESULTS
 
 from kvmtest.evidence import SCHEMA, Evidence, Result
 from kvmtest.judge import Role, Verdict, claim, control, measure

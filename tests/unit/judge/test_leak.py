@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy
 import pytest
 from scipy.special import stdtrit
-from simulated_machine import Machine
+from support.simulated_machine import Machine
 
 from kvmtest.judge import Judgement, Reading, Role, Verdict, judge
 from kvmtest.judge.arms import ran

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from leak_grid import CHUNK, Point, points
 from scipy.special import gammaincinv
+from support.leak_grid import CHUNK, Point, points
 
 from kvmtest.judge import Verdict
 

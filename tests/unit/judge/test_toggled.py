@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulated_machine import Machine
+from support.simulated_machine import Machine
 
 from kvmtest.judge import Reading, Role, Verdict, judge
 from kvmtest.judge.leak import conclude

@@ -5,8 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from kernel_files import RELEASE, deb, kvm_modules, module, tree_files, write_tree
-from lab_emulator import Emulator, evidence
+from support.kernel_files import RELEASE, deb, kvm_modules, module, tree_files, write_tree
+from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
 from kvmtest.errors import EnvironmentUnfit

@@ -1,4 +1,4 @@
-"""kvmtest/lab/files.py, and who reads by it: regular files, none without end, none too large."""
+"""kernels/files.py, and who reads by it: regular files, none without end, none too large."""
 
 import gzip
 import os
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernel_files import RELEASE, deb, kvm_modules, tree_files, write_tree
+from support.kernel_files import RELEASE, deb, kvm_modules, tree_files, write_tree
 
+from kvmtest.cache import Cache
 from kvmtest.cli import main
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
-from kvmtest.lab import deb as debs
-from kvmtest.lab import files
-from kvmtest.lab.cache import Cache
-from kvmtest.lab.compression import Corrupt, decompress
-from kvmtest.lab.kernels import resolve
-from kvmtest.lab.modules import ModuleFolder
+from kvmtest.kernels import deb as debs
+from kvmtest.kernels import files
+from kvmtest.kernels.compression import Corrupt, decompress
+from kvmtest.kernels.kernel import resolve
+from kvmtest.kernels.modules import ModuleFolder
 
 MIB = 1 << 20
 

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
-from lab_emulator import Emulator
+from support.kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
+from support.lab_emulator import Emulator
 
-from kvmtest.host.lab import Lab as Told
-from kvmtest.lab import bochs, disk, image, payload, userland
-from kvmtest.lab import bzimage as bzimages
-from kvmtest.lab.bochs import PMU, Bochs
-from kvmtest.lab.emulator import Hardware
+from kvmtest.host.facts.lab import Lab as Told
+from kvmtest.kernels import bzimage as bzimages
+from kvmtest.lab.emulators import bochs
+from kvmtest.lab.emulators.bochs import PMU, Bochs
+from kvmtest.lab.emulators.emulator import Hardware
+from kvmtest.lab.image import contents as image
+from kvmtest.lab.image import disk, payload, userland
 from kvmtest.lab.machine import MachineFailed
 
 Patch = pytest.MonkeyPatch

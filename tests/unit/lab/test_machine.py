@@ -18,8 +18,8 @@ import pytest
 
 import kvmtest
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.bochs import Bochs
-from kvmtest.lab.emulator import Hardware, Start
+from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.emulator import Hardware, Start
 from kvmtest.lab.machine import Machine, MachineFailed, Outcome
 
 # It finds its ports where a bochsrc, or a saved machine's config, says they are.
@@ -393,8 +393,8 @@ OWNER = """
 import signal
 import sys
 from pathlib import Path
-from kvmtest.lab.bochs import Bochs
-from kvmtest.lab.emulator import Hardware, Start
+from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.emulator import Hardware, Start
 from kvmtest.lab.machine import Machine
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from kernel_files import RELEASE
-from lab_emulator import Emulator, evidence
+from support.kernel_files import RELEASE
+from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
 from kvmtest.judge import Verdict

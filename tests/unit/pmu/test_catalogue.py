@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from stand_in import stand_in
+from support.stand_in import stand_in
 
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import hardware_pmu
+from kvmtest.host.facts.perf_pmus import hardware_pmu
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, Event, find_event

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import Pmu
+from kvmtest.host.facts.perf_pmus import Pmu
 from kvmtest.pmu.event import Event, PmuTerms, Tracepoint, listed, parse
 
 # As a kernel on an Intel CPU has them, and a term in two pieces as AMD's PMU has it.

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from stand_in import as_nobody
+from support.stand_in import as_nobody
 
 from kvmtest.errors import UsageError
-from kvmtest.host.perf_pmus import hardware_pmu, perf_event_paranoid
+from kvmtest.host.facts.perf_pmus import hardware_pmu, perf_event_paranoid
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, CounterGroup, Event, UserCounters, find_event

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from stand_in import stand_in
+from support.stand_in import stand_in
 
 from kvmtest.pmu import CounterError, Event
 from kvmtest.pmu.refusal import not_counted, not_opened

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from stand_in import intel_host
+from support.stand_in import intel_host
 
 from kvmtest.checks.preconditions import PRECONDITIONS, lacking
 from kvmtest.cli import main
-from kvmtest.host.lab import VARIABLE
+from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from evidence_strategies import EVIDENCE
 from hypothesis import HealthCheck, given, settings
+from support.evidence_strategies import EVIDENCE
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence, Result

@@ -3,9 +3,9 @@
 from xml.etree import ElementTree
 
 import pytest
-from evidence_strategies import RESULTS
 from hypothesis import given
 from hypothesis import strategies as st
+from support.evidence_strategies import RESULTS
 
 from kvmtest.evidence import Result
 from kvmtest.judge import Reading, Role, Verdict, claim, control

@@ -4,9 +4,9 @@ import re
 from typing import NamedTuple
 
 import pytest
-from evidence_strategies import RESULTS
 from hypothesis import given
 from hypothesis import strategies as st
+from support.evidence_strategies import RESULTS
 
 from kvmtest.evidence import Result
 from kvmtest.judge import Verdict, claim, control, measure

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from leak_simulation import COUNTER, readings, simulated
+from support.leak_simulation import COUNTER, readings, simulated
 
 from kvmtest.cli import main
 from kvmtest.evidence import Evidence, Result, save

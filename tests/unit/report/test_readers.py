@@ -3,9 +3,9 @@
 The kernel's own parser of KTAP is held against it in tests/e2e/test_kunit.py.
 """
 
-from evidence_strategies import RUNS
 from hypothesis import given
 from junitparser import Error, Failure, JUnitXml, Skipped
+from support.evidence_strategies import RUNS
 from tap.parser import Parser
 
 from kvmtest.evidence import Evidence

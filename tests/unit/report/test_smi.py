@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import FACP, XEON, fadt_table, intel_host, write
+from support.stand_in import FACP, XEON, fadt_table, intel_host, write
 
 from kvmtest.cli import main
 from kvmtest.errors import KvmtestError
-from kvmtest.host.lock import Lock
-from kvmtest.host.msr import MSR_SMI_COUNT
+from kvmtest.host.changes.lock import Lock
+from kvmtest.host.facts.msr import MSR_SMI_COUNT
 from kvmtest.host.tree import Tree
 from kvmtest.report import smi as smi_report
 from kvmtest.smi import Proof, Ready

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TextIO
 
 import pytest
-from evidence_strategies import EVIDENCE, RESULTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.evidence_strategies import EVIDENCE, RESULTS
 
 from kvmtest.evidence import Evidence, Result
 from kvmtest.judge import Verdict, measure

@@ -7,10 +7,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from stand_in import KMSG, stand_in
+from support.stand_in import KMSG, stand_in
 
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.host.kernel_log import KernelLog
+from kvmtest.host.observe.kernel_log import KernelLog
 from kvmtest.missing import Missing
 from kvmtest.smi import Periodic, Proof, Triggered, prove
 

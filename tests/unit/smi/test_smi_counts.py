@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_in import intel_host, stand_in, write
+from support.stand_in import intel_host, stand_in, write
 
+from kvmtest.host.facts.msr import MSR_SMI_COUNT, MsrAccess
 from kvmtest.host.machine import Machine
-from kvmtest.host.msr import MSR_SMI_COUNT, MsrAccess
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, find_event

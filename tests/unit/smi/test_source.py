@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.host.tsc import tsc_hz
+from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.smi import Periodic, Triggered
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import (
+from support.stand_in import (
     FACP,
     XEON,
     await_free,
@@ -24,12 +24,12 @@ from stand_in import (
 )
 
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.host.fadt import Fadt
-from kvmtest.host.journal import RECORD, Journal, parse
-from kvmtest.host.lab import Lab
+from kvmtest.host.changes.journal import RECORD, Journal, parse
+from kvmtest.host.facts.fadt import Fadt
+from kvmtest.host.facts.lab import Lab
+from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
-from kvmtest.host.tsc import tsc_hz
 from kvmtest.missing import Missing
 from kvmtest.smi import (
     AFTER,
@@ -389,7 +389,7 @@ def test_a_write_that_is_not_refused_ends_the_source_and_is_taken_back(
 RUN_THAT_IS_KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kvmtest.host.journal import Journal
+from kvmtest.host.changes.journal import Journal
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.smi import choose, ready

@@ -1,0 +1,118 @@
+"""The counters of a leak experiment
+=================================
+
+What a guest's execution is counted by, and what the guest is known to have executed meanwhile: the
+host's perf events that count guest mode, or the guest's own counters.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.guests import Guest, mailbox
+from kvmtest.host.facts.perf_pmus import core_pmu
+from kvmtest.host.machine import Machine
+from kvmtest.missing import Missing
+from kvmtest.pmu import CounterGroup, find_event
+
+__all__ = ["Counters", "GuestCounters", "HostCounters"]
+
+# SDM volume 4, table 2-2, and volume 3, 20.2 (architectural performance monitoring).
+IA32_PERFEVTSEL0, IA32_FIXED_CTR_CTRL, IA32_PERF_GLOBAL_CTRL = 0x186, 0x38D, 0x38F
+INSTRUCTIONS_RETIRED = 0xC0
+USR, OS, ENABLE = 1 << 16, 1 << 17, 1 << 22
+FIXED_OS, FIXED_USR = 1, 2
+#: RDPMC's bit for fixed counters, which also enables the first of them in IA32_PERF_GLOBAL_CTRL.
+RDPMC_FIXED, GLOBAL_FIXED = 1 << 30, 1 << 32
+
+#: A guest that has to share its CPU with SMIs and threads needs longer than it watches.
+PATIENCE_S = 10.0
+
+
+class Counters(Protocol):
+    """Something that counts a guest, which waits for commands."""
+
+    def read(self) -> Mapping[str, int]:
+        """Return the counts by name; the guest may have to run for it."""
+
+    def known(self, polls: int, gaps: int) -> Mapping[str, int]:
+        """Return what a watch adds to counts of which it is known, but for a constant."""
+
+
+class HostCounters:
+    """perf events that count this thread's guest mode alone, user and kernel mode apart.
+
+    Some Atom cores count one instruction more for each VM-exit and entry: what exits cost is left
+    in the counts, and kvmtest.judge.baseline learns it from windows without SMIs.
+
+    ``instructions`` alone, those in kernel mode, are what all that the guest executes is known of.
+
+    A context manager. Raises CounterError.
+    """
+
+    def __init__(self, machine: Machine, cpu: int, *, instructions: bool = False) -> None:
+        pmus = machine.pmus
+        if isinstance(pmus, Missing):
+            raise EnvironmentUnfit(str(pmus))
+        pmu = core_pmu(pmus, cpu)
+        if isinstance(pmu, Missing):
+            raise EnvironmentUnfit(str(pmu))
+        kernel, user = (
+            [f"{pmu.name}/{event}/{mode}G" for event in ("instructions", "cpu-cycles")]
+            for mode in "ku"
+        )
+        self._instructions = kernel[0]
+        # The guest runs in kernel mode alone.
+        self._nothing = {} if instructions else dict.fromkeys(user, 0)
+        names = kernel[:1] if instructions else [*kernel, *user]
+        events = [find_event(machine.tree, name, pmus) for name in names]
+        self._group = CounterGroup(machine.tree, events, pinned=True)
+
+    def __enter__(self) -> "HostCounters":
+        self._group.enable()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._group.close()
+
+    def read(self) -> Mapping[str, int]:
+        """Return the counts. Raises CounterError."""
+        return self._group.read().by_name()
+
+    def known(self, polls: int, gaps: int) -> Mapping[str, int]:
+        """Return the instructions of a watch, and that nothing is done in user mode."""
+        return {self._instructions: mailbox.watched(polls, gaps), **self._nothing}
+
+
+class GuestCounters:
+    """The guest's own counters: a fixed and a general one, both of instructions, read by RDPMC.
+
+    What the guest executes between two reads of one is its watch and a constant more.
+    """
+
+    _INDICES: Mapping[str, int] = {
+        "guest's instructions (fixed counter 0)": RDPMC_FIXED,
+        "guest's instructions (counter 0)": 0,
+    }
+    _SETUP: Mapping[int, int] = {
+        IA32_FIXED_CTR_CTRL: FIXED_OS | FIXED_USR,
+        IA32_PERFEVTSEL0: INSTRUCTIONS_RETIRED | USR | OS | ENABLE,
+        IA32_PERF_GLOBAL_CTRL: GLOBAL_FIXED | 1,
+    }
+
+    def __init__(self, guest: Guest) -> None:
+        """Switch the counters on; raises GuestFault where KVM gives the guest none."""
+        self._guest = guest
+        writes = [mailbox.wrmsr(msr, value) for msr, value in self._SETUP.items()]
+        for result in guest.execute(*writes):
+            _ = result.value
+
+    def read(self) -> Mapping[str, int]:
+        """Have the guest read its counters."""
+        reads = [mailbox.rdpmc(index) for index in self._INDICES.values()]
+        results = self._guest.execute(*reads, timeout=PATIENCE_S)
+        return dict(zip(self._INDICES, (result.value for result in results), strict=True))
+
+    def known(self, polls: int, gaps: int) -> Mapping[str, int]:
+        """Return the instructions of a watch; those around it are a constant."""
+        return dict.fromkeys(self._INDICES, mailbox.watched(polls, gaps))

@@ -1,0 +1,310 @@
+"""The leak walk
+=============
+
+The witness leak of properties that others look at too. Once a run, vCPUs go through what these
+properties are about, one step after the other, and a few windows after each step show whether SMM
+is counted then. Each property has its own step's windows judged, against one other's.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+from kvmtest._native import lib
+from kvmtest.checks.context import Context
+from kvmtest.checks.preconditions import answer, witness_lacks
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.guests import Guest, mailbox
+from kvmtest.guests.nested import NestedGuest
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
+from kvmtest.host.machine import Machine
+from kvmtest.judge import Absence, Reading
+from kvmtest.judge.leak import conclude
+from kvmtest.judge.samples import Arm, Samples, Toggle, Window
+from kvmtest.kvm import MsrRefused
+from kvmtest.missing import Missing
+
+from .counters import Counters, HostCounters
+from .windows import Body, Crew, Disturbed, Watcher, disturbance, experiment, more_quiet, set_knob
+
+__all__ = ["LENGTH", "OFF", "ON", "Step", "also_leaks"]
+
+#: Windows with SMIs of a step with the knob on, and with it off, and their length in those of other
+#: experiments. With it on a hundredth of what is counted with it off must show, in all fewer than a
+#: hundred SMIs are judged for a property, and what a window costs hardly goes by its length.
+ON, OFF, LENGTH = 8, 6, 1.2
+#: So many times as many where each window has the SMIs of one trigger, and after so many of these
+#: one without.
+PATIENT, QUIET_EACH = 2, 4
+
+
+class Step(StrEnum):
+    """What vCPUs went through, in words that follow "counts SMM"."""
+
+    TOGGLED = "after a toggle"
+    NEW = "on a new vCPU"
+    REFUSED = "after writes of bit 14"
+    WRITTEN = "after writes of DEBUGCTL"
+    MIGRATED = "after a toggle and a move to another CPU"
+    RUNNING = "after a toggle amid its KVM_RUN"
+    VMFAIL = "in L1 after a VM-Fail"
+
+
+#: The step whose windows with the knob off show what an SMI counts.
+REFERENCE = {step: Step.TOGGLED if step is Step.NEW else Step.NEW for step in Step}
+
+
+@dataclass
+class Walk:
+    """What was read on the way, before the first step and in each, and the samples.
+
+    ``error`` ended it early, whatever it was: nobody walks the way again.
+    """
+
+    before: list[Reading | Absence] = field(default_factory=list)
+    readings: dict[Step, list[Reading | Absence]] = field(default_factory=dict)
+    windows: dict[Step, list[Window]] = field(default_factory=dict)
+    quiet: list[Window] = field(default_factory=list)
+    toggles: list[Toggle] = field(default_factory=list)
+    error: Exception | None = None
+
+    def has(self, step: Step) -> bool:
+        """Whether the step can be judged."""
+        return bool(self.windows.get(step) and self.windows.get(REFERENCE[step]))
+
+    def samples(self, step: Step) -> Samples:
+        """Return what a step is judged by, in the order in which it was taken."""
+        off = [window for window in self.windows[REFERENCE[step]] if window.arm is Arm.CONTROL]
+        reference = [replace(window, state="") for window in off]
+        windows = [*self.quiet, *reference, *self.windows[step]]
+        windows.sort(key=lambda window: window.began)
+        return Samples(windows, toggles=self.toggles)
+
+
+def also_leaks(context: Context, step: Step) -> Observations:
+    """Have the witness leak look at a step, where it can; elsewhere others have to do.
+
+    Raises what ended the walk before the step was done.
+    """
+    if witness_lacks(context.machine, "leak"):
+        return
+    hindrance = answer(context.machine, "guest-events")
+    if hindrance:
+        yield Absence("leak", hindrance)
+        return
+    if __name__ not in context.found:
+        context.found[__name__] = _walked(context)
+    walk: Walk = context.found[__name__]
+    yield from walk.before
+    if walk.has(step):
+        for each in (REFERENCE[step], step):
+            yield from walk.readings[each]
+        samples = walk.samples(step)
+        yield from (toggle.reading(at) for at, toggle in enumerate(samples.toggles))
+        yield from (window.reading(at) for at, window in enumerate(samples.windows))
+        yield from conclude(samples)
+    elif isinstance(walk.error, Disturbed):
+        # Noise, of which another run may be free: no precondition is missing.
+        yield disturbance(walk.error)
+        yield Absence("leak", Missing(str(walk.error)))
+    elif walk.error:
+        raise walk.error
+
+
+def _walked(context: Context) -> Walk:
+    """Perform every step; return what was recorded, and what ended it if it was not the last."""
+    walk = Walk()
+    here = walk.before
+
+    def way(scene: Scene, crew: Crew, times: int = 1) -> Observations:
+        nonlocal here
+        for step, go in STEPS.items():
+            here = walk.readings[step] = []
+            if times > 1:
+                scene.say(f"SMIs {step}")
+            walkers = Walkers(scene, crew, step, [], walk, times)
+            yield from go(walkers)
+            # Not before the step is done.
+            walk.windows[step] = walkers.taken
+        every = chain(walk.quiet, *walk.windows.values())
+        walk.quiet.extend(window for window, _ in more_quiet(crew, every, LENGTH))
+
+    def patient_way(scene: Scene, crew: Crew) -> Observations:
+        if crew.smis.windows.waited:
+            raise Disturbed("SMIs that come by themselves are too few to look at each step")
+        yield from way(scene, crew, PATIENT)
+
+    try:
+        for reading in experiment(context, _counters, Body(way, patient_way), knob=1):
+            here.append(reading)
+    except Exception as error:
+        walk.error = error
+    return walk
+
+
+def _counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counters:
+    return stack.enter_context(HostCounters(machine, cpu, instructions=True))
+
+
+class Walkers(NamedTuple):
+    """A crew at one step of a walk, and the windows ``taken`` in it.
+
+    They are so many ``times`` as many as usual.
+    """
+
+    scene: Scene
+    crew: Crew
+    step: Step
+    taken: list[Window]
+    walk: Walk
+    times: int = 1
+
+    def set_knob(self, value: int) -> Observations:
+        """Write the knob for certain, and keep when."""
+        toggle = yield from set_knob(self.scene, value)
+        self.walk.toggles.append(toggle)
+
+    def take(self, knob: int, count: int) -> None:
+        """Take windows with SMIs, and one without, more of both where SMIs come by ones."""
+        arm = Arm.TREATMENT if knob else Arm.CONTROL
+        each = count if self.times == 1 else QUIET_EACH
+        for number in range(1, self.times * count + 1):
+            windows = [window for window, _ in self.crew.take(arm, LENGTH)]
+            self.taken.extend(replace(window, state=self.step.value) for window in windows)
+            if not number % each:
+                self.walk.quiet.extend(window for window, _ in self.crew.take(Arm.QUIET, LENGTH))
+
+
+def _toggled(walkers: Walkers) -> Observations:
+    """Turn the knob off, under a vCPU that was made and ran while it was on."""
+    yield from walkers.set_knob(0)
+    walkers.take(0, OFF)
+
+
+def _new(walkers: Walkers) -> Observations:
+    """Make a new vCPU with the knob on, another while it stays on, and one with it off."""
+    yield from walkers.set_knob(1)
+    for _ in range(2):
+        yield from walkers.crew.begin_anew(walkers.scene)
+        walkers.take(1, ON // 2)
+    yield from walkers.set_knob(0)
+    yield from walkers.crew.begin_anew(walkers.scene)
+    walkers.take(0, OFF)
+
+
+def _refused(walkers: Walkers) -> Observations:
+    """Have guest and userspace write bit 14, refused or not, under a vCPU that saw no toggle."""
+
+    def wrote(watcher: Watcher) -> bool:
+        watcher.guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+        with suppress(MsrRefused):
+            watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM)
+        return True
+
+    yield from walkers.crew.undergo("the guest and userspace wrote bit 14, or tried", wrote)
+    walkers.take(0, OFF)
+
+
+def _written(walkers: Walkers) -> Observations:
+    """Have the guest, then userspace write what both may, once KVM has seen the knob on."""
+
+    def guest_wrote(watcher: Watcher) -> bool:
+        (result,) = watcher.guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, 0))
+        return result.fault is None
+
+    def userspace_wrote(watcher: Watcher) -> bool:
+        watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
+        return True
+
+    yield from walkers.set_knob(1)
+    walkers.crew.settle()
+    for writer, wrote in (("the guest", guest_wrote), ("userspace", userspace_wrote)):
+        yield from walkers.crew.undergo(f"{writer} wrote 0 to DEBUGCTL", wrote)
+        walkers.take(1, ON // 2)
+
+
+def _migrated(walkers: Walkers) -> Observations:
+    """Turn the knob on, and have vCPUs run on another CPU first."""
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2:
+        return
+
+    def moved(watcher: Watcher) -> bool:
+        own = os.sched_getaffinity(0)  # of the vCPU's thread
+        os.sched_setaffinity(0, {min(cpus - own)})
+        try:
+            watcher.settle()
+        finally:
+            os.sched_setaffinity(0, own)
+        return True
+
+    yield from walkers.set_knob(0)
+    walkers.crew.settle()
+    yield from walkers.set_knob(1)
+    yield from walkers.crew.undergo("the vCPU ran on another CPU, and came back", moved)
+    walkers.take(1, ON)
+
+
+def _running(walkers: Walkers) -> Observations:
+    """Turn the knob on while vCPUs run, amid each window; SMIs come after that alone.
+
+    Where a vCPU's KVM_RUN began later than the toggle, its window is of no arm.
+    """
+    if len(os.sched_getaffinity(0)) < 2:
+        return
+    for _ in range(walkers.times * ON):
+        yield from walkers.set_knob(0)
+        walkers.crew.settle()
+        toggle, taken = walkers.crew.take_around(
+            Arm.TREATMENT, partial(_toggle, walkers.scene, 1), LENGTH
+        )
+        walkers.walk.toggles.append(toggle)
+        for window, _ in taken:
+            arm = window.arm if window.began < toggle.began else Arm.MIXED
+            walkers.taken.append(replace(window, arm=arm, state=walkers.step.value))
+
+
+def _toggle(scene: Scene, value: int) -> Toggle:
+    """Write the knob, and look at nothing."""
+    began = lib.clock_tsc()
+    scene.knob.set(scene.journal, value)
+    return Toggle(value, began, lib.clock_tsc())
+
+
+def _vmfail(walkers: Walkers) -> Observations:
+    """Have an entry to L2 fail that is the first to see the knob on."""
+    if answer(walkers.scene.machine, "nested"):
+        return
+    nested: dict[int, NestedGuest] = {}
+
+    def launched(watcher: Watcher) -> bool:
+        l2 = nested[watcher.vcpu] = NestedGuest(watcher.guest)
+        l2.enter()
+        l2.spoil()
+        return l2.is_in_l2
+
+    yield from walkers.set_knob(0)
+    walkers.crew.settle()
+    yield from walkers.crew.undergo("L1 launched L2", launched)
+    yield from walkers.set_knob(1)
+    what = "L1 went on after an entry to L2 failed that saw the toggle"
+    yield from walkers.crew.undergo(what, lambda watcher: nested[watcher.vcpu].fail())
+    walkers.take(1, ON)
+
+
+#: In this order: bit 14 is written under a vCPU that never saw the knob on, and what nesting spoils
+#: comes last.
+STEPS: dict[Step, Callable[[Walkers], Observations]] = {
+    Step.TOGGLED: _toggled,
+    Step.NEW: _new,
+    Step.REFUSED: _refused,
+    Step.WRITTEN: _written,
+    Step.MIGRATED: _migrated,
+    Step.RUNNING: _running,
+    Step.VMFAIL: _vmfail,
+}

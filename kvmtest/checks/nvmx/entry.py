@@ -1,0 +1,35 @@
+"""Nested guests
+=============
+
+nvmx.*: what L2 runs with, and L1 after an entry to L2 that only the CPU refuses.
+"""
+
+from kvmtest.checks.context import Context
+from kvmtest.checks.leaks.walk import Step, also_leaks
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.guests.nested import NestedGuest
+from kvmtest.judge import control
+
+__all__ = ["vmfail_reload"]
+
+
+def vmfail_reload(context: Context) -> Observations:
+    """Toggle the knob before an entry to L2 that fails, and look at what L1 runs with after it.
+
+    The failing entry is the first to see the toggle, so that KVM knows of it when L1 goes on.
+    """
+    with Scene(context, "vmcs") as scene, scene.guest() as guest:
+        yield from scene.begin()
+        scene.run(guest)
+        nested = NestedGuest(guest)
+        for value in (1, 0, 1):
+            yield from scene.set_knob(1 - value)
+            nested.enter()
+            nested.spoil()
+            yield from scene.set_knob(value)
+            state = f"after an entry to L2 failed that saw freeze_on_smi go to {value}"
+            what, remedy = f"L1 went on {state}", "report this KVM: it does not refuse it"
+            yield control("vmcs", what, nested.fail(), True, remedy)
+            yield from scene.look(guest, state, value)
+        yield from scene.end(guest)
+    yield from also_leaks(context, Step.VMFAIL)

@@ -1,0 +1,92 @@
+"""Leaks on AMD
+============
+
+svm.leak.guest-only: what events that count guest mode alone count for each SMI. AMD CPUs have no
+bit that keeps SMM out of counters, so that this is a figure and no claim: where KVM intercepts SMIs
+(kvm_amd's parameter intercept_smi) they come in host mode, after a VM-exit, and elsewhere they are
+counted.
+
+Of the events that KVM makes happen AMD counts VMRUN alone, as a branch (perf's branches are not
+used here); what a VM-exit costs is learnt from windows without SMIs.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from kvmtest.checks.context import Context
+from kvmtest.checks.leaks.windows import (
+    Body,
+    Crew,
+    experiment,
+    record,
+    tell_noise,
+    with_host_counters,
+)
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.judge import Reading, measure
+from kvmtest.judge.arms import ran
+from kvmtest.judge.baseline import Baseline, Covariates
+from kvmtest.judge.excess import due
+from kvmtest.judge.samples import Arm, Samples, Window
+from kvmtest.missing import Missing
+
+__all__ = ["figures", "guest_only"]
+
+#: More where each window has the SMIs of one trigger.
+ROUNDS, PATIENT = 9, 20
+
+
+def guest_only(context: Context) -> Observations:
+    """Count guests' execution by guest-only perf events, with SMIs and without in turns."""
+    body = Body(_arms, partial(_arms, rounds=PATIENT))
+    yield from tell_noise(experiment(context, with_host_counters, body))
+
+
+def _arms(scene: Scene, crew: Crew, rounds: int = ROUNDS) -> Observations:
+    module = scene.machine.kvm_module
+    intercepts = module if isinstance(module, Missing) else module.enabled("intercept_smi")
+    said = intercepts.what if isinstance(intercepts, Missing) else intercepts
+    yield measure("leak", "KVM intercepts SMIs", said)
+    samples = Samples()
+    for turn in range(rounds):
+        scene.say(f"SMIs by {crew.smis.source.name}: round {turn + 1} of {rounds}")
+        # There is no knob, so that windows with SMIs are of neither of its arms.
+        for arm in (Arm.QUIET, Arm.MIXED):
+            yield from record(crew.take(arm), samples)
+    yield from figures(samples, crew.smis.count.name)
+
+
+def figures(samples: Samples, count: str) -> list[Reading]:
+    """Return how many SMIs ``count`` counted, and what each counter gained for each of them."""
+    quiet = [w for w in samples.windows if w.arm is Arm.QUIET and not w.smis]
+    noisy = [w for w in samples.windows if w.arm is not Arm.QUIET and w.smis]
+    smis = sum(window.smis for window in noisy)
+    in_guest = sum(window.guest_smis or 0 for window in noisy)
+    told = f"{smis} in {len(noisy)} windows, {in_guest} in guest mode"
+    readings = [measure("leak", f"SMIs that {count} counted", told)]
+    if not quiet or not noisy:
+        return readings
+    ran_for = ran(samples.windows, samples.gaps)
+    for name in quiet[0].counted:
+        known = all(name in window.known for window in samples.windows)
+        excess = _excess(name, quiet, noisy, due(name, quiet, None if known else ran_for))
+        what = f"{name} per SMI"
+        observed = "too few quiet windows" if excess is None else round(excess / smis, 3)
+        readings.append(measure("leak", what, observed, smis=smis, windows=len(noisy)))
+    return readings
+
+
+def _excess(
+    name: str,
+    quiet: list[Window],
+    noisy: list[Window],
+    expected: Callable[[Window], float],
+) -> float | None:
+    """Return what a counter gained in all noisy windows above what it does without SMIs."""
+
+    def gains(windows: Iterable[Window]) -> list[float]:
+        return [window.counted[name] - expected(window) for window in windows]
+
+    covariates = Covariates(quiet)
+    baseline = Baseline.fit(covariates, gains(quiet))
+    return None if baseline is None else sum(baseline.rests(gains(noisy), covariates.of(noisy)))

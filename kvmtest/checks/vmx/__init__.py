@@ -1,0 +1,5 @@
+"""Checks of VMX
+=============
+
+Entries, what guests may write, and leaks, on Intel hosts.
+"""

@@ -1,0 +1,209 @@
+"""What VMX guests may write
+=========================
+
+vmx.guest.wrmsr-refused, vmx.guest.write-keeps-host-bit and vmx.guest.rtm-debug.
+"""
+
+from collections.abc import Callable
+
+from kvmtest.checks.context import Context
+from kvmtest.checks.guest import GENERAL_PROTECTION, msr_controls
+from kvmtest.checks.leaks.walk import Step, also_leaks
+from kvmtest.checks.scene import OWN_BITS, Observations, Scene, allowed_bits
+from kvmtest.guests import Guest, UnexpectedExit, mailbox
+from kvmtest.host.facts.cpu import Cpu
+from kvmtest.host.facts.msr import (
+    IA32_DEBUGCTL,
+    IA32_DEBUGCTL_FREEZE_WHILE_SMM,
+    IA32_PERF_CAPABILITIES,
+)
+from kvmtest.judge import Reading, claim, control
+from kvmtest.kvm import Cpuid, FailEntryExit, MsrRefused
+
+__all__ = [
+    "REFUSED",
+    "TAKEN",
+    "guest_write",
+    "rtm_debug",
+    "user_write",
+    "write_keeps_host_bit",
+    "wrmsr_refused",
+]
+
+RTM_DEBUG = 1 << 15
+#: Single-step on branches: KVM takes the write, and drops the bit.
+BTF = 1 << 1
+#: CPUID.7.0:EBX bit 11, and IA32_PERF_CAPABILITIES bits 5:0 (Intel SDM volumes 2 and 4).
+CPUID_RTM = 1 << 11
+LBR_FORMAT = 0x3F
+
+TAKEN, REFUSED = "taken", "refused"
+
+
+def wrmsr_refused(context: Context) -> Observations:
+    """Have the guest and userspace write bit 14, alone and with bits that are allowed.
+
+    The knob is on, then off; the whole of DebugCtl must be the same before and after.
+    """
+    # Without a PMU a guest has no bits about LBRs, with which bit 14 is written too.
+    with Scene(context, "guest", "vmcs") as scene, scene.guest(pmu=True) as guest:
+        yield from scene.begin()
+        scene.run(guest)
+        yield from msr_controls(guest)
+        yield _take_control(guest)
+        own = sum(allowed_bits(guest.vcpu))
+        for knob in (1, 0):
+            yield from scene.set_knob(knob)
+            with_knob = f"with freeze_on_smi={knob}"
+            before = after = None
+            if scene.refusals:
+                before = yield from scene.dump(guest.vcpu, f"before refused writes {with_knob}")
+            for value in {IA32_DEBUGCTL_FREEZE_WHILE_SMM, IA32_DEBUGCTL_FREEZE_WHILE_SMM | own}:
+                what = f"WRMSR 0x1d9={value:#x} in the guest {with_knob}"
+                yield claim("guest", what, guest_write(guest, value), REFUSED)
+                what = f"KVM_SET_MSRS 0x1d9={value:#x} {with_knob}"
+                yield claim("guest", what, user_write(guest, value), REFUSED)
+            if scene.refusals:
+                after = yield from scene.dump(guest.vcpu, f"after refused writes {with_knob}")
+            if before and after:
+                what = f"DebugCtl in the VMCS after refused writes {with_knob}"
+                yield claim("vmcs", what, hex(after.debugctl), hex(before.debugctl))
+        yield from scene.end(guest)
+    yield from also_leaks(context, Step.REFUSED)
+
+
+def write_keeps_host_bit(context: Context) -> Observations:
+    """Have the guest and userspace write bits that they may set, BTF and 0; look after each write.
+
+    Then toggle the knob under the guest's bits, which must stay.
+    """
+    with Scene(context, "guest", "vmcs") as scene, scene.guest(pmu=True) as guest:
+        yield from scene.begin()
+        _allow_lbr_bits(scene, guest)
+        scene.run(guest)
+        yield from msr_controls(guest)
+        writers: list[tuple[str, Callable[[Guest, int], str], list[int]]] = [
+            ("the guest's WRMSR", guest_write, _guest_bits(guest)),
+            ("KVM_SET_MSRS", user_write, allowed_bits(guest.vcpu)),
+        ]
+        for knob in (1, 0):
+            yield from scene.set_knob(knob)
+            scene.run(guest)
+            for writer, write, bits in writers:
+                for value in (*bits, BTF, 0):
+                    state = f"after {writer} 0x1d9={value:#x} with freeze_on_smi={knob}"
+                    yield from _written(scene, guest, write, value, state, knob)
+        for bit in writers[1][2][:1]:
+            yield from _bits_under_toggles(scene, guest, bit)
+        yield from scene.end(guest)
+    yield from also_leaks(context, Step.WRITTEN)
+
+
+def rtm_debug(context: Context) -> Observations:
+    """Have guests with RTM in their CPUID and without it write bit 15, and userspace for them."""
+    cpu = context.machine.cpu
+    has_rtm = isinstance(cpu, Cpu) and "rtm" in cpu.features
+    with Scene(context, "guest") as scene:
+        supported = scene.system.get_supported_cpuid()
+        for guest_has in (True, False):
+            with scene.guest(_with_rtm(supported, guest_has)) as guest:
+                scene.run(guest)
+                yield from msr_controls(guest)
+                yield _take_control(guest)
+                who = f"a guest {'with' if guest_has else 'without'} RTM"
+                on = f"on a host {'with' if has_rtm else 'without'} RTM"
+                expected = TAKEN if has_rtm else REFUSED
+                what = f"KVM_SET_MSRS 0x1d9={RTM_DEBUG:#x} for {who} {on}"
+                yield claim("guest", what, user_write(guest, RTM_DEBUG), expected)
+                guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
+                expected = TAKEN if has_rtm and guest_has else REFUSED
+                what = f"WRMSR 0x1d9={RTM_DEBUG:#x} in {who} {on}"
+                yield claim("guest", what, guest_write(guest, RTM_DEBUG), expected)
+
+
+def _written(
+    scene: Scene,
+    guest: Guest,
+    write: Callable[[Guest, int], str],
+    value: int,
+    state: str,
+    knob: int,
+) -> Observations:
+    """Write, and look at the host's bit and at what was written."""
+    yield control("guest", f"the write {state}", write(guest, value), TAKEN, "try again")
+    seen = guest.vcpu.get_msr(IA32_DEBUGCTL)
+    value &= ~BTF
+    yield claim("guest", f"MSR 0x1d9 as userspace reads it {state}", hex(seen), hex(value))
+    if scene.refusals is None:
+        return
+    dump = yield from scene.dump(guest.vcpu, state)
+    if dump:
+        yield scene.debugctl_claim(f"bit 14 of DebugCtl in the VMCS {state}", dump, knob)
+        own = dump.debugctl & ~IA32_DEBUGCTL_FREEZE_WHILE_SMM
+        remedy = "report this kernel: what was written is not in the VMCS"
+        yield control("vmcs", f"the other bits of DebugCtl {state}", hex(own), hex(value), remedy)
+
+
+def _bits_under_toggles(scene: Scene, guest: Guest, bit: int) -> Observations:
+    """Toggle the knob while the guest has a bit of its own."""
+    guest.vcpu.set_msr(IA32_DEBUGCTL, bit)
+    for knob in (1, 0):
+        yield from scene.set_knob(knob)
+        state = f"after freeze_on_smi went to {knob} under the guest's {bit:#x}"
+        scene.run(guest)
+        seen = guest.vcpu.get_msr(IA32_DEBUGCTL)
+        yield claim("guest", f"MSR 0x1d9 as userspace reads it {state}", hex(seen), hex(bit))
+    guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
+
+
+def guest_write(guest: Guest, value: int) -> str:
+    """Have the guest write DEBUGCTL; return what came of it."""
+    try:
+        (result,) = guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, value))
+    except UnexpectedExit as error:
+        if not isinstance(error.exit, FailEntryExit):
+            raise
+        # KVM took what the CPU does not: the guest can't be entered with it.
+        guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
+        guest.resume()
+        return "taken, and the CPU refused to enter"
+    if result.fault is None:
+        return TAKEN
+    return REFUSED if result.fault.vector == GENERAL_PROTECTION else str(result.fault)
+
+
+def user_write(guest: Guest, value: int) -> str:
+    """Have userspace write the guest's DEBUGCTL; return what came of it."""
+    try:
+        guest.vcpu.set_msr(IA32_DEBUGCTL, value)
+    except MsrRefused:
+        return REFUSED
+    return TAKEN
+
+
+def _guest_bits(guest: Guest) -> list[int]:
+    """Return which of OWN_BITS the guest may set; its DEBUGCTL is 0 after it."""
+    allowed = [bit for bit in OWN_BITS if guest_write(guest, bit) == TAKEN]
+    guest_write(guest, 0)
+    return allowed
+
+
+def _take_control(guest: Guest) -> Reading:
+    what = "WRMSR 0x1d9=0 in the guest"
+    return control("guest", what, guest_write(guest, 0), TAKEN, "use a KVM that has MSR 0x1d9")
+
+
+def _allow_lbr_bits(scene: Scene, guest: Guest) -> None:
+    """Give the guest the LBR format that KVM supports, so that it may set the bits about LBRs."""
+    lbr_format = (scene.system.get_feature_msr(IA32_PERF_CAPABILITIES) or 0) & LBR_FORMAT
+    try:
+        guest.vcpu.set_msr(IA32_PERF_CAPABILITIES, lbr_format)
+    except MsrRefused:
+        return  # This guest has no PERF_CAPABILITIES: other bits, and 0, will do.
+
+
+def _with_rtm(cpuid: Cpuid, has: bool) -> Cpuid:
+    leaf = cpuid.find(7)
+    if leaf is None:
+        return cpuid
+    return cpuid.replace(7, ebx=leaf.ebx | CPUID_RTM if has else leaf.ebx & ~CPUID_RTM)

@@ -1,0 +1,98 @@
+"""Toggles while the vCPU runs
+===========================
+
+vmx.entry.toggled-running: the knob's IPI takes the vCPU out of guest mode and in again, all in one
+KVM_RUN.
+"""
+
+import os
+import time
+
+from kvmtest.checks.context import Context
+from kvmtest.checks.leaks.walk import Step, also_leaks
+from kvmtest.checks.scene import Observations, Scene, only_on
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import Guest, Spinning
+from kvmtest.host.facts.msr import IA32_DEBUGCTL
+from kvmtest.host.observe.tracing import Hits
+from kvmtest.judge import Absence, claim, control
+from kvmtest.missing import Missing
+
+from .entry import two_cpus
+
+__all__ = ["toggled_running"]
+
+#: For what takes microseconds on a real machine.
+PATIENCE_S = 10.0
+
+
+def toggled_running(context: Context) -> Observations:
+    """Toggle the knob three times while a vCPU spins on another CPU; look inside and after.
+
+    Inside, the run flags of the re-entries tell; after, the VMCS. The last toggle is once on, once
+    off.
+    """
+    cpus = two_cpus()
+    if isinstance(cpus, Missing):
+        yield from (Absence(witness, cpus) for witness in ("vmcs", "runflags"))
+        return
+    here, there = cpus
+    with Scene(context, "vmcs", "runflags") as scene, scene.guest() as guest, only_on(here):
+        yield from scene.begin()
+        # Opened now: it can't be while the vCPU runs.
+        guest.vcpu.stats()
+        for last in (1, 0):
+            yield from scene.set_knob(1 - last)
+            scene.run(guest)
+            yield from _episode(scene, guest, there, last)
+        yield from scene.end(guest)
+    yield from also_leaks(context, Step.RUNNING)
+
+
+def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
+    with Spinning(guest, cpu) as spinning:
+        if scene.probe:
+            scene.probe.follow([os.getpid(), spinning.task])
+        before = guest.vcpu.entries
+        for value in (last, 1 - last, last):
+            yield from _toggle(scene, guest, cpu, value)
+        calls, goes_on = guest.vcpu.entries - before, spinning.is_running
+    what = "KVM_RUN calls between the first toggle and the last, and whether the first went on"
+    for witness in scene.speakers:
+        yield control(witness, what, f"{calls}, {goes_on}", "0, True", "try again")
+    state = f"after freeze_on_smi went to {last} while the vCPU ran"
+    yield from scene.look(guest, state, last)
+    spinning.release()
+
+
+def _toggle(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
+    """Toggle, and see the vCPU out of guest mode and in again."""
+    scene.collect()
+    exits = guest.vcpu.stat("exits")
+    scene.knob.set(scene.journal, value)
+    others = tuple(other for other in scene.msr.cpus if other != cpu)
+    # Not of the vCPU's own CPU: there the MSR is in KVM's hands.
+    yield from scene.show_msrs(value, others)
+    toggled_us = time.monotonic_ns() // 1000
+    hits = _reentered(scene, guest, cpu, exits, toggled_us)
+    if scene.probe:
+        flagged = any(scene.is_flagged(hit.values["flags"]) for hit in hits.hits)
+        what = f"KVM_RUN_LOAD_DEBUGCTL at the re-entry after freeze_on_smi went to {value}"
+        yield claim("runflags", what, int(flagged), 1, hits=len(hits.hits))
+
+
+def _reentered(scene: Scene, guest: Guest, cpu: int, exits: int, toggled_us: int) -> Hits:
+    """Wait until the vCPU has surely entered the guest again since the toggle; give its hits.
+
+    Reading an MSR of its CPU takes it out once more, so that nothing depends on the clock's tick.
+    """
+    hits = Hits()
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        scene.msr.read(IA32_DEBUGCTL, cpu)
+        hits += scene.collect()
+        is_in = not scene.probe or any(hit.time_us > toggled_us for hit in hits.hits)
+        if is_in and guest.vcpu.stat("exits") > exits:
+            scene.account(hits)
+            return hits
+    raise KvmtestError(f"the vCPU on CPU {cpu} did not enter again in {PATIENCE_S:g} s; try again")

@@ -1,0 +1,5 @@
+"""Witnesses
+=========
+
+A module for each way to look at a property.
+"""

@@ -1,0 +1,127 @@
+"""Refused entries
+===============
+
+Has the CPU refuse one VM-entry of a vCPU, so that KVM dumps the VMCS as that entry found it
+(kvm_intel.dump_invalid_vmcs), and puts the vCPU's state back: it runs on as if nothing had been.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from kvmtest.host.changes.journal import Journal
+from kvmtest.host.observe.kernel_log import KernelLog, Position
+from kvmtest.host.observe.vmcs_dump import VmcsDump, dump_of
+from kvmtest.host.tree import Tree
+from kvmtest.kvm import Exit, FailEntryExit, Vcpu
+from kvmtest.missing import Missing
+
+__all__ = ["Refusal", "Refusals"]
+
+PARAMETER = "/sys/module/kvm_intel/parameters/dump_invalid_vmcs"
+
+#: Exit reason 33, invalid guest state, with bit 31: VM-entry failure (Intel SDM volume 3, 27.8).
+INVALID_GUEST_STATE = 0x80000021
+
+# The dump is in the log when KVM_RUN returns; a record that another CPU has begun can hold it up.
+PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What came of one refused entry: its exit, and the dump with this refusal's FS base.
+
+    ``lost`` counts lines of the kernel log that were overwritten unread since the refusal.
+    """
+
+    exit: Exit
+    fs_base: int
+    dump: VmcsDump | Missing
+    lost: int
+
+    @property
+    def problem(self) -> Missing | None:
+        """Why this shows nothing of the VMCS; None where it does."""
+        reason = getattr(self.exit, "hardware_entry_failure_reason", None)
+        if not isinstance(self.exit, FailEntryExit) or reason != INVALID_GUEST_STATE:
+            end = type(self.exit).__name__ + ("" if reason is None else f" {reason:#x}")
+            what = f"the entry with a non-canonical FS base ended in {end}"
+            return Missing(what, "report this CPU, or the hypervisor above")
+        if self.lost:
+            what = f"{self.lost} lines of the kernel log were lost"
+            return Missing(what, "boot with a larger log_buf_len")
+        return self.dump if isinstance(self.dump, Missing) else None
+
+
+class Refusals:
+    """Makes refusals and reads their dumps from ``log``; close it after use.
+
+    Switches dump_invalid_vmcs on through ``journal``.
+    """
+
+    def __init__(self, journal: Journal, log: KernelLog, *, is_own: bool = False) -> None:
+        journal.write(PARAMETER, "1")
+        self._log = log
+        self._is_own = is_own
+        self._patience = 0.0 if journal.dry_run else PATIENCE_S
+
+    @classmethod
+    def open(
+        cls, tree: Tree, journal: Journal, log: KernelLog | None = None
+    ) -> "Refusals | Missing":
+        """Switch the dumps on, or say what is missing.
+
+        They are read from ``log``, or where there is none from a reader of their own.
+        """
+        if log is not None:
+            return cls(journal, log)
+        opened = KernelLog.open(tree)
+        if isinstance(opened, Missing):
+            return opened
+        try:
+            return cls(journal, opened, is_own=True)
+        except BaseException:
+            opened.close()
+            raise
+
+    def refuse(self, vcpu: Vcpu) -> Refusal:
+        """Have the CPU refuse the vCPU's next entry, and put the vCPU's segments back."""
+        fs_base = _non_canonical()
+        good, bad = vcpu.get_sregs(), vcpu.get_sregs()
+        bad.fs.base = fs_base
+        before = self._log.here()
+        vcpu.set_sregs(bad)
+        try:
+            end = vcpu.run()
+        finally:
+            vcpu.set_sregs(good)
+        return self._read(end, fs_base, before)
+
+    def _read(self, end: Exit, fs_base: int, before: Position) -> Refusal:
+        deadline = time.monotonic() + self._patience
+        while True:
+            slice_ = self._log.since(before)
+            dump = dump_of(slice_.records, fs_base)
+            left = deadline - time.monotonic()
+            if isinstance(dump, VmcsDump) or left <= 0 or not self._log.await_more(left):
+                return Refusal(end, fs_base, dump, slice_.lost)
+
+    def close(self) -> None:
+        """Close the log where it was opened for this."""
+        if self._is_own:
+            self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _non_canonical() -> int:
+    """Return a fresh address that no CPU takes, whether it has 48 or 57 bits of them.
+
+    Bits 63 to 56 are not all alike; the rest is random, so that its dump is told from any other.
+    """
+    return (1 + secrets.randbelow(0x7E)) << 56 | secrets.randbits(56)

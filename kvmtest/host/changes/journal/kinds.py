@@ -1,0 +1,270 @@
+"""Ways to undo
+============
+
+What an entry of the record can ask for, as a table of functions, each with the arguments it takes.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from kvmtest.host.changes.lock import process_start
+from kvmtest.host.tree import Tree
+
+__all__ = [
+    "GONE",
+    "NOT_UNDONE",
+    "UNDO_KINDS",
+    "CommandError",
+    "Kind",
+    "Site",
+    "one_line",
+    "program",
+    "put",
+    "reload",
+    "remove",
+    "run_command",
+    "text_of",
+]
+
+# An undo whose target has one of these is undone: the file, probe, module or task is gone.
+GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
+
+# Where commands are found besides $PATH, which lacks the sbin directories under plain `su`.
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
+_COMMAND_SECONDS = 60.0
+
+# include/uapi/linux/fs.h; the native module, which has such numbers, is nothing for a guardian.
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
+
+
+class Site(NamedTuple):
+    """Where to undo; commands inherit ``hold``, so that what waits for us waits for them."""
+
+    tree: Tree
+    hold: tuple[int, ...] = ()
+
+
+class Kind(NamedTuple):
+    """A way to undo, and what it takes: each argument's name and its check.
+
+    What it undoes ``outlasts`` a restart of the machine where it is no state of the kernel.
+    """
+
+    undo: Callable[..., None]
+    arguments: Mapping[str, Callable[[Any], bool]]
+    outlasts: bool = False
+
+
+def _undo_write(site: Site, path: str, text: str) -> None:
+    """Write ``text`` to the file, unless it can't be written and says ``text`` already."""
+    target = site.tree.path(path)
+    try:
+        put(target, text, os.O_TRUNC)
+    except OSError as error:
+        if error.errno in GONE or text_of(target) != text:
+            raise
+
+
+def _undo_append(site: Site, path: str, text: str) -> None:
+    """Append ``text``, e.g. "-:kvmtest/probe" to kprobe_events, where truncation clears all."""
+    put(site.tree.path(path), text, os.O_APPEND)
+
+
+def _undo_rmdir(site: Site, path: str) -> None:
+    """Remove a directory of ours, e.g. a tracing instance."""
+    site.tree.path(path).rmdir()
+
+
+def _undo_unlink(site: Site, path: str) -> None:
+    """Remove a file of ours."""
+    remove(site.tree.path(path))
+
+
+def _undo_variable(site: Site, path: str, data: str) -> None:
+    """Write a UEFI variable's bytes, as hexadecimal digits, unless it has them.
+
+    In one write, as efivarfs hands each to the firmware; a file that is there is not made anew.
+    """
+    target, wanted = site.tree.path(path), bytes.fromhex(data)
+    if target.read_bytes() != wanted:
+        fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, wanted)
+        finally:
+            os.close(fd)
+
+
+def _make_mutable(path: Path) -> None:
+    """Take a file's flag immutable away. Raises OSError."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+        left = int.from_bytes(flags[:4], "little") & ~_FS_IMMUTABLE_FL
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, left.to_bytes(8, "little"))
+    finally:
+        os.close(fd)
+
+
+def _undo_affinity(_: Site, pid: int, start: int | None, cpus: list[int]) -> None:
+    """Set the CPUs of the task ``pid`` back, unless its pid is another task's by now."""
+    if process_start(pid) == start:
+        os.sched_setaffinity(pid, cpus)
+
+
+def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
+    """Load a kernel module with these parameters, unless it is loaded with them already.
+
+    It is where it could not be unloaded in the first place, because somebody uses it.
+    """
+    folder = f"/sys/module/{module}"
+    settings = (setting.partition("=") for setting in parameters)
+    is_so = all(site.tree.read(f"{folder}/parameters/{n}") == value for n, _, value in settings)
+    if not (is_so and site.tree.exists(f"{folder}/initstate")):
+        reload(site, module, parameters)
+
+
+def _undo_run(site: Site, argv: list[str]) -> None:
+    """Run the command that takes a command back, e.g. modprobe."""
+    run_command(site, argv)
+
+
+def _undo_nothing(_: Site) -> None:
+    """Leave it: what was set off can't be taken back, e.g. by clear_warn_once."""
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_hex(value: Any) -> bool:
+    try:
+        return _is_text(value) and bool(bytes.fromhex(value))
+    except ValueError:
+        return False
+
+
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int)
+
+
+def _is_start(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_cpus(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_number(cpu) for cpu in value)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(word) for word in value)
+
+
+def _is_argv(value: Any) -> bool:
+    return _is_words(value) and bool(value)
+
+
+#: The kind of what is recorded though nothing undoes it.
+NOT_UNDONE = "nothing"
+
+UNDO_KINDS: Mapping[str, Kind] = {
+    "write": Kind(_undo_write, {"path": _is_text, "text": _is_text}),
+    "append": Kind(_undo_append, {"path": _is_text, "text": _is_text}),
+    "rmdir": Kind(_undo_rmdir, {"path": _is_text}),
+    "unlink": Kind(_undo_unlink, {"path": _is_text}),
+    "variable": Kind(_undo_variable, {"path": _is_text, "data": _is_hex}, outlasts=True),
+    "affinity": Kind(_undo_affinity, {"pid": _is_number, "start": _is_start, "cpus": _is_cpus}),
+    "reload": Kind(_undo_reload, {"module": _is_text, "parameters": _is_words}),
+    "run": Kind(_undo_run, {"argv": _is_argv}),
+    NOT_UNDONE: Kind(_undo_nothing, {}),
+}
+
+
+class CommandError(Exception):
+    """A command could not be run, or failed."""
+
+
+def one_line(error: Exception) -> str:
+    """Return what ``error`` says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def text_of(path: Path) -> str | None:
+    """Return the stripped text of ``path``, every byte kept, or None where it can't be read."""
+    try:
+        return path.read_bytes().decode(errors="surrogateescape").strip()
+    except OSError:
+        return None
+
+
+def put(path: Path, text: str, flags: int) -> None:
+    """Write ``text`` and a newline to a file that is there. Raises OSError."""
+    data = f"{text}\n".encode(errors="surrogateescape")
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, also an immutable one, as efivarfs makes of a name that it does not know.
+
+    Raises OSError.
+    """
+    try:
+        path.unlink()
+    except PermissionError:
+        _make_mutable(path)
+        path.unlink()
+
+
+def run_command(site: Site, argv: Sequence[str]) -> None:
+    """Run ``argv``, its program and working directory in the tree. Raises CommandError."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            argv,
+            executable=program(site.tree, argv[0]),
+            cwd=site.tree.root,
+            pass_fds=site.hold,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_COMMAND_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"it did not end in {error.timeout:g} s") from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise CommandError(f"exit status {done.returncode}: {said[-1] if said else 'no word'}")
+
+
+def reload(site: Site, module: str, parameters: Sequence[str]) -> None:
+    """Unload a kernel module if it is loaded, and load it with ``parameters`` (name=value).
+
+    rmmod leaves alone the modules that it depends on, and their parameters; modprobe -r would not.
+    Raises CommandError.
+    """
+    if site.tree.exists(f"/sys/module/{module}/initstate"):
+        run_command(site, ["rmmod", module])
+    run_command(site, ["modprobe", module, *parameters])
+
+
+def program(tree: Tree, name: str) -> Path:
+    """Return where the program ``name`` is in the tree. Raises CommandError where nowhere."""
+    places = [""] if "/" in name else [*_SBIN, *os.get_exec_path()]
+    for place in places:
+        path = tree.path(f"{place}/{name}").absolute()
+        if os.access(path, os.X_OK) and not path.is_dir():
+            return path
+    raise CommandError(f"there is no program {name} in {tree.root}")

@@ -1,0 +1,5 @@
+"""Observation
+===========
+
+What a run looks at on the host: the kernel log, VMCS dumps, tracing, run flags.
+"""

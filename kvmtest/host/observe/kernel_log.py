@@ -1,0 +1,534 @@
+"""The kernel log
+==============
+
+Follows /dev/kmsg from a mark on and recognises the reports of trouble in it.
+See Documentation/ABI/testing/dev-kmsg.
+"""
+
+import errno
+import os
+import re
+import select
+import stat
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, Self
+
+from kvmtest.errors import KvmtestError
+from kvmtest.host.observe.kernel_troubles import TROUBLES, kind_of
+from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
+
+__all__ = [
+    "TROUBLES",
+    "KernelLog",
+    "LogError",
+    "LogSlice",
+    "Mark",
+    "Record",
+    "Trouble",
+    "parse_record",
+    "split_records",
+    "troubles",
+]
+
+_KMSG = "/dev/kmsg"
+
+# More than a record can have (CONSOLE_EXT_LOG_MAX in kernel/printk): too small a one gives EINVAL.
+_RECORD_SIZE = 32768
+
+# A marker is in the log when its write returns; a record that another CPU has begun can hold it up.
+_MARKER_PATIENCE_S = 1.0
+
+_KERNEL_FACILITY = 0
+_INFO = 6
+
+_ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
+_PREFIX = re.compile(
+    rb"(\d{1,19}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,(?:caller=([TC]\d{1,10}))?[^;]*)?", re.ASCII
+)
+# Nearly every record: a prefix, and one line with nothing to decode.
+_PLAIN = re.compile(_PREFIX.pattern + rb";([ -\[\]-~]*)\n?", re.ASCII)
+
+# Kinds of line that may continue a report: an oops comes after its cause, a WARN's own line after
+# the message of its caller, or before. Every other line with a kind begins a report of its own.
+_WARN = frozenset({"warning", "cut-here"})
+_CONTINUES: Mapping[str, frozenset[str]] = {
+    "oops": frozenset({"bug", "kernel-bug", "kasan", "protection-fault", "list", "memory"}),
+    "kasan": frozenset({"oops", "protection-fault"}),
+    "kernel-bug": frozenset({"list", "memory", "cut-here"}),
+    "warning": frozenset({"cut-here"}),
+    # Where CONFIG_BUG_ON_DATA_CORRUPTION is set the words come before the BUG.
+    "cut-here": frozenset({"list", "memory"}),
+    **dict.fromkeys(("refcount", "list", "odebug", "kvm", "pmu", "memory"), _WARN),
+}
+
+# Reports of these have several lines in a row that each tell.
+_SERIES = frozenset({"hardware", "nmi"})
+
+# Further lines of these reports tell the same: a line like this begins no report after one.
+_DETAILS: Mapping[str, re.Pattern[str]] = {
+    "rcu-stall": re.compile(
+        r"(?:rcu: )?(?:All QSes|\w+ kthread |INFO: (?:Expedited )?[sS]tall ended)"
+    ),
+    "slab": re.compile(r"FIX "),
+    "time": re.compile(r"clocksource: +C|tsc: Marking|TSC found unstable|sched_clock: "),
+}
+
+# Flags of a record that goes on with a line of one before ("+" up to Linux 4.9).
+_FRAGMENT = frozenset("c+")
+
+# Where fragments come, other CPUs' records have come between: so many texts are tried as the line's
+# beginning, and no more of it than a report's first line needs.
+_BEGINNINGS = 12
+# As many of them grow by the fragment, for the next one: the line may be that of the CPU before.
+_GROWN = 2
+_LONGEST_BEGINNING = 1000
+
+_END = re.compile(r"---\[ end (?:trace|Kernel panic)")
+
+_NO_PAIRS: Mapping[str, str] = MappingProxyType({})
+
+# Lines of a message that are read as one where none tells by itself: a task can have a name of 15
+# newlines, and reports print it ("INFO: task a\nb:2719 blocked for more than 120 seconds.").
+_JOINED = 16
+
+# A register dump with a long call trace and the list of modules has about a hundred lines.
+_LONGEST_REPORT = 200
+
+
+class LogError(KvmtestError):
+    """The kernel log holds what is no record, or can't be read on."""
+
+
+class Record(NamedTuple):
+    """One record of the kernel log; ``time_us`` counts from boot, as printk's clock does.
+
+    ``flags`` is "c" for the fragment of a line, mostly "-". ``dictionary`` holds the continuation
+    lines, such as SUBSYSTEM and DEVICE. ``caller`` is the task or CPU that printed it ("T2719",
+    "C1") where the kernel says so (CONFIG_PRINTK_CALLER).
+    """
+
+    level: int
+    facility: int
+    sequence: int
+    time_us: int
+    flags: str
+    message: str
+    dictionary: Mapping[str, str] = _NO_PAIRS
+    caller: str = ""
+
+    @property
+    def is_from_kernel(self) -> bool:
+        """Tell whether the kernel wrote it: it never lets userspace use facility 0."""
+        return self.facility == _KERNEL_FACILITY
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A position in the log.
+
+    ``token`` was written to the log and came back, which proves that new records are seen; it is
+    None, and ``unproven`` says why, where the mark is only the end of the log at that time.
+    """
+
+    token: str | None
+    unproven: Missing | None
+
+
+class Position(NamedTuple):
+    """A position in what was read of the log: how many records came before it, and were lost."""
+
+    records: int
+    lost: int
+
+
+_BEGIN = Position(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """The records since a mark; ``lost`` counts those that the kernel overwrote unread."""
+
+    records: tuple[Record, ...]
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One report of trouble: its kind (a key of TROUBLES), first telling line, and all its lines.
+
+    ``headline`` is the line that gave the kind; ``lines`` go up to the report's end marker or, for
+    reports without one, as far as the next trouble or a bound.
+    """
+
+    kind: str
+    headline: str
+    sequence: int
+    time_us: int
+    lines: tuple[str, ...]
+
+
+class KernelLog:
+    """A reader of the kernel log that remembers a position in it.
+
+    What was logged before it was opened is never read. Use it as a context manager, or close it.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        self._since = _Since()
+
+    @classmethod
+    def open(cls, tree: Tree) -> "KernelLog | Missing":
+        """Open the log at its end, or say why it can't be read.
+
+        In a stand-in tree /dev/kmsg may be a plain file of records.
+        """
+        path = tree.path(_KMSG)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            return _why_unreadable(tree, error)
+        try:
+            os.lseek(descriptor, 0, os.SEEK_END)
+        except OSError:
+            os.close(descriptor)
+            return Missing(f"{_KMSG} is not the kernel log", "run on the host itself")
+        return cls(path, descriptor)
+
+    def close(self) -> None:
+        """Close the log; closing it again does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def mark(self) -> Mark:
+        """Remember the end of the log as it is now, for :meth:`since_mark`. Raises LogError.
+
+        Writes "kvmtest: begin TOKEN" to the log at level info and reads until it comes back. Where
+        that can't be done the end of the log is the mark, and the answer says why.
+        """
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._since = _Since()
+        token = os.urandom(16).hex()
+        unproven = self._write(f"kvmtest: begin {token}") or self._read_up_to(token)
+        return Mark(None if unproven else token, unproven)
+
+    def since_mark(self) -> LogSlice:
+        """Return all records from the mark (else from opening) until now. Raises LogError.
+
+        Never waits; each call returns everything since the mark again.
+        """
+        return self.since(_BEGIN)
+
+    def here(self) -> Position:
+        """Return the end of the log as it is now, for :meth:`since`. Raises LogError."""
+        self.drain()
+        return self._since.end()
+
+    def since(self, position: Position) -> LogSlice:
+        """Return all records from ``position``, taken after the last mark, until now.
+
+        Like :meth:`since_mark`, which it does not disturb. Raises LogError.
+        """
+        self.drain()
+        return self._since.slice(position)
+
+    def drain(self) -> None:
+        """Read what is there now and keep it, before the kernel overwrites it. Raises LogError.
+
+        Call it now and then where much is logged.
+        """
+        while data := self._next():
+            for part in (data,) if self._is_device else split_records(data):
+                self._since.take(part)
+
+    def await_more(self, seconds: float) -> bool:
+        """Wait until there is something to read, at most ``seconds``; tell whether there is."""
+        if not self._is_device:
+            return False
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def _next(self) -> bytes:
+        """Return the next record (of a plain file: all that is left), empty at the end."""
+        while True:
+            try:
+                # A plain file has no record that could be too long for the buffer.
+                return os.read(self._descriptor, _RECORD_SIZE if self._is_device else 1 << 24)
+            except BlockingIOError:
+                return b""
+            except BrokenPipeError:
+                self._since.overrun()
+            except OSError as error:
+                raise LogError(f"{self._path} can't be read on: {error.strerror}") from error
+
+    def _write(self, line: str) -> Missing | None:
+        """Write ``line`` to the log, or return why it can't be.
+
+        Through a descriptor of its own, since the rate limit of printk_devkmsg goes by descriptor.
+        """
+        if not self._is_device:
+            return Missing(f"{self._path} is a plain file, so that no marker was written")
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, f"<{_INFO}>{line}\n".encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return Missing(
+                f"no marker can be written to {self._path}: {error.strerror}",
+                "run as root, with kernel.printk_devkmsg not off",
+            )
+        return None
+
+    def _read_up_to(self, token: str) -> Missing | None:
+        """Read until the marker with ``token`` comes back and drop all up to it."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        deadline = time.monotonic() + _MARKER_PATIENCE_S
+        while (left := deadline - time.monotonic()) > 0:
+            data = self._next()
+            if not data:
+                poll.poll(left * 1000)
+                continue
+            record = self._since.take(data)
+            if token in record.message:
+                self._since = _Since(record.sequence)
+                return None
+        return Missing(
+            f"a marker written to {self._path} did not come back within {_MARKER_PATIENCE_S:g} s",
+            "set kernel.printk_devkmsg to ratelimit and look for a flood of messages",
+        )
+
+
+class _Since:
+    """What came after a mark; knows by the sequence numbers what was missed."""
+
+    def __init__(self, sequence: int | None = None) -> None:
+        self._last = sequence
+        self._records: list[Record] = []
+        self._lost = 0
+        self._overruns = 0
+
+    def overrun(self) -> None:
+        """Note that the kernel overwrote records that come next."""
+        self._overruns = 1
+
+    def take(self, data: bytes) -> Record:
+        record = parse_record(data)
+        gap = 0 if self._last is None else record.sequence - self._last - 1
+        self._lost += max(gap, self._overruns)
+        self._overruns = 0
+        self._last = record.sequence
+        self._records.append(record)
+        return record
+
+    def end(self) -> Position:
+        return Position(len(self._records), self._lost + self._overruns)
+
+    def slice(self, begin: Position = _BEGIN) -> LogSlice:
+        lost = self._lost + self._overruns - begin.lost
+        return LogSlice(tuple(self._records[begin.records :]), lost)
+
+
+def parse_record(data: bytes) -> Record:
+    """Parse one record as /dev/kmsg gives it. Raises LogError."""
+    if plain := _PLAIN.fullmatch(data):
+        priority, sequence, time_us, flags, caller, text = plain.groups()
+        number = int(priority)
+        return Record(
+            number & 7, number >> 3, int(sequence), int(time_us), "-" if flags == b"-" else
+            flags.decode(errors="replace"), text.decode("ascii"), _NO_PAIRS,
+            caller.decode("ascii") if caller else "",
+        )  # fmt: skip
+    head, semicolon, body = data.partition(b";")
+    prefix = _PREFIX.fullmatch(head)
+    if not (semicolon and prefix):
+        raise LogError(f"{data[:80]!r} is no record of the kernel log; read {_KMSG} itself")
+    message, newline, continuation = body.rstrip(b"\n").partition(b"\n")
+    lines = continuation.split(b"\n") if newline else ()
+    pairs = [_pair(line) for line in lines if line.startswith(b" ")]
+    priority, sequence, time_us, flags, caller = prefix.groups()
+    facility, level = divmod(int(priority), 8)
+    return Record(
+        level,
+        facility,
+        int(sequence),
+        int(time_us),
+        flags.decode(errors="replace"),
+        _unescape(message),
+        MappingProxyType(dict(pairs)) if pairs else _NO_PAIRS,
+        (caller or b"").decode("ascii"),
+    )
+
+
+def split_records(data: bytes) -> list[bytes]:
+    """Split a file of records; lines that begin with a space continue the record before."""
+    return [part for part in re.split(rb"\n(?! )", data) if part.strip()]
+
+
+def troubles(records: Iterable[Record]) -> list[Trouble]:
+    """Recognise the reports of trouble that the kernel wrote, one for each report.
+
+    What userspace wrote into the log never counts.
+    """
+    reports: list[_Report] = []
+    report: _Report | None = None
+    beginnings = _Beginnings()
+    for record in records:
+        if not record.is_from_kernel:
+            continue
+        message = record.message
+        begun: list[str] = []
+        if not _FRAGMENT.isdisjoint(record.flags):
+            begun = beginnings.of(record)
+        elif report is None and "\n" not in message and kind_of(message) is None:
+            beginnings.add(record, message)
+            continue  # As nearly all are.
+        for kind, headline, line in _told(message, begun):
+            if report is not None and not report.takes(kind, line):
+                report = None
+            if report is not None:
+                report.add(kind, headline, line)
+            elif kind is not None:
+                report = _Report(record, kind, headline, line)
+                reports.append(report)
+            if _END.match(line):
+                report = None
+        beginnings.add(record, message)
+        for beginning in begun[-_GROWN:]:
+            beginnings.add(record, beginning + message)
+    return [report.trouble() for report in reports]
+
+
+def _told(message: str, begun: Sequence[str]) -> Iterator[tuple[str | None, str, str]]:
+    """Yield each line of ``message`` with the kind that it tells, and the words that tell it.
+
+    A line that tells nothing by itself may do so with the next ones of the message, the first line
+    also with one of the texts that it may go on with.
+    """
+    lines = message.split("\n")
+    kinds = [kind_of(line) for line in lines]
+    told = max((number for number, kind in enumerate(kinds) if kind), default=-1)
+    for number, (kind, line) in enumerate(zip(kinds, lines, strict=True)):
+        whole = line
+        if kind is None and number == 0:
+            # What told already by its beginning is a report that these lines are of.
+            wholes = (text + gap + line for text in reversed(begun) for gap in ("", " "))
+            whole, kind = _first_telling(wholes, line)
+        if kind is None and told < number < len(lines) - 1:
+            joined = " ".join(part.strip() for part in lines[number : number + _JOINED])
+            whole, kind = _first_telling([joined], line)
+        yield kind, whole, line
+
+
+def _first_telling(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
+    """Return the first of ``texts`` that tells trouble with its kind, else ``otherwise``."""
+    for text in texts:
+        if kind := kind_of(text):
+            return text, kind
+    return otherwise, None
+
+
+class _Beginnings:
+    """The last texts that a fragment may go on with; those that tell trouble are left out."""
+
+    def __init__(self) -> None:
+        self._texts: deque[tuple[str, str]] = deque(maxlen=_BEGINNINGS)
+
+    def add(self, record: Record, text: str) -> None:
+        self._texts.append((record.caller, text))
+
+    def of(self, record: Record) -> list[str]:
+        """Return the ends of texts that ``record`` may go on with, the newest last."""
+        ends = [
+            text.rpartition("\n")[2][:_LONGEST_BEGINNING]
+            for caller, text in self._texts
+            if caller == record.caller
+        ]
+        return [end for end in ends if kind_of(end) is None]
+
+
+class _Report:
+    """A report that is still being read."""
+
+    def __init__(self, record: Record, kind: str, headline: str, line: str) -> None:
+        self._record = record
+        self._kind = kind
+        self._headline = headline
+        self._lines = [line]
+        self._kinds = {kind}
+        self._last: str | None = kind
+
+    def takes(self, kind: str | None, line: str) -> bool:
+        """Tell whether the next ``line``, of ``kind``, still belongs to this report."""
+        if len(self._lines) >= _LONGEST_REPORT:
+            return False
+        if kind is None:
+            return True
+        if self._kinds == {"cut-here"}:
+            return kind != "cut-here"
+        if kind in self._kinds:
+            if kind == self._last and kind in _SERIES:
+                return True
+            return kind in _DETAILS and bool(_DETAILS[kind].match(line))
+        return not self._kinds.isdisjoint(_CONTINUES.get(kind, ()))
+
+    def add(self, kind: str | None, headline: str, line: str) -> None:
+        """Append ``line``; after the line "cut here" the first that has a kind gives it."""
+        self._lines.append(line)
+        self._last = kind
+        if kind is not None:
+            self._kinds.add(kind)
+            if self._kind == "cut-here":
+                self._kind, self._headline = kind, headline
+
+    def trouble(self) -> Trouble:
+        return Trouble(
+            self._kind,
+            self._headline,
+            self._record.sequence,
+            self._record.time_us,
+            tuple(self._lines),
+        )
+
+
+def _pair(line: bytes) -> tuple[str, str]:
+    """Return name and value of a continuation line such as `` SUBSYSTEM=pci``."""
+    name, _, value = line[1:].partition(b"=")
+    return _unescape(name), _unescape(value)
+
+
+def _unescape(text: bytes) -> str:
+    r"""Decode ``text``, whose bytes outside printable ASCII the kernel writes as ``\xNN``."""
+    if b"\\" in text:
+        text = _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), text)
+    return text.decode(errors="replace")
+
+
+def _why_unreadable(tree: Tree, error: OSError) -> Missing:
+    """Return in words why the log could not be opened."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Missing(f"{_KMSG} is absent", "run on the host, outside any container")
+    if error.errno == errno.EPERM and tree.read("/proc/sys/kernel/dmesg_restrict") == "1":
+        return Missing(
+            "the kernel log may not be read: kernel.dmesg_restrict is 1 and CAP_SYSLOG is missing",
+            "run as root",
+        )
+    return Missing(f"{_KMSG} can't be opened: {error.strerror}", "run as root")

@@ -1,0 +1,139 @@
+"""VMCS dumps
+==========
+
+What KVM writes into the kernel log when the CPU refuses a VM-entry and kvm_intel.dump_invalid_vmcs
+is on (arch/x86/kvm/vmx/vmx.c, ``dump_vmcs``). A dump of which a line is missing, or that is mixed
+with another, is no dump.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kvmtest.host.observe.kernel_log import Record
+from kvmtest.missing import Missing
+
+__all__ = ["VmcsDump", "dump_of", "parse_dumps"]
+
+#: VM-entry control "load debug controls" (Intel SDM volume 3, table 25-15).
+_LOAD_DEBUG_CONTROLS = 1 << 2
+
+# Older kernels (5.10, say) do not have this line.
+_LAST_ENTRY = re.compile(r"VMCS .*, last attempted VM-entry on CPU (-?\d+)$")
+
+# The lines of a dump that are read, in their order; each must be there exactly once.
+_LINES = {
+    "guest": re.compile(r"\*\*\* Guest State \*\*\*$"),
+    "fs": re.compile(r"FS: .* base=0x([0-9a-f]{16})$"),
+    "debugctl": re.compile(r"DebugCtl = 0x([0-9a-f]{16})  DebugExceptions = 0x([0-9a-f]{16})$"),
+    "host": re.compile(r"\*\*\* Host State \*\*\*$"),
+    "control": re.compile(r"\*\*\* Control State \*\*\*$"),
+    # Older kernels (5.10, say) have PinBased in a line of its own.
+    "entry": re.compile(r"(?:PinBased=\S+ )?EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"),
+}
+_ORDER = tuple(_LINES)
+
+# Most lines are none of these: one look then, not one for each. Newer kernels begin each line with
+# the module's name, 6.1 and older ones do not.
+_ANY = re.compile(
+    f"(?:kvm_intel: )?({'|'.join(p.pattern for p in (_LAST_ENTRY, *_LINES.values()))})"
+)
+
+_REMEDY = "look at the kernel log, and run without other VMs"
+_BROKEN = Missing("a VMCS dump in the kernel log is cut off, or mixed with another", _REMEDY)
+
+
+@dataclass(frozen=True, slots=True)
+class VmcsDump:
+    """One whole dump: guest fields as the refused VM-entry found them.
+
+    ``cpu`` is the CPU of the last attempted VM-entry, None where the kernel does not say.
+    """
+
+    debugctl: int
+    debug_exceptions: int
+    fs_base: int
+    entry_controls: int
+    cpu: int | None
+
+    @property
+    def loads_debugctl(self) -> bool:
+        """Tell whether the VM-entry would have loaded DEBUGCTL from the VMCS."""
+        return bool(self.entry_controls & _LOAD_DEBUG_CONTROLS)
+
+
+def parse_dumps(records: Iterable[Record]) -> list[VmcsDump] | Missing:
+    """Return the dumps in ``records``, or say that one of them is cut off, or mixed with another.
+
+    Then none is to be trusted: nothing tells which dump a line is of. Other lines in between do not
+    matter; what userspace wrote into the log never counts.
+    """
+    whole: list[VmcsDump] = []
+    begun: _Begun | None = None
+    cpu: int | None = None
+    for line in _lines(records):
+        last_entry = _LAST_ENTRY.match(line)
+        if last_entry:
+            cpu = int(last_entry[1])
+        for name, pattern in _LINES.items():
+            match = pattern.match(line)
+            if match is None:
+                continue
+            if name == "guest" and begun is None:
+                begun, cpu = _Begun(cpu), None
+            elif begun is None or not begun.take(name, match):
+                return _BROKEN
+            elif begun.is_whole:
+                whole.append(begun.dump())
+                begun = None
+    return whole if begun is None else _BROKEN
+
+
+def dump_of(records: Iterable[Record], fs_base: int) -> VmcsDump | Missing:
+    """Return the one dump whose guest FS base is ``fs_base``, or say what is there."""
+    dumps = parse_dumps(records)
+    if isinstance(dumps, Missing):
+        return dumps
+    mine = [dump for dump in dumps if dump.fs_base == fs_base]
+    if len(mine) == 1:
+        return mine[0]
+    how_many = f"{len(mine)} VMCS dumps" if mine else "no VMCS dump"
+    return Missing(f"the kernel log has {how_many} with FS base {fs_base:#x}", _REMEDY)
+
+
+def _lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield the lines that are read, without the module's name."""
+    for record in records:
+        if record.is_from_kernel:
+            for line in record.message.split("\n"):
+                if match := _ANY.match(line):
+                    yield match[1]
+
+
+class _Begun:
+    """A dump that is still being read."""
+
+    def __init__(self, cpu: int | None) -> None:
+        self._cpu = cpu
+        self._found: dict[str, re.Match[str]] = {}
+
+    def take(self, name: str, match: re.Match[str]) -> bool:
+        """Keep a line; False where it is not the next one, so that the dump is broken."""
+        if _ORDER[1 + len(self._found)] != name:
+            return False
+        self._found[name] = match
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self._found) == len(_ORDER) - 1
+
+    def dump(self) -> VmcsDump:
+        debugctl, exceptions = self._found["debugctl"].groups()
+        return VmcsDump(
+            debugctl=int(debugctl, 16),
+            debug_exceptions=int(exceptions, 16),
+            fs_base=int(self._found["fs"][1], 16),
+            entry_controls=int(self._found["entry"][1], 16),
+            cpu=self._cpu,
+        )

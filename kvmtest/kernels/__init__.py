@@ -1,0 +1,5 @@
+"""Kernels as files
+================
+
+Where kernels come from, and what their files hold: packages, images, modules, types.
+"""

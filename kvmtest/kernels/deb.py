@@ -1,0 +1,169 @@
+"""Debian packages
+===============
+
+Reads what a .deb says of itself and takes chosen files out of it (deb(5)), on any distribution.
+"""
+
+import errno
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.kernels import files
+from kvmtest.optional_libraries import library
+
+__all__ = ["Control", "control", "package_names", "unpack"]
+
+
+_AR_MAGIC = len("!<arch>\n")
+_AR_HEADER = 60
+_AR_SIZE = slice(48, 58)
+_MOST_PARTS = 100
+"""A package has three, and perhaps signatures."""
+# What names in a damaged package can do: too long, or a file where another needs a folder.
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a package's control file says."""
+
+    package: str
+    version: str
+    architecture: str
+    depends: tuple[str, ...] = ()
+    """The names of the packages that it depends on, alternatives included."""
+
+
+def control(path: Path) -> Control:
+    """Read the control file of the .deb at ``path``.
+
+    Raises EnvironmentUnfit where it is damaged or a library is missing.
+    """
+    deb822 = library("debian.deb822", "reading a .deb")
+    with _members(path, r"control\.tar") as members:
+        for name, member, archive in members:
+            if name == PurePosixPath("control"):
+                # As text: what is none would have the library guess, and log what it guesses.
+                text = archive.extractfile(member).read(files.TEXT).decode(errors="replace")
+                fields = deb822.Deb822(text)
+                return Control(
+                    fields["Package"],
+                    fields["Version"],
+                    fields["Architecture"],
+                    tuple(package_names(fields.get("Depends", ""))),
+                )
+        raise ValueError("it has no control file")
+
+
+def package_names(depends: str) -> list[str]:
+    """Return the names in a field Depends, alternatives included."""
+    return [part.split()[0] for part in re.split(r"[,|]", depends) if part.split()]
+
+
+def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
+    """Take the regular files that are ``wanted`` out of the .deb at ``path``, below ``into``.
+
+    A name is given relative to the root. Raises EnvironmentUnfit where the .deb is damaged.
+    """
+    with _members(path, r"data\.tar") as members:
+        for name, member, archive in members:
+            if member.isreg() and wanted(name):
+                if member.size > files.IMAGE:
+                    raise ValueError(f"{name} in it has {member.size >> 20} MiB")
+                target = into / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(archive.extractfile(member), file, 1 << 20)
+                target.chmod(0o755 if member.mode & 0o100 else 0o644)
+
+
+@contextmanager
+def _members(
+    path: Path, part: str
+) -> Iterator[Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]]:
+    """Give the files of the .deb's tar archive ``part``, each to be read before the next."""
+    arfile = library("debian.arfile", "reading a .deb")
+    try:
+        # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
+        with files.opened(path, files.PACKAGE) as file:
+            _check_sizes(file)
+            members = arfile.ArFile(fileobj=file).getmembers()
+            # Tar archives end before their compressed streams do: tarfile misses a cut there.
+            whole = _AR_MAGIC + sum(_AR_HEADER + member.size for member in members)
+            whole += sum(member.size % 2 for member in members[:-1])
+            if os.fstat(file.fileno()).st_size < whole:
+                raise ValueError(f"it is cut off, {whole} bytes or more were expected")
+            packed = next(m for m in members if re.fullmatch(rf"{part}(\.\w+)?", m.name))
+            with _tar(packed) as archive:
+                yield _files(archive)
+    except EnvironmentUnfit:
+        raise
+    except StopIteration:
+        raise EnvironmentUnfit(
+            f"{path} is no whole Debian package: a part of it is missing"
+        ) from None
+    except Exception as error:  # arfile, tarfile and the decompressors have errors of their own
+        if isinstance(error, OSError) and error.errno not in (None, *_OF_NAMES):
+            raise
+        said = getattr(error, "strerror", None) or str(error)
+        reason = " ".join(said.split()) or type(error).__name__
+        raise EnvironmentUnfit(
+            f"{path} is no whole Debian package ({reason}); download it again"
+        ) from None
+
+
+def _check_sizes(file: BinaryIO) -> None:
+    """Raise ValueError where a part's size is none: ArFile goes back by a negative one, for ever.
+
+    Leaves the file at its beginning.
+    """
+    at, parts = _AR_MAGIC, 0
+    while (header := _read_at(file, at, _AR_HEADER)) and parts < _MOST_PARTS:
+        digits = header[_AR_SIZE].rstrip()
+        if not digits.isdigit():
+            raise ValueError("a part of it has no size")
+        at += _AR_HEADER + int(digits) + int(digits) % 2
+        parts += 1
+    if parts == _MOST_PARTS:
+        raise ValueError(f"it has more than {_MOST_PARTS} parts")
+    file.seek(0)
+
+
+def _read_at(file: BinaryIO, at: int, size: int) -> bytes:
+    file.seek(at)
+    return file.read(size)
+
+
+@contextmanager
+def _tar(packed: Any) -> Iterator[tarfile.TarFile]:
+    """Open the tar archive in an ar member as a stream, which reads each byte once."""
+    if not packed.name.endswith(".zst"):
+        with tarfile.open(fileobj=packed, mode="r|*") as archive:
+            yield archive
+        return
+    zstandard = library("zstandard", "decompressing zstd")
+    with (
+        zstandard.ZstdDecompressor().stream_reader(packed, closefd=False) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
+        yield archive
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]:
+    for member in archive:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"it holds {member.name!r}, a name that leads out of it")
+        yield name, member, archive
+    # The checksum of a compressed stream is at its end.
+    stream: Any = archive.fileobj
+    while stream.read(1 << 20):
+        pass

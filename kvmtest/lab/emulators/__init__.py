@@ -1,0 +1,5 @@
+"""Emulators
+=========
+
+What the lab asks of an emulator, and those that answer.
+"""

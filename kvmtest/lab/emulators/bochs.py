@@ -1,0 +1,308 @@
+"""Bochs
+=====
+
+The emulator behind the lab's Intel machine: what is installed, how a machine is configured, and the
+commands that boot one, save it and restore it. Written for Debian's Bochs 2.7.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit, UsageError
+from kvmtest.lab.digest import of_parts
+from kvmtest.lab.image import disk
+
+from .emulator import (
+    PARALLEL,
+    PAYLOAD,
+    SERIAL,
+    Hardware,
+    Launch,
+    Start,
+    inherited,
+    installed,
+    text_of,
+)
+
+__all__ = [
+    "CPU_MODEL",
+    "INSTRUCTIONS_PER_SECOND",
+    "LACKS",
+    "PACKAGES",
+    "PMU",
+    "SHOWN",
+    "Bochs",
+    "Drives",
+    "Ports",
+    "configuration",
+    "reconfigured",
+]
+
+#: Packages that root on Debian is asked to install.
+PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "isolinux", "syslinux-common",
+            "xorriso", "busybox-static")  # fmt: skip
+
+CPU_MODEL = "corei7_skylake_x"
+
+#: CPU features that a machine can show besides (c_helpers/bochs/cpuid.c).
+SHOWN = ("rtm",)
+
+_MSRS = Path(__file__).with_name("bochs-msrs.def")
+_EXTENSION = Path(__file__).with_name("bochs-extension.so")
+# What the extension calls (c_helpers/bochs/save.c).
+_SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
+# The build whose insides the extension knows (c_helpers/bochs/build.c).
+_KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
+_BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
+_BOOT_DISK, _LOG = "boot.iso", "bochs.log"
+_VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
+
+#: Emulated instructions a second, by which the machine's clocks go; Bochs manages up to 80 million.
+INSTRUCTIONS_PER_SECOND = 100_000_000
+
+
+#: What stock Bochs does not model, by the precondition that it therefore does not meet. In a build
+#: that the extension knows it does.
+LACKS = {
+    "pmu": "the emulated machine (Bochs) has no performance counters",
+    "debugctl-switch": "the emulated machine (Bochs) does not switch DEBUGCTL at VM-entry and "
+    "VM-exit",
+}
+
+#: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
+PMU: dict[str, str | int] = {
+    "pmu": "kvmtest's model, version 3",
+    "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
+    "cycles; real handlers of SMIs and their latency, rendezvous",
+    "smi_source_msr": 0x4B500000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where what leaves the machine goes: FIFOs or files, and the emulator's own log."""
+
+    serial: Path
+    parallel: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Drives:
+    """The images of the boot CD and of the payload drive."""
+
+    boot: Path
+    payload: Path
+
+
+@dataclass(frozen=True)
+class Bochs:
+    """The installed emulator. ``extension`` is preloaded into it where it fits this build.
+
+    ``is_known`` tells that the extension knows its insides, and does more than to save.
+    ``digest`` is that of all files that a machine is made of, wherever they are.
+    """
+
+    program: Path
+    version: str
+    extension: Path | None
+    digest: str = field(repr=False)
+    is_known: bool = False
+
+    @classmethod
+    def find(cls) -> "Bochs":
+        """Find the emulator; raises EnvironmentUnfit with what to install."""
+        path, version, _ = installed(
+            "Bochs",
+            "the lab's emulator",
+            ("bochs-bin", "bochs"),
+            (_BIOS, _VGA_BIOS),
+            PACKAGES,
+            "--help",
+            r"Bochs x86 Emulator (\S+)",
+        )
+        code = path.read_bytes()
+        fits = _EXTENSION.exists() and _SAVE_STATE in code
+        extension = _EXTENSION if fits else None
+        digest = hashlib.sha256()
+        for file in (path, _BIOS, _VGA_BIOS, _MSRS, *([extension] if extension else [])):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        known = extension is not None and _KNOWN_BUILD in code
+        return cls(path, version, extension, digest.hexdigest(), known)
+
+    name = "Bochs"
+    model = CPU_MODEL
+    modules = ("kvm_intel", "msr")
+    boots_flat = True
+    cpus = 1
+    kernel_arguments = "tsc_early_khz=100000 no_timer_check noxsave idle=halt"
+
+    @property
+    def can_save(self) -> bool:
+        """Whether machines can be saved."""
+        return self.extension is not None
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What this build does not model, by precondition."""
+        return {} if self.is_known else LACKS
+
+    @property
+    def details(self) -> dict[str, str | int]:
+        """What evidence says besides."""
+        rate: dict[str, str | int] = {"instructions_per_second": INSTRUCTIONS_PER_SECOND}
+        return rate | PMU if self.is_known else rate
+
+    def check(self, hardware: Hardware) -> None:
+        """Raise UsageError or EnvironmentUnfit where CPUs can't show what they are to show."""
+        for feature in hardware.cpu_features:
+            if feature not in SHOWN:
+                raise UsageError(f"--show-cpu-feature {feature}: it can show {', '.join(SHOWN)}")
+            if not self.is_known:
+                raise EnvironmentUnfit(
+                    f"--show-cpu-feature {feature}: this build of Bochs can't be made to show it; "
+                    "use that of Debian 12"
+                )
+
+    def machine_digest(self, hardware: "Hardware") -> str:
+        """Return the digest of the emulator and of a machine's configuration."""
+        nowhere = Path("x")
+        text = configuration(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
+        # What is in this file is in the emulator's digest; where it is does not matter.
+        text = text.replace(_quoted(_MSRS), "")
+        return of_parts(self.digest, text, *hardware.cpu_features)
+
+    def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
+        """Write the boot CD to a folder."""
+        disk.make(folder / _BOOT_DISK, kernel, initramfs, command_line)
+
+    def launch(self, start: Start, folder: Path) -> Launch:
+        """Write configuration and the debugger's script to a machine's folder."""
+        ports = Ports(folder / SERIAL, folder / PARALLEL, folder / _LOG)
+        drives = Drives(start.boot / _BOOT_DISK, folder / PAYLOAD)
+        script = folder / "script"
+        ways = [f"!save {start.save}"] if start.save else ["c"] * start.passes
+        script.write_text("\n".join(["c", *ways, "q", ""]))
+        if start.state is None:
+            config = folder / "bochsrc"
+            config.write_text(configuration(start.hardware, drives, ports))
+            command = self.boot(config, script)
+        else:
+            restored = folder / "state"
+            _copy_state(start.state, restored, drives, ports)
+            command = self.restore(restored, script)
+        return Launch(command, self.environment(start.hardware))
+
+    def boot(self, config: Path, script: Path) -> list[str]:
+        """Return the command that boots a machine; the debugger obeys ``script``."""
+        return [str(self.program), "-q", "-f", str(config), "-rc", str(script)]
+
+    def restore(self, state: Path, script: Path) -> list[str]:
+        """Return the command that restores a machine."""
+        return [str(self.program), "-q", "-r", str(state), "-rc", str(script)]
+
+    def is_saved(self, state: Path) -> bool:
+        """Tell whether a machine was saved to that folder."""
+        return (state / "config").is_file()
+
+    def ended_well(self, status: int) -> bool:
+        """Tell a good exit status: that of a debugger that was told to quit is 1."""
+        return status in (0, 1)
+
+    def complaint(self, folder: Path) -> str:
+        """Return its last panic, or the last line that it printed."""
+        said = re.findall(r">>PANIC<< (.*)", text_of(folder / _LOG))
+        return (said or text_of(folder / "stderr").strip().splitlines() or [""])[-1]
+
+    def environment(self, hardware: Hardware) -> dict[str, str]:
+        """Return the environment that the emulator runs in."""
+        kept = inherited()
+        # The display "term" writes to standard output, and wants a terminal that it knows.
+        kept["TERM"] = "vt100"
+        # Restoring fills the machine's memory: in huge pages where the host has them.
+        kept["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        if self.extension:
+            kept["LD_PRELOAD"] = str(self.extension)
+        if hardware.cpu_features:
+            kept["KVMTEST_CPU_FEATURES"] = ",".join(hardware.cpu_features)
+        return kept
+
+
+def _copy_state(state: Path, copy: Path, drives: Drives, ports: Ports) -> None:
+    """Have a saved machine in the folder ``copy``, too, with other drives and ports."""
+    copy.mkdir()
+    for file in state.iterdir():
+        if file.name != "config":
+            (copy / file.name).symlink_to(file)
+    saved = (state / "config").read_text()
+    (copy / "config").write_text(reconfigured(saved, drives, ports))
+
+
+def configuration(hardware: Hardware, drives: Drives, ports: Ports) -> str:
+    """Return the text of a bochsrc: a machine without display, network or sound.
+
+    Raises EnvironmentUnfit where a path can't be said in one.
+    """
+    return f"""\
+config_interface: textconfig
+display_library: term
+romimage: file={_BIOS}
+vgaromimage: file={_VGA_BIOS}
+cpu: model={CPU_MODEL}, count={hardware.cpus}, ips={INSTRUCTIONS_PER_SECOND}, \
+reset_on_triple_fault=0, ignore_bad_msrs=0, msrs={_quoted(_MSRS)}
+memory: guest={hardware.memory}, host={hardware.memory}
+pci: enabled=1, chipset=i440fx
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path={_quoted(drives.boot)}, status=inserted
+ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
+ata1-master: type=cdrom, path={_quoted(drives.payload)}, status=inserted
+boot: cdrom
+clock: sync=none, time0=utc
+com1: enabled=1, mode=file, dev={_quoted(ports.serial)}
+parport1: enabled=1, file={_quoted(ports.parallel)}
+sound: driver=dummy
+speaker: enabled=0
+log: {_quoted(ports.log)}
+panic: action=fatal
+error: action=report
+info: action=ignore
+debug: action=ignore
+mouse: enabled=0
+magic_break: enabled=1
+"""
+
+
+def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
+    """Return the configuration of a saved machine with other drives and ports.
+
+    The cache's machines may have been saved by another copy of kvmtest: the MSR file, too, is ours.
+    """
+    changes = {
+        r"^ata0-master:.*": f"ata0-master: type=cdrom, path={_quoted(drives.boot)}, "
+        'status=inserted, model="Generic 1234", biosdetect=auto',
+        r"^ata1-master:.*": f"ata1-master: type=cdrom, path={_quoted(drives.payload)}, "
+        'status=inserted, model="Generic 1234", biosdetect=auto',
+        r"^com1:.*": f"com1: enabled=1, mode=file, dev={_quoted(ports.serial)}",
+        r"^parport1:.*": f"parport1: enabled=1, file={_quoted(ports.parallel)}",
+        r"^log:.*": f"log: {_quoted(ports.log)}",
+        r'(?<=, )msrs="[^"\n]*"': f"msrs={_quoted(_MSRS)}",
+    }
+    for pattern, line in changes.items():
+        saved, count = re.subn(pattern, line.replace("\\", r"\\"), saved, flags=re.M)
+        if count != 1:
+            raise EnvironmentUnfit(
+                f"the saved machine's configuration has {count} lines {pattern}; use --cold"
+            )
+    return saved
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a bochsrc has it, where $ begins the name of a variable."""
+    if not str(path).isprintable() or set('"$') & set(str(path)):
+        raise EnvironmentUnfit(
+            f"Bochs can't be told of {str(path)!r}, for its special characters; set TMPDIR and "
+            "KVMTEST_CACHE to other folders"
+        )
+    return f'"{path}"'

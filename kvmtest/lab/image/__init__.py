@@ -1,0 +1,5 @@
+"""The image
+=========
+
+What a machine of the lab boots from, and the files that are given to it afterwards.
+"""

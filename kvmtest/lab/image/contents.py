@@ -1,0 +1,105 @@
+"""The machine's image
+===================
+
+What a lab's machine boots: its command line, and its first root file system made of this host's
+userland, the kernel's modules, and the programs of kvmtest/lab/inside.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kvmtest.kernels.modules import Module
+from kvmtest.lab.digest import of_files
+
+from .cpio import Entry, File
+
+__all__ = [
+    "COMMAND_LINE",
+    "DEPENDENCIES",
+    "MODULE_ARGUMENTS",
+    "dependencies",
+    "digest",
+    "file_name",
+    "module_entries",
+    "own_entries",
+]
+
+_INSIDE = Path(__file__).parents[1] / "inside"
+
+#: For a slow, small, emulated machine: nothing that waits, probes, checks itself or mitigates.
+COMMAND_LINE = " ".join(
+    [
+        "console=ttyS0,115200", "quiet", "rdinit=/init", "panic=1", "nokaslr", "mitigations=off",
+        "nmi_watchdog=0", "msr.allow_writes=on", "8250.nr_uarts=1", "random.trust_cpu=on",
+        "audit=0", "init_on_alloc=0", "selinux=0", "apparmor=0", "rodata=off", "cryptomgr.notests",
+        "initcall_blacklist=load_system_certificate_list,bpf_tcp_ca_kfunc_init,jent_mod_init,"
+        "bpf_dummy_struct_ops_init,trace_eval_init",
+    ]
+)  # fmt: skip
+
+# What the agent imports before the machine is saved: all that a run imports but kvmtest itself.
+_IMPORTS = (
+    "_cffi_backend", "_pytest.junitxml", "argparse", "array", "concurrent.futures", "dataclasses",
+    "difflib", "doctest", "elftools.elf.elffile", "fastjsonschema", "fcntl", "inspect", "lzma",
+    "mmap", "pdb", "pluggy", "psutil", "pytest", "rich.console", "rich.status", "rich.table",
+    "rich.text", "secrets", "select", "shlex", "socket", "struct", "subprocess", "tarfile",
+    "tempfile", "threading", "unittest", "xml.etree.ElementTree", "xml.sax.saxutils", "zlib",
+)  # fmt: skip
+
+#: The file in which modprobe finds what a module needs.
+DEPENDENCIES = "modules.dep"
+
+#: Arguments of the modules that a machine loads at boot.
+MODULE_ARGUMENTS = {"kvm_intel": "nested=1"}
+
+
+def own_entries(modules: Sequence[Module]) -> dict[str, Entry]:
+    """Return kvmtest's own part; ``modules`` are loaded in this order."""
+    lines = [f"{module.name} {MODULE_ARGUMENTS.get(module.name, '')}\n" for module in modules]
+    return {
+        "init": File((_INSIDE / "init").read_bytes(), executable=True),
+        "lab/agent.py": File((_INSIDE / "agent.py").read_bytes()),
+        "lab/port": File((_INSIDE / "port").read_bytes(), executable=True),
+        "lab/imports": File(json.dumps(_IMPORTS).encode()),
+        "lab/modules": File("".join(lines).encode()),
+    }
+
+
+def module_entries(release: str, modules: Sequence[Module]) -> dict[str, Entry]:
+    """Return modules where modprobe looks for them, and what it reads about them.
+
+    They come without their signatures: the machine has no keys (COMMAND_LINE), and to find that out
+    takes the kernel more time than all else that it does to load one.
+    """
+    folder = f"lib/modules/{release}"
+    entries: dict[str, Entry] = {f"{folder}/{file_name(m.name)}": File(m.unsigned) for m in modules}
+    entries[f"{folder}/{DEPENDENCIES}"] = File(dependencies(modules))
+    for index in ("modules.alias", "modules.symbols", "modules.builtin"):
+        entries[f"{folder}/{index}"] = File(b"")
+    return entries
+
+
+def dependencies(modules: Sequence[Module]) -> bytes:
+    """Return the file modules.dep of modules in the order in which they are loaded."""
+    # modules.dep(5) has, unlike .modinfo, all that a module needs, also through others.
+    needs: dict[str, list[str]] = {}
+    for module in modules:
+        direct = [name for name in module.depends if name in needs]
+        indirect = [name for each in direct for name in needs[each]]
+        needs[module.name] = list(dict.fromkeys([*direct, *indirect]))
+    lines = [
+        f"{file_name(name)}: {' '.join(map(file_name, others))}".rstrip() + "\n"
+        for name, others in needs.items()
+    ]
+    return "".join(lines).encode()
+
+
+def file_name(module: str) -> str:
+    """Return the name of a module's file, as kernels build it: kvm_intel is in kvm-intel.ko."""
+    return f"{module.replace('_', '-')}.ko"
+
+
+def digest(entries: Mapping[str, Entry]) -> str:
+    """Return a digest of entries by name, kind and content."""
+    return of_files({name: repr(entry).encode() for name, entry in entries.items()})

@@ -1,0 +1,132 @@
+"""A stand-in of the lab's emulator: a shell script that plays Bochs with a machine inside.
+
+It speaks the protocol of kvmtest/lab/inside/agent.py on the ports that its bochsrc, or a saved
+machine's config, names. In its folder it finds what kvmtest is to leave inside (``evidence.json``,
+``status``), and there it writes down how it was started (``starts``).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmtest.cache import Cache
+from kvmtest.evidence import Evidence, Result, save
+from kvmtest.judge import Verdict
+from kvmtest.kernels.kernel import resolve
+from kvmtest.lab.emulators import bochs
+from kvmtest.lab.image import disk, userland
+from kvmtest.lab.lab import Lab
+from support.kernel_files import RELEASE, tree_files, write_tree
+
+SCRIPT = r"""#!/bin/sh
+# _ZN13bx_real_sim_c10save_stateEPKc
+here=$(dirname "$0")
+test "$1" = --help && { echo 'Bochs x86 Emulator 2.7'; exit; }
+rc=$3; test -d "$rc" && rc=$rc/config
+port() { sed -n "s/^$1: .*$2=\"\([^\"]*\)\".*/\1/p" "$rc"; }
+exec 7> "$(port com1 dev)" 8> "$(port parport1 file)"
+tell() { printf '\036%s\n' "$*" >&8; }
+send() { tell "{\"file\": \"$1\", \"size\": $(stat -c %s "$here/$1")}"; cat "$here/$1" >&8; }
+payload() { tail -c +2049 "$(port ata1-master path)"; }
+saved() {
+	save=$(sed -n 's/^!save //p' "$6")
+	test "$save" || return
+	cp "$rc" "$save/config"
+	echo "saved as $1" > "$save/stage"
+	echo "$1" >> "$here/starts"
+	exit 1
+}
+if test "$2" = -f; then
+	echo 'booting' >&7
+	test -e "$here/panic" && { echo 'Kernel panic - not syncing: no init' >&7; exec sleep 1000; }
+	tell '{"stage": "booted"}'
+	saved booted "$@"
+	echo cold >> "$here/starts"
+else
+	echo "$(cat "$3/stage")" >> "$here/starts"
+fi
+tell '{"stage": "ready"}'
+saved ready "$@"
+tell '{"stage": "awake"}'
+payload | tr -d '\0' | grep -a '^{"command"\|{"command"' > "$here/job"
+tell '{"stage": "running"}'
+printf 'deciding\n' >&8
+for file in evidence.json; do test -e "$here/$file" && send "$file"; done
+tell "{\"end\": $(cat "$here/status")}"
+exit 1
+"""
+
+
+def evidence(verdicts: Mapping[str, Verdict]) -> Evidence:
+    """The evidence of a run with these verdicts."""
+    results = [Result(name, verdict, "btf: yes") for name, verdict in verdicts.items()]
+    versions = {"version": "0.1.0", "command": [], "started": "S", "ended": "E"}
+    return Evidence(
+        {**versions, "interrupted": False},
+        {"kind": "lab", "virtualisation": "none", "cpu": {"model_name": "Skylake"}},
+        {},
+        {"release": RELEASE},
+        {"changes": [], "failures": [], "recovered": []},
+        {"missing": None, "records": 0, "lost": 0},
+        results,
+        0,
+    )
+
+
+@dataclass
+class Emulator:
+    """The emulator's folder, a kernel's tree, and a cache."""
+
+    folder: Path
+    tree: Path
+    cache: Cache
+
+    @classmethod
+    def install(cls, root: Path, patch: pytest.MonkeyPatch) -> "Emulator":
+        """Install it as the only Bochs, with a small userland and a cache of its own."""
+        if not all(file.exists() for file in disk.LOADER) or not disk.shutil.which("xorriso"):
+            pytest.skip("needs xorriso, isolinux and syslinux-common")
+        folder = root / "emulator"
+        folder.mkdir()
+        program = folder / "bochs-bin"
+        program.write_text(SCRIPT)
+        program.chmod(0o755)
+        patch.setenv("PATH", str(folder), prepend=":")
+        for name in ("_BIOS", "_VGA_BIOS"):
+            (folder / name).write_text(name)
+            patch.setattr(bochs, name, folder / name)
+        patch.setattr(userland, "sources", lambda: {"/bin/program": program})
+        patch.setenv("KVMTEST_CACHE", str(root / "cache"))
+        made = cls(folder, write_tree(root / "tree", tree_files()), Cache(root / "cache"))
+        made.leaves(evidence({"any.soak": Verdict.PASS}), 0)
+        return made
+
+    def leaves(self, what: Evidence | None, status: int) -> None:
+        """Have kvmtest leave this evidence inside, and end with this status."""
+        (self.folder / "evidence.json").unlink(missing_ok=True)
+        if what:
+            save(what, self.folder / "evidence.json")
+        (self.folder / "status").write_text(str(status))
+
+    def starts(self) -> list[str]:
+        """Return how it was started, or what was saved, since this was asked last."""
+        path = self.folder / "starts"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def job(self) -> dict[str, Any]:
+        """Return the last job, which files may follow."""
+        text = (self.folder / "job").read_text(errors="replace")
+        job, _ = json.JSONDecoder().raw_decode(text[text.index('{"command"') :])
+        assert isinstance(job, dict)
+        return job
+
+    def lab(self, **more: object) -> Lab:
+        """Return the lab of the tree's kernel."""
+        kernel = resolve(str(self.tree), None, self.cache, print)
+        return Lab(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]

@@ -1,0 +1,452 @@
+"""The leak walk finds each fault at its own step: on a KVM of a few lines, whole and broken."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvmtest._native import lib
+from kvmtest.checks.leaks import walk as leak_walk
+from kvmtest.checks.leaks.walk import LENGTH, OFF, ON, PATIENT, REFERENCE, STEPS, Step, also_leaks
+from kvmtest.checks.leaks.windows import PROOFS, SMIS_PER_WINDOW, Disturbed, arm_under
+from kvmtest.errors import KvmtestError
+from kvmtest.guests import mailbox
+from kvmtest.judge import Absence, Reading, Role, Verdict, control, judge
+from kvmtest.judge.leak import again
+from kvmtest.judge.samples import Arm, Samples, Window
+from kvmtest.kvm import MsrRefused
+from kvmtest.properties import PROPERTIES
+
+BIT = 1 << 14
+PER_SMI, SMIS = 11, 5
+
+#: The property that looks at a step; and the faults that it must notice.
+OWNERS = {
+    Step.TOGGLED: "vmx.entry.toggled",
+    Step.NEW: "vmx.entry.fresh",
+    Step.REFUSED: "vmx.guest.wrmsr-refused",
+    Step.WRITTEN: "vmx.guest.write-keeps-host-bit",
+    Step.MIGRATED: "vmx.entry.migrated",
+    Step.RUNNING: "vmx.entry.toggled-running",
+    Step.VMFAIL: "nvmx.entry.vmfail-reload",
+}
+FAULTS = {
+    "turning-off-unnoticed": Step.TOGGLED,
+    "snapshot-at-creation": Step.NEW,
+    "created-with-bit": Step.NEW,
+    "snapshot-per-cpu": Step.NEW,
+    "bit-14-by-guest": Step.REFUSED,
+    "bit-14-by-userspace": Step.REFUSED,
+    "guest-write-drops-host-bit": Step.WRITTEN,
+    "migration-not-compared": Step.MIGRATED,
+    "snapshot-once-per-run": Step.RUNNING,
+    "vmfail-without-reload": Step.VMFAIL,
+}
+
+
+class Kvm:
+    """What the fix does, with a fault; one vCPU at a time, which is its own guest.
+
+    ``cpus`` are those of its thread; its snapshot by CPU is of the first alone.
+    """
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        self.knob = 1
+        self.cpu_saw = 0
+        self.cpus = {0, 1}
+        self.last_cpu = 0
+        self.create()
+
+    def create(self) -> None:
+        """Make a new vCPU, and run it for a moment."""
+        self.bit = int(self.fault == "created-with-bit")
+        self.saw = self.knob if self.fault == "snapshot-at-creation" else 0
+        self.enter()
+
+    def enter(self) -> None:
+        """Compare, store and load, as before a VM-entry."""
+        old = self.cpu_saw if self.fault == "snapshot-per-cpu" else self.saw
+        is_new = self.knob != old
+        if self.fault == "turning-off-unnoticed":
+            is_new = self.knob > old
+        cpu = min(self.cpus)
+        if self.fault == "migration-not-compared":
+            is_new = is_new and cpu == self.last_cpu
+        self.saw = self.cpu_saw = self.knob
+        self.last_cpu = cpu
+        if is_new:
+            self.bit = self.saw
+
+    def write(self, value: int, by: str) -> None:
+        """Write DEBUGCTL. Raises MsrRefused."""
+        if value & BIT and self.fault != f"bit-14-by-{by}":
+            raise MsrRefused(0x1D9, value)
+        self.bit = int(bool(value & BIT))
+        if self.fault != "guest-write-drops-host-bit":
+            self.bit |= self.saw
+
+    # The guest and its vCPU
+
+    def execute(self, command: mailbox.Command) -> list[mailbox.Result]:
+        self.enter()
+        fault = None
+        try:
+            self.write(command.arguments[1], "guest")
+        except MsrRefused:
+            fault = mailbox.Fault(13, 0, 0)
+        return [mailbox.Result((0, 0, 0, 0), fault)]
+
+    def set_msr(self, index: int, value: int) -> None:
+        assert index == 0x1D9
+        self.write(value, "userspace")
+
+
+class Nested:
+    """L1 and L2 on that KVM: the bit of vmcs01 waits while L2 runs."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+        self.is_in_l2 = False
+
+    def enter(self) -> None:
+        self.kept, self.is_in_l2 = self.kvm.bit, True
+        self.kvm.enter()
+
+    def spoil(self) -> None:
+        pass
+
+    def fail(self) -> bool:
+        self.kvm.enter()
+        self.kvm.bit = self.kept
+        if self.kvm.fault != "vmfail-without-reload":
+            self.kvm.bit = self.kvm.saw
+        self.is_in_l2 = False
+        return True
+
+
+class Crew:
+    """One guest; ``per_smi`` is what an SMI counts where the bit is 0."""
+
+    def __init__(self, kvm: Kvm, per_smi: int = PER_SMI, noise: Callable[[], int] = int) -> None:
+        self.kvm = kvm
+        self.watcher: Any = SimpleNamespace(
+            guest=SimpleNamespace(execute=kvm.execute, vcpu=kvm, kvm=kvm), vcpu=0,
+            settle=kvm.enter,
+        )  # fmt: skip
+        self.is_late = False
+        self.lengths: set[float] = set()
+        self._per_smi = per_smi
+        self._noise = noise
+
+    def begin_anew(self, _: object) -> Iterator[Reading]:
+        self.kvm.create()
+        yield control("leak", "a new vCPU ran", True, True, "")
+
+    def undergo(self, does: str, do: Callable[[Any], bool]) -> Iterator[Reading]:
+        # In the vCPU's thread, which is on one CPU.
+        others, self.kvm.cpus = self.kvm.cpus, {0}
+        done = do(self.watcher)
+        assert self.kvm.cpus == {0}
+        self.kvm.cpus = others
+        yield control("leak", does, done, True, "")
+
+    def settle(self) -> None:
+        self.kvm.enter()
+
+    def take(self, arm: Arm, length: float) -> list[tuple[Window, list[object]]]:
+        self.lengths.add(length)
+        self.kvm.enter()
+        return self._taken(arm, int(lib.clock_tsc()))
+
+    def take_around(
+        self, arm: Arm, amid: Callable[[], Any], length: float
+    ) -> tuple[Any, list[tuple[Window, list[object]]]]:
+        self.lengths.add(length)
+        self.kvm.enter()
+        began = int(lib.clock_tsc())
+        done = amid()
+        if self.is_late:
+            began = int(lib.clock_tsc())
+        if self.kvm.fault != "snapshot-once-per-run":
+            self.kvm.enter()
+        return done, self._taken(arm, began)
+
+    def _taken(self, arm: Arm, began: int) -> list[tuple[Window, list[object]]]:
+        smis = 0 if arm is Arm.QUIET else SMIS
+        counted = 1000 + self._noise() + (0 if self.kvm.bit else self._per_smi * smis)
+        ended = int(lib.clock_tsc())
+        window = Window(arm, began, ended, {"i": counted}, {"i": 1000}, 0, smis, smis)
+        return [(window, [])]
+
+
+def walk(
+    monkeypatch: pytest.MonkeyPatch,
+    kvm: Kvm,
+    crew: Crew | None = None,
+    *,
+    before: list[Reading | Absence] | None = None,
+    has_nested: bool = True,
+    is_patient: bool = False,
+) -> Any:
+    """Return a context whose walks go over that KVM."""
+    crew = crew or Crew(kvm)
+
+    def set_knob(value: int) -> Iterator[Reading]:
+        kvm.knob = value
+        yield control("leak", "the host's bit", value, value, "")
+
+    knob = SimpleNamespace(set=lambda _, value: setattr(kvm, "knob", value))
+    scene = SimpleNamespace(
+        set_knob=set_knob, knob=knob, journal=None, machine=None, say=lambda _: None
+    )
+
+    def experiment(_: object, __: object, way: Callable[..., Any], *, knob: int) -> Iterator[Any]:
+        assert knob == 1
+        yield from before or [control("leak", "SMIs are counted", "yes", "yes", "")]
+        if before is None:
+            yield from (way.patient if is_patient else way)(scene, crew)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(leak_walk, "experiment", experiment)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: kvm.cpus)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(kvm, "cpus", cpus))
+    monkeypatch.setattr(leak_walk, "NestedGuest", lambda guest: Nested(guest.kvm))
+    monkeypatch.setattr(leak_walk, "witness_lacks", lambda machine, _: machine)
+    monkeypatch.setattr(
+        leak_walk, "answer", lambda _, need: None if need != "nested" or has_nested else "no"
+    )
+    return SimpleNamespace(machine=[], found={})
+
+
+def read(context: Any, step: Step) -> list[Reading]:
+    readings = list(also_leaks(context, step))
+    assert all(isinstance(reading, Reading) for reading in readings)
+    return readings  # type: ignore[return-value]
+
+
+def test_the_properties_that_look_name_the_witness() -> None:
+    assert OWNERS.keys() == set(Step) == STEPS.keys()
+    witnesses = {p.id: p.witnesses for p in PROPERTIES}
+    assert all("leak" in witnesses[owner] for owner in OWNERS.values())
+
+
+def test_a_kvm_that_is_right_passes_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = walk(monkeypatch, Kvm())
+    for step in Step:
+        readings = read(context, step)
+        assert judge(readings).verdict is Verdict.PASS, step
+        claims = [r for r in readings if r.role is Role.CLAIM]
+        assert all(f"counts SMM {step.value} with the knob" in r.what for r in claims)
+        assert judge(again(readings)).verdict is Verdict.PASS, "from the record alone, too"
+
+
+@pytest.mark.parametrize(("fault", "where"), FAULTS.items())
+def test_a_fault_fails_at_its_step_and_at_no_other(
+    monkeypatch: pytest.MonkeyPatch, fault: str, where: Step
+) -> None:
+    context = walk(monkeypatch, Kvm(fault))
+    verdicts = {step: judge(read(context, step)).verdict for step in Step}
+    assert [step for step, verdict in verdicts.items() if verdict is Verdict.FAIL] == [where]
+    # One whose control is what the fault spoils decides nothing.
+    spoilt = {step for step in Step if REFERENCE[step] is where}
+    assert all(v is Verdict.PASS for s, v in verdicts.items() if s not in {where} | spoilt)
+
+
+def test_each_step_has_both_its_knobs_and_no_window_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = walk(monkeypatch, Kvm())
+    for step in Step:
+        samples = Samples.of(read(context, step))
+        windows = samples.windows
+        assert {w.state for w in windows} == {"", step.value}
+        assert [w.began for w in windows] == sorted(w.began for w in windows)
+        assert sum(w.arm is Arm.QUIET for w in windows) >= 6
+        arms = [w.arm for w in windows if w.state]
+        assert {arm: arms.count(arm) for arm in arms}.items() <= {
+            Arm.CONTROL: OFF, Arm.TREATMENT: ON
+        }.items()  # fmt: skip
+        both = {Arm.CONTROL, Arm.TREATMENT}
+        assert set(arms) == (
+            both if step is Step.NEW
+            else {Arm.CONTROL} if step in (Step.TOGGLED, Step.REFUSED)
+            else {Arm.TREATMENT}
+        )  # fmt: skip
+        with_smis = [w for w in windows if w.arm is not Arm.QUIET]
+        expected = Arm.MIXED if step is Step.RUNNING else None
+        assert all(
+            arm_under(samples.toggles, w) is ((w.state and expected) or w.arm) for w in with_smis
+        )
+        assert PROOFS + len(with_smis) * LENGTH * SMIS_PER_WINDOW < 100
+
+
+def test_where_a_run_begins_after_the_toggle_that_was_to_be_amid_it_it_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm("snapshot-once-per-run")
+    crew = Crew(kvm)
+    crew.is_late = True
+    readings = read(walk(monkeypatch, kvm, crew), Step.RUNNING)
+    assert not [r for r in readings if r.role is Role.CLAIM]
+
+
+def test_with_one_cpu_steps_that_need_two_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    kvm = Kvm()
+    kvm.cpus = {0}
+    context = walk(monkeypatch, kvm)
+    for step in (Step.MIGRATED, Step.RUNNING):
+        assert all(r.role is Role.CONTROL for r in read(context, step))
+    assert judge(read(context, Step.VMFAIL)).verdict is Verdict.PASS
+
+
+def test_it_is_walked_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm)
+    first = read(context, Step.NEW)
+    kvm.fault = "created-with-bit"
+    assert Samples.of(read(context, Step.NEW)) == Samples.of(first)
+
+
+def test_where_nothing_is_counted_in_smm_nothing_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm, Crew(kvm, per_smi=0))
+    for step in Step:
+        readings = read(context, step)
+        assert judge(readings).verdict is Verdict.INCONCLUSIVE
+        assert all(r.role is not Role.CLAIM for r in readings)
+
+
+def test_what_is_undecided_takes_nothing_from_other_witnesses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    noise = iter(range(0, 100_000, 17))
+    context = walk(monkeypatch, kvm, Crew(kvm, noise=lambda: next(noise) ** 2 % 301))
+    mine = [
+        control("vmcs", "the dump", "whole", "whole", ""),
+        Reading("vmcs", Role.CLAIM, "bit 14", 1, 1),
+    ]
+    assert judge([*mine, *read(context, Step.TOGGLED)]).verdict is Verdict.PASS
+
+
+def test_without_smis_there_is_what_is_missing_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = control("leak", "the count follows", "no", "yes", "use another")
+    context = walk(monkeypatch, Kvm(), before=[refused])
+    assert read(context, Step.NEW) == [refused]
+    context.machine = ["no PMU"]
+    assert not read(context, Step.NEW)
+
+
+def test_without_nesting_the_other_steps_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = walk(monkeypatch, Kvm(), has_nested=False)
+    assert judge(read(context, Step.WRITTEN)).verdict is Verdict.PASS
+    assert all(r.role is Role.CONTROL for r in read(context, Step.VMFAIL))
+
+
+@pytest.mark.parametrize("error", [KvmtestError("it broke"), Disturbed("try again")])
+def test_what_ends_it_is_told_by_the_steps_that_were_not_done(
+    monkeypatch: pytest.MonkeyPatch, error: KvmtestError
+) -> None:
+    kvm = Kvm()
+
+    def raise_(*_: object) -> None:
+        raise error
+
+    kvm.set_msr = raise_  # type: ignore[method-assign]
+    context = walk(monkeypatch, kvm)
+    for step in (Step.TOGGLED, Step.NEW):
+        assert judge(read(context, step)).verdict is Verdict.PASS
+    for step in list(Step)[2:]:
+        if isinstance(error, Disturbed):
+            *before, last = also_leaks(context, step)
+            assert isinstance(last, Absence)
+            assert last.missing.what == "try again"
+            readings = [each for each in before if isinstance(each, Reading)]
+            assert judge(readings, [last]).verdict is Verdict.INCONCLUSIVE
+            assert "try again" in judge(readings, [last]).reason
+        else:
+            with pytest.raises(KvmtestError, match="it broke"):
+                list(also_leaks(context, step))
+
+
+@pytest.mark.parametrize(
+    "error", [KvmtestError("it broke"), OSError(22, "it broke"), ValueError("it broke")]
+)
+def test_whatever_ends_it_nobody_walks_it_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    context = walk(monkeypatch, Kvm())
+    walks = []
+
+    def experiment(*_: object, **__: object) -> Iterator[Reading]:
+        walks.append(1)
+        raise error
+        yield
+
+    monkeypatch.setattr(leak_walk, "experiment", experiment)
+    for step in Step:
+        with pytest.raises(type(error), match="it broke"):
+            list(also_leaks(context, step))
+    assert len(walks) == 1
+
+
+def test_exits_that_no_quiet_window_had_on_the_way_do_not_silence_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(Crew):
+        """Windows with SMIs have a VM-exit; quiet ones only at last, when the others are taken."""
+
+        def __init__(self, kvm: Kvm) -> None:
+            super().__init__(kvm)
+            self.quiet_in_a_row = 0
+
+        def _taken(self, arm: Arm, began: int) -> list[tuple[Window, list[object]]]:
+            ((window, gaps),) = super()._taken(arm, began)
+            self.quiet_in_a_row = self.quiet_in_a_row + 1 if arm is Arm.QUIET else 0
+            exits = int(arm is not Arm.QUIET or self.quiet_in_a_row > 3)
+            return [(dataclasses.replace(window, exits=exits, gaps=window.gaps + exits), gaps)]
+
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm, Interrupted(kvm))
+    for step in Step:
+        assert judge(read(context, step)).verdict is Verdict.PASS, step
+
+
+def slow(kvm: Kvm, *, is_waited: bool = False) -> Crew:
+    """A crew whose windows have one SMI each, of a long handler."""
+    crew = Crew(kvm, per_smi=100_000)
+    crew.smis = SimpleNamespace(windows=SimpleNamespace(waited=is_waited))  # type: ignore[attr-defined]
+    return crew
+
+
+@pytest.mark.parametrize(("fault", "step"), [("", None), *FAULTS.items()])
+def test_with_one_smi_a_window_each_fault_is_found_at_its_step_too(
+    monkeypatch: pytest.MonkeyPatch, fault: str, step: Step | None
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SMIS", 1)
+    kvm = Kvm(fault)
+    context = walk(monkeypatch, kvm, slow(kvm), is_patient=True)
+    for each in [step] if step else Step:
+        readings = read(context, each)
+        assert judge(readings).verdict is (Verdict.FAIL if step else Verdict.PASS), each
+        windows = [w for w in Samples.of(readings).windows if w.state]
+        assert len(windows) in (PATIENT * OFF, PATIENT * ON, PATIENT * (ON + OFF))
+        assert len([w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]) >= 20
+
+
+def test_where_smis_waited_come_the_walk_says_so_and_others_decide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm, slow(kvm, is_waited=True), is_patient=True)
+    observations = list(also_leaks(context, Step.NEW))
+    absences = [each for each in observations if isinstance(each, Absence)]
+    assert "come by themselves" in absences[0].missing.what
