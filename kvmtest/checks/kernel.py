@@ -7,11 +7,11 @@ kernel.fix-present and any.no-warnings.
 from collections.abc import Iterator
 
 from kvmtest.guests import long_guest, mailbox, real_guest
-from kvmtest.host.facts.kernel import FixPresence
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
 from kvmtest.host.observe.earlier_warnings import EarlierWarnings, read_taint, troubles_gained
 from kvmtest.host.observe.kernel_log import LogSlice, troubles
 from kvmtest.judge import Absence, Reading, claim, control, measure
+from kvmtest.kernels.fix import FixPresence
 from kvmtest.kvm import System
 from kvmtest.missing import Missing
 

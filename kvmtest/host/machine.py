@@ -10,10 +10,11 @@ from functools import cached_property
 
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.fadt import Fadt, read_fadt
-from kvmtest.host.facts.kernel import FixPresence, Kernel
+from kvmtest.host.facts.kernel import Kernel
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.host.facts.lab import Lab
 from kvmtest.kernels.btf import Btf
+from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
 from .changes import freeze_knob

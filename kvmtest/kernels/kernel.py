@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
-from kvmtest.host.facts.kernel import build_date, upstream_version
 from kvmtest.kernels import bzimage, deb, files, packages
 from kvmtest.kernels.archive import Archive
+from kvmtest.kernels.banner import build_date, upstream_version
 from kvmtest.kernels.modules import Module, ModuleFolder, NoSuchModule, module_name
 
 __all__ = ["LabKernel", "narrowed", "resolve"]

@@ -8,7 +8,7 @@ it holds for the very bytes that are loaded, which modules.dep of a changed fold
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +18,19 @@ from kvmtest.kernels.compression import Corrupt, decompress
 from kvmtest.kernels.elf import ElfError, machine_name, reading, section_of
 
 __all__ = [
+    "DEPENDENCIES",
     "Module",
     "ModuleFolder",
     "NoSuchModule",
+    "dependencies",
+    "file_name",
     "module_name",
     "parse_modinfo",
     "parse_module",
 ]
+
+#: The file in which modprobe finds what a module needs.
+DEPENDENCIES = "modules.dep"
 
 _SIGNED = b"~Module signature appended~\n"
 _SIGNATURE_INFO = 12  # The size of struct module_signature, between signature and mark.
@@ -165,6 +171,26 @@ def module_name(path: str) -> str | None:
     file = path.rpartition("/")[2]
     stem, dot, _ = file.partition(".ko")
     return _normal(stem) if dot and file[len(stem) :] in _SUFFIXES else None
+
+
+def dependencies(modules: Sequence[Module]) -> bytes:
+    """Return the file modules.dep of modules in the order in which they are loaded."""
+    # modules.dep(5) has, unlike .modinfo, all that a module needs, also through others.
+    needs: dict[str, list[str]] = {}
+    for module in modules:
+        direct = [name for name in module.depends if name in needs]
+        indirect = [name for each in direct for name in needs[each]]
+        needs[module.name] = list(dict.fromkeys([*direct, *indirect]))
+    lines = [
+        f"{file_name(name)}: {' '.join(map(file_name, others))}".rstrip() + "\n"
+        for name, others in needs.items()
+    ]
+    return "".join(lines).encode()
+
+
+def file_name(module: str) -> str:
+    """Return the name of a module's file, as kernels build it: kvm_intel is in kvm-intel.ko."""
+    return f"{module.replace('_', '-')}.ko"
 
 
 def parse_module(name: str, file: bytes) -> tuple[Module, str]:

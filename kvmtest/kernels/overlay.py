@@ -17,8 +17,13 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import files
 from kvmtest.kernels.elf import reading
 from kvmtest.kernels.kernel import LabKernel, narrowed
-from kvmtest.kernels.modules import Module, ModuleFolder
-from kvmtest.lab.image import contents as image
+from kvmtest.kernels.modules import (
+    DEPENDENCIES,
+    Module,
+    ModuleFolder,
+    dependencies,
+    file_name,
+)
 
 __all__ = ["Overlay"]
 
@@ -64,20 +69,18 @@ class Overlay:
         # A module that the kernel's own did without is not in the machine yet.
         names = {module.name for module in own}
         new = [module for module in order if module in laid or module.name not in names]
-        needs = image.dependencies(over.load_order(*kernel.needed))
+        needs = dependencies(over.load_order(*kernel.needed))
         return cls(
             kernel.release,
             vendor,
             {over.path(m.name).name: files.digest(over.path(m.name), files.MODULE) for m in laid},
             folder.absolute(),
             tuple(module.name for module in reversed(own) if module.name in changed),
-            {image.file_name(m.name): _loadable(m) for m in new} | {image.DEPENDENCIES: needs},
+            {file_name(m.name): _loadable(m) for m in new} | {DEPENDENCIES: needs},
         )
 
-    @property
-    def commands(self) -> list[list[str]]:
-        """What is run in the machine to load them, where the files are."""
-        arguments = image.MODULE_ARGUMENTS.get(self.vendor, "").split()
+    def commands(self, arguments: Sequence[str] = ()) -> list[list[str]]:
+        """What loads them where the files are; the vendor module gets ``arguments``."""
         return [
             *(["rmmod", name] for name in self.removed),
             ["cp", *self.files, f"/lib/modules/{self.release}/"],
@@ -99,8 +102,8 @@ def _refuse_built_in(over: ModuleFolder, kernel: LabKernel, vendor: str) -> None
 
 
 def _none_of_use(over: ModuleFolder, own: Sequence[Module]) -> str:
-    wanted = ", ".join(image.file_name(module.name) for module in reversed(own))
-    held = ", ".join(map(image.file_name, over.names[:4])) or "no module"
+    wanted = ", ".join(file_name(module.name) for module in reversed(own))
+    held = ", ".join(map(file_name, over.names[:4])) or "no module"
     return (
         f"{over.root} has nothing to lay over the kernel's own modules: this --machine loads "
         f"{wanted}, and there is {held}"
@@ -112,7 +115,7 @@ def _check_fit(module: Module, root: Path, kernel: LabKernel) -> None:
     wanted = next((m.vermagic for m in kernel.load_order(*kernel.needed) if m.vermagic), None)
     if wanted and module.vermagic != wanted:
         raise EnvironmentUnfit(
-            f"{image.file_name(module.name)} in {root} does not fit the kernel: it is built for "
+            f"{file_name(module.name)} in {root} does not fit the kernel: it is built for "
             f'"{module.vermagic}", the kernel is "{wanted}"; build it with that configuration'
         )
 

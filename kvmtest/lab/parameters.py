@@ -75,7 +75,7 @@ class Parameters:
             for module in ("kvm", self.vendor)
         }
         reload_kvm = [["rmmod", "kvm"], ["modprobe", "kvm", *settings["kvm"]]]
-        own = MODULE_ARGUMENTS.get(self.vendor, "").split()
+        own = MODULE_ARGUMENTS.get(self.vendor, ())
         return [
             ["rmmod", self.vendor],
             *(reload_kvm if settings["kvm"] else []),

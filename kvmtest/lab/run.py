@@ -31,6 +31,7 @@ from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_evidence
 
 from .image import payload
+from .image.contents import MODULE_ARGUMENTS
 from .lab import Lab
 from .machine import MachineFailed, Outcome
 from .parameters import Parameters
@@ -143,7 +144,8 @@ def run_once(
     """
     overlay = Overlay.of(modules, lab.kernel, lab.emulator.modules[0]) if modules else None
     origin, laid = (str(overlay), list(overlay.digests)) if overlay else ("the kernel's own", [])
-    files, laying = (overlay.files, overlay.commands) if overlay else ({}, [])
+    arguments = MODULE_ARGUMENTS.get(lab.emulator.modules[0], ())
+    files, laying = (overlay.files, overlay.commands(arguments)) if overlay else ({}, [])
     setting = parameters or Parameters(lab.emulator.modules[0])
     environment = {VARIABLE: json.dumps(lab.facts(origin, str(setting), laid))}
     command = ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *words]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from kvmtest.host.facts.kernel import FixPresence, Kernel
+from kvmtest.host.facts.kernel import Kernel
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
+from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
 from .terminal import console, facts_table

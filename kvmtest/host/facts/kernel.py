@@ -9,28 +9,25 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.modules import Place, how_to_load, whereabouts
 from kvmtest.host.tree import Tree
-from kvmtest.kernels.btf import Btf, BtfError, Struct
+from kvmtest.kernels import banner
+from kvmtest.kernels.btf import Btf, BtfError
+from kvmtest.kernels.fix import FixPresence, observe_fix, with_vendor_module
 from kvmtest.missing import Missing
 
 __all__ = [
     "Config",
-    "FixPresence",
     "FoundBtf",
     "Kernel",
-    "OpsCopies",
-    "build_date",
     "fix_presence",
     "module_btf",
-    "observe_fix",
     "parse_config",
     "read_config",
-    "upstream_version",
     "vmlinux_btf",
 ]
 
@@ -42,23 +39,8 @@ _CONFIG_FILES = (
 )
 _GZIP = 16 + zlib.MAX_WBITS
 
-# A build's date as Debian and Proxmox write it, as date(1) and as date --rfc-email (Arch) do.
-_DATE = re.compile(
-    r"\b\d{4}-\d\d-\d\d(?!\d)"
-    r"|\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d (?:\S+ )?\d{4}\b"
-    r"|\b[A-Z][a-z]{2}, +\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}\b",
-    re.ASCII,
-)
-
 _VMLINUX = "/sys/kernel/btf/vmlinux"
 _NEEDS_BTF = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-
-# One of these is in struct kvm_x86_ops of every kernel, by age: BTF of KVM must show it.
-_CONTROL_MEMBERS = ("vcpu_run", "run")
-
-# KVM's own functions (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c), in kvm.ko or a kernel with KVM
-# built in. A kernel without KVM has struct kvm_x86_ops all the same: headers bring it in.
-_KVM_FUNCTIONS = ("kvm_vcpu_ioctl", "kvm_arch_vcpu_ioctl_run")
 
 _BTF_FOLDER = "/sys/kernel/btf"
 _VENDOR_MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
@@ -103,7 +85,8 @@ class Kernel:
     def of(cls, tree: Tree) -> "Kernel | Missing":
         """Read the facts of the kernel that runs the machine."""
         version_string = tree.read("/proc/version") or ""
-        release = tree.read("/proc/sys/kernel/osrelease") or _release_in(version_string)
+        release = tree.read("/proc/sys/kernel/osrelease") or banner.release(version_string)
+        signature = tree.read("/proc/version_signature") or ""
         if not release:
             return Missing(
                 "the kernel's release can't be read (/proc/sys/kernel/osrelease, /proc/version)",
@@ -112,9 +95,9 @@ class Kernel:
         return cls(
             release,
             version_string,
-            upstream_version(release, version_string, tree.read("/proc/version_signature") or ""),
-            _compiler_in(version_string),
-            build_date(version_string),
+            banner.upstream_version(release, version_string, signature),
+            banner.compiler(version_string),
+            banner.build_date(version_string),
             read_config(tree, release),
         )
 
@@ -131,99 +114,6 @@ class FoundBtf:
 
     btf: Btf = field(repr=False, compare=False)
     where: str
-
-
-@dataclass(frozen=True, slots=True)
-class OpsCopies:
-    """The definitions of struct kvm_x86_ops that one ``module`` was built with, in numbers.
-
-    ``fixed`` of ``copies`` have the member HOST_OWNED_DEBUGCTL. ``is_own`` tells that they are in
-    the module's own BTF; otherwise the module has the kernel image's.
-    """
-
-    module: str
-    copies: int
-    fixed: int
-    is_own: bool
-
-    def __str__(self) -> str:
-        whose = "" if self.is_own else " (the kernel image's)"
-        return f"{self.fixed} of {self.copies} in {self.module}{whose}"
-
-
-@dataclass(frozen=True, slots=True)
-class FixPresence:
-    """What one kernel's BTF shows of the host-owned DEBUGCTL code, each observation by itself.
-
-    Definitions count that KVM's modules were built with, kvm and the vendor's alike.
-    """
-
-    where: str
-    """The files that were looked at."""
-
-    ops_copies: int
-    """Definitions of struct kvm_x86_ops."""
-
-    ops_copies_with_host_owned_debugctl: int
-    """Those that have the member HOST_OWNED_DEBUGCTL."""
-
-    ops_copies_with_control: int
-    """Those that have a member every kernel has: ``vcpu_run``, or ``run`` in old ones."""
-
-    control_members: tuple[str, ...]
-    """The control members found."""
-
-    has_run_flags_enum: bool
-    """enum kvm_x86_run_flags is defined."""
-
-    run_flags: Mapping[str, int]
-    """Its enumerators."""
-
-    host_debugctl_offsets: tuple[int, ...]
-    """Distinct byte offsets of ``arch.host_debugctl`` in struct kvm_vcpu; empty where absent."""
-
-    kvm_shown_by: str = ""
-    """What of KVM's own is in this BTF, in words; empty where it has struct kvm_x86_ops at most,
-    which a kernel without KVM has too."""
-
-    modules: tuple[OpsCopies, ...] = ()
-    """The definitions of struct kvm_x86_ops by module."""
-
-    @property
-    def has_host_owned_debugctl(self) -> bool:
-        """Tell whether some struct kvm_x86_ops has the member HOST_OWNED_DEBUGCTL."""
-        return self.ops_copies_with_host_owned_debugctl > 0
-
-    @property
-    def is_present(self) -> bool:
-        """Tell whether every struct kvm_x86_ops has it, and there is a flag to reload DEBUGCTL."""
-        copies = self.ops_copies_with_host_owned_debugctl
-        return 0 < copies == self.ops_copies and self.load_debugctl is not None
-
-    @property
-    def has_control(self) -> bool:
-        """Tell whether struct kvm_x86_ops is whole, so that what it does not show is not there."""
-        return 0 < self.ops_copies == self.ops_copies_with_control
-
-    @property
-    def is_of_kvm(self) -> bool:
-        """Tell whether this BTF describes the KVM that runs: only then do its types decide."""
-        return self.has_control and bool(self.kvm_shown_by)
-
-    @property
-    def is_mixed(self) -> bool:
-        """Tell whether kvm and the vendor module were built from different sources."""
-        return len({each.fixed == each.copies for each in self.modules}) > 1
-
-    @property
-    def load_debugctl(self) -> int | None:
-        """Return the mask KVM_RUN_LOAD_DEBUGCTL, or None where there is no such flag."""
-        return self.run_flags.get("KVM_RUN_LOAD_DEBUGCTL")
-
-    @property
-    def host_debugctl_offset(self) -> int | None:
-        """Return the byte offset of ``arch.host_debugctl``, or None where absent or ambiguous."""
-        return self.host_debugctl_offsets[0] if len(self.host_debugctl_offsets) == 1 else None
 
 
 def read_config(tree: Tree, release: str) -> Config | Missing:
@@ -317,7 +207,7 @@ def fix_presence(tree: Tree, vmlinux: Btf | Missing | None = None) -> FixPresenc
         return _corrupt(found.where, error)
     for vendor, btf in _vendor_btfs(tree, vmlinux):
         with suppress(BtfError):
-            fix = _with_vendor(fix, vendor, btf)
+            fix = with_vendor_module(fix, vendor, btf, f"{_BTF_FOLDER}/{vendor}")
     return fix
 
 
@@ -329,96 +219,8 @@ def _vendor_btfs(tree: Tree, vmlinux: Btf | Missing | None) -> Iterator[tuple[st
             yield path.name, found.btf
 
 
-def observe_fix(btf: Btf, where: str) -> FixPresence:
-    """Observe in ``btf``, read from ``where``, what the fix added to KVM's types.
-
-    Raises :class:`BtfError` on corrupt data.
-    """
-    ops = btf.structs("kvm_x86_ops")
-    # Before Linux kernel commit 6b1dd26544d0 ("KVM: VMX: Preserve host's DEBUGCTLMSR_FREEZE_IN_SMM
-    # while running the guest") (in v6.17), struct kvm_x86_ops has no member HOST_OWNED_DEBUGCTL.
-    fixed = [copy for copy in ops if copy.has("HOST_OWNED_DEBUGCTL")]
-    # Before Linux kernel commit 2478b1b220c4 ("KVM: x86: Convert vcpu_run()'s immediate exit param
-    # into a generic bitmap") (in v6.17), there is no enum kvm_x86_run_flags.
-    flags = btf.enums("kvm_x86_run_flags")
-    offsets = btf.offsets("kvm_vcpu", "arch.host_debugctl")
-    return FixPresence(
-        where,
-        ops_copies=len(ops),
-        ops_copies_with_host_owned_debugctl=len(fixed),
-        ops_copies_with_control=_with_control(ops),
-        control_members=tuple(
-            name for name in _CONTROL_MEMBERS if any(copy.has(name) for copy in ops)
-        ),
-        has_run_flags_enum=bool(flags),
-        run_flags={name: value for copy in flags for name, value in copy.values.items()},
-        host_debugctl_offsets=tuple(offset.in_bytes for offset in offsets),
-        kvm_shown_by=_kvm_in(btf, ops),
-        modules=(OpsCopies("kvm", len(ops), len(fixed), _are_own(btf, ops)),),
-    )
-
-
 # As of the BTF itself: a module that was loaded anew has, mostly, the same.
 _observed_fix = lru_cache(maxsize=4)(observe_fix)
-
-
-def _with_vendor(fix: FixPresence, vendor: str, btf: Btf) -> FixPresence:
-    """Add what the vendor module was built with, where it differs from the kernel image's.
-
-    Where it does not, its BTF says nothing of its own. Raises BtfError on corrupt data.
-    """
-    ops = btf.structs("kvm_x86_ops")
-    if not _are_own(btf, ops):
-        return fix
-    fixed = sum(copy.has("HOST_OWNED_DEBUGCTL") for copy in ops)
-    return replace(
-        fix,
-        where=f"{fix.where}, {_BTF_FOLDER}/{vendor}",
-        ops_copies=fix.ops_copies + len(ops),
-        ops_copies_with_host_owned_debugctl=fix.ops_copies_with_host_owned_debugctl + fixed,
-        ops_copies_with_control=fix.ops_copies_with_control + _with_control(ops),
-        modules=(*fix.modules, OpsCopies(vendor, len(ops), fixed, is_own=True)),
-    )
-
-
-def _with_control(ops: tuple[Struct, ...]) -> int:
-    return sum(any(map(copy.has, _CONTROL_MEMBERS)) for copy in ops)
-
-
-def _are_own(btf: Btf, ops: tuple[Struct, ...]) -> bool:
-    """Tell whether definitions are those of split BTF itself."""
-    return btf.is_split and bool(ops) and not any(copy.is_inherited for copy in ops)
-
-
-def _kvm_in(btf: Btf, ops: tuple[Struct, ...]) -> str:
-    """Return in words what of KVM's own is in ``btf``, or ""."""
-    for name in _KVM_FUNCTIONS:
-        if btf.functions(name):
-            return f"function {name}"
-    return "the module's own struct kvm_x86_ops" if _are_own(btf, ops) else ""
-
-
-def upstream_version(
-    release: str, version_string: str, signature: str = ""
-) -> tuple[int, int, int] | None:
-    """Return the version in Debian's build, Ubuntu's signature, or the release, in that order."""
-    debian = re.search(r"\bDebian (?:\d+:)?(\d\S*)", _build_of(version_string))
-    candidates = (debian[1] if debian else "", signature.split(" ")[-1], release)
-    for candidate in candidates:
-        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", candidate, re.ASCII)
-        if match:
-            return int(match[1]), int(match[2]), int(match[3] or 0)
-    return None
-
-
-def build_date(version_string: str) -> str | None:
-    """Return when the kernel was built, as its version string has it.
-
-    None where it has no whole date: kbuild cuts the build at 64 characters (init/Makefile), which
-    takes the year from those of Ubuntu's kernels whose number is long.
-    """
-    match = _DATE.search(_build_of(version_string))
-    return match[0] if match else None
 
 
 def _config_text(data: bytes | None, *, packed: bool) -> str:
@@ -490,23 +292,3 @@ def _corrupt(where: str, error: BtfError) -> Missing:
         f"the BTF in {where} can't be understood ({error})",
         f"compare with: bpftool btf dump file {where.split()[0]}",
     )
-
-
-def _release_in(version_string: str) -> str:
-    match = re.match(r"Linux version (\S+)", version_string)
-    return match[1] if match else ""
-
-
-def _build_of(version_string: str) -> str:
-    """Return the part after the compiler, e.g. ``#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (…)``.
-
-    That part alone is what uname -v says.
-    """
-    match = re.search(r"(?:^|\) )(#\d.*)", version_string)
-    return match[1] if match else ""
-
-
-def _compiler_in(version_string: str) -> str | None:
-    """Return the second parenthesised group, which may hold parentheses itself."""
-    match = re.match(r"Linux version \S+ \([^()]*\) \((.+?)\) #\d", version_string)
-    return match[1] if match else None

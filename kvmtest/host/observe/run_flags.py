@@ -8,10 +8,11 @@ arch/x86/include/asm/kvm_host.h).
 
 from dataclasses import dataclass
 
-from kvmtest.host.facts.kernel import FixPresence, module_btf
+from kvmtest.host.facts.kernel import module_btf
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.host.tree import Tree
 from kvmtest.kernels.btf import Btf, BtfError
+from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
 __all__ = ["FUNCTIONS", "RunFlags", "find"]

@@ -9,16 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kvmtest.kernels.modules import Module
+from kvmtest.kernels.modules import DEPENDENCIES, Module, dependencies, file_name
 from kvmtest.lab.digest import of_files
 
 from .cpio import Entry, File
 
 __all__ = [
     "COMMAND_LINE",
-    "DEPENDENCIES",
     "MODULE_ARGUMENTS",
-    "dependencies",
     "digest",
     "file_name",
     "module_entries",
@@ -47,16 +45,13 @@ _IMPORTS = (
     "tempfile", "threading", "unittest", "xml.etree.ElementTree", "xml.sax.saxutils", "zlib",
 )  # fmt: skip
 
-#: The file in which modprobe finds what a module needs.
-DEPENDENCIES = "modules.dep"
-
 #: Arguments of the modules that a machine loads at boot.
-MODULE_ARGUMENTS = {"kvm_intel": "nested=1"}
+MODULE_ARGUMENTS: dict[str, tuple[str, ...]] = {"kvm_intel": ("nested=1",)}
 
 
 def own_entries(modules: Sequence[Module]) -> dict[str, Entry]:
     """Return kvmtest's own part; ``modules`` are loaded in this order."""
-    lines = [f"{module.name} {MODULE_ARGUMENTS.get(module.name, '')}\n" for module in modules]
+    lines = [" ".join([m.name, *MODULE_ARGUMENTS.get(m.name, ())]) + "\n" for m in modules]
     return {
         "init": File((_INSIDE / "init").read_bytes(), executable=True),
         "lab/agent.py": File((_INSIDE / "agent.py").read_bytes()),
@@ -78,26 +73,6 @@ def module_entries(release: str, modules: Sequence[Module]) -> dict[str, Entry]:
     for index in ("modules.alias", "modules.symbols", "modules.builtin"):
         entries[f"{folder}/{index}"] = File(b"")
     return entries
-
-
-def dependencies(modules: Sequence[Module]) -> bytes:
-    """Return the file modules.dep of modules in the order in which they are loaded."""
-    # modules.dep(5) has, unlike .modinfo, all that a module needs, also through others.
-    needs: dict[str, list[str]] = {}
-    for module in modules:
-        direct = [name for name in module.depends if name in needs]
-        indirect = [name for each in direct for name in needs[each]]
-        needs[module.name] = list(dict.fromkeys([*direct, *indirect]))
-    lines = [
-        f"{file_name(name)}: {' '.join(map(file_name, others))}".rstrip() + "\n"
-        for name, others in needs.items()
-    ]
-    return "".join(lines).encode()
-
-
-def file_name(module: str) -> str:
-    """Return the name of a module's file, as kernels build it: kvm_intel is in kvm-intel.ko."""
-    return f"{module.replace('_', '-')}.ko"
 
 
 def digest(entries: Mapping[str, Entry]) -> str:

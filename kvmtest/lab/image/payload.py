@@ -24,7 +24,10 @@ __all__ = ["archive", "job", "package", "with_bytecode"]
 Files = Mapping[str, bytes]
 
 # Of the package, what runs outside the machine only.
-_LEFT_OUT = {"__pycache__", "lab"}
+_OUTSIDE = ("kvmtest/lab/", "kvmtest/commands/lab", "kvmtest/cache.py")
+# Of kvmtest/kernels, what runs inside too: the types of KVM and its banner, not kernels' files.
+_KERNELS = "kvmtest/kernels/"
+_OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "fix.py"}
 
 
 def package() -> dict[str, bytes]:
@@ -34,10 +37,16 @@ def package() -> dict[str, bytes]:
         assert module.__file__
         root = Path(module.__file__).parent
         for path in sorted(root.rglob("*")):
-            inner = path.relative_to(root)
-            if path.is_file() and not _LEFT_OUT & set(inner.parts[:-1] or inner.parts):
-                files[f"{name}/{inner}"] = path.read_bytes()
+            inside = f"{name}/{path.relative_to(root)}"
+            if path.is_file() and _goes_inside(inside):
+                files[inside] = path.read_bytes()
     return files
+
+
+def _goes_inside(name: str) -> bool:
+    if name.startswith(_KERNELS):
+        return name.removeprefix(_KERNELS) in _OF_RUNNING_KERNELS
+    return not name.startswith(_OUTSIDE) and "__pycache__" not in name
 
 
 def with_bytecode(files: Files) -> dict[str, bytes]:

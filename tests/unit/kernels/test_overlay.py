@@ -23,8 +23,8 @@ from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels.elf import section
 from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.modules import DEPENDENCIES
 from kvmtest.kernels.overlay import Overlay
-from kvmtest.lab.image.contents import DEPENDENCIES
 
 zstandard = pytest.importorskip("zstandard")
 
@@ -66,7 +66,7 @@ class TestWhatIsLoaded:
     def test_both_modules_come_in_place_of_both(self, tmp_path: Path, kernel: LabKernel) -> None:
         overlay = over(write_tree(tmp_path / "built", BUILT), kernel)
         assert {name: overlay.files[name] for name in (KVM, INTEL)} == BUILT
-        assert overlay.commands == [
+        assert overlay.commands(["nested=1"]) == [
             ["rmmod", "kvm_intel"],
             ["rmmod", "kvm"],
             ["cp", KVM, INTEL, DEPENDENCIES, f"/lib/modules/{RELEASE}/"],
@@ -81,8 +81,8 @@ class TestWhatIsLoaded:
     ) -> None:
         overlay = over(write_tree(tmp_path / "built", {name: BUILT[name]}), kernel)
         assert set(overlay.files) == {name, DEPENDENCIES}
-        assert overlay.commands[: len(removed)] == [["rmmod", each] for each in removed]
-        assert overlay.commands[len(removed)][0] == "cp"
+        assert overlay.commands()[: len(removed)] == [["rmmod", each] for each in removed]
+        assert overlay.commands()[len(removed)][0] == "cp"
 
     def test_what_lies_beside_them_is_left_alone(self, tmp_path: Path, kernel: LabKernel) -> None:
         others = {
@@ -103,7 +103,7 @@ class TestWhatIsLoaded:
         built = {**BUILT, "kvm-amd.ko": module("kvm_amd", "kvm", "ccp", body=b"changed")}
         overlay = over(write_tree(tmp_path / "built", built), kernel, "kvm_amd")
         assert set(overlay.files) == {KVM, "kvm-amd.ko", DEPENDENCIES}
-        assert overlay.commands[-1] == ["modprobe", "kvm_amd"]
+        assert overlay.commands()[-1] == ["modprobe", "kvm_amd"]
         alone = {"kvm-intel.ko": BUILT[INTEL]}
         said = refusal(write_tree(tmp_path / "intel", alone), kernel, "kvm_amd")
         assert "loads kvm-amd.ko, ccp.ko, kvm.ko, irqbypass.ko, and there is kvm-intel.ko" in said

@@ -125,7 +125,7 @@ IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
     "init": inside("init"),
     "port": inside("port"),
     "command line": lambda _, patch: patch.setattr(image, "COMMAND_LINE", "noisy"),
-    "module arguments": lambda _, patch: patch.setitem(image.MODULE_ARGUMENTS, "kvm", "a=1"),
+    "module arguments": lambda _, patch: patch.setitem(image.MODULE_ARGUMENTS, "kvm", ("a=1",)),
     "imports": lambda _, patch: patch.setattr(image, "_IMPORTS", ("json",)),
     "userland": lambda emulator, patch: patch.setattr(
         userland, "sources", lambda: {"/bin/other": emulator.folder / "bochs-bin"}

@@ -1,29 +1,25 @@
 """What is told of the running kernel, on stand-in trees and on this machine."""
 
-import struct
 import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.kvm_types import KvmTypes, fixed, vmlinux
 
 from kvmtest.host.facts.kernel import (
     Config,
-    FixPresence,
     FoundBtf,
     Kernel,
-    build_date,
     fix_presence,
     module_btf,
-    observe_fix,
     parse_config,
     read_config,
-    upstream_version,
     vmlinux_btf,
 )
 from kvmtest.host.tree import Tree
-from kvmtest.kernels.btf import Btf, Kind
+from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
 DEBIAN = (
@@ -102,58 +98,6 @@ def test_the_version_is_the_release_s_numbers(
     tmp_path: Path, release: str, version: tuple[int, int, int] | None
 ) -> None:
     assert kernel_of(tmp_path, f"Linux version {release} (me) (cc) #1").version == version
-
-
-# A build as the distributions' kernels say it, and its date.
-BUILDS = {
-    "#1 SMP PREEMPT_DYNAMIC Debian 6.12.117-1 (2026-11-20)": "2026-11-20",
-    "#1 SMP PREEMPT_DYNAMIC Debian 6.12.43-1~bpo12+1 (2025-09-06)": "2025-09-06",
-    "#1 SMP PREEMPT_RT Debian 6.1.170-3 (2026-05-08)": "2026-05-08",
-    "#1 SMP PREEMPT Debian 1:6.6.31-1+rpt1 (2024-05-29)": "2024-05-29",
-    "#1 SMP PREEMPT_DYNAMIC Kali 6.11.2-1kali1 (2024-10-15)": "2024-10-15",
-    "#1 SMP PREEMPT_DYNAMIC PMX 6.8.12-1 (2024-08-05T16:17Z)": "2024-08-05",
-    "#1 SMP PVE 5.15.30-3 (Fri, 22 Apr 2022 18:08:27 +0200)": "Fri, 22 Apr 2022 18:08:27 +0200",
-    "#31-Ubuntu SMP PREEMPT_DYNAMIC Sat Apr 20 00:40:06 UTC 2024": "Sat Apr 20 00:40:06 UTC 2024",
-    "#202411220723 SMP PREEMPT_DYNAMIC Fri Nov 22 12:34:56 UTC 2024": (
-        "Fri Nov 22 12:34:56 UTC 2024"
-    ),
-    "#1 SMP PREEMPT_DYNAMIC Thu Oct 24 12:00:00 UTC 2024 (4d9e7fe)": "Thu Oct 24 12:00:00 UTC 2024",
-    "#1 SMP PREEMPT_DYNAMIC Wed Oct  2 05:43:48 EDT 2024": "Wed Oct  2 05:43:48 EDT 2024",
-    "#2 SMP Tue Nov 5 01:02:03 2024": "Tue Nov 5 01:02:03 2024",
-    "#1 SMP PREEMPT_DYNAMIC Mon Jun 3 10:00:00 +03 2024": "Mon Jun 3 10:00:00 +03 2024",
-    "#1 SMP PREEMPT_DYNAMIC Fri, 08 Nov 2024 17:02:33 +0000": "Fri, 08 Nov 2024 17:02:33 +0000",
-    "#1 SMP PREEMPT Fri, 8 Nov 2024 17:02:33 -0800": "Fri, 8 Nov 2024 17:02:33 -0800",
-    "#1-Alpine SMP PREEMPT_DYNAMIC 2024-11-14 09:26:52": "2024-11-14",
-    "#1-NixOS SMP PREEMPT_DYNAMIC Tue Jan  1 00:00:00 UTC 1980": "Tue Jan  1 00:00:00 UTC 1980",
-    # kbuild cuts them at 64 characters: the year is lost, and no other is made of what is left.
-    "#28~24.04.1-Ubuntu SMP PREEMPT_DYNAMIC Wed Jul  1 15:50:57 UTC 2": None,
-    "#40~22.04.3-Ubuntu SMP PREEMPT_DYNAMIC Tue Jul 30 17:30:19 UTC 202": None,
-    "#0~20241108.g1b28b3d SMP PREEMPT_DYNAMIC Fri Nov  8 17:22:22 UTC": None,
-    "#1 SMP PREEMPT_DYNAMIC Debian 6.12.43-1~bpo12+1~longer (2025-09-0": None,
-    "#1 SMP @0": None,
-    "#1": None,
-    "": None,
-}
-
-
-@pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize(
-    "before",
-    [
-        "",
-        "6.1.0 (me@host) ",
-        "Linux version 6.1.0 (me@host) (gcc (GCC) 14.2.1 20240910, GNU ld 2.43) ",
-        "Linux version 6.1.0 (me@host) (clang version 18.1.8 (tag 2024-01-01), LLD 18.1.8) ",
-    ],
-    ids=["uname -v", "bzImage", "gcc", "clang"],
-)
-def test_a_build_s_date_is_taken_as_each_distribution_writes_it(build: str, before: str) -> None:
-    assert build_date(before + build) == BUILDS[build]
-
-
-def test_an_epoch_is_no_part_of_the_version() -> None:
-    banner = "6.6.31+rpt-rpi-v8 (me@host) #1 SMP PREEMPT Debian 1:6.6.31-1+rpt1 (2024-05-29)"
-    assert upstream_version("6.6.0-rpt", banner) == (6, 6, 31)
 
 
 def test_the_release_is_read_from_the_version_string_where_osrelease_is_absent(
@@ -251,127 +195,13 @@ def test_any_text_is_parsed_as_configuration(text: str) -> None:
 
 # BTF of KVM
 
-
-class Blob:
-    """Builds the few types that KVM's BTF is asked for."""
-
-    def __init__(self, base: "Blob | None" = None) -> None:
-        self.types = b""
-        self.strings = b"" if base else b"\0"
-        self.start: int = base.start + len(base.strings) if base else 0
-        self.id: int = base.id if base else 0
-
-    def string(self, text: str) -> int:
-        self.strings += text.encode() + b"\0"
-        return self.start + len(self.strings) - len(text) - 1
-
-    def add(self, kind: Kind, name: str, size: int, words: list[int], vlen: int) -> int:
-        record = [self.string(name), kind << 24 | vlen, size, *words]
-        self.types += struct.pack(f"={len(record)}I", *record)
-        self.id += 1
-        return self.id
-
-    def struct_(self, name: str, *members: tuple[str, int, int]) -> int:
-        words = [w for key, of, at in members for w in (self.string(key), of, at * 8)]
-        return self.add(Kind.STRUCT, name, 8, words, len(members))
-
-    def ops(self, *members: str) -> int:
-        return self.struct_("kvm_x86_ops", *((name, 1, 8 * i) for i, name in enumerate(members)))
-
-    def flags(self, **values: int) -> int:
-        words = [word for key, value in values.items() for word in (self.string(key), value)]
-        return self.add(Kind.ENUM, "kvm_x86_run_flags", 4, words, len(values))
-
-    def vcpu(self, at: int) -> None:
-        arch = self.struct_("kvm_vcpu_arch", ("host_debugctl", 1, 28))
-        self.struct_("kvm_vcpu", ("arch", arch, at))
-
-    def bytes(self) -> bytes:
-        types, strings = len(self.types), len(self.strings)
-        header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, types, types, strings)
-        return header + self.types + self.strings
-
-
-def vmlinux() -> Blob:
-    blob = Blob()
-    blob.add(Kind.INT, "u64", 8, [64], 0)
-    return blob
-
-
-def fixed(blob: Blob) -> Blob:
-    blob.ops("vcpu_run", "HOST_OWNED_DEBUGCTL")
-    blob.flags(KVM_RUN_FORCE_IMMEDIATE_EXIT=1, KVM_RUN_LOAD_DEBUGCTL=4)
-    blob.vcpu(500)
-    return blob
-
-
-def observe(blob: Blob) -> FixPresence:
-    return observe_fix(Btf(blob.bytes()), "a blob")
-
-
-def test_a_fixed_kernel_shows_the_member_the_flags_and_the_offset() -> None:
-    seen = observe(fixed(vmlinux()))
-    assert (seen.has_host_owned_debugctl, seen.has_run_flags_enum, seen.has_control) == (True,) * 3
-    assert (seen.load_debugctl, seen.host_debugctl_offset) == (4, 528)
-    assert (seen.ops_copies, seen.control_members, seen.where) == (1, ("vcpu_run",), "a blob")
-
-
-@pytest.mark.parametrize("run", ["vcpu_run", "run"])
-def test_an_unfixed_kernel_shows_the_control_alone(run: str) -> None:
-    blob = vmlinux()
-    blob.ops("vcpu_create", run)
-    seen = observe(blob)
-    assert (seen.has_host_owned_debugctl, seen.has_run_flags_enum) == (False, False)
-    assert (seen.has_control, seen.control_members) == (True, (run,))
-    assert (seen.load_debugctl, seen.host_debugctl_offset) == (None, None)
-
-
-def test_the_run_flags_alone_are_told_apart_from_the_fix() -> None:
-    blob = vmlinux()
-    blob.ops("vcpu_run")
-    blob.flags(KVM_RUN_FORCE_IMMEDIATE_EXIT=1)
-    seen = observe(blob)
-    assert (seen.has_run_flags_enum, seen.load_debugctl) == (True, None)
-    assert not seen.has_host_owned_debugctl
-
-
-def test_btf_of_something_else_shows_no_control() -> None:
-    seen = observe(vmlinux())
-    assert (seen.ops_copies, seen.has_control, seen.has_host_owned_debugctl) == (0, False, False)
-
-
-def test_a_stripped_struct_shows_no_control() -> None:
-    blob = vmlinux()
-    blob.ops("name")
-    assert not observe(blob).has_control
-
-
-def test_all_copies_are_counted() -> None:
-    blob = fixed(fixed(vmlinux()))
-    blob.ops("vcpu_run")
-    blob.vcpu(508)
-    seen = observe(blob)
-    assert (seen.ops_copies, seen.ops_copies_with_host_owned_debugctl) == (3, 2)
-    assert (seen.host_debugctl_offsets, seen.host_debugctl_offset) == ((528, 536), None)
-    assert (seen.has_host_owned_debugctl, seen.has_control) == (True, True)
-
-
-def test_one_stripped_copy_spoils_the_control() -> None:
-    blob = fixed(vmlinux())
-    blob.ops("name")
-    seen = observe(blob)
-    assert (seen.ops_copies_with_control, seen.has_control) == (1, False)
-
-
-# Finding it
-
 VMLINUX = "sys__kernel__btf__vmlinux"
 KVM_SPLIT = "sys__kernel__btf__kvm"
 
 
 def test_a_kvm_module_is_described_by_split_btf(tmp_path: Path) -> None:
     base = vmlinux()
-    split = fixed(Blob(base))
+    split = fixed(KvmTypes(base))
     seen = fix_presence(tree_of(tmp_path, **{VMLINUX: base.bytes(), KVM_SPLIT: split.bytes()}))
     assert isinstance(seen, FixPresence)
     assert seen.where == "/sys/kernel/btf/kvm over /sys/kernel/btf/vmlinux"
@@ -457,7 +287,7 @@ def test_btf_that_can_t_be_read_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["vmlinux", "kvm"])
 def test_corrupt_btf_is_named(tmp_path: Path, name: str) -> None:
     base = vmlinux()
-    tree = tree_of(tmp_path, **{VMLINUX: base.bytes(), KVM_SPLIT: fixed(Blob(base)).bytes()})
+    tree = tree_of(tmp_path, **{VMLINUX: base.bytes(), KVM_SPLIT: fixed(KvmTypes(base)).bytes()})
     write(tmp_path, f"sys/kernel/btf/{name}", b"\x7fELF" + bytes(40))
     missing = fix_presence(tree)
     assert isinstance(missing, Missing)
@@ -466,7 +296,7 @@ def test_corrupt_btf_is_named(tmp_path: Path, name: str) -> None:
 
 def test_types_cut_short_are_missing_and_no_crash(tmp_path: Path) -> None:
     base = vmlinux()
-    split = fixed(Blob(base))
+    split = fixed(KvmTypes(base))
     split.types = split.types[:-4]
     missing = fix_presence(tree_of(tmp_path, **{VMLINUX: base.bytes(), KVM_SPLIT: split.bytes()}))
     assert isinstance(missing, Missing)
@@ -475,8 +305,8 @@ def test_types_cut_short_are_missing_and_no_crash(tmp_path: Path) -> None:
 
 def test_other_modules_have_btf_of_their_own(tmp_path: Path) -> None:
     base = vmlinux()
-    split = Blob(base)
-    split.struct_("vcpu_vmx", ("exit_reason", 1, 0))
+    split = KvmTypes(base)
+    split.record("vcpu_vmx", ("exit_reason", 1, 0))
     files = {VMLINUX: base.bytes(), "sys__kernel__btf__kvm_intel": split.bytes()}
     found = module_btf(tree_of(tmp_path, **files), "kvm_intel")
     assert isinstance(found, FoundBtf)

@@ -42,8 +42,22 @@ def test_the_package_runs_from_its_files_alone(tmp_path: Path) -> None:
     assert len(json.loads(rest)) > 20
 
 
-def test_the_lab_and_compiled_python_stay_outside() -> None:
+def test_every_module_inside_can_be_imported_there(tmp_path: Path) -> None:
+    unpack(payload.package(), tmp_path)
+    script = (
+        f"import importlib, pkgutil, sys; sys.path.insert(0, {str(tmp_path)!r}); import kvmtest\n"
+        f"assert kvmtest.__path__ == [{str(tmp_path / 'kvmtest')!r}], kvmtest.__path__\n"
+        "for module in pkgutil.walk_packages(kvmtest.__path__, 'kvmtest.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_lab_kernels_files_and_compiled_python_stay_outside() -> None:
     names = payload.package()
+    kernels = {name for name in names if name.startswith("kvmtest/kernels/")}
+    assert kernels == {f"kvmtest/kernels/{n}.py" for n in ("__init__", "banner", "btf", "fix")}
     assert "kvmtest/cli.py" in names
     assert "kvmtest/host/facts/lab.py" in names
     assert "kvmtest/suite/test_properties.py" in names
