@@ -138,6 +138,7 @@ def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
 @pytest.fixture
 def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide:
     """Decide a property; the test's outcome follows the verdict."""
+    from kvmtest.evidence.counting import fails, is_excused
     from kvmtest.findings import reference
     from kvmtest.judge import Verdict
 
@@ -151,10 +152,10 @@ def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide
         if result.verdict is Verdict.PASS:
             return
         message = f"{result.verdict}: {result.reason}"
-        if result.is_known_failure and not strict:
+        if is_excused(result, strict=strict):
             known = f"known defect, {reference(result.known_defect)}: {message}"
             raise pytest.xfail.Exception(known, pytrace=False)
-        if result.verdict in (Verdict.FAIL, Verdict.ERROR):
+        if fails(result, strict=strict):
             pytest.fail("\n".join([message, result.detail]).strip(), pytrace=False)
         pytest.skip(message)
 

@@ -11,8 +11,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from kvmtest import __version__
 from kvmtest.checks.demands import asked_for
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.evidence import Evidence, save
+from kvmtest.evidence.counting import bisect_status, run_status, unanswered
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.host.facts.lab import VARIABLE
@@ -29,7 +31,7 @@ from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts,
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption
-from kvmtest.judge import Verdict, exit_status
+from kvmtest.judge import Verdict
 from kvmtest.missing import Missing
 from kvmtest.report.files import write_reports
 from kvmtest.report.plots import write_beside
@@ -40,11 +42,6 @@ if TYPE_CHECKING:
     import pytest
 
 __all__ = ["Options", "run"]
-
-# "Good", "bad" and "skip this commit" of git bisect run.
-BISECT = {0: 0, 1: 1}
-BISECT_SKIP = 125
-
 
 # pytest's own plugins that the suite has no use for: registering them takes half of pytest's time.
 _IDLE_PLUGINS = (
@@ -85,16 +82,16 @@ def run(options: Options, interruption: Interruption) -> int:
         requirements,
         options.dry_run,
         options.reload_modules,
-        # To git bisect a missing precondition is no bad commit: see _bisect.
+        # To git bisect a missing precondition is no bad commit: see bisect_status.
         enforces=not options.bisect,
         chosen=chosen,
     )
     interruption.arm()
     output, problems = _decide(session, options, interruption)
     if not interruption.signal and not options.dry_run:
-        problems += _never_run(session)
+        problems += unanswered(session.required(), session.requirements, session.results)
     status = _finish(session, options, output, problems, interruption.signal)
-    return _bisect(status, session) if options.bisect else status
+    return bisect_status(status, session.required()) if options.bisect else status
 
 
 def _decide(
@@ -123,14 +120,6 @@ def _decide(
         return output, []
     finally:
         session.end()
-
-
-def _never_run(session: Session) -> Iterator[str]:
-    """Give a line for each requirement that no property answered for."""
-    tried = {result.id for result in session.results}
-    for became, wanted in zip(session.required(), session.requirements, strict=True):
-        if not became.met and not wanted.properties & tried:
-            yield f"--require {became.text}: {became.reason} (see what follows --)"
 
 
 def _pytest(session: Session, options: Options, interruption: Interruption) -> list[str]:
@@ -193,13 +182,20 @@ def _finish(
     problems = [*problems, *session.undo_failures]
     if options.dry_run:
         problems += [f"{r.id}: {r.reason}" for r in session.results if r.verdict is Verdict.ERROR]
-    status = _status(session, options, problems, interrupted_by)
+    counted = partial(
+        run_status,
+        session.results,
+        strict=options.strict,
+        dry_run=options.dry_run,
+        signal=interrupted_by,
+    )
+    status = counted(problems)
     if output:
         try:
             _write(session, options, output, status, bool(interrupted_by), problems)
         except KvmtestError as error:
             problems.append(str(error))
-            status = error.exit_status if status in (0, 4) else status
+            status = counted(problems)
     # The verdict stands, even where nobody reads on (head) or the terminal has gone.
     with contextlib.suppress(OSError):
         if not options.quiet:
@@ -207,25 +203,6 @@ def _finish(
     with contextlib.suppress(OSError):
         _complain(session, problems)
     return status
-
-
-def _bisect(status: int, session: Session) -> int:
-    """Return what git bisect run is told: it stops at 128 and above."""
-    if status >= 128:
-        return status
-    met = all(became.met for became in session.required())
-    return BISECT.get(status, BISECT_SKIP) if met else BISECT_SKIP
-
-
-def _status(
-    session: Session, options: Options, problems: Sequence[str], interrupted_by: int
-) -> int:
-    if interrupted_by:
-        return 128 + interrupted_by
-    counted = [r.verdict for r in session.results if options.strict or not r.is_known_failure]
-    # A dry run decides nothing, but is to have tried: it would list no change else.
-    status = 4 * (not session.results) if options.dry_run else exit_status(counted)
-    return 3 if problems and status != 1 else status
 
 
 def _complain(session: Session, problems: Sequence[str]) -> None:

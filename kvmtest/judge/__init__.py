@@ -5,7 +5,7 @@ Pure functions from readings to verdicts; nothing here touches the machine.
 """
 
 from .readings import Absence, Reading, Role, Scalar, Verdict, claim, control, measure
-from .rules import Judgement, exit_status, judge, skip, witnesses_against
+from .rules import Judgement, judge, skip, witnesses_against
 
 __all__ = [
     "Absence",
@@ -16,7 +16,6 @@ __all__ = [
     "Verdict",
     "claim",
     "control",
-    "exit_status",
     "judge",
     "measure",
     "skip",

@@ -1,7 +1,7 @@
 """Verdict rules
 =============
 
-From readings to a verdict, and from verdicts to an exit status. Pure: no I/O, no clock.
+From readings to a verdict. Pure: no I/O, no clock.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .readings import Absence, Reading, Role, Verdict
 
-__all__ = ["Judgement", "doubt", "exit_status", "judge", "skip", "witnesses_against"]
+__all__ = ["Judgement", "doubt", "judge", "skip", "witnesses_against"]
 
 #: Figures that the reason of a PASS tells; all are in the evidence.
 _FIGURES_TOLD = 2
@@ -56,19 +56,6 @@ def witnesses_against(readings: Sequence[Reading]) -> list[str]:
 def skip(reasons: Iterable[str]) -> Judgement:
     """Return the verdict on a property that does not apply, or whose preconditions are missing."""
     return Judgement(Verdict.SKIP, "; ".join(dict.fromkeys(reasons)))
-
-
-def exit_status(verdicts: Iterable[Verdict]) -> int:
-    """Return 1 for some FAIL, else 3 for some ERROR, else 4 where nothing was decided, else 0.
-
-    INCONCLUSIVE, SKIP and MEASURED decide nothing. Whoever asks leaves out FAILs that don't count.
-    """
-    seen = set(verdicts)
-    if Verdict.FAIL in seen:
-        return 1
-    if Verdict.ERROR in seen:
-        return 3
-    return 0 if Verdict.PASS in seen else 4
 
 
 def _doubts(claims: Iterable[Reading], readings: Sequence[Reading]) -> dict[str, str]:

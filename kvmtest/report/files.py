@@ -7,12 +7,12 @@ What stands beside evidence.json and is made from it alone: KTAP and JUnit.
 from pathlib import Path
 
 from kvmtest.evidence import Evidence
+from kvmtest.evidence.counting import run_problem
 from kvmtest.evidence.file import write_whole
 
 from .heading import facts, machine_words
 from .junit import junit
 from .ktap import ktap
-from .outcome import run_problem
 
 __all__ = ["junit_of", "ktap_of", "write_reports"]
 

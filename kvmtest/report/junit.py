@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
 from kvmtest.evidence import Result
+from kvmtest.evidence.counting import fails
 from kvmtest.findings import reference
 from kvmtest.judge import Role, Verdict
 
-from .outcome import RUN
-from .telling import line, telling, would_be_seen
+from .telling import RUN, line, telling, would_be_seen
 
 __all__ = ["junit"]
 
@@ -38,7 +38,7 @@ def junit(
     ``machine`` and ``facts`` (:func:`~kvmtest.report.heading.facts`) become properties; the fact
     "started" is the suite's timestamp, too. A known defect is a failure only in a ``strict`` run.
     ``problem`` is what was wrong with the run itself
-    (:func:`~kvmtest.report.outcome.run_problem`): one more test case, an error.
+    (:func:`~kvmtest.evidence.counting.run_problem`): one more test case, an error.
     """
     suite = ElementTree.Element("testsuite", name="kvmtest", hostname=_xml(hostname))
     about = {**({"machine": machine} if machine else {}), **(facts or {})}
@@ -66,8 +66,8 @@ def junit(
 def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
     case = _test_case(suite, f"kvmtest.{result.id}", result.seconds)
     if result.verdict is not Verdict.PASS:
-        is_excused = result.is_known_failure and not strict
-        element = "skipped" if is_excused else ELEMENTS.get(result.verdict, "skipped")
+        fails_it = fails(result, strict=strict)
+        element = ELEMENTS[result.verdict] if fails_it else "skipped"
         finding = reference(result.known_defect) if result.known_defect else ""
         about = f" (known defect, {finding})" if finding else ""
         message = f"{result.verdict}{about}: {result.reason}"

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kvmtest.evidence import Result
+from kvmtest.evidence.counting import is_excused
 from kvmtest.findings import reference
 from kvmtest.judge import Verdict
 
-from .outcome import RUN
-from .telling import telling, would_be_seen
+from .telling import RUN, telling, would_be_seen
 
 __all__ = ["ktap"]
 
@@ -36,7 +36,7 @@ def ktap(
 
     ``machine`` and ``facts`` (:func:`~kvmtest.report.heading.facts`) become diagnostic lines in the
     head. ``problem`` is what was wrong with the run itself
-    (:func:`~kvmtest.report.outcome.run_problem`): one more test, which fails.
+    (:func:`~kvmtest.evidence.counting.run_problem`): one more test, which fails.
     """
     about = {**({"machine": machine} if machine else {}), **(facts or {})}
     lines = ["KTAP version 1", f"1..{len(results) + bool(problem)}"]
@@ -54,7 +54,7 @@ def _line(number: int, result: Result, strict: bool) -> str:
     match result.verdict:
         case Verdict.PASS:
             return f"ok {number} {name}"
-        case Verdict.FAIL if result.known_defect and not strict:
+        case Verdict.FAIL if is_excused(result, strict=strict):
             known = f"known defect, {reference(result.known_defect)}"
             return f"ok {number} {name} # XFAIL {_directive(known)}"
         case Verdict.FAIL:

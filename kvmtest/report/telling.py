@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from kvmtest.evidence import Result
 from kvmtest.judge import Reading, Role, Verdict, witnesses_against
 
-__all__ = ["line", "telling", "would_be_seen"]
+__all__ = ["RUN", "line", "telling", "would_be_seen"]
+
+RUN = "kvmtest.run"
+"""The name of the test that stands for the run itself, where there is something to say of it."""
 
 #: Lines of one kind before the rest is only counted.
 _SHOWN = 8

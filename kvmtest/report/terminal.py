@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmtest.evidence import Evidence, Required, Result
+from kvmtest.evidence.counting import run_problem
 from kvmtest.findings import reference
 from kvmtest.judge import Judgement, Verdict
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, Property
 
 from .heading import cpu_name, hostname_of, machine_words
-from .outcome import run_problem
 from .telling import would_be_seen
 
 __all__ = [

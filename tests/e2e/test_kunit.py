@@ -16,9 +16,9 @@ from support.stand_in import FIXED, UNFIXED, intel_host, run_kvmtest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, Result, load
+from kvmtest.evidence.counting import run_problem
 from kvmtest.judge import Verdict
 from kvmtest.report.files import ktap_of
-from kvmtest.report.outcome import run_problem
 
 RECORDED = sorted((Path(__file__).parents[1] / "recorded").glob("*.json"))
 

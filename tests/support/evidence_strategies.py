@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from kvmtest.evidence import Evidence, Required, Result
-from kvmtest.judge import Absence, Reading, Role, Verdict, exit_status
+from kvmtest.evidence.counting import run_status
+from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.judge.requirements import Demand, Kind
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES
@@ -113,10 +114,6 @@ def runs(draw: st.DrawFn) -> Evidence:
     strict, signal = draw(st.booleans()), draw(st.sampled_from([0, 0, 0, 2, 15]))
     problems = draw(st.lists(REASONS, max_size=2))
     failures = draw(st.lists(REASONS, max_size=1))
-    counted = [r.verdict for r in results if strict or not r.is_known_failure]
-    status = exit_status(counted)
-    if (problems or failures) and status != 1:
-        status = 3
     return replace(
         evidence,
         kvmtest={
@@ -127,7 +124,7 @@ def runs(draw: st.DrawFn) -> Evidence:
         },
         journal={**evidence.journal, "failures": failures},
         results=results,
-        exit_status=128 + signal if signal else status,
+        exit_status=run_status(results, problems + failures, strict=strict, signal=signal),
     )
 
 

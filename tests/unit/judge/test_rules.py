@@ -17,7 +17,6 @@ from kvmtest.judge import (
     Verdict,
     claim,
     control,
-    exit_status,
     judge,
     measure,
     skip,
@@ -304,30 +303,3 @@ def test_no_readings_at_all_decide_nothing() -> None:
 
 def test_a_skip_says_each_reason_once() -> None:
     assert skip(["a", "b", "a"]).reason == "a; b"
-
-
-# The exit status
-
-EVERY_MULTISET = [
-    combination
-    for size in range(4)
-    for combination in itertools.combinations_with_replacement(Verdict, size)
-]
-
-
-@pytest.mark.parametrize("verdicts", EVERY_MULTISET, ids="+".join)
-def test_the_exit_status_tells_the_worst(verdicts: tuple[Verdict, ...]) -> None:
-    fails, errors = verdicts.count(Verdict.FAIL), verdicts.count(Verdict.ERROR)
-    passes = verdicts.count(Verdict.PASS)
-    expected = {
-        1: fails > 0,
-        3: fails == 0 and errors > 0,
-        4: fails == errors == passes == 0,
-        0: fails == errors == 0 and passes > 0,
-    }
-    assert [status for status, holds in expected.items() if holds] == [exit_status(verdicts)]
-
-
-@given(st.lists(st.sampled_from(Verdict)))
-def test_the_exit_status_depends_on_which_verdicts_there_are_alone(verdicts: list[Verdict]) -> None:
-    assert exit_status(verdicts) == exit_status(reversed(verdicts)) == exit_status(set(verdicts))
