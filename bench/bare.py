@@ -19,7 +19,7 @@ NULL = ffi.NULL
 
 def time_exits(fd: int, run: Any, count: int) -> int:
     """Return the nanoseconds that ``count`` doorbells of a vCPU take."""
-    ioctl, number, port, io = lib.kvm_ioctl, lib.KVM_RUN, lib.MAILBOX_DOORBELL_PORT, lib.KVM_EXIT_IO
+    ioctl, number, port, io = lib.kvm_ioctl, lib.KVM_RUN, lib.GUEST_DOORBELL_PORT, lib.KVM_EXIT_IO
     begin = time.monotonic_ns()
     for _ in range(count):
         while ioctl(fd, number, NULL):
@@ -56,7 +56,7 @@ def time_create(system: int, mapping_size: int) -> int:
         pass
     took = time.monotonic_ns() - begin
     assert run.exit_reason == lib.KVM_EXIT_IO
-    assert run.io.port == lib.MAILBOX_DONE_PORT
+    assert run.io.port == lib.GUEST_DONE_PORT
     lib.kvm_munmap(mapping, mapping_size)
     os.close(vcpu)
     os.close(vm)

@@ -97,7 +97,7 @@ static struct guest create(void)
 	guest.run = map(run_size, MAP_SHARED, guest.vcpu);
 	memcpy((char *)guest.memory + image_address, image, image_size);
 	enter_real_mode(&guest);
-	run(&guest, MAILBOX_DONE_PORT);
+	run(&guest, GUEST_DONE_PORT);
 	return guest;
 }
 
@@ -139,7 +139,7 @@ static int64_t time_exits(struct guest *guest, uint64_t count, uint64_t touched)
 	int64_t begin = clock_now();
 
 	for (uint64_t at = 0; at < count; at++) {
-		run(guest, MAILBOX_DOORBELL_PORT);
+		run(guest, GUEST_DOORBELL_PORT);
 		touch(touched);
 	}
 	return clock_now() - begin;

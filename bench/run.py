@@ -33,8 +33,7 @@ from pathlib import Path
 import bare
 
 from kvmtest._native import lib
-from kvmtest.guests import Guest, load, real_guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands, load, real_guest
 from kvmtest.host.changes.toggler import Toggler
 from kvmtest.kvm import IoExit, Stopped, System
 from kvmtest.kvm.exits import decode
@@ -110,7 +109,7 @@ def built_peer() -> Iterator[Peer]:
 def time_run_loop(guest: Guest) -> int:
     """Answer doorbells in the native loop."""
     begin = time.monotonic_ns()
-    loop = guest.vcpu.run_loop(lib.MAILBOX_DOORBELL_PORT, limit=EXITS)
+    loop = guest.vcpu.run_loop(lib.GUEST_DOORBELL_PORT, limit=EXITS)
     took = time.monotonic_ns() - begin
     assert loop.doorbells == EXITS
     return took
@@ -118,7 +117,7 @@ def time_run_loop(guest: Guest) -> int:
 
 def time_runs(guest: Guest) -> int:
     """Answer doorbells one by one, looking at each exit."""
-    run, port = guest.vcpu.run, lib.MAILBOX_DOORBELL_PORT
+    run, port = guest.vcpu.run, lib.GUEST_DOORBELL_PORT
     begin = time.monotonic_ns()
     for _ in range(EXITS):
         exit_ = run()
@@ -167,7 +166,7 @@ def time_create(system: System) -> int:
     exit_ = vcpu.run()
     took = time.monotonic_ns() - begin
     assert isinstance(exit_, IoExit)
-    assert exit_.port == lib.MAILBOX_DONE_PORT
+    assert exit_.port == lib.GUEST_DONE_PORT
     vm.close()
     return took
 
@@ -248,7 +247,7 @@ def main(rounds: int) -> int:
     with System() as system, system.create_vm() as vm, built_peer() as peer:
         guest = real_guest(vm)
         guest.boot()
-        box.write_commands(guest.mailbox, [box.exit_often(FOR_EVER)])
+        guest.transport.send([commands.ring(FOR_EVER)])
         vcpu = guest.vcpu
 
         def in_c(request: str, count: int) -> Side:

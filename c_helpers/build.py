@@ -22,7 +22,7 @@ SOURCES = ["deadline.c", "rdpmc.c", "run_loop.c", "toggler.c"]
 
 # Which declarations of the preprocessed header Python is to see.
 STRUCTS = re.compile(
-    r"kvm_\w+|kvmtest_\w+|runner|run_\w+|toggle\w+|mailbox\w*|gap|perf_event_attr|vmcs12"
+    r"kvm_\w+|kvmtest_\w+|runner|run_\w+|toggle\w+|mailbox|guest_\w+|perf_event_attr|vmcs12"
 )
 ENUMS = re.compile(
     r"kvm_tdx_cmd_id|run_end|perf_(?:type_id|hw_id|sw_ids|event_(?:read_format|ioc_flags))"
@@ -30,7 +30,7 @@ ENUMS = re.compile(
 FUNCTIONS = re.compile(
     r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run|rdpmc_read) \(", re.VERBOSE
 )
-CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_|PERF_|VMCS12_")
+CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_|COMMANDS?\b|COMMAND_|RESULT_|PERF_|VMCS12_")
 EXTRA = """
 uint64_t clock_tsc(void);
 int64_t clock_now(void);

@@ -12,7 +12,7 @@
 #define GUEST_STACK          0x08000    /* top */
 #define GUEST_IMAGE          0x08000    /* images are linked here; below 64 KiB, for real mode */
 #define GUEST_IDT            0x10000
-#define GUEST_GAP_LOG        0x11000    /* struct gap[GUEST_GAP_CAPACITY] */
+#define GUEST_GAP_LOG        0x11000    /* struct guest_gap[GUEST_GAP_CAPACITY] */
 #define GUEST_GAP_CAPACITY   3840
 #define GUEST_VMXON          0x20000    /* a page each: what L1 gives to VMX, and to its own guest */
 #define GUEST_VMCS12         0x21000

@@ -13,11 +13,11 @@
 	.globl start
 start:
 	mov	$GUEST_MAILBOX, %r15d
-	movl	$MAILBOX_MAGIC, MAILBOX_OFF_MAGIC(%r15)
+	movl	$GUEST_MAGIC, MAILBOX_OFF_MAGIC(%r15)
 
 done:
 	movq	$0, recovery
-	mov	$MAILBOX_DONE_PORT, %dx
+	mov	$GUEST_DONE_PORT, %dx
 	out	%al, %dx
 
 	.globl resumed
@@ -37,7 +37,7 @@ resumed:
 
 next:
 	mov	(%r13), %eax
-	cmp	$MAILBOX_COMMANDS, %eax
+	cmp	$COMMANDS, %eax
 	jae	unknown
 	mov	COMMAND_OFF_ARGUMENT(%r13), %rcx
 	mov	COMMAND_OFF_ARGUMENT+8(%r13), %rsi
@@ -46,7 +46,7 @@ next:
 /* Every command ends here. */
 	.globl ok
 ok:
-	movl	$MAILBOX_OK, RESULT_OFF_STATUS(%r12)
+	movl	$RESULT_OK, RESULT_OFF_STATUS(%r12)
 advance:
 	add	$COMMAND_SIZE, %r13
 	add	$RESULT_SIZE, %r12
@@ -58,18 +58,18 @@ advance:
 	jmp	done
 
 unknown:
-	movl	$MAILBOX_UNKNOWN, RESULT_OFF_STATUS(%r12)
+	movl	$RESULT_UNKNOWN, RESULT_OFF_STATUS(%r12)
 	jmp	advance
 
 /* The exception handler comes here, with what happened already in the result. */
 failed:
-	movl	$MAILBOX_FAULT, RESULT_OFF_STATUS(%r12)
+	movl	$RESULT_FAULT, RESULT_OFF_STATUS(%r12)
 	jmp	advance
 
 	.section .rodata
 	.balign	8
 commands:
-	.quad	ok, rdmsr, wrmsr, cpuid, rdpmc, loop, exit, watch, spin
+	.quad	ok, rdmsr, wrmsr, cpuid, rdpmc, loop, ring, watch, spin
 
 	.text
 /* Keep edx:eax as one value. */
@@ -113,8 +113,8 @@ loop:	/* rcx count, at least 1 */
 	jnz	loop
 	jmp	ok
 
-exit:	/* rcx count, at least 1 */
-	mov	$MAILBOX_DOORBELL_PORT, %dx
+ring:	/* rcx count, at least 1 */
+	mov	$GUEST_DOORBELL_PORT, %dx
 	.globl doorbell
 doorbell:
 	out	%al, %dx
@@ -216,7 +216,7 @@ exception:	/* vector, error, rip, cs, rflags, rsp, ss */
 	mov	%rax, MAILBOX_OFF_ERROR(%r15)
 	mov	(%rsp), %rax
 	mov	%rax, MAILBOX_OFF_RIP(%r15)
-	mov	$MAILBOX_FAULT_PORT, %dx
+	mov	$GUEST_FAULT_PORT, %dx
 2:
 	out	%al, %dx
 	jmp	2b

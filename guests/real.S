@@ -11,13 +11,13 @@
 	.section .text.start, "ax"
 	.globl start
 start:
-	movl	$MAILBOX_MAGIC, GUEST_MAILBOX + MAILBOX_OFF_MAGIC
+	movl	$GUEST_MAGIC, GUEST_MAILBOX + MAILBOX_OFF_MAGIC
 
 done:
-	mov	$MAILBOX_DONE_PORT, %dx
+	mov	$GUEST_DONE_PORT, %dx
 	out	%al, %dx
 	mov	GUEST_MAILBOX + MAILBOX_OFF_COMMAND + COMMAND_OFF_ARGUMENT, %ecx
-	mov	$MAILBOX_DOORBELL_PORT, %dx
+	mov	$GUEST_DOORBELL_PORT, %dx
 	test	%ecx, %ecx
 	jz	done
 	.globl doorbell
@@ -46,7 +46,7 @@ exception:	/* vector, ip, cs, flags */
 	mov	%eax, GUEST_MAILBOX + MAILBOX_OFF_VECTOR
 	movzwl	2(%bp), %eax
 	mov	%eax, GUEST_MAILBOX + MAILBOX_OFF_RIP
-	mov	$MAILBOX_FAULT_PORT, %dx
+	mov	$GUEST_FAULT_PORT, %dx
 1:
 	out	%al, %dx
 	jmp	1b

@@ -7,7 +7,7 @@ guest.rdmsr-hides.
 import secrets
 from collections.abc import Iterator
 
-from kvmtest.guests import Guest, long_guest, mailbox
+from kvmtest.guests import Guest, commands, long_guest
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.judge import Absence, Reading, claim, control, measure
 from kvmtest.kvm import MsrRefused, System
@@ -60,7 +60,7 @@ def msr_controls(guest: Guest) -> Iterator[Reading]:
     """Show that the guest and userspace read what an MSR holds, and that faults show."""
     token = secrets.randbits(32)
     guest.vcpu.set_msr(IA32_SYSENTER_EIP, token)
-    inside, bogus = guest.execute(mailbox.rdmsr(IA32_SYSENTER_EIP), mailbox.rdmsr(NO_SUCH_MSR))
+    inside, bogus = guest.execute(commands.rdmsr(IA32_SYSENTER_EIP), commands.rdmsr(NO_SUCH_MSR))
     outside = guest.vcpu.get_msr(IA32_SYSENTER_EIP)
     remedy = "load kvm with ignore_msrs=0, or report this KVM: its RDMSR can't be trusted"
     what = "the value that userspace put into MSR 0x176, read by the guest's RDMSR"
@@ -74,7 +74,7 @@ def msr_controls(guest: Guest) -> Iterator[Reading]:
 
 def _views(guest: Guest, state: str) -> Iterator[Reading]:
     """Take one reading by the guest and one by userspace; a refused one observes nothing."""
-    (result,) = guest.execute(mailbox.rdmsr(IA32_DEBUGCTL))
+    (result,) = guest.execute(commands.rdmsr(IA32_DEBUGCTL))
     what = f"the guest's RDMSR 0x1d9{state}"
     yield from _view(what, None if result.fault else result.values[0], str(result.fault))
     what = f"KVM_GET_MSRS 0x1d9{state}"

@@ -6,7 +6,7 @@ kernel.fix-present and any.no-warnings.
 
 from collections.abc import Iterator
 
-from kvmtest.guests import long_guest, mailbox, real_guest
+from kvmtest.guests import commands, long_guest, real_guest
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
 from kvmtest.host.observe.earlier_warnings import EarlierWarnings, read_taint, troubles_gained
 from kvmtest.host.observe.kernel_log import LogSlice, troubles
@@ -151,10 +151,10 @@ def _exercise() -> int:
             guest.boot()
             guest.ring(1000)
             guest.execute(
-                mailbox.rdmsr(IA32_DEBUGCTL),
-                mailbox.wrmsr(IA32_DEBUGCTL, 1),
-                mailbox.wrmsr(IA32_DEBUGCTL, 0),
-                mailbox.rdmsr(NO_SUCH_MSR),
-                mailbox.rdpmc(0),
+                commands.rdmsr(IA32_DEBUGCTL),
+                commands.wrmsr(IA32_DEBUGCTL, 1),
+                commands.wrmsr(IA32_DEBUGCTL, 0),
+                commands.rdmsr(NO_SUCH_MSR),
+                commands.rdpmc(0),
             )
             return entries + vcpu.entries

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kvmtest.checks.witnesses.refused_entry import Refusals
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.guests import Guest, guest_memory, long_guest, mailbox
+from kvmtest.guests import Guest, commands, guest_memory, long_guest
 from kvmtest.host.changes.freeze_knob import Knob
 from kvmtest.host.changes.journal import JournalError
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
@@ -179,7 +179,7 @@ class Scene:
     def run(self, guest: Guest) -> None:
         """Run the guest for a moment: it comes up, or executes a command. Raises UnexpectedExit."""
         if guest in self._booted:
-            guest.execute(mailbox.nop())
+            guest.execute(commands.nop())
         else:
             guest.boot()
             self._booted.add(guest)

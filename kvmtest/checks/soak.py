@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from kvmtest.checks.svm.entry import look_at, places
-from kvmtest.guests import Guest, Spinning, mailbox
+from kvmtest.guests import Guest, Spinning, commands
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.judge import Absence, Reading, control, measure
 from kvmtest.missing import Missing
@@ -115,7 +115,7 @@ class Crowd:
         answers = 0
         for guest, _ in self.guests:
             before = guest.vcpu.entries
-            (result,) = guest.execute(mailbox.nop())
+            (result,) = guest.execute(commands.nop())
             answers += result.fault is None
             self.entries += guest.vcpu.entries - before
         return answers

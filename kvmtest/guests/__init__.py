@@ -1,13 +1,16 @@
 """Guests
 ======
 
-What runs inside: images, processor modes, and the mailbox that host and guest share.
+What runs inside a VM: images, the processor modes that they start in, the commands that they take,
+and the transports that carry these.
 """
 
-from .guest import LOOP_OVERHEAD, Gap, Guest, UnexpectedExit, guest_memory, long_guest, real_guest
+from .commands import Command, Fault, Gap, GuestFault, Result
+from .guest import Guest, Rings, UnexpectedExit, guest_memory, long_guest, real_guest
 from .image import Image, load
-from .mailbox import Command, Fault, GuestFault, Result
+from .mailbox import LOOP_OVERHEAD, Mailbox
 from .spinning import Spinning
+from .transport import Transport
 
 __all__ = [
     "LOOP_OVERHEAD",
@@ -17,8 +20,11 @@ __all__ = [
     "Guest",
     "GuestFault",
     "Image",
+    "Mailbox",
     "Result",
+    "Rings",
     "Spinning",
+    "Transport",
     "UnexpectedExit",
     "guest_memory",
     "load",

@@ -1,79 +1,88 @@
 """Guests
 ======
 
-A guest that has come up on a vCPU and takes commands through its mailbox.
+A guest is an image on a vCPU that takes commands through a transport.
 """
 
-from collections.abc import Callable
+import time
 from typing import NamedTuple
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.kvm import Exit, IoExit, Loop, Memory, Vcpu, Vm
 
-from . import mailbox as box
+from .commands import Command, Gap, GuestFault, Result, ring
 from .image import Image, load
+from .mailbox import Mailbox
 from .modes import enter_long_mode, enter_real_mode
+from .transport import Transport
 
-__all__ = ["Gap", "Guest", "UnexpectedExit", "guest_memory", "long_guest", "real_guest"]
-
-#: Instructions that one ``loop(n)`` alone retires from resume to exit: this plus 2 n.
-LOOP_OVERHEAD: int = lib.MAILBOX_LOOP_OVERHEAD
+__all__ = ["Guest", "Rings", "UnexpectedExit", "guest_memory", "long_guest", "real_guest"]
 
 #: Where KVM has its own TSS, far above the guest's memory: the address that most VMMs use.
 TSS_ADDRESS = 0xFFFBD000
 
 
 class UnexpectedExit(KvmtestError):
-    """The guest came back in a way that its protocol does not know; ``exit`` is the exit."""
+    """The guest exited for a reason that its transport does not know; ``exit`` is the exit."""
 
     def __init__(self, guest: str, exit: Exit | None) -> None:  # noqa: A002 - the field's word
         self.exit = exit
         super().__init__(f"the {guest} guest came back with {exit}; look at the kernel log")
 
 
-class Gap(NamedTuple):
-    """A hole in the guest's time: the TSC before and after it."""
+class Rings(NamedTuple):
+    """How many doorbells were answered; TSC (entry, exit) of the last KVM_RUNs, oldest first."""
 
-    begin: int
-    end: int
+    doorbells: int
+    stamps: list[tuple[int, int]]
 
 
 class Guest:
-    """One guest on one vCPU, in memory that starts at guest-physical 0."""
+    """One guest on one vCPU, its image loaded and the vCPU set to start it.
+
+    ``memory`` is what the image was loaded into, None where the host does not see it.
+
+    The only call that runs a guest is ``vcpu.run_loop(doorbell_port, stamps=, timeout=)``. A
+    stand-in for a vCPU answers with an object that has ``doorbells``, ``stamps``, and an IoExit of
+    GUEST_DONE_PORT as ``exit``; by then it has taken the commands from its own transport, whose
+    :meth:`~.transport.Transport.send` keeps them in a list, and left the results there.
+    """
 
     def __init__(
-        self,
-        vcpu: Vcpu,
-        memory: Memory,
-        image: Image,
-        enter_mode: Callable[[Vcpu, Memory, Image], None],
+        self, vcpu: Vcpu, image: Image, transport: Transport, memory: Memory | None = None
     ) -> None:
         self.vcpu = vcpu
-        self.memory = memory
         self.image = image
-        self.mailbox = memory.struct("struct mailbox *", lib.GUEST_MAILBOX)
-        memory.write(image.address, image.data)
-        enter_mode(vcpu, memory, image)
+        self.transport = transport
+        self._memory = memory
+
+    @property
+    def memory(self) -> Memory:
+        """The guest's memory; raises KvmtestError where the host does not see it."""
+        if self._memory is None:
+            raise KvmtestError(f"the memory of the {self.image.name} guest is private")
+        return self._memory
 
     def boot(self, timeout: float = 1.0) -> None:
-        """Run until the guest says hello; raises :class:`UnexpectedExit` or GuestFault."""
-        self.mailbox.magic = 0
+        """Run until the guest has come up; raises :class:`UnexpectedExit` or GuestFault."""
+        self.transport.expect_guest()
         self._until_done(timeout)
-        if self.mailbox.magic != lib.MAILBOX_MAGIC:
+        if not self.transport.is_up:
             raise KvmtestError(
                 f"the {self.image.name} guest did not say hello; build it again (make)"
             )
 
-    def execute(self, *commands: box.Command, timeout: float = 1.0) -> list[box.Result]:
+    def execute(self, *commands: Command, timeout: float = 1.0) -> list[Result]:
         """Have the guest execute commands, and return a result for each.
 
-        A command that faults has its fault in its result. Raises :class:`UnexpectedExit` where the
-        guest comes back otherwise (a deadline, say), and GuestFault for a fault outside commands.
+        A command that faults has its fault in its result. Raises :class:`UnexpectedExit` for any
+        other exit (:class:`~kvmtest.kvm.Deadline` after ``timeout`` seconds, say), and GuestFault
+        for a fault outside commands.
         """
-        box.write_commands(self.mailbox, commands)
+        self.transport.send(commands)
         self._until_done(timeout)
-        results = box.read_results(self.mailbox)
+        results = self.transport.receive()
         if len(results) != len(commands):
             raise KvmtestError(f"the guest did {len(results)} of {len(commands)} commands")
         return results
@@ -82,39 +91,61 @@ class Guest:
         """Run until the guest waits for commands; raises :class:`UnexpectedExit` or GuestFault."""
         self._until_done(timeout)
 
-    def ring(self, count: int, *, stamps: int = 0, timeout: float = 1.0) -> Loop:
-        """Have the guest exit ``count`` times in the native loop, stamping the last entries."""
-        box.write_commands(self.mailbox, [box.exit_often(count)])
-        return self._until_done(timeout, stamps)
+    def ring(self, count: int, *, stamps: int = 0, timeout: float = 1.0) -> Rings:
+        """Have the guest exit ``count`` times in the native loop; keep the last ``stamps``."""
+        self.transport.send([ring(count)])
+        loops = self._until_done(timeout, stamps)
+        stamped = [stamp for loop in loops for stamp in loop.stamps]
+        last = stamped[-stamps:] if stamps else []
+        return Rings(sum(loop.doorbells for loop in loops), last)
 
     def gaps(self, count: int) -> list[Gap]:
         """Return the first ``count`` gaps that the last ``watch`` logged."""
-        log = self.memory.struct("struct gap *", lib.GUEST_GAP_LOG)
+        log = self.memory.struct("struct guest_gap *", lib.GUEST_GAP_LOG)
         kept = min(count, lib.GUEST_GAP_CAPACITY)
         return [Gap(log[at].begin, log[at].end) for at in range(kept)]
 
-    def _until_done(self, timeout: float, stamps: int = 0) -> Loop:
-        loop = self.vcpu.run_loop(lib.MAILBOX_DOORBELL_PORT, stamps=stamps, timeout=timeout)
-        if not isinstance(loop.exit, IoExit) or not loop.exit.is_out:
-            raise UnexpectedExit(self.image.name, loop.exit)
-        if loop.exit.port == lib.MAILBOX_FAULT_PORT:
-            m = self.mailbox
-            raise box.GuestFault(box.Fault(m.vector, m.error, m.rip))
-        if loop.exit.port != lib.MAILBOX_DONE_PORT:
-            raise UnexpectedExit(self.image.name, loop.exit)
-        return loop
+    def run(self, timeout: float = 1.0) -> Exit | None:
+        """Run until an exit that neither the transport nor the native loop serves; return it."""
+        return self._run(timeout, 0)[-1].exit
+
+    def _until_done(self, timeout: float, stamps: int = 0) -> list[Loop]:
+        loops = self._run(timeout, stamps)
+        exit_ = loops[-1].exit
+        if not isinstance(exit_, IoExit) or not exit_.is_out:
+            raise UnexpectedExit(self.image.name, exit_)
+        if exit_.port == lib.GUEST_FAULT_PORT:
+            raise GuestFault(self.transport.fault)
+        if exit_.port != lib.GUEST_DONE_PORT:
+            raise UnexpectedExit(self.image.name, exit_)
+        return loops
+
+    def _run(self, timeout: float, stamps: int) -> list[Loop]:
+        """Run until an exit that is not the transport's own; return the loops up to each exit."""
+        deadline, left = time.monotonic() + timeout, timeout
+        loops = []
+        while True:
+            loop = self.vcpu.run_loop(lib.GUEST_DOORBELL_PORT, stamps=stamps, timeout=left)
+            loops.append(loop)
+            if not self.transport.serve(self.vcpu, loop.exit):
+                return loops
+            left = max(0.0, deadline - time.monotonic())
 
 
 def long_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
-    """Give a VM its memory, unless it has it, and a 64-bit guest, ready to boot."""
+    """Return a 64-bit guest with a mailbox, ready to boot; a VM without memory is given some."""
     memory = memory or guest_memory(vm)
-    return Guest(vcpu or vm.create_vcpu(), memory, load("long"), enter_long_mode)
+    vcpu, image = vcpu or vm.create_vcpu(), load("long")
+    enter_long_mode(vcpu, memory, image)
+    return Guest(vcpu, image, Mailbox(memory), memory)
 
 
 def real_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
-    """Give a VM its memory, unless it has it, and a real-mode guest, ready to boot."""
+    """Return a real-mode guest, which can :meth:`Guest.ring` alone, as :func:`long_guest` does."""
     memory = memory or guest_memory(vm)
-    return Guest(vcpu or vm.create_vcpu(), memory, load("real"), enter_real_mode)
+    vcpu, image = vcpu or vm.create_vcpu(), load("real")
+    enter_real_mode(vcpu, memory, image)
+    return Guest(vcpu, image, Mailbox(memory), memory)
 
 
 def guest_memory(vm: Vm) -> Memory:

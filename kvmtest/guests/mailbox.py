@@ -1,169 +1,90 @@
 """The mailbox
 ===========
 
-Host's side of guests/mailbox.h: commands go in, results come out.
+The transport through memory that host and guest share. The guest's side is guests/mailbox.h.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
+from kvmtest.kvm import Exit, Memory, Vcpu
 
-__all__ = [
-    "Command",
-    "Fault",
-    "GuestFault",
-    "Result",
-    "cpuid",
-    "exit_often",
-    "loop",
-    "nop",
-    "rdmsr",
-    "rdpmc",
-    "read_results",
-    "spin",
-    "watch",
-    "watched",
-    "write_commands",
-    "wrmsr",
-]
+from .commands import Command, Fault, Result
 
-# Intel SDM volume 3, table 6-1; AMD APM volume 2, table 8-1.
-EXCEPTIONS = {
-    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF",
-    10: "#TS", 11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC",
-    19: "#XM", 20: "#VE", 21: "#CP", 28: "#HV", 29: "#VC", 30: "#SX",
-}  # fmt: skip
+__all__ = ["LOOP_OVERHEAD", "Mailbox", "watch_instructions"]
+
+#: Instructions that one ``loop(n)`` alone retires from resume to exit: this plus 2 n.
+LOOP_OVERHEAD: int = lib.MAILBOX_LOOP_OVERHEAD
 
 
-class Command(NamedTuple):
-    """One command; ``op`` is one of MAILBOX_*."""
+class Mailbox:
+    """The mailbox at a guest-physical address; ``page`` is its ``struct mailbox *``."""
 
-    op: int
-    arguments: tuple[int, ...] = ()
+    def __init__(self, memory: Memory, address: int = lib.GUEST_MAILBOX) -> None:
+        self.page: Any = memory.struct("struct mailbox *", address)
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An exception that the guest took: vector, error code (0 where it has none) and RIP."""
-
-    vector: int
-    error: int
-    rip: int
+    def expect_guest(self) -> None:
+        """Clear the magic number."""
+        self.page.magic = 0
 
     @property
-    def name(self) -> str:
-        """The exception's mnemonic, e.g. #GP."""
-        return EXCEPTIONS.get(self.vector, f"vector {self.vector}")
+    def is_up(self) -> bool:
+        """Whether the magic number is there."""
+        return bool(self.page.magic == lib.GUEST_MAGIC)
 
-    def __str__(self) -> str:
-        return f"{self.name}({self.error:#x}) at RIP {self.rip:#x}"
+    def send(self, commands: Sequence[Command]) -> None:
+        """Write a list of up to MAILBOX_CAPACITY commands, else raise ValueError."""
+        if len(commands) > lib.MAILBOX_CAPACITY:
+            raise ValueError(
+                f"the mailbox holds {lib.MAILBOX_CAPACITY} commands, not {len(commands)}"
+            )
+        page = self.page
+        for at, command in enumerate(commands):
+            slot = page.command[at]
+            slot.op = command.op
+            for number, argument in enumerate(command.arguments):
+                slot.argument[number] = argument
+            page.result[at].status = lib.RESULT_PENDING
+        page.count = len(commands)
+        page.done = 0
 
+    def has_begun(self, at: int) -> bool:
+        """Whether all commands before ``at`` have their results."""
+        return bool(self.page.done >= at)
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a command gave: four values of 64 bits, or the fault that ended it."""
+    def serve(self, vcpu: Vcpu, exit: Exit | None) -> bool:  # noqa: A002 - the field's word
+        """Return False: memory needs no exits."""
+        return False
 
-    values: tuple[int, int, int, int]
-    fault: Fault | None = None
+    def receive(self) -> list[Result]:
+        """Read the results; raises KvmtestError where the guest wrote none that make sense."""
+        done = self.page.done
+        if done > lib.MAILBOX_CAPACITY:
+            raise KvmtestError(f"the guest says it has {done} results: it has gone astray")
+        return [read_result(self.page.result[at]) for at in range(done)]
 
     @property
-    def value(self) -> int:
-        """The first value; raises :class:`GuestFault` where the command faulted."""
-        if self.fault:
-            raise GuestFault(self.fault)
-        return self.values[0]
+    def fault(self) -> Fault:
+        """The exception outside commands."""
+        return Fault(self.page.vector, self.page.error, self.page.rip)
 
 
-class GuestFault(KvmtestError):
-    """The guest took an exception that nobody expected; ``fault`` says which."""
-
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        super().__init__(f"the guest took {fault}")
-
-
-def nop() -> Command:
-    """Do nothing."""
-    return Command(lib.MAILBOX_NOP)
+def read_result(slot: Any) -> Result:
+    """Return what a ``struct guest_result`` says; raises KvmtestError for an unknown status."""
+    if slot.status == lib.RESULT_FAULT:
+        return Result((0, 0, 0, 0), Fault(slot.vector, slot.error, slot.rip))
+    if slot.status != lib.RESULT_OK:
+        raise KvmtestError(f"the guest does not know a command (status {slot.status})")
+    one, two, three, four = slot.value
+    return Result((one, two, three, four))
 
 
-def rdmsr(msr: int) -> Command:
-    """Read an MSR; value: what it holds."""
-    return Command(lib.MAILBOX_RDMSR, (msr,))
-
-
-def wrmsr(msr: int, value: int) -> Command:
-    """Write an MSR."""
-    return Command(lib.MAILBOX_WRMSR, (msr, value))
-
-
-def cpuid(leaf: int, subleaf: int = 0) -> Command:
-    """Execute CPUID; values: EAX, EBX, ECX, EDX."""
-    return Command(lib.MAILBOX_CPUID, (leaf, subleaf))
-
-
-def rdpmc(counter: int) -> Command:
-    """Read a performance counter; value: its count."""
-    return Command(lib.MAILBOX_RDPMC, (counter,))
-
-
-def loop(count: int) -> Command:
-    """Execute a loop of two instructions ``count`` times, at least once."""
-    return Command(lib.MAILBOX_LOOP, (max(1, count),))
-
-
-def exit_often(count: int) -> Command:
-    """Ring the doorbell ``count`` times, at least once."""
-    return Command(lib.MAILBOX_EXIT, (max(1, count),))
-
-
-def watch(ticks: int, threshold: int) -> Command:
-    """Poll the TSC for ``ticks``; values: gaps (>= ``threshold``), polls, shortest, longest."""
-    return Command(lib.MAILBOX_WATCH, (ticks, threshold))
-
-
-def watched(polls: int, gaps: int) -> int:
+def watch_instructions(polls: int, gaps: int) -> int:
     """Return how many instructions a list of one ``watch`` retires from resume to exit.
 
     ``polls`` and ``gaps`` are its result; the gaps must all have been logged.
     """
-    each: int = polls * lib.MAILBOX_WATCH_POLL + gaps * lib.MAILBOX_WATCH_GAP
+    each: int = polls * lib.COMMAND_WATCH_POLL + gaps * lib.COMMAND_WATCH_GAP
     return each + int(lib.MAILBOX_WATCH_OVERHEAD)
-
-
-def spin() -> Command:
-    """Spin for ever with interrupts on."""
-    return Command(lib.MAILBOX_SPIN)
-
-
-def write_commands(mailbox: Any, commands: Sequence[Command]) -> None:
-    """Put a list into a ``struct mailbox *``; at most MAILBOX_CAPACITY."""
-    if len(commands) > lib.MAILBOX_CAPACITY:
-        raise ValueError(f"the mailbox holds {lib.MAILBOX_CAPACITY} commands, not {len(commands)}")
-    for at, command in enumerate(commands):
-        slot = mailbox.command[at]
-        slot.op = command.op
-        for number, argument in enumerate(command.arguments):
-            slot.argument[number] = argument
-        mailbox.result[at].status = lib.MAILBOX_PENDING
-    mailbox.count = len(commands)
-    mailbox.done = 0
-
-
-def read_results(mailbox: Any) -> list[Result]:
-    """Return the results that a ``struct mailbox *`` holds."""
-    if mailbox.done > lib.MAILBOX_CAPACITY:
-        raise KvmtestError(f"the guest says it has {mailbox.done} results: it has gone astray")
-    return [_result(mailbox.result[at]) for at in range(mailbox.done)]
-
-
-def _result(slot: Any) -> Result:
-    if slot.status == lib.MAILBOX_FAULT:
-        return Result((0, 0, 0, 0), Fault(slot.vector, slot.error, slot.rip))
-    if slot.status != lib.MAILBOX_OK:
-        raise KvmtestError(f"the guest does not know a command (status {slot.status})")
-    one, two, three, four = slot.value
-    return Result((one, two, three, four))

@@ -30,7 +30,8 @@ LONG_STUB_SIZE, REAL_STUB_SIZE = 16, 8
 
 
 def enter_long_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
-    """Point the vCPU at the image's ``start`` in 64-bit mode; the first GiB is identity-mapped."""
+    """Load the image, and have the vCPU start it in 64-bit mode, the first GiB identity-mapped."""
+    memory.write(image.address, image.data)
     _write_page_tables(memory)
     _write_idt(memory, image)
     sregs = vcpu.get_sregs()
@@ -54,7 +55,8 @@ def enter_long_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
 
 
 def enter_real_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
-    """Point the vCPU at the image's ``start`` in real mode, all segments at 0."""
+    """Load the image, and have the vCPU start it in real mode, all segments at 0."""
+    memory.write(image.address, image.data)
     vectors = _vector_table(image.symbols["exception_stubs"], image.symbols["interrupt"])
     memory.write(lib.GUEST_IVT, vectors)
     sregs = vcpu.get_sregs()

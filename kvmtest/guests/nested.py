@@ -12,7 +12,6 @@ from kvmtest._native import ffi, lib
 from kvmtest.kvm import Vcpu
 
 from .guest import Guest
-from .mailbox import write_commands
 
 __all__ = ["HOLE", "NestedGuest"]
 
@@ -87,8 +86,7 @@ class NestedGuest:
 
         L1 goes on where it last came to userspace, as after a VMLAUNCH there.
         """
-        write_commands(self.guest.mailbox, [])
-        self.guest.resume()
+        self.guest.execute()
         return not self.is_in_l2
 
 

@@ -16,11 +16,13 @@ from kvmtest.errors import KvmtestError
 from kvmtest.kvm import Exit, Stopped
 from kvmtest.workers import Supervisor
 
-from . import mailbox as box
+from .commands import nop, spin
 from .guest import Guest
 
 __all__ = ["Spinning"]
 
+#: Where in the list of commands the one is that spins.
+SPIN = 1
 #: Nobody looks on for longer: then the guest is taken back.
 DEADLINE_S = 60.0
 #: The time that a guest may take to begin, also in an emulated machine.
@@ -47,7 +49,7 @@ class Spinning:
     def run(self) -> None:
         """Be the vCPU's thread."""
         self.task = threading.get_native_id()
-        self.exit = self._guest.vcpu.run(DEADLINE_S)
+        self.exit = self._guest.run(DEADLINE_S)
 
     def stop(self) -> None:
         """End the KVM_RUN."""
@@ -60,7 +62,7 @@ class Spinning:
 
     def __enter__(self) -> Self:
         # The first command says that the guest runs, the second never ends.
-        box.write_commands(self._guest.mailbox, [box.nop(), box.spin()])
+        self._guest.transport.send([nop(), spin()])
         with ExitStack() as stack:
             stack.callback(self._guest.vcpu.clear_stop)
             stack.enter_context(self._workers).start(self, self._cpu)
@@ -70,7 +72,7 @@ class Spinning:
 
     def _await_begin(self) -> None:
         deadline = time.monotonic() + BEGIN_S
-        while not self._guest.mailbox.done:
+        while not self._guest.transport.has_begun(SPIN):
             if not self.is_running or time.monotonic() > deadline:
                 why = self._workers.failed or self.exit or f"it did not begin in {BEGIN_S:g} s"
                 raise KvmtestError(f"the {self._guest.image.name} guest does not spin: {why}")

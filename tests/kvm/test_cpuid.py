@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest._native import ffi, lib
-from kvmtest.guests import Guest, long_guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands, long_guest
 from kvmtest.kvm import Cpuid, CpuidEntry, System, Vm
 
 word = st.integers(0, 2**32 - 1)
@@ -145,7 +144,7 @@ def test_the_guest_executes_cpuid_and_gets_its_table(guest: Guest) -> None:
     assert len(stable) > 5
     for start in range(0, len(stable), lib.MAILBOX_CAPACITY):
         part = stable[start : start + lib.MAILBOX_CAPACITY]
-        results = guest.execute(*(box.cpuid(e.function, e.index) for e in part))
+        results = guest.execute(*(commands.cpuid(e.function, e.index) for e in part))
         assert [r.values for r in results] == [(e.eax, e.ebx, e.ecx, e.edx) for e in part]
 
 
@@ -154,7 +153,7 @@ def test_a_replaced_leaf_is_what_the_guest_sees(vm: Vm, supported: Cpuid) -> Non
     vcpu.set_cpuid(supported.replace(0x40000000, ebx=0x74736574))
     guest = long_guest(vm, vcpu)
     guest.boot()
-    assert guest.execute(box.cpuid(0x40000000))[0].values[1] == 0x74736574
+    assert guest.execute(commands.cpuid(0x40000000))[0].values[1] == 0x74736574
 
 
 def test_a_leaf_left_out_is_zero_for_the_guest(vm: Vm, supported: Cpuid) -> None:
@@ -162,4 +161,4 @@ def test_a_leaf_left_out_is_zero_for_the_guest(vm: Vm, supported: Cpuid) -> None
     vcpu.set_cpuid(supported.without(0x40000001))
     guest = long_guest(vm, vcpu)
     guest.boot()
-    assert guest.execute(box.cpuid(0x40000001))[0].values == (0, 0, 0, 0)
+    assert guest.execute(commands.cpuid(0x40000001))[0].values == (0, 0, 0, 0)

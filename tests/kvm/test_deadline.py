@@ -14,8 +14,7 @@ from types import FrameType
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.guests import Guest, long_guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands, long_guest
 from kvmtest.kvm import Deadline, Exit, HltExit, IoExit, Signal, Stopped, System, Vcpu
 
 MakeVcpu = Callable[[bytes], Vcpu]
@@ -55,7 +54,7 @@ def test_a_spin_is_back_within_10_ms_of_its_deadline(spinner: Vcpu, timeout: flo
 
 
 def test_the_64_bit_guest_is_brought_back_too(guest: Guest) -> None:
-    box.write_commands(guest.mailbox, [box.spin()])
+    guest.transport.send([commands.spin()])
 
     def lateness() -> float:
         exit_, took = timed(lambda: guest.vcpu.run(0.01))
@@ -184,7 +183,7 @@ def test_threads_with_their_own_vcpus_have_their_own_deadlines(system: System) -
         with system.create_vm() as vm:
             guest = long_guest(vm)
             guest.boot()
-            box.write_commands(guest.mailbox, [box.spin()])
+            guest.transport.send([commands.spin()])
             for _ in range(6):
                 exit_, took = timed(lambda: guest.vcpu.run(timeout))
                 if exit_ == Deadline(timeout):

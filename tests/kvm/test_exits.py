@@ -10,8 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvmtest._native import ffi, lib
-from kvmtest.guests import Guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands
 from kvmtest.kvm import (
     DebugExit,
     FailEntryExit,
@@ -154,7 +153,7 @@ def test_a_triple_fault_is_a_shutdown(guest: Guest) -> None:
     sregs = guest.vcpu.get_sregs()
     sregs.idt.limit = 0
     guest.vcpu.set_sregs(sregs)
-    box.write_commands(guest.mailbox, [box.rdmsr(0x4B564D99)])
+    guest.transport.send([commands.rdmsr(0x4B564D99)])
     assert guest.vcpu.run() == ShutdownExit()
 
 

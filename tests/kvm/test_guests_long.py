@@ -19,11 +19,12 @@ from kvmtest.guests import (
     Guest,
     GuestFault,
     UnexpectedExit,
+    commands,
     load,
     long_guest,
 )
 from kvmtest.guests import image as image_module
-from kvmtest.guests import mailbox as box
+from kvmtest.guests.mailbox import watch_instructions
 from kvmtest.kvm import DebugExit, IoExit, Stopped, Vcpu, Vm
 
 Execute = Callable[[Guest, bytes], None]
@@ -35,55 +36,55 @@ NON_CANONICAL = 0x1234_5678_1234_5678
 # Counting
 
 
-def single_steps(guest: Guest, command: box.Command) -> int:
+def single_steps(guest: Guest, command: commands.Command) -> int:
     """Count the instructions that one command retires, from the resume to the next OUT."""
     guest.vcpu.complete()  # or the completed OUT would be a step of its own on some CPUs
-    box.write_commands(guest.mailbox, [command])
+    guest.transport.send([command])
     guest.vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
     steps = 0
     while isinstance(exit_ := guest.vcpu.run(), DebugExit):
         steps += 1
         assert steps < 10_000
     assert isinstance(exit_, IoExit)
-    assert exit_.port == lib.MAILBOX_DONE_PORT
+    assert exit_.port == lib.GUEST_DONE_PORT
     guest.vcpu.set_guest_debug(0)
     return steps
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 10, 500])
 def test_a_loop_retires_the_overhead_and_two_instructions_a_turn(guest: Guest, turns: int) -> None:
-    assert single_steps(guest, box.loop(turns)) == LOOP_OVERHEAD + 2 * turns
+    assert single_steps(guest, commands.loop(turns)) == LOOP_OVERHEAD + 2 * turns
 
 
 def test_every_list_of_one_loop_counts_alike(guest: Guest) -> None:
-    assert [single_steps(guest, box.loop(7)) for _ in range(3)] == [LOOP_OVERHEAD + 14] * 3
+    assert [single_steps(guest, commands.loop(7)) for _ in range(3)] == [LOOP_OVERHEAD + 14] * 3
 
 
 def test_another_command_counts_otherwise(guest: Guest) -> None:
-    assert single_steps(guest, box.nop()) != LOOP_OVERHEAD + 2
+    assert single_steps(guest, commands.nop()) != LOOP_OVERHEAD + 2
 
 
 def test_a_loop_of_none_is_a_loop_of_one(guest: Guest) -> None:
-    assert box.loop(0) == box.loop(1)
-    assert box.exit_often(-3) == box.exit_often(1)
-    assert guest.execute(box.loop(0))[0].fault is None
+    assert commands.loop(0) == commands.loop(1)
+    assert commands.ring(-3) == commands.ring(1)
+    assert guest.execute(commands.loop(0))[0].fault is None
 
 
 @pytest.mark.parametrize(("ticks", "threshold"), [(1, 1 << 62), (100_000, 1 << 62), (300_000, 1)])
 def test_a_watch_retires_what_its_polls_and_gaps_say(
     guest: Guest, ticks: int, threshold: int
 ) -> None:
-    steps = single_steps(guest, box.watch(ticks, threshold))
-    gaps, polls, *_ = box.read_results(guest.mailbox)[0].values
+    steps = single_steps(guest, commands.watch(ticks, threshold))
+    gaps, polls, *_ = guest.transport.receive()[0].values
     assert bool(gaps) == (threshold == 1)
-    assert steps == box.watched(polls, gaps)
+    assert steps == watch_instructions(polls, gaps)
 
 
 # Coming up
 
 
 def test_the_guest_says_hello(guest: Guest) -> None:
-    assert guest.mailbox.magic == lib.MAILBOX_MAGIC
+    assert guest.transport.is_up
     assert guest.vcpu.get_regs().rflags & 0x200, "interrupts are on"
 
 
@@ -105,7 +106,7 @@ def test_a_guest_on_an_unexpected_port_names_the_exit(vm: Vm) -> None:
 
 def test_a_guest_that_does_not_come_back_names_the_deadline(guest: Guest) -> None:
     with pytest.raises(UnexpectedExit, match=r"came back with Deadline\(timeout=0.01\)"):
-        guest.execute(box.spin(), timeout=0.01)
+        guest.execute(commands.spin(), timeout=0.01)
 
 
 def test_two_guests_in_two_vms_do_not_meet(vm: Vm, system: Any) -> None:
@@ -113,10 +114,10 @@ def test_two_guests_in_two_vms_do_not_meet(vm: Vm, system: Any) -> None:
         one, two = long_guest(vm), long_guest(other_vm)
         one.boot()
         two.boot()
-        one.execute(box.wrmsr(0x176, 0x1111))
-        two.execute(box.wrmsr(0x176, 0x2222))
-        assert one.execute(box.rdmsr(0x176))[0].value == 0x1111
-        assert two.execute(box.rdmsr(0x176))[0].value == 0x2222
+        one.execute(commands.wrmsr(0x176, 0x1111))
+        two.execute(commands.wrmsr(0x176, 0x2222))
+        assert one.execute(commands.rdmsr(0x176))[0].value == 0x1111
+        assert two.execute(commands.rdmsr(0x176))[0].value == 0x2222
 
 
 # Faults in commands
@@ -125,13 +126,13 @@ def test_two_guests_in_two_vms_do_not_meet(vm: Vm, system: Any) -> None:
 @pytest.mark.usefixtures("msrs_fault")
 @pytest.mark.parametrize(
     ("command", "symbol", "at"),
-    [(box.rdmsr(BOGUS), "rdmsr", 0), (box.wrmsr(BOGUS, 1), "wrmsr", 9)],
+    [(commands.rdmsr(BOGUS), "rdmsr", 0), (commands.wrmsr(BOGUS, 1), "wrmsr", 9)],
 )
 def test_a_bogus_msr_faults_at_its_instruction(
-    guest: Guest, command: box.Command, symbol: str, at: int
+    guest: Guest, command: commands.Command, symbol: str, at: int
 ) -> None:
     [result] = guest.execute(command)
-    assert result.fault == box.Fault(13, 0, guest.image.symbols[symbol] + at)
+    assert result.fault == commands.Fault(13, 0, guest.image.symbols[symbol] + at)
     with pytest.raises(GuestFault, match=r"the guest took #GP\(0x0\) at RIP 0x"):
         _ = result.value
 
@@ -139,21 +140,25 @@ def test_a_bogus_msr_faults_at_its_instruction(
 @pytest.mark.usefixtures("msrs_fault")
 def test_a_fault_ends_its_command_alone(guest: Guest) -> None:
     results = guest.execute(
-        box.cpuid(0), box.rdmsr(BOGUS), box.nop(), box.rdmsr(BOGUS), box.loop(9)
+        commands.cpuid(0),
+        commands.rdmsr(BOGUS),
+        commands.nop(),
+        commands.rdmsr(BOGUS),
+        commands.loop(9),
     )
     assert [bool(result.fault) for result in results] == [False, True, False, True, False]
     assert results[0].values[0] > 0
 
 
 def test_a_performance_counter_that_is_not_there_faults(guest: Guest) -> None:
-    [result] = guest.execute(box.rdpmc(0x3FFFFFFF))
+    [result] = guest.execute(commands.rdpmc(0x3FFFFFFF))
     assert result.fault is not None
     assert (result.fault.name, result.fault.rip) == ("#GP", guest.image.symbols["rdpmc"])
 
 
 @pytest.mark.usefixtures("msrs_fault")
 def test_a_stack_that_breaks_while_spinning_is_a_fault_of_the_command(guest: Guest) -> None:
-    box.write_commands(guest.mailbox, [box.spin(), box.rdmsr(0x176)])
+    guest.transport.send([commands.spin(), commands.rdmsr(0x176)])
     guest.vcpu.run(0.005)
     regs = guest.vcpu.get_regs()
     regs.rsp = NON_CANONICAL
@@ -166,18 +171,18 @@ def test_a_stack_that_breaks_while_spinning_is_a_fault_of_the_command(guest: Gue
     assert results[1].fault is None
 
 
-def finish(guest: Guest) -> list[box.Result]:
+def finish(guest: Guest) -> list[commands.Result]:
     """Let the guest go on with its list to the end."""
     exit_ = guest.vcpu.run()
     assert isinstance(exit_, IoExit)
-    assert exit_.port == lib.MAILBOX_DONE_PORT
-    return box.read_results(guest.mailbox)
+    assert exit_.port == lib.GUEST_DONE_PORT
+    return guest.transport.receive()
 
 
 # Faults outside commands
 
 
-def fault_of(guest: Guest) -> box.Fault:
+def fault_of(guest: Guest) -> commands.Fault:
     """Let the guest run into its fault, through the guest's own report."""
     with pytest.raises(GuestFault) as caught:
         guest._until_done(1.0)
@@ -203,7 +208,7 @@ def test_a_fault_outside_commands_is_reported(
     guest: Guest, jump_to: Execute, code: bytes, vector: int, error: int, at: int
 ) -> None:
     jump_to(guest, code)
-    assert fault_of(guest) == box.Fault(vector, error, CODE + at)
+    assert fault_of(guest) == commands.Fault(vector, error, CODE + at)
 
 
 def test_a_fetch_from_nowhere_is_reported(guest: Guest, jump_to: Execute) -> None:
@@ -228,7 +233,7 @@ def test_vectors_with_and_without_error_code_are_told_apart(
     events.exception.injected, events.exception.nr = 1, vector
     events.exception.has_error_code, events.exception.error_code = has_error, error
     guest.vcpu.set_vcpu_events(events)
-    assert fault_of(guest) == box.Fault(vector, error, CODE)
+    assert fault_of(guest) == commands.Fault(vector, error, CODE)
 
 
 def test_a_broken_stack_outside_commands_is_reported(guest: Guest, jump_to: Execute) -> None:
@@ -258,7 +263,7 @@ def test_the_32_stubs_are_16_bytes_apart(guest: Guest) -> None:
 
 
 def test_an_interrupt_while_spinning_is_taken_and_the_guest_goes_on(guest: Guest) -> None:
-    box.write_commands(guest.mailbox, [box.spin()])
+    guest.transport.send([commands.spin()])
     guest.vcpu.run(0.005)
     assert guest.vcpu.get_regs().rip == guest.image.symbols["spin"]
     stack = guest.vcpu.get_regs().rsp
@@ -280,15 +285,15 @@ def test_an_interrupt_while_spinning_is_taken_and_the_guest_goes_on(guest: Guest
 def test_every_interrupt_vector_has_a_handler(guest: Guest, vector: int) -> None:
     guest.vcpu.complete()
     guest.vcpu.interrupt(vector)
-    assert guest.execute(box.loop(5))[0].fault is None
+    assert guest.execute(commands.loop(5))[0].fault is None
 
 
 # Time
 
 
-def watch(guest: Guest, ticks: int, threshold: int) -> tuple[box.Result, list[Gap], int, int]:
+def watch(guest: Guest, ticks: int, threshold: int) -> tuple[commands.Result, list[Gap], int, int]:
     before = lib.clock_tsc()
-    [result] = guest.execute(box.watch(ticks, threshold), timeout=10)
+    [result] = guest.execute(commands.watch(ticks, threshold), timeout=10)
     return result, guest.gaps(result.value), before, lib.clock_tsc()
 
 
@@ -343,7 +348,7 @@ def test_more_gaps_than_room_are_counted_and_the_first_are_kept(guest: Guest) ->
 def test_a_vcpu_that_was_held_back_shows_a_gap_of_at_least_that_time(guest: Guest) -> None:
     held: list[int] = []
     ticks = 600_000_000
-    box.write_commands(guest.mailbox, [box.watch(ticks, 100)])
+    guest.transport.send([commands.watch(ticks, 100)])
 
     def run_with_pause(vcpu: Vcpu) -> None:
         while isinstance(vcpu.run(10), Stopped):
@@ -364,7 +369,7 @@ def test_a_vcpu_that_was_held_back_shows_a_gap_of_at_least_that_time(guest: Gues
         pass
     guest.vcpu.stop()
     thread.join()
-    [result] = box.read_results(guest.mailbox)
+    [result] = guest.transport.receive()
     left, back = held
     assert back - left >= 100_000_000
     longest = max(gap.end - gap.begin for gap in guest.gaps(result.value))

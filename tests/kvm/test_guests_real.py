@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.guests import Guest, GuestFault, load
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Command, Guest, GuestFault, commands, load
 from kvmtest.kvm import IoExit, Vm
 
 Execute = Callable[[Guest, bytes], None]
@@ -28,14 +27,14 @@ def execute(real: Guest) -> Callable[[bytes], None]:
     return jump
 
 
-def fault_of(guest: Guest) -> box.Fault:
+def fault_of(guest: Guest) -> commands.Fault:
     with pytest.raises(GuestFault) as caught:
         guest._until_done(1.0)
     return caught.value.fault
 
 
 def test_the_guest_says_hello_in_real_mode(real: Guest) -> None:
-    assert real.mailbox.magic == lib.MAILBOX_MAGIC
+    assert real.transport.is_up
     assert real.vcpu.get_sregs().cr0 & 1 == 0
     assert real.vcpu.get_regs().rflags & 0x200, "interrupts are on"
 
@@ -45,10 +44,10 @@ def test_it_rings_as_often_as_it_is_told_again_and_again(real: Guest) -> None:
 
 
 def test_without_a_count_it_rings_the_done_port_alone(real: Guest) -> None:
-    real.mailbox.command[0].argument[0] = 0
+    real.transport.send([Command(lib.COMMAND_RING, (0,))])
     exit_ = real.vcpu.run()
     assert isinstance(exit_, IoExit)
-    assert exit_.port == lib.MAILBOX_DONE_PORT
+    assert exit_.port == lib.GUEST_DONE_PORT
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_a_fault_is_reported(
     real: Guest, execute: Callable[[bytes], None], code: bytes, vector: int, at: int
 ) -> None:
     execute(code)
-    assert fault_of(real) == box.Fault(vector, 0, CODE + at)
+    assert fault_of(real) == commands.Fault(vector, 0, CODE + at)
 
 
 def test_a_reported_fault_stays_reported(real: Guest, execute: Callable[[bytes], None]) -> None:

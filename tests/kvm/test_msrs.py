@@ -3,8 +3,7 @@
 import pytest
 
 from kvmtest.errors import KvmtestError
-from kvmtest.guests import Guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands
 from kvmtest.kvm import MsrRefused, System, Vcpu, Vm
 
 SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP, PAT = 0x174, 0x175, 0x176, 0x277
@@ -68,7 +67,7 @@ def test_a_value_that_an_msr_cannot_hold_is_refused(vcpu: Vcpu) -> None:
 
 def test_the_guest_reads_what_the_host_sets_and_the_other_way_round(guest: Guest) -> None:
     guest.vcpu.set_msr(PAT, 0x0007040600070406)
-    read, written = guest.execute(box.rdmsr(PAT), box.wrmsr(SYSENTER_EIP, 0x123456789A))
+    read, written = guest.execute(commands.rdmsr(PAT), commands.wrmsr(SYSENTER_EIP, 0x123456789A))
     assert read.value == 0x0007040600070406
     assert written.fault is None
     assert guest.vcpu.get_msr(SYSENTER_EIP) == 0x123456789A
@@ -79,7 +78,7 @@ def test_tsc_aux_reaches_the_guest_where_cpuid_has_rdtscp(guest: Guest) -> None:
     if leaf is None or not leaf.edx >> 27 & 1:
         pytest.skip("needs RDTSCP in KVM_GET_SUPPORTED_CPUID")
     guest.vcpu.set_msr(TSC_AUX, 0x1234)
-    assert guest.execute(box.rdmsr(TSC_AUX))[0].value == 0x1234
+    assert guest.execute(commands.rdmsr(TSC_AUX))[0].value == 0x1234
 
 
 def test_every_msr_of_the_list_is_read_or_named(system: System, guest: Guest) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.soak import SVM, VMX, Crowd, Extent
-from kvmtest.guests import Guest, guest_memory, long_guest, mailbox
+from kvmtest.guests import Guest, commands, guest_memory, long_guest
 from kvmtest.kvm import System, Vcpu
 
 
@@ -32,7 +32,7 @@ class Host:
 
     def run(self, guest: Guest) -> None:
         if guest.vcpu.entries:
-            guest.execute(mailbox.nop())
+            guest.execute(commands.nop())
         else:
             guest.boot()
 
@@ -100,6 +100,6 @@ def test_a_guest_that_faults_is_not_counted_as_one_that_answers(
 ) -> None:
     crowd = crowd_of(host, 1)
     crowd.make()
-    monkeypatch.setattr(mailbox, "nop", lambda: mailbox.rdmsr(0x4B564D99))
+    monkeypatch.setattr(commands, "nop", lambda: commands.rdmsr(0x4B564D99))
     assert crowd.answering() == 0
     crowd.close()

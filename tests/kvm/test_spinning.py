@@ -7,7 +7,7 @@ import pytest
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
-from kvmtest.guests import Guest, Spinning, mailbox
+from kvmtest.guests import Guest, Spinning, commands
 from kvmtest.kvm import DebugExit, Stopped
 
 
@@ -21,12 +21,12 @@ def test_a_guest_spins_in_one_run_and_takes_commands_again(guest: Guest) -> None
         assert spinning.is_running
         assert spinning.task != threading.get_native_id()
         assert os.sched_getaffinity(spinning.task) == {cpu()}
-        assert guest.mailbox.done == 1
+        assert guest.transport.has_begun(1)
         assert guest.vcpu.entries == before + 1
     assert isinstance(spinning.exit, Stopped)
     assert threading.active_count() == 1
     spinning.release()
-    (result,) = guest.execute(mailbox.rdmsr(0x10))
+    (result,) = guest.execute(commands.rdmsr(0x10))
     assert result.value
 
 
@@ -77,14 +77,14 @@ def test_a_guest_is_released_wherever_it_is_stopped_once_it_has_begun(
     guest: Guest, later: int
 ) -> None:
     guest.vcpu.complete()
-    mailbox.write_commands(guest.mailbox, [mailbox.nop(), mailbox.spin()])
+    guest.transport.send([commands.nop(), commands.spin()])
     guest.vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
-    while not guest.mailbox.done:
+    while not guest.transport.has_begun(1):
         assert isinstance(guest.vcpu.run(), DebugExit)
     for _ in range(later):
         assert isinstance(guest.vcpu.run(), DebugExit)
     guest.vcpu.set_guest_debug(0)
     Spinning(guest, cpu()).release()
-    assert guest.mailbox.done == 2
-    (result,) = guest.execute(mailbox.rdmsr(0x10))
+    assert len(guest.transport.receive()) == 2
+    (result,) = guest.execute(commands.rdmsr(0x10))
     assert result.value

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.guests import Guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands
 from kvmtest.kvm import Stats, System, Vm
 
 OpenFiles = Callable[[], set[str]]
@@ -50,7 +49,7 @@ def test_exits_and_io_exits_count_the_outs(real: Guest, count: int) -> None:
 
 def test_a_spin_has_no_io_exits(guest: Guest) -> None:
     before = number(guest.vcpu.stats()["io_exits"])
-    box.write_commands(guest.mailbox, [box.spin()])
+    guest.transport.send([commands.spin()])
     guest.vcpu.run(0.005)
     assert number(guest.vcpu.stats()["io_exits"]) == before
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from kvmtest._native import ffi, lib
-from kvmtest.guests import Guest, real_guest
-from kvmtest.guests import mailbox as box
+from kvmtest.guests import Guest, commands, real_guest
 from kvmtest.kvm import (
     CapabilityMissing,
     Deadline,
@@ -114,7 +113,7 @@ def test_synced_registers_equal_get_regs_and_get_sregs(guest: Guest) -> None:
     if not guest_offers(vcpu, "KVM_CAP_SYNC_REGS"):
         pytest.skip("needs KVM_CAP_SYNC_REGS")
     synced = vcpu.sync(lib.KVM_SYNC_X86_REGS | lib.KVM_SYNC_X86_SREGS)
-    guest.execute(box.loop(10))
+    guest.execute(commands.loop(10))
     assert raw(ffi.addressof(synced, "regs")) == raw(vcpu.get_regs())
     assert raw(ffi.addressof(synced, "sregs")) == raw(vcpu.get_sregs())
 
@@ -170,7 +169,7 @@ def test_an_smi_is_taken_or_its_capability_is_named(system: System, vm: Vm) -> N
 
 def test_an_nmi_reaches_the_guest(guest: Guest) -> None:
     guest.vcpu.nmi()
-    with pytest.raises(box.GuestFault, match="NMI"):
+    with pytest.raises(commands.GuestFault, match="NMI"):
         guest.execute()
 
 
@@ -270,7 +269,7 @@ def test_a_closed_vcpu_is_an_error_not_a_crash(system: System) -> None:
 
 def test_breakpoints_stop_at_the_address_in_dr0(guest: Guest) -> None:
     spin = guest.image.symbols["spin"]
-    box.write_commands(guest.mailbox, [box.spin()])
+    guest.transport.send([commands.spin()])
     control = lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_USE_HW_BP
     guest.vcpu.set_guest_debug(control, [spin, 0, 0, 0, 0, 0, 0, 0x402])
     exit_ = guest.vcpu.run()
@@ -284,9 +283,9 @@ def test_closing_a_vcpu_that_runs_brings_it_back_first(system: System) -> None:
         ended: list[object] = []
 
         def run() -> None:
-            ended.append(guest.vcpu.run_loop(lib.MAILBOX_DOORBELL_PORT, timeout=30).exit)
+            ended.append(guest.vcpu.run_loop(lib.GUEST_DOORBELL_PORT, timeout=30).exit)
 
-        box.write_commands(guest.mailbox, [box.exit_often(1 << 31)])
+        guest.transport.send([commands.ring(1 << 31)])
         thread = threading.Thread(target=run)
         entries = guest.vcpu.entries
         thread.start()

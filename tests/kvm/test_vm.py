@@ -157,13 +157,13 @@ def test_negative_lengths_are_refused(vm: Vm) -> None:
 
 def test_a_structure_lies_over_the_bytes_and_must_fit(vm: Vm) -> None:
     memory = vm.add_memory(0x1000, 0x1000)
-    gap = memory.struct("struct gap *", 0x1FF0)
+    gap = memory.struct("struct guest_gap *", 0x1FF0)
     gap.begin = 0x1122334455667788
     assert memory.read(0x1FF0, 8) == bytes.fromhex("8877665544332211")
     with pytest.raises(IndexError):
-        memory.struct("struct gap *", 0x1FF1)
+        memory.struct("struct guest_gap *", 0x1FF1)
     with pytest.raises(IndexError):
-        memory.struct("struct gap *", 0xFF0)
+        memory.struct("struct guest_gap *", 0xFF0)
 
 
 def test_memory_of_a_closed_vm_is_an_error_not_a_crash(system: System) -> None:
@@ -172,7 +172,7 @@ def test_memory_of_a_closed_vm_is_an_error_not_a_crash(system: System) -> None:
     for use in (
         lambda: memory.read(0, 1),
         lambda: memory.write(0, b"x"),
-        lambda: memory.struct("struct gap *", 0),
+        lambda: memory.struct("struct guest_gap *", 0),
     ):
         with pytest.raises(IndexError):
             use()

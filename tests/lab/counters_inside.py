@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, "/package")
 
-from kvmtest.guests import guest_memory, long_guest, mailbox
+from kvmtest.guests import commands, guest_memory, long_guest
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.kvm import System
@@ -67,7 +67,7 @@ def by_guests() -> None:
                 vcpu.set_cpuid(system.get_supported_cpuid())
                 guest = long_guest(vm, vcpu, memory)
                 guest.boot()
-                (read,) = guest.execute(mailbox.rdpmc(0))
+                (read,) = guest.execute(commands.rdpmc(0))
                 if (read.fault is None) is not pmu:
                     sys.exit(f"with pmu={pmu} a guest's RDPMC ended with fault {read.fault}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, "/package")
 
-from kvmtest.guests import Spinning, long_guest, mailbox
+from kvmtest.guests import Spinning, commands, long_guest
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.kvm import System
@@ -38,7 +38,7 @@ def main() -> None:
             is_running = spinning.is_running
         after = count.read_all()
         spinning.release()
-        (done,) = guest.execute(mailbox.nop())
+        (done,) = guest.execute(commands.nop())
     counted = {cpu: count.increase(before[cpu], after[cpu]) for cpu in after}
     expected = {cpu: len(raising.triggers) if cpu == 0 else 0 for cpu in after}
     if counted != expected or not is_running or done.fault:

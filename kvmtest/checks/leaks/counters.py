@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.guests import Guest, mailbox
+from kvmtest.guests import Guest, commands
+from kvmtest.guests.mailbox import watch_instructions
 from kvmtest.host.facts.perf_pmus import core_pmu
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
@@ -81,7 +82,7 @@ class HostCounters:
 
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
         """Return the instructions of a watch, and that nothing is done in user mode."""
-        return {self._instructions: mailbox.watched(polls, gaps), **self._nothing}
+        return {self._instructions: watch_instructions(polls, gaps), **self._nothing}
 
 
 class GuestCounters:
@@ -103,16 +104,16 @@ class GuestCounters:
     def __init__(self, guest: Guest) -> None:
         """Switch the counters on; raises GuestFault where KVM gives the guest none."""
         self._guest = guest
-        writes = [mailbox.wrmsr(msr, value) for msr, value in self._SETUP.items()]
+        writes = [commands.wrmsr(msr, value) for msr, value in self._SETUP.items()]
         for result in guest.execute(*writes):
             _ = result.value
 
     def read(self) -> Mapping[str, int]:
         """Have the guest read its counters."""
-        reads = [mailbox.rdpmc(index) for index in self._INDICES.values()]
+        reads = [commands.rdpmc(index) for index in self._INDICES.values()]
         results = self._guest.execute(*reads, timeout=PATIENCE_S)
         return dict(zip(self._INDICES, (result.value for result in results), strict=True))
 
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
         """Return the instructions of a watch; those around it are a constant."""
-        return dict.fromkeys(self._INDICES, mailbox.watched(polls, gaps))
+        return dict.fromkeys(self._INDICES, watch_instructions(polls, gaps))

@@ -19,7 +19,7 @@ from kvmtest._native import lib
 from kvmtest.checks.context import Context
 from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.checks.scene import Observations, Scene
-from kvmtest.guests import Guest, mailbox
+from kvmtest.guests import Guest, commands
 from kvmtest.guests.nested import NestedGuest
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
@@ -201,7 +201,7 @@ def _refused(walkers: Walkers) -> Observations:
     """Have guest and userspace write bit 14, refused or not, under a vCPU that saw no toggle."""
 
     def wrote(watcher: Watcher) -> bool:
-        watcher.guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+        watcher.guest.execute(commands.wrmsr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM))
         with suppress(MsrRefused):
             watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM)
         return True
@@ -214,7 +214,7 @@ def _written(walkers: Walkers) -> Observations:
     """Have the guest, then userspace write what both may, once KVM has seen the knob on."""
 
     def guest_wrote(watcher: Watcher) -> bool:
-        (result,) = watcher.guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, 0))
+        (result,) = watcher.guest.execute(commands.wrmsr(IA32_DEBUGCTL, 0))
         return result.fault is None
 
     def userspace_wrote(watcher: Watcher) -> bool:

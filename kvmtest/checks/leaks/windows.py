@@ -20,8 +20,7 @@ from kvmtest._native import lib
 from kvmtest.checks.context import Context
 from kvmtest.checks.scene import Observations, Scene
 from kvmtest.errors import KvmtestError
-from kvmtest.guests import Guest, mailbox
-from kvmtest.guests.mailbox import GuestFault
+from kvmtest.guests import Guest, GuestFault, commands
 from kvmtest.host.facts.msr import IA32_TSC
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.host.machine import Machine
@@ -380,7 +379,7 @@ class Watcher:
 
     def settle(self) -> None:
         """Have the guest run for a moment."""
-        self._guest.execute(mailbox.nop(), timeout=PATIENCE_S)
+        self._guest.execute(commands.nop(), timeout=PATIENCE_S)
 
     def watch(self, ticks: int) -> Taken:
         """Watch so long; the window is of no arm and has no SMIs yet. Raises Disturbed.
@@ -404,7 +403,7 @@ class Watcher:
 
     def _watch(self, ticks: int) -> "_Watch":
         before = self._guest.vcpu.stat("exits")
-        command = mailbox.watch(ticks, self._threshold)
+        command = commands.watch(ticks, self._threshold)
         (result,) = self._guest.execute(command, timeout=PATIENCE_S)
         vcpu, (gaps, polls, _, longest) = self._guest.vcpu, result.values
         exits = vcpu.stat("exits") - before

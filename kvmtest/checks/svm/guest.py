@@ -12,7 +12,7 @@ from kvmtest.checks.context import Context
 from kvmtest.checks.guest import msr_controls
 from kvmtest.checks.scene import Observations, Scene
 from kvmtest.checks.vmx.guest import REFUSED, TAKEN, guest_write, user_write
-from kvmtest.guests import Guest, mailbox
+from kvmtest.guests import Guest, commands
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.kernel import Kernel
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
@@ -103,7 +103,7 @@ def debugctl(context: Context) -> Observations:
 
 def _readings(guest: Guest, after: str, value: int | None) -> Iterator[Reading]:
     """Read the MSR in the guest and by userspace."""
-    (result,) = guest.execute(mailbox.rdmsr(IA32_DEBUGCTL))
+    (result,) = guest.execute(commands.rdmsr(IA32_DEBUGCTL))
     inside = str(result.fault) if result.fault else hex(result.values[0])
     outside = hex(guest.vcpu.get_msr(IA32_DEBUGCTL))
     for reader, seen in (("the guest's RDMSR", inside), ("KVM_GET_MSRS", outside)):

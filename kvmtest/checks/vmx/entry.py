@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from kvmtest.checks.context import Context
 from kvmtest.checks.leaks.walk import Step, also_leaks
 from kvmtest.checks.scene import Observations, Scene
-from kvmtest.guests import Guest, mailbox
+from kvmtest.guests import Guest, commands
 from kvmtest.judge import Absence, claim, control, measure
 from kvmtest.kvm import MsrRefused
 from kvmtest.missing import Missing
@@ -167,7 +167,7 @@ def _on_the_fast_path(scene: Scene, guest: Guest) -> Observations:
         yield from scene.set_knob(value)
         scene.collect()
         before = guest.vcpu.entries
-        (sent,) = guest.execute(mailbox.wrmsr(X2APIC_ICR, IPI_TO_NOBODY))
+        (sent,) = guest.execute(commands.wrmsr(X2APIC_ICR, IPI_TO_NOBODY))
         hits = scene.collect(guest.vcpu.entries - before).hits
         remedy = "use a KVM whose guests have x2APIC"
         yield control("runflags", "the guest's IPI was taken", sent.fault is None, True, remedy)

@@ -10,7 +10,7 @@ from kvmtest.checks.context import Context
 from kvmtest.checks.guest import GENERAL_PROTECTION, msr_controls
 from kvmtest.checks.leaks.walk import Step, also_leaks
 from kvmtest.checks.scene import OWN_BITS, Observations, Scene, allowed_bits
-from kvmtest.guests import Guest, UnexpectedExit, mailbox
+from kvmtest.guests import Guest, UnexpectedExit, commands
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.msr import (
     IA32_DEBUGCTL,
@@ -159,7 +159,7 @@ def _bits_under_toggles(scene: Scene, guest: Guest, bit: int) -> Observations:
 def guest_write(guest: Guest, value: int) -> str:
     """Have the guest write DEBUGCTL; return what came of it."""
     try:
-        (result,) = guest.execute(mailbox.wrmsr(IA32_DEBUGCTL, value))
+        (result,) = guest.execute(commands.wrmsr(IA32_DEBUGCTL, value))
     except UnexpectedExit as error:
         if not isinstance(error.exit, FailEntryExit):
             raise

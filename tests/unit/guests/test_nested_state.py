@@ -81,7 +81,7 @@ def test_l2_is_pending_in_its_own_pages(nested: NestedGuest, vcpu: FakeVcpu) -> 
     pages = {state.hdr.vmx.vmxon_pa, state.hdr.vmx.vmcs12_pa, lib.GUEST_VIRTUAL_APIC}
     assert len(pages) == 3
     assert all(page % 4096 == 0 and page < lib.GUEST_MEMORY_SIZE for page in pages)
-    log_end = lib.GUEST_GAP_LOG + lib.GUEST_GAP_CAPACITY * ffi.sizeof("struct gap")
+    log_end = lib.GUEST_GAP_LOG + lib.GUEST_GAP_CAPACITY * ffi.sizeof("struct guest_gap")
     assert min(pages) >= log_end, "apart from what the guest logs"
     assert nested.is_in_l2
     assert vcpu.completed == 1

@@ -62,7 +62,7 @@ def test_an_unfinished_declaration_is_no_statement(build: ModuleType) -> None:
         "struct run_stamp { uint64_t entry, exit; };",
         "struct mailbox { uint32_t magic; };",
         "struct toggler { int fd; };",
-        "struct gap { uint64_t begin; };",
+        "struct guest_gap { uint64_t begin; };",
         "struct perf_event_attr { __u64 disabled : 1, inherit : 1; };",
         "enum run_end { RUN_EXIT };",
         "enum kvm_tdx_cmd_id { KVM_TDX_CAPABILITIES = 0, };",
@@ -167,7 +167,7 @@ def test_rounding_up_is_done_as_the_compiler_does(build: ModuleType, count: int,
 
 def test_the_constants_are_macros_with_integer_values(build: ModuleType) -> None:
     names = build.constants()
-    some = {"KVM_RUN", "KVM_CAP_IRQCHIP", "MAILBOX_MAGIC", "GUEST_IMAGE", "PERF_EVENT_IOC_ENABLE"}
+    some = {"KVM_RUN", "KVM_CAP_IRQCHIP", "GUEST_MAGIC", "GUEST_IMAGE", "PERF_EVENT_IOC_ENABLE"}
     assert some <= set(names)
     # A macro that takes arguments, or is no number, is not among them.
     assert not {name for name in names if "(" in name}

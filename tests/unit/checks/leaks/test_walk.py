@@ -14,7 +14,7 @@ from kvmtest.checks.leaks import walk as leak_walk
 from kvmtest.checks.leaks.walk import LENGTH, OFF, ON, PATIENT, REFERENCE, STEPS, Step, also_leaks
 from kvmtest.checks.leaks.windows import PROOFS, SMIS_PER_WINDOW, Disturbed, arm_under
 from kvmtest.errors import KvmtestError
-from kvmtest.guests import mailbox
+from kvmtest.guests import commands
 from kvmtest.judge import Absence, Reading, Role, Verdict, control, judge
 from kvmtest.judge.leak import again
 from kvmtest.judge.samples import Arm, Samples, Window
@@ -92,14 +92,14 @@ class Kvm:
 
     # The guest and its vCPU
 
-    def execute(self, command: mailbox.Command) -> list[mailbox.Result]:
+    def execute(self, command: commands.Command) -> list[commands.Result]:
         self.enter()
         fault = None
         try:
             self.write(command.arguments[1], "guest")
         except MsrRefused:
-            fault = mailbox.Fault(13, 0, 0)
-        return [mailbox.Result((0, 0, 0, 0), fault)]
+            fault = commands.Fault(13, 0, 0)
+        return [commands.Result((0, 0, 0, 0), fault)]
 
     def set_msr(self, index: int, value: int) -> None:
         assert index == 0x1D9

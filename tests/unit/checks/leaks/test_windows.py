@@ -29,7 +29,7 @@ from kvmtest.checks.leaks.windows import (
 )
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
-from kvmtest.guests import mailbox
+from kvmtest.guests import commands
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.judge import Absence, Reading, Verdict, judge
 from kvmtest.judge.samples import Arm, Toggle, Window
@@ -100,13 +100,13 @@ class FakeGuest:
     def known(self, polls: int, gaps: int) -> dict[str, int]:
         return {"a": polls}
 
-    def execute(self, command: mailbox.Command, *, timeout: float) -> list[mailbox.Result]:
+    def execute(self, command: commands.Command, *, timeout: float) -> list[commands.Result]:
         ticks, threshold = command.arguments
         self.seen.append((ticks, threshold))
         self.threads.add(threading.get_native_id())
         self._meanwhile()
         self._made += self.exits
-        return [mailbox.Result((self.exits, 100, 3, 40))]
+        return [commands.Result((self.exits, 100, 3, 40))]
 
 
 @contextmanager

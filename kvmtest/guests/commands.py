@@ -1,0 +1,138 @@
+"""Commands
+========
+
+What a guest can be asked to do, and what it answers: values, whichever transport carries them. The
+guest's side is guests/commands.h.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kvmtest._native import lib
+from kvmtest.errors import KvmtestError
+
+__all__ = [
+    "Command",
+    "Fault",
+    "Gap",
+    "GuestFault",
+    "Result",
+    "cpuid",
+    "loop",
+    "nop",
+    "rdmsr",
+    "rdpmc",
+    "ring",
+    "spin",
+    "watch",
+    "wrmsr",
+]
+
+# Intel SDM volume 3, table 6-1; AMD APM volume 2, table 8-1.
+EXCEPTIONS = {
+    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF",
+    10: "#TS", 11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC",
+    19: "#XM", 20: "#VE", 21: "#CP", 28: "#HV", 29: "#VC", 30: "#SX",
+}  # fmt: skip
+
+
+class Command(NamedTuple):
+    """One command; ``op`` is one of COMMAND_* in guests/commands.h, unsigned 64-bit arguments."""
+
+    op: int
+    arguments: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An exception that the guest took: vector, error code (0 where it has none) and RIP."""
+
+    vector: int
+    error: int
+    rip: int
+
+    @property
+    def name(self) -> str:
+        """The exception's mnemonic, e.g. #GP."""
+        return EXCEPTIONS.get(self.vector, f"vector {self.vector}")
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.error:#x}) at RIP {self.rip:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A command's four values of 64 bits, or the fault that ended it.
+
+    Each command says what its values are; those that it does not give are of no meaning.
+    """
+
+    values: tuple[int, int, int, int]
+    fault: Fault | None = None
+
+    @property
+    def value(self) -> int:
+        """The first value; raises :class:`GuestFault` where the command faulted."""
+        if self.fault:
+            raise GuestFault(self.fault)
+        return self.values[0]
+
+
+class GuestFault(KvmtestError):
+    """The guest took an exception, in a command or outside; ``fault`` says which."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(f"the guest took {fault}")
+
+
+class Gap(NamedTuple):
+    """A hole in the guest's time that a ``watch`` saw: the TSC before and after it."""
+
+    begin: int
+    end: int
+
+
+def nop() -> Command:
+    """Do nothing."""
+    return Command(lib.COMMAND_NOP)
+
+
+def rdmsr(msr: int) -> Command:
+    """RDMSR; value: the MSR's."""
+    return Command(lib.COMMAND_RDMSR, (msr,))
+
+
+def wrmsr(msr: int, value: int) -> Command:
+    """WRMSR."""
+    return Command(lib.COMMAND_WRMSR, (msr, value))
+
+
+def cpuid(leaf: int, subleaf: int = 0) -> Command:
+    """CPUID; values: EAX, EBX, ECX, EDX."""
+    return Command(lib.COMMAND_CPUID, (leaf, subleaf))
+
+
+def rdpmc(counter: int) -> Command:
+    """RDPMC; value: the counter's."""
+    return Command(lib.COMMAND_RDPMC, (counter,))
+
+
+def loop(count: int) -> Command:
+    """Execute a loop of two instructions ``count`` times, at least once."""
+    return Command(lib.COMMAND_LOOP, (max(1, count),))
+
+
+def ring(count: int) -> Command:
+    """Exit to GUEST_DOORBELL_PORT ``count`` times, at least once."""
+    return Command(lib.COMMAND_RING, (max(1, count),))
+
+
+def watch(ticks: int, threshold: int) -> Command:
+    """Poll the TSC for ``ticks``; values: gaps (>= ``threshold``), polls, shortest, longest."""
+    return Command(lib.COMMAND_WATCH, (ticks, threshold))
+
+
+def spin() -> Command:
+    """Spin for ever, with interrupts on."""
+    return Command(lib.COMMAND_SPIN)
