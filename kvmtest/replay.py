@@ -5,35 +5,14 @@ The readings of a recorded run judged again, by this version's rules: so a reade
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from kvmtest.evidence import Evidence, EvidenceUnreadable, Result, load
+from kvmtest.checks.demands import requirement
+from kvmtest.evidence import Evidence, EvidenceUnreadable, Result
 from kvmtest.judge import Judgement, Verdict, judge, skip
 from kvmtest.judge.leak import again
 from kvmtest.judge.requirements import Demand, Kind, enforce
-from kvmtest.report.terminal import console, show_replay
-from kvmtest.session import requirement
 
-__all__ = ["replay", "run"]
-
-SAME, DIFFERENT = 0, 1
-
-
-def run(path: Path) -> int:
-    """Print recorded and new verdicts; return 0 where they are the same, 1 where some differ.
-
-    Raises :class:`~kvmtest.evidence.EvidenceUnreadable`, or UsageError where the run required what
-    this version does not know.
-    """
-    evidence = load(path)
-    try:
-        judged = list(replay(evidence))
-    except (ArithmeticError, KeyError, ValueError) as error:
-        problem = f"a sample is broken or lacks {error}"
-        raise EvidenceUnreadable(f"{path}: {problem}; copy it again, or run again") from None
-    show_replay(console(), judged, len(evidence.results) - len(judged))
-    differs = any(result.verdict is not judgement.verdict for result, judgement in judged)
-    return DIFFERENT if differs else SAME
+__all__ = ["replay"]
 
 
 def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:

@@ -1,50 +1,43 @@
 """Kernel inspection
 =================
 
-Whether the fix is in a kernel, and what says so.
+Whether the fix is in a kernel, and what says so, in words.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from kvmtest.host.facts.kernel import Kernel
-from kvmtest.host.machine import Machine
-from kvmtest.host.tree import Tree
 from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
-from .terminal import console, facts_table
+from .terminal import facts_table
 
-__all__ = ["show"]
+__all__ = ["page"]
 
-PRESENT, ABSENT, UNKNOWN = 0, 1, 4
 LOAD = "load it (modprobe kvm_intel or kvm_amd)"
 
 
-def show(root: Path) -> int:
-    """Print what the running kernel's BTF says; return 0 present, 1 absent, 4 unknown."""
-    machine = Machine(Tree(root))
-    screen = console()
-    kernel, fix = machine.kernel, machine.fix
+def page(kernel: Kernel | Missing, fix: FixPresence | Missing) -> Iterator[RenderableType]:
+    """Give the kernel, what its BTF says, and what follows from that."""
     if isinstance(kernel, Kernel):
-        screen.print(facts_table([("kernel", kernel.version_string)]))
+        yield facts_table([("kernel", kernel.version_string)])
+    if isinstance(fix, FixPresence):
+        yield facts_table(_observations(fix))
+    yield Text(_conclusion(fix))
+
+
+def _conclusion(fix: FixPresence | Missing) -> str:
     if isinstance(fix, Missing):
-        screen.print(Text(f"unknown: {fix}"))
-        return UNKNOWN
-    screen.print(facts_table(_observations(fix)))
+        return f"unknown: {fix}"
     if not fix.is_of_kvm:
-        screen.print(f"unknown: this BTF does not describe KVM, which decides; {LOAD}")
-        return UNKNOWN
+        return f"unknown: this BTF does not describe KVM, which decides; {LOAD}"
     if fix.is_present:
-        screen.print(
-            "present: this kernel has the host-owned DEBUGCTL code (its types, not its effect)"
-        )
-        return PRESENT
+        return "present: this kernel has the host-owned DEBUGCTL code (its types, not its effect)"
     mixed = " in all its modules: they are of different builds" if fix.is_mixed else ""
-    screen.print(f"absent: this kernel's KVM has no host-owned DEBUGCTL code{mixed}")
-    return ABSENT
+    return f"absent: this kernel's KVM has no host-owned DEBUGCTL code{mixed}"
 
 
 def _observations(fix: FixPresence) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from kvmtest.checks import Context, check_of
 from kvmtest.checks import guest as guest_view
 from kvmtest.checks.context import RunLog
 from kvmtest.checks.kernel import told_by_log
+from kvmtest.cli import main
 from kvmtest.guests import Guest, long_guest
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
@@ -35,7 +36,6 @@ from kvmtest.judge import Absence, Judgement, Reading, Role, Verdict, judge
 from kvmtest.kvm import Vcpu, Vm
 from kvmtest.missing import Missing
 from kvmtest.properties import find
-from kvmtest.report import kernel as inspection
 
 NO_LOG = Missing("no kernel log in this test")
 
@@ -171,7 +171,9 @@ def test_the_loaded_modules_types_decide(
     judgement = judged(observe("kernel.fix-present", machine))
     assert judgement.verdict is verdict, judgement.reason
     expected = {Verdict.PASS: 0, Verdict.FAIL: 1}.get(verdict, 4)
-    assert inspection.show(tmp_path) == expected, "kvmtest kernel inspect disagrees"
+    assert main(["kernel", "inspect", "--root", str(tmp_path)]) == expected, (
+        "kvmtest kernel inspect disagrees"
+    )
 
 
 def test_a_mixed_build_is_named_by_module(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_an_image_without_kvm_decides_nothing_until_kvm_is_loaded(
     assert judgement.reason == (
         "btf: module kvm is not loaded, so that no BTF describes it; modprobe kvm_intel"
     )
-    assert inspection.show(tmp_path) == 4
+    assert main(["kernel", "inspect", "--root", str(tmp_path)]) == 4
 
 
 def test_types_without_kvm_say_what_would_decide_it(tmp_path: Path) -> None:

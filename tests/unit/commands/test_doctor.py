@@ -1,68 +1,79 @@
 """doctor says first what the machine is good for and what to do, and each missing thing once."""
 
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.stand_in import intel_host
+from support.stand_in import KNOB, intel_host, write
 
-from kvmtest.checks.preconditions import PRECONDITIONS, lacking
+from kvmtest.checks.preconditions import lacking
 from kvmtest.cli import main
-from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
-from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES
-from kvmtest.report import doctor, terminal
+from kvmtest.report import terminal
 
 Capture = pytest.CaptureFixture[str]
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, *lacks: str) -> dict[str, list[Missing]]:
-    """Return what keeps each property from being decided on a machine that lacks these alone."""
-    for name in PRECONDITIONS:
-        missing = Missing(f"no {name}", f"get {name}") if name in lacks else None
-        monkeypatch.setitem(PRECONDITIONS, name, lambda machine, answer=missing: answer)
-    return {p.id: lacking(Machine(Tree()), p) for p in PROPERTIES}
+def empty(root: Path) -> None:
+    root.mkdir()
 
 
-@pytest.mark.parametrize(
-    ("lacks", "proves", "commands"),
-    [
-        ((), "what guests hold and what SMIs leak", ["kvmtest run"]),
-        (
-            ("smi-source", "kvm-amd"), "what guests hold, but no leak",
-            ["kvmtest run", "kvmtest lab run"],
-        ),
-        (
-            ("kvm-intel",), "what SVM guests see, nothing of VMX",
-            ["kvmtest lab run", "kvmtest run"],
-        ),
-        (
-            ("kvm", "kvm-intel", "kvm-amd"), "little, and nothing of VMX",
-            ["kvmtest lab run", "kvmtest run"],
-        ),
-        (tuple(PRECONDITIONS), "nothing of VMX", ["kvmtest lab run"]),
-    ],
-)  # fmt: skip
-def test_a_machine_is_good_for_something_and_there_is_a_next_command(
-    monkeypatch: pytest.MonkeyPatch, lacks: tuple[str, ...], proves: str, commands: list[str]
+def junk(root: Path) -> None:
+    tree = intel_host(root, btf=b"junk")
+    write(tree, "/proc/cpuinfo", b"\xff\0junk")
+    write(tree, "/sys/devices/system/cpu/online", "junk")
+    write(tree, "/sys/kernel/security/lockdown", b"\xff[junk")
+
+
+def endless(root: Path) -> None:
+    """Make a tree whose files have no end, or wait for a writer."""
+    tree = intel_host(root)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    for at, path in enumerate(files):
+        # /proc/PID says who has what open; the lock is the run's own.
+        path.unlink()
+        if at % 2:
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+    assert len(files) > 10
+    assert tree.read("/proc/cpuinfo") is None
+
+
+TREES: dict[str, Callable[[Path], object]] = {
+    "intel": intel_host, "empty": empty, "junk": junk, "endless": endless
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", TREES)
+def test_doctor_answers_for_any_tree(tmp_path: Path, capsys: Capture, make: str) -> None:
+    TREES[make](tmp_path / "root")
+    words = ["doctor", "--root", str(tmp_path / "root")]
+    assert main([*words, "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert set(answers["properties"]) == {p.id for p in PROPERTIES}
+    assert answers["machine"]["kind"] == "stand-in"
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert all(p.id in out for p in PROPERTIES)
+
+
+def test_doctor_tells_what_can_be_decided_and_what_is_missing(
+    tmp_path: Path, capsys: Capture
 ) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-    found = answers(monkeypatch, *lacks)
-    open_here = sum(not missing for missing in found.values())
-    count = f"{open_here} of {len(PROPERTIES)} properties"
-    assert doctor._good_for(found) == f"This machine can prove {proves}: {count}."
-    told = doctor._next(Machine(Tree()), found)
-    assert [lead.split(maxsplit=1)[1] for lead, _ in told] == commands
-    assert [lead.split()[0] for lead, _ in told] == ["next:", "or:"][: len(commands)]
-
-
-def test_inside_a_lab_s_machine_no_other_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(Tree())
-    vars(machine)["lab"] = object()
-    assert doctor._next(machine, answers(monkeypatch, *PRECONDITIONS)) == []
+    tree = intel_host(tmp_path)
+    tree.path(KNOB).unlink()
+    main(["doctor", "--root", str(tmp_path), "--json"])
+    answers = json.loads(capsys.readouterr().out)["properties"]
+    assert answers["kernel.fix-present"] == []
+    (missing, *_) = answers["host.knob-effective"]
+    assert "freeze_on_smi" in missing["missing"]
+    assert missing["remedy"]
 
 
 def shown(root: Path, capsys: Capture) -> str:

@@ -16,8 +16,8 @@ from kvmtest.errors import KvmtestError
 from kvmtest.host.changes.lock import Lock
 from kvmtest.host.facts.msr import MSR_SMI_COUNT
 from kvmtest.host.tree import Tree
-from kvmtest.report import smi as smi_report
 from kvmtest.smi import Proof, Ready
+from kvmtest.smi import probe as smi_probe
 
 Capture = pytest.CaptureFixture[str]
 
@@ -73,7 +73,7 @@ def test_a_rate_has_no_exponent(
     probe: Callable[..., tuple[int, str]], host: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proof = Proof("efivar", "MSR 0x34", sent=9, counted={0: 9}, safe_hz=10_000)
-    monkeypatch.setattr(smi_report, "prove", lambda *_, **__: proof)
+    monkeypatch.setattr(smi_probe, "prove", lambda *_, **__: proof)
     assert "proved, safe up to 10000 Hz" in probe()[1]
 
 
@@ -116,7 +116,7 @@ def test_what_stores_is_tried_where_what_reads_is_proved(
         rates[source.name] = rate_hz
         return Proof(source.name, "MSR 0x34", sent=9, counted={0: 9}, safe_hz=9)
 
-    monkeypatch.setattr(smi_report, "prove", prove)
+    monkeypatch.setattr(smi_probe, "prove", prove)
     status, told = probed(probe)
     assert status == 0
     assert told["sources"]["efivar-refused"]["proved"]
@@ -133,7 +133,7 @@ def test_after_trouble_nothing_more_is_tried(
         tried.append(source.name)
         return Proof(source.name, "MSR 0x34", refusal="the kernel reported: x", troubled=True)
 
-    monkeypatch.setattr(smi_report, "prove", prove)
+    monkeypatch.setattr(smi_probe, "prove", prove)
     status, told = probed(probe)
     assert (status, tried) == (4, ["efivar"])
     for name in ("efivarfs-statfs", "efivar-refused"):
@@ -146,7 +146,7 @@ def test_a_source_that_can_t_be_prepared_says_why(
     def refuse(*_: object) -> None:
         raise KvmtestError("no room; make some")
 
-    monkeypatch.setattr(smi_report, "ready", refuse)
+    monkeypatch.setattr(smi_probe, "ready", refuse)
     status, out = probe("--source", "efivar-refused")
     assert status == 4
     assert "not proved: no room; make some" in out

@@ -1,0 +1,41 @@
+"""kvmtest doctor
+==============
+
+What this machine can prove, what it can't, why, and how to change that.
+"""
+
+import argparse
+
+from .parser import Commands, add_command, add_root
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    words = "what this machine can prove, what it can't, why, and what to do"
+    parser = add_command(commands, "doctor", run, words)
+    parser.add_argument("--json", action="store_true", help="facts and answers as JSON")
+    add_root(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Diagnose the machine, and print that as a page or as JSON."""
+    import json
+
+    from kvmtest.diagnosis import diagnose
+    from kvmtest.host.machine import Machine
+    from kvmtest.host.tree import Tree
+
+    machine = Machine(Tree(options.root))
+    found = diagnose(machine)
+    if options.json:
+        print(json.dumps(found.to_dict(machine), indent=1))  # noqa: T201
+        return 0
+    from kvmtest.report.doctor import page
+    from kvmtest.report.terminal import console
+
+    screen = console()
+    for part in page(found):
+        screen.print(part)
+    return 0

@@ -1,0 +1,34 @@
+"""kvmtest finding
+===============
+
+The findings about kernels that go along with kvmtest.
+"""
+
+import argparse
+import sys
+
+from .parser import Commands, add_command
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    words = "what was found out about known defects of kernels"
+    parser = add_command(commands, "finding", run, words)
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="print this finding (without: list them)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a finding, or the list of all."""
+    from kvmtest.findings import findings, read
+
+    if options.name is not None:
+        sys.stdout.write(read(options.name))
+        return 0
+    from kvmtest.report.terminal import console, facts_table
+
+    console().print(facts_table(findings().items()))
+    return 0

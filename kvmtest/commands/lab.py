@@ -1,0 +1,196 @@
+"""kvmtest lab
+===========
+
+Runs in emulated machines.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .parser import Commands, Parser, add_command, add_group, path
+from .run import EXIT, add_verdict_options
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    group = add_group(commands, "lab", "emulated machines")
+    words = "run the suite on a kernel in an emulated machine"
+    parser = add_command(group, "run", run, words, epilog=EXIT)
+    _add_emulator(parser)
+    _add_kernel(parser)
+    parser.add_argument(
+        "--modules",
+        metavar="DIR",
+        type=Path,
+        help="a folder with a kvm.ko or kvm-intel.ko to lay over the kernel's own, or with all the "
+        "modules that it loads",
+    )
+    parser.add_argument(
+        "--show-cpu-feature",
+        metavar="F",
+        dest="cpu_features",
+        action="append",
+        default=[],
+        help="show guests a CPUID feature that the CPU lacks: rtm",
+    )
+    parser.add_argument(
+        "--cold", action="store_true", help="boot the kernel, and do not restore a saved machine"
+    )
+    parser.add_argument(
+        "--deadline",
+        metavar="S",
+        type=_seconds,
+        default=900.0,
+        help="give up after this many seconds (default: 900)",
+    )
+    _add_parameters(parser)
+    add_verdict_options(parser)
+    parser.usage = "kvmtest lab run [options] [run options]"
+
+    words = "the kernels that Debian's archive offers to the lab"
+    add_command(group, "list", list_kernels, words)
+
+    words = "run the suite on a list of kernels, and write kernels.json and kernels.md"
+    parser = add_command(group, "survey", survey, words)
+    parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as --kernel of lab run")
+    parser.add_argument(
+        "-o",
+        metavar="DIR",
+        type=path,
+        dest="output",
+        default=Path(),
+        help="the folder for both files (default: .)",
+    )
+    _add_emulator(parser)
+    _add_parameters(parser)
+
+    words = "break KVM on purpose, one line at a time, and see which property notices"
+    epilog = (
+        "exit status: 0 no mutant survived, 1 some did, 2 usage, 3 something broke, "
+        "4 none was decided"
+    )
+    parser = add_command(group, "mutants", mutants, words, epilog)
+    _add_machine(parser)
+    _add_kernel(parser)
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="this mutant alone"
+    )
+    parser.add_argument(
+        "-o",
+        metavar="DIR",
+        type=path,
+        dest="output",
+        help="write the matrix, and the evidence of every run, to a new folder",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run this same kvmtest in a machine; return its exit status there."""
+    from kvmtest.checks.demands import asked_for
+    from kvmtest.lab.run import Options, run
+
+    # Refused inside the machine they would have cost a boot.
+    asked_for(options.only, options.require)
+    words = [f"--only={property_id}" for property_id in options.only]
+    words += [f"--require={text}" for text in options.require]
+    words += [f"--smi-source={options.smi_source}"] * (options.smi_source is not None)
+    words += ["--strict"] * options.strict + ["--bisect"] * options.bisect
+    return run(
+        Options(
+            machine=options.machine,
+            kernel=options.kernel,
+            modules=options.modules,
+            cpus=options.cpus,
+            cpu_features=tuple(options.cpu_features),
+            parameters=tuple(options.parameters),
+            cold=options.cold,
+            deadline=options.deadline,
+            output=options.output,
+            run_options=words,
+        )
+    )
+
+
+def list_kernels(options: argparse.Namespace) -> int:
+    """Print the kernels on offer."""
+    from kvmtest.cache import Cache
+    from kvmtest.kernels.archive import Archive
+    from kvmtest.report.terminal import console, kernels_table
+
+    def tell(step: str) -> None:
+        print(f"kvmtest: lab: {step}", file=sys.stderr)  # noqa: T201
+
+    offers = Archive(Cache.default(), tell).offers()
+    rows = [(o.release, o.debian_version, ", ".join(o.suites)) for o in offers]
+    console().print(kernels_table(rows))
+    return 0
+
+
+def survey(options: argparse.Namespace) -> int:
+    """Run the suite on each kernel; return the exit status."""
+    from kvmtest.lab.survey import run
+
+    where = options.output, options.machine, options.cpus
+    return run(options.kernels, *where, tuple(options.parameters))
+
+
+def mutants(options: argparse.Namespace) -> int:
+    """Run the suite on each mutant; return the exit status."""
+    from kvmtest.lab.mutants.run import Options, run
+
+    return run(Options(options.machine, options.kernel, options.only, options.output))
+
+
+def _add_machine(parser: Parser) -> None:
+    parser.add_argument(
+        "--machine",
+        choices=["intel", "amd", "amd-uefi"],
+        default="intel",
+        help="which machine (default: intel)",
+    )
+
+
+def _add_emulator(parser: Parser) -> None:
+    _add_machine(parser)
+    parser.add_argument(
+        "--cpus",
+        metavar="N",
+        type=int,
+        choices=[1, 2],
+        help="CPUs, 1 or 2 (default: intel 1, which is fast; amd 2)",
+    )
+
+
+def _add_parameters(parser: Parser) -> None:
+    parser.add_argument(
+        "--kvm-parameter",
+        metavar="MODULE.NAME=VALUE",
+        dest="parameters",
+        action="append",
+        default=[],
+        help="load kvm, kvm_intel or kvm_amd with it, such as kvm_intel.enable_mediated_pmu=1",
+    )
+
+
+def _add_kernel(parser: Parser) -> None:
+    parser.add_argument(
+        "--kernel",
+        metavar="K",
+        action="append",
+        help="a linux-image .deb (given again: its other .debs) or a folder of them, an unpacked "
+        "tree, a build tree, a bzImage, or a version for Debian's archive (default: newest 6.12)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    # What poll(2) can wait for, which leaves out nan and inf.
+    if 0 < seconds <= 86400:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 86400 seconds")

@@ -1,0 +1,34 @@
+"""kvmtest list
+============
+
+The table of properties.
+"""
+
+import argparse
+
+from .parser import Commands, add_command
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    words = "the properties: their claims, witnesses and markers"
+    parser = add_command(commands, "list", run, words)
+    parser.add_argument("--json", action="store_true", help="the table as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table as a table or as JSON."""
+    if options.json:
+        import json
+        from dataclasses import asdict
+
+        from kvmtest.properties import PROPERTIES
+
+        print(json.dumps([asdict(p) for p in PROPERTIES], indent=1))  # noqa: T201
+        return 0
+    from kvmtest.report.terminal import console, properties_table
+
+    console().print(properties_table())
+    return 0

@@ -1,0 +1,43 @@
+"""kvmtest replay
+==============
+
+Judges the readings of a recorded run again, so that a reader can check a verdict.
+"""
+
+import argparse
+
+from .parser import Commands, add_command, add_evidence
+
+__all__ = ["add"]
+
+SAME, DIFFERENT = 0, 1
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    words = "judge the readings of a recorded run again"
+    epilog = "exit status: 0 the same verdicts, 1 some differ, 2 usage, 3 unreadable evidence"
+    add_evidence(add_command(commands, "replay", run, words, epilog))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print recorded and new verdicts; return 0 where they are the same, 1 where some differ.
+
+    Raises :class:`~kvmtest.evidence.EvidenceUnreadable`, or UsageError where the run required what
+    this version does not know.
+    """
+    from kvmtest.evidence import EvidenceUnreadable, load
+    from kvmtest.replay import replay
+    from kvmtest.report.terminal import console, show_replay
+
+    evidence = load(options.evidence)
+    try:
+        judged = list(replay(evidence))
+    except (ArithmeticError, KeyError, ValueError) as error:
+        problem = f"a sample is broken or lacks {error}"
+        raise EvidenceUnreadable(
+            f"{options.evidence}: {problem}; copy it again, or run again"
+        ) from None
+    show_replay(console(), judged, len(evidence.results) - len(judged))
+    differs = any(result.verdict is not judgement.verdict for result, judgement in judged)
+    return DIFFERENT if differs else SAME

@@ -1,0 +1,58 @@
+"""kvmtest report
+==============
+
+Shows the evidence of a run.
+"""
+
+import argparse
+import sys
+
+from kvmtest.errors import EnvironmentUnfit
+
+from .parser import Commands, add_command, add_evidence, path
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "report", run, "show the evidence of a run")
+    add_evidence(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--ktap", action="store_true", help="print KTAP")
+    form.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to a file")
+    form.add_argument(
+        "--plots",
+        metavar="DIR",
+        type=path,
+        help="draw the leak experiment, as SVG and PNG, to a folder",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print or write the evidence in the form that was asked for."""
+    from kvmtest.evidence import load
+
+    evidence = load(options.evidence)
+    if options.ktap:
+        from kvmtest.report.files import ktap_of
+
+        sys.stdout.write(ktap_of(evidence))
+    elif options.junit:
+        from kvmtest.evidence.file import write_to
+        from kvmtest.report.files import junit_of
+
+        write_to(options.junit, junit_of(evidence))
+    elif options.plots:
+        from kvmtest.report.plots import write_plots
+
+        if not write_plots(evidence, options.plots):
+            raise EnvironmentUnfit(
+                f"{options.evidence}: no result has samples to draw; name a run that decided a "
+                "property by the witness leak"
+            )
+    else:
+        from kvmtest.report.terminal import show_evidence
+
+        show_evidence(evidence)
+    return 0

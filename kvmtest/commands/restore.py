@@ -1,0 +1,36 @@
+"""kvmtest restore
+===============
+
+Undoes what a dead run left.
+"""
+
+import argparse
+import sys
+
+from .parser import Commands, add_command, add_root
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    add_root(add_command(commands, "restore", run, "undo what a dead run left"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Undo it and say so; return 0, or 3 where something could not be undone."""
+    from kvmtest.host.changes.journal import restore
+    from kvmtest.host.tree import Tree
+
+    restored = restore(Tree(options.root))
+    for line in restored.undone:
+        print(f"undone: {line}")  # noqa: T201
+    for line in restored.failed:
+        print(f"kvmtest: not undone: {line}", file=sys.stderr)  # noqa: T201
+    if restored.failed:
+        return 3
+    if restored.rebooted:
+        print("the machine was rebooted since that run: nothing more of it is left")  # noqa: T201
+    elif not restored.undone:
+        print("nothing to restore: no dead run left anything")  # noqa: T201
+    return 0

@@ -1,0 +1,83 @@
+"""kvmtest smi
+===========
+
+Sources of SMIs: which of them work here?
+"""
+
+import argparse
+
+from .parser import Commands, add_command, add_group, add_root, add_smi_source
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    group = add_group(commands, "smi", "sources of SMIs")
+    probing = add_command(
+        group,
+        "probe",
+        probe,
+        "which SMI sources work here, proved by a count of SMIs",
+        epilog="exit status: 0 some source is proved, 2 usage, 3 another run holds the machine, "
+        "4 no source is proved",
+    )
+    add_smi_source(probing, "--source")
+    probing.add_argument(
+        "--rate", metavar="HZ", type=_rate, default=2.0, help="triggers a second (default: 2)"
+    )
+    probing.add_argument(
+        "--count", metavar="N", type=_count, default=10, help="triggers (default: 10)"
+    )
+    probing.add_argument("--json", action="store_true", help="the proofs as JSON")
+    add_root(probing)
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Prove sources and print what came of it; return 0 where one is proved, else 4.
+
+    Raises UsageError for a rate that a source does not take, and LockHeld where another run would
+    see the SMIs.
+    """
+    import json
+
+    from rich.text import Text
+
+    from kvmtest.host.machine import Machine
+    from kvmtest.host.tree import Tree
+    from kvmtest.report.smi import page
+    from kvmtest.report.terminal import Progress, console
+    from kvmtest.smi.probe import probe
+
+    machine = Machine(Tree(options.root))
+    with Progress() as progress:
+        probed = probe(
+            machine,
+            options.smi_source,
+            triggers=options.count,
+            rate_hz=options.rate,
+            say=lambda words: progress.say(Text(words)),
+        )
+    if options.json:
+        print(json.dumps(probed.to_dict(machine), indent=1))  # noqa: T201
+    else:
+        screen = console()
+        for part in page(probed):
+            screen.print(part)
+    return 0 if probed.is_any_proved else 4
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= 100_000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 100000")
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if 0.01 <= rate <= 10_000:
+        return rate
+    raise argparse.ArgumentTypeError(f"{text}: it takes from 0.01 to 10000 Hz")
