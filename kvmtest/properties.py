@@ -26,11 +26,11 @@ class Property:
     """One claim about the kernel under test.
 
     ``markers`` are the pytest markers it is selected by, ``needs`` what the machine must have
-    whichever witness looks, ``witnesses`` who can look, ``source`` where the claim comes from, and
-    ``check`` the function that observes it, as "module:function" below kvmtest.checks; "" where
-    this version has none. ``vendors`` are further needs where they differ: the row whose first need
-    holds applies in full. ``figures`` are those of the witnesses that record figures alone, and so
-    can't decide the claim.
+    whichever witness looks, ``witnesses`` who can look, and ``source`` where the claim comes from.
+    ``has_check`` says whether this version has the function that observes it, which checks.check_of
+    finds by the id. ``vendors`` are further needs where they differ: the row whose first need holds
+    applies in full. ``figures`` are those of the witnesses that record figures alone, and so can't
+    decide the claim.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Property:
     needs: tuple[str, ...]
     witnesses: tuple[str, ...]
     source: str
-    check: str = ""
+    has_check: bool = True
     vendors: tuple[tuple[str, ...], ...] = ()
     figures: tuple[str, ...] = ()
 
@@ -103,7 +103,6 @@ PROPERTIES: tuple[Property, ...] = (
         (),
         ("btf",),
         FIX,
-        "kernel:fix_present",
     ),
     Property(
         "host.knob-effective",
@@ -112,7 +111,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("knob", "freeze-bit"),
         ("hostmsr",),
         KNOB,
-        "host:knob_effective",
     ),
     Property(
         "host.msr-survives",
@@ -121,7 +119,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("knob", "freeze-bit", "kvm", "debugctl-switch"),
         ("hostmsr",),
         FIX,
-        "host:msr_survives",
     ),
     Property(
         "host.hotplug",
@@ -130,6 +127,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("knob", "freeze-bit", "cpu-hotplug"),
         ("hostmsr",),
         KNOB,
+        has_check=False,
     ),
     Property(
         "vmx.entry.fresh",
@@ -138,7 +136,6 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         (*ENTRY, "leak"),
         FIX,
-        "vmx.entry:fresh",
     ),
     Property(
         "vmx.entry.toggled",
@@ -147,7 +144,6 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         (*ENTRY, "leak"),
         FIX,
-        "vmx.entry:toggled",
     ),
     Property(
         "vmx.entry.toggled-running",
@@ -156,7 +152,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "second-cpu"),
         (*ENTRY, "leak"),
         FIX,
-        "vmx.running:toggled_running",
     ),
     Property(
         "vmx.entry.toggled-back",
@@ -165,7 +160,6 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("vmcs",),
         FIX,
-        "vmx.entry:toggled_back",
     ),
     Property(
         "vmx.entry.migrated",
@@ -174,7 +168,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "second-cpu"),
         ("vmcs", "leak"),
         FIX,
-        "vmx.entry:migrated",
     ),
     Property(
         "vmx.entry.after-emulation",
@@ -183,7 +176,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "no-unrestricted-guest"),
         (*ENTRY, "leak"),
         FIX,
-        "vmx.emulation:after_emulation",
         figures=("runflags",),
     ),
     Property(
@@ -193,7 +185,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "run-flags"),
         ("runflags",),
         RUN_FLAGS,
-        "vmx.entry:flag_economy",
     ),
     Property(
         "guest.rdmsr-hides",
@@ -202,7 +193,6 @@ PROPERTIES: tuple[Property, ...] = (
         (),
         ("guest",),
         FIX,
-        "guest:rdmsr_hides",
     ),
     Property(
         "vmx.guest.wrmsr-refused",
@@ -211,7 +201,6 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("guest", "vmcs", "leak"),
         FIX,
-        "vmx.guest:wrmsr_refused",
     ),
     Property(
         "vmx.guest.write-keeps-host-bit",
@@ -220,7 +209,6 @@ PROPERTIES: tuple[Property, ...] = (
         VMX,
         ("guest", "vmcs", "leak"),
         FIX,
-        "vmx.guest:write_keeps_host_bit",
     ),
     Property(
         "vmx.guest.rtm-debug",
@@ -229,7 +217,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-intel"),
         ("guest",),
         RTM_DEBUG,
-        "vmx.guest:rtm_debug",
     ),
     Property(
         "vmx.leak.host-events",
@@ -238,7 +225,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "guest-events"),
         ("leak",),
         SDM_FREEZE,
-        "vmx.leak:host_events",
     ),
     Property(
         "vmx.leak.guest-pmu",
@@ -247,7 +233,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*VMX, "guest-pmu"),
         ("leak",),
         SDM_FREEZE,
-        "vmx.leak:guest_pmu",
     ),
     Property(
         "nvmx.entry.l2",
@@ -256,6 +241,7 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ENTRY,
         FIX,
+        has_check=False,
     ),
     Property(
         "nvmx.entry.vmfail-reload",
@@ -264,7 +250,6 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("vmcs", "leak"),
         FIX,
-        "nvmx.entry:vmfail_reload",
     ),
     Property(
         "nvmx.vmcs12.freeze-bit",
@@ -273,6 +258,7 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("guest", "vmcs"),
         QUIRK,
+        has_check=False,
     ),
     Property(
         "nvmx.vmcs12.quirk-disabled",
@@ -281,6 +267,7 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("guest",),
         QUIRK,
+        has_check=False,
     ),
     Property(
         "nvmx.vmcs12.validity",
@@ -289,6 +276,7 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("guest",),
         VMCS12,
+        has_check=False,
     ),
     Property(
         "nvmx.leak.l2",
@@ -297,7 +285,6 @@ PROPERTIES: tuple[Property, ...] = (
         (*NESTED, "guest-events"),
         ("leak",),
         SDM_FREEZE,
-        "vmx.leak:l2_events",
     ),
     Property(
         "svm.flag-never",
@@ -306,7 +293,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd", "run-flags"),
         ("runflags", "hostmsr"),
         RUN_FLAGS,
-        "svm.entry:flag_never",
     ),
     Property(
         "svm.guest.debugctl",
@@ -315,7 +301,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd"),
         ("guest",),
         APM,
-        "svm.guest:debugctl",
     ),
     Property(
         "svm.guest.smm",
@@ -324,7 +309,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd"),
         ("guest",),
         "Documentation/virt/kvm/api.rst, KVM_SMI; AMD APM volume 2, 10 (SMM)",
-        "svm.smm:virtual_smm",
     ),
     Property(
         "svm.leak.guest-only",
@@ -333,7 +317,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm", "kvm-amd", "guest-events"),
         ("leak",),
         APM,
-        "svm.leak:guest_only",
     ),
     Property(
         "tdx.runs-under-toggling",
@@ -342,6 +325,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm-intel", "tdx", "knob"),
         ("klog",),
         TDX,
+        has_check=False,
     ),
     Property(
         "tdx.host-msr-intact",
@@ -350,6 +334,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm-intel", "tdx", "knob"),
         ("hostmsr",),
         TDX,
+        has_check=False,
     ),
     Property(
         "tdx.flag-never",
@@ -358,6 +343,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm-intel", "tdx", "knob"),
         ("runflags", "klog"),
         RUN_FLAGS,
+        has_check=False,
     ),
     Property(
         "tdx.attributes-refused",
@@ -366,6 +352,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm-intel", "tdx"),
         ("guest",),
         "Documentation/virt/kvm/x86/intel-tdx.rst, KVM_TDX_INIT_VM",
+        has_check=False,
     ),
     Property(
         "any.soak",
@@ -375,8 +362,7 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm",),
         ENTRY,
         FIX,
-        "soak:soak",
-        (("kvm-intel", "knob", "freeze-bit"), ("kvm-amd", "run-flags", "kprobes")),
+        vendors=(("kvm-intel", "knob", "freeze-bit"), ("kvm-amd", "run-flags", "kprobes")),
     ),
     # Last: it looks back on what all the others did.
     Property(
@@ -387,7 +373,6 @@ PROPERTIES: tuple[Property, ...] = (
         ("kvm",),
         ("klog",),
         "Documentation/admin-guide/bug-hunting.rst",
-        "kernel:no_warnings",
     ),
 )
 

@@ -19,7 +19,7 @@ def document() -> str:
     ]
     lines += [
         f"| {p.id} | {p.claim} | {', '.join(p.witnesses)} | {_needs(p)} "
-        f"| {', '.join(p.markers)} | {p.source} | {'yes' if p.check else 'not yet'} |"
+        f"| {', '.join(p.markers)} | {p.source} | {'yes' if p.has_check else 'not yet'} |"
         for p in PROPERTIES
     ]
     lines += ["", "| witness | observes | needs |", "|---|---|---|"]

@@ -1,7 +1,9 @@
 """Checks
 ======
 
-A module for each family of properties: arrange, stimulate, observe, and yield readings.
+What observes each property, found by its id: the check of vmx.guest.rtm-debug is ``rtm_debug`` in
+vmx/guest.py. Where a family of properties is a package, each has a module: the check of
+vmx.entry.toggled-back is ``toggled_back`` in vmx/entry/toggled_back.py.
 """
 
 import importlib
@@ -15,6 +17,9 @@ __all__ = ["Check", "Context", "check_of"]
 
 
 def check_of(prop: Property) -> Check:
-    """Return the function that the property's row names."""
-    module, _, function = prop.check.partition(":")
-    return cast(Check, getattr(importlib.import_module(f"{__name__}.{module}"), function))
+    """Return the function that observes a property; raises ImportError or AttributeError."""
+    family, _, name = prop.id.replace("-", "_").rpartition(".")
+    module = importlib.import_module(f"{__name__}.{family}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.{name}")
+    return cast(Check, getattr(module, name))

@@ -93,7 +93,7 @@ class Demands:
         concerns.
         """
         concerned = [p for p in self._chosen if p.id in required.properties]
-        checked = [p for p in concerned if p.check]
+        checked = [p for p in concerned if p.has_check]
         match required.kind:
             case Kind.PROPERTY:
                 return concerned

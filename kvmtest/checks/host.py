@@ -7,12 +7,13 @@ host.knob-effective, host.msr-survives.
 import os
 from collections.abc import Iterator
 
-from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_TSC, MsrAccess
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_TSC, MsrAccess, freeze_bit
 from kvmtest.judge import Absence, Reading, claim, control
 from kvmtest.missing import Missing
 
 from .context import Context
-from .scene import Observations, Scene, freeze_bit, only_on
+from .scene import Observations, Scene
+from .scene.affinity import only_on
 
 __all__ = ["knob_effective", "msr_survives"]
 

@@ -371,4 +371,4 @@ def lacking(machine: Machine, prop: Property) -> list[Missing]:
     """Return everything that keeps a property from being decided here; empty where it can."""
     # A missing module answers several questions in the same words.
     missing = list(dict.fromkeys(blocking(machine, prop).values()))
-    return missing or ([] if prop.check else [NO_CHECK])
+    return missing or ([] if prop.has_check else [NO_CHECK])

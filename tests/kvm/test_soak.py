@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
+from kvmtest.checks.any.soak import SVM, VMX, Crowd, Extent
 from kvmtest.checks.scene import Scene
-from kvmtest.checks.soak import SVM, VMX, Crowd, Extent
 from kvmtest.guests import Guest, commands, guest_memory, long_guest
 from kvmtest.kvm import System, Vcpu
 

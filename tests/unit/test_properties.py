@@ -50,12 +50,19 @@ def test_a_row_of_a_vendor_begins_with_its_module_and_the_marker_is_there(prop: 
     assert {markers[vendor] for vendor, *_ in prop.vendors} <= set(prop.markers)
 
 
-@pytest.mark.parametrize("prop", [p for p in PROPERTIES if p.check], ids=lambda p: p.id)
-def test_a_check_is_a_generator_of_the_checks_package(prop: Property) -> None:
-    check = check_of(prop)
+@pytest.mark.parametrize("prop", [p for p in PROPERTIES if p.has_check], ids=lambda p: p.id)
+def test_a_check_is_a_generator_that_the_property_s_id_names(prop: Property) -> None:
+    check, words = check_of(prop), prop.id.replace("-", "_")
     assert inspect.isgeneratorfunction(check)
-    assert check.__module__.startswith("kvmtest.checks.")
+    name = f"{check.__module__}.{check.__name__}"
+    assert name in (f"kvmtest.checks.{words}", f"kvmtest.checks.{words}.{check.__name__}")
     assert list(inspect.signature(check).parameters) == ["context"]
+
+
+@pytest.mark.parametrize("prop", [p for p in PROPERTIES if not p.has_check], ids=lambda p: p.id)
+def test_a_property_without_a_check_has_none(prop: Property) -> None:
+    with pytest.raises((ImportError, AttributeError)):
+        check_of(prop)
 
 
 def test_every_precondition_is_asked_for() -> None:

@@ -24,7 +24,7 @@ from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, Property, find
 from kvmtest.session import Session, requirement
 
-PROPERTY = Property("btf.test", "a claim", (), (), ("btf",), "a test", "made:here")
+PROPERTY = Property("btf.test", "a claim", (), (), ("btf",), "a test")
 GOOD = [control("btf", "the control", 1, 1, "mend it"), claim("btf", "the claim", 1, 1)]
 
 Checked = Callable[[Check], Session]
@@ -123,8 +123,8 @@ def test_whoever_wants_to_know_hears_what_a_check_is_at(checked: Checked) -> Non
 
 
 def test_a_check_that_does_not_exist_is_an_error(session: Session) -> None:
-    for check in ("no_module:f", "kernel:no_function", "nonsense"):
-        result = session.decide(Property("btf.test", "c", (), (), ("btf",), "s", check))
+    for property_id in ("no-module.f", "kernel.no-function", "vmx.entry.no-module", "nonsense"):
+        result = session.decide(Property(property_id, "c", (), (), ("btf",), "s"))
         assert result.verdict is Verdict.ERROR
         assert result.detail
 
@@ -146,7 +146,7 @@ def test_a_skip_names_all_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_property_without_a_check_says_so(session: Session) -> None:
-    prop = Property("btf.test", "c", (), (), ("btf",), "s")
+    prop = Property("btf.test", "c", (), (), ("btf",), "s", has_check=False)
     result = session.decide(prop)
     assert result.verdict is Verdict.SKIP
     assert "has no check for it yet" in result.reason
@@ -172,7 +172,7 @@ def test_a_witness_that_could_not_look_is_kept_beside_one_that_could(checked: Ch
         yield absent
         yield absent
 
-    prop = Property("btf.test", "c", (), (), ("btf", "runflags"), "s", "made:here")
+    prop = Property("btf.test", "c", (), (), ("btf", "runflags"), "s")
     result = checked(check).decide(prop)
     assert result.verdict is Verdict.PASS
     assert [a.witness for a in result.absences] == ["runflags", "vmcs"]
@@ -200,8 +200,8 @@ def test_a_required_skip_fails(tmp_path: Path) -> None:
 def test_a_required_witness_must_speak(checked: Checked) -> None:
     session = checked(good)
     session.requirements = [requirement("witness:btf"), requirement("witness:vmcs")]
-    looked = Property("kernel.fix-present", "c", (), (), ("btf",), "s", "made:here")
-    silent = Property("vmx.entry.toggled-back", "c", (), (), ("btf", "vmcs"), "s", "made:here")
+    looked = Property("kernel.fix-present", "c", (), (), ("btf",), "s")
+    silent = Property("vmx.entry.toggled-back", "c", (), (), ("btf", "vmcs"), "s")
     results = [session.decide(looked), session.decide(silent)]
     assert [r.verdict for r in results] == [Verdict.PASS, Verdict.FAIL]
     assert results[1].reason.startswith("--require witness:vmcs, but vmcs did not look: ")
@@ -236,7 +236,7 @@ def test_what_was_not_run_is_not_met(tmp_path: Path) -> None:
 def test_a_check_that_breaks_has_not_met_what_is_required(checked: Checked) -> None:
     session = checked(breaking(ZeroDivisionError()))
     session.requirements = [requirement("witness:btf")]
-    prop = Property("kernel.fix-present", "c", (), (), ("btf",), "s", "made:here")
+    prop = Property("kernel.fix-present", "c", (), (), ("btf",), "s")
     assert session.decide(prop).verdict is Verdict.ERROR
     assert not session.required()[0].met
 
@@ -548,7 +548,7 @@ def test_a_known_defect_is_told_of_what_a_witness_decided(
 
     session = checked(check)
     session.requirements = [requirement("vmx.entry.after-emulation")]
-    prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf",), "s", "made:here")
+    prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf",), "s")
     result = session.decide(prop)
     assert (result.verdict, result.known_defect) == (verdict, finding)
     assert result.is_known_failure is (readings is BAD)
@@ -562,7 +562,7 @@ def test_a_known_defect_does_not_excuse_a_witness_that_is_required_and_silent(
 
     session = checked(check)
     session.requirements = [requirement("witness:vmcs")]
-    prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf", "vmcs"), "s", "made:here")
+    prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf", "vmcs"), "s")
     result = session.decide(prop)
     assert (result.verdict, result.is_known_failure) == (Verdict.FAIL, False)
     assert "without it FAIL: btf: the claim: 0, expected 1" in result.reason

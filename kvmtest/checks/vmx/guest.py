@@ -7,28 +7,29 @@ vmx.guest.wrmsr-refused, vmx.guest.write-keeps-host-bit and vmx.guest.rtm-debug.
 from collections.abc import Callable
 
 from kvmtest.checks.context import Context
-from kvmtest.checks.guest import GENERAL_PROTECTION, msr_controls
 from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import OWN_BITS, Observations, Scene, allowed_bits
-from kvmtest.guests import Guest, UnexpectedExit, commands
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene.guest_msrs import (
+    REFUSED,
+    TAKEN,
+    allowed_bits,
+    guest_bits,
+    guest_write,
+    msr_controls,
+    take_control,
+    user_write,
+)
+from kvmtest.guests import Guest
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.msr import (
     IA32_DEBUGCTL,
     IA32_DEBUGCTL_FREEZE_WHILE_SMM,
     IA32_PERF_CAPABILITIES,
 )
-from kvmtest.judge import Reading, claim, control
-from kvmtest.kvm import Cpuid, FailEntryExit, MsrRefused
+from kvmtest.judge import claim, control
+from kvmtest.kvm import Cpuid, MsrRefused
 
-__all__ = [
-    "REFUSED",
-    "TAKEN",
-    "guest_write",
-    "rtm_debug",
-    "user_write",
-    "write_keeps_host_bit",
-    "wrmsr_refused",
-]
+__all__ = ["rtm_debug", "write_keeps_host_bit", "wrmsr_refused"]
 
 RTM_DEBUG = 1 << 15
 #: Single-step on branches: KVM takes the write, and drops the bit.
@@ -36,8 +37,6 @@ BTF = 1 << 1
 #: CPUID.7.0:EBX bit 11, and IA32_PERF_CAPABILITIES bits 5:0 (Intel SDM volumes 2 and 4).
 CPUID_RTM = 1 << 11
 LBR_FORMAT = 0x3F
-
-TAKEN, REFUSED = "taken", "refused"
 
 
 def wrmsr_refused(context: Context) -> Observations:
@@ -50,7 +49,7 @@ def wrmsr_refused(context: Context) -> Observations:
         yield from scene.begin()
         scene.run(guest)
         yield from msr_controls(guest)
-        yield _take_control(guest)
+        yield take_control(guest)
         own = sum(allowed_bits(guest.vcpu))
         for knob in (1, 0):
             yield from scene.set_knob(knob)
@@ -83,7 +82,7 @@ def write_keeps_host_bit(context: Context) -> Observations:
         scene.run(guest)
         yield from msr_controls(guest)
         writers: list[tuple[str, Callable[[Guest, int], str], list[int]]] = [
-            ("the guest's WRMSR", guest_write, _guest_bits(guest)),
+            ("the guest's WRMSR", guest_write, guest_bits(guest)),
             ("KVM_SET_MSRS", user_write, allowed_bits(guest.vcpu)),
         ]
         for knob in (1, 0):
@@ -109,7 +108,7 @@ def rtm_debug(context: Context) -> Observations:
             with scene.guest(_with_rtm(supported, guest_has)) as guest:
                 scene.run(guest)
                 yield from msr_controls(guest)
-                yield _take_control(guest)
+                yield take_control(guest)
                 who = f"a guest {'with' if guest_has else 'without'} RTM"
                 on = f"on a host {'with' if has_rtm else 'without'} RTM"
                 expected = TAKEN if has_rtm else REFUSED
@@ -154,43 +153,6 @@ def _bits_under_toggles(scene: Scene, guest: Guest, bit: int) -> Observations:
         seen = guest.vcpu.get_msr(IA32_DEBUGCTL)
         yield claim("guest", f"MSR 0x1d9 as userspace reads it {state}", hex(seen), hex(bit))
     guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
-
-
-def guest_write(guest: Guest, value: int) -> str:
-    """Have the guest write DEBUGCTL; return what came of it."""
-    try:
-        (result,) = guest.execute(commands.wrmsr(IA32_DEBUGCTL, value))
-    except UnexpectedExit as error:
-        if not isinstance(error.exit, FailEntryExit):
-            raise
-        # KVM took what the CPU does not: the guest can't be entered with it.
-        guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
-        guest.resume()
-        return "taken, and the CPU refused to enter"
-    if result.fault is None:
-        return TAKEN
-    return REFUSED if result.fault.vector == GENERAL_PROTECTION else str(result.fault)
-
-
-def user_write(guest: Guest, value: int) -> str:
-    """Have userspace write the guest's DEBUGCTL; return what came of it."""
-    try:
-        guest.vcpu.set_msr(IA32_DEBUGCTL, value)
-    except MsrRefused:
-        return REFUSED
-    return TAKEN
-
-
-def _guest_bits(guest: Guest) -> list[int]:
-    """Return which of OWN_BITS the guest may set; its DEBUGCTL is 0 after it."""
-    allowed = [bit for bit in OWN_BITS if guest_write(guest, bit) == TAKEN]
-    guest_write(guest, 0)
-    return allowed
-
-
-def _take_control(guest: Guest) -> Reading:
-    what = "WRMSR 0x1d9=0 in the guest"
-    return control("guest", what, guest_write(guest, 0), TAKEN, "use a KVM that has MSR 0x1d9")
 
 
 def _allow_lbr_bits(scene: Scene, guest: Guest) -> None:

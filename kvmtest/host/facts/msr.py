@@ -27,6 +27,7 @@ __all__ = [
     "MsrAccess",
     "MsrError",
     "access",
+    "freeze_bit",
 ]
 
 # Names and numbers of the SDM, volume 4, table 2-2 and (MSR_SMI_COUNT) the tables of the models.
@@ -36,6 +37,12 @@ IA32_DEBUGCTL = 0x1D9
 IA32_DEBUGCTL_FREEZE_WHILE_SMM = 1 << 14
 IA32_PERF_CAPABILITIES = 0x345
 IA32_PERF_CAPABILITIES_FREEZE_WHILE_SMM = 1 << 12
+
+
+def freeze_bit(debugctl: int) -> int:
+    """Return bit 14 of a DEBUGCTL value, FREEZE_WHILE_SMM: 0 or 1."""
+    return int(bool(debugctl & IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+
 
 _NAMES = {
     MSR_SMI_COUNT: "MSR_SMI_COUNT",

@@ -43,7 +43,7 @@ def asked(
 
 
 def by_witness(name: str) -> set[str]:
-    return {p.id for p in PROPERTIES if name in p.witnesses and p.check}
+    return {p.id for p in PROPERTIES if name in p.witnesses and p.has_check}
 
 
 def test_a_property_answers_for_itself(lacking: Lacking) -> None:
@@ -57,7 +57,7 @@ def test_a_witness_is_asked_of_all_that_have_a_check_where_nothing_is_missing(
     lacking: Lacking,
 ) -> None:
     assert set(asked(lacking(), "witness:vmcs")) == by_witness("vmcs")
-    assert all(find(p).check for p in asked(lacking(), "witness:guest"))
+    assert all(find(p).has_check for p in asked(lacking(), "witness:guest"))
 
 
 def test_a_witness_is_not_asked_to_speak_where_it_records_figures_alone(lacking: Lacking) -> None:
@@ -105,7 +105,7 @@ def test_a_feature_that_is_there_is_met(lacking: Lacking) -> None:
 
 def test_a_missing_feature_fails_what_is_skipped_for_it_and_has_a_check(lacking: Lacking) -> None:
     demands = asked(lacking("nested"), "feature:nested")
-    wanted = {p.id for p in PROPERTIES if "nested" in p.needs and p.check}
+    wanted = {p.id for p in PROPERTIES if "nested" in p.needs and p.has_check}
     assert set(demands) == wanted
     assert {demand.lacks for demand in demands.values()} == {"no nested; get it"}
 

@@ -462,8 +462,8 @@ def test_a_property_lacks_everything_that_is_missing_and_each_once(tmp_path: Pat
 
 
 BY_VENDOR = Property(
-    "any.x", "c", (), (), ("klog",), "s", "host:knob_effective",
-    (("kvm-intel", "knob"), ("kvm-amd", "kprobes", "run-flags")),
+    "any.x", "c", (), (), ("klog",), "s",
+    vendors=(("kvm-intel", "knob"), ("kvm-amd", "kprobes", "run-flags")),
 )  # fmt: skip
 
 
@@ -491,7 +491,7 @@ def test_one_witness_that_can_look_is_enough(tmp_path: Path) -> None:
     machine = Machine(intel_host(tmp_path))
     assert witness_lacks(machine, "vmcs") == []
     assert witness_lacks(machine, "runflags") != []
-    prop = Property("vmx.entry.x", "c", (), (), ("vmcs", "runflags"), "s", "host:knob_effective")
+    prop = Property("vmx.entry.x", "c", (), (), ("vmcs", "runflags"), "s")
     assert lacking(machine, prop) == []
 
 
@@ -503,7 +503,9 @@ def test_where_no_witness_can_look_all_that_they_lack_is_told(tmp_path: Path) ->
 
 def test_a_property_without_a_check_says_so_where_nothing_else_is_missing(tmp_path: Path) -> None:
     machine = Machine(intel_host(tmp_path))
-    (missing,) = lacking(machine, Property("vmx.entry.x", "c", (), (), ("vmcs",), "s"))
+    (missing,) = lacking(
+        machine, Property("vmx.entry.x", "c", (), (), ("vmcs",), "s", has_check=False)
+    )
     assert "has no check for it yet" in missing.what
 
 

@@ -15,9 +15,7 @@ from kvmtest.properties import Property
 from kvmtest.session import Session
 
 PARAMETERS = "/sys/module/kvm_intel/parameters"
-EMULATING = Property(
-    "vmx.test", "c", (), ("kvm-intel", "no-unrestricted-guest"), ("btf",), "s", "made:here"
-)
+EMULATING = Property("vmx.test", "c", (), ("kvm-intel", "no-unrestricted-guest"), ("btf",), "s")
 
 # Where they are started is the tree's root. A module that is loaded has the parameters it is given,
 # and the kernel's defaults for others.
@@ -114,7 +112,7 @@ def test_a_module_that_fits_is_left_alone(tree: Tree, session: Session) -> None:
 
 def test_a_property_that_lacks_something_else_reloads_nothing(tree: Tree, session: Session) -> None:
     needs = (*EMULATING.needs, "tdx")
-    result = session.decide(Property("vmx.test", "c", (), needs, ("btf",), "s", "made:here"))
+    result = session.decide(Property("vmx.test", "c", (), needs, ("btf",), "s"))
     assert result.verdict is Verdict.SKIP
     assert len(result.missing) == 2
     assert not tree.exists("/calls")

@@ -15,4 +15,4 @@ def test_the_readme_marks_as_decided_exactly_the_properties_with_a_check() -> No
     readme = (PROJECT / "README.md").read_text()
     machines = readme.partition("| machine |")[2].partition("## Verdicts")[0]
     bold = {p.id for p in PROPERTIES if f"**{p.id}**" in machines}
-    assert bold == {p.id for p in PROPERTIES if p.check}
+    assert bold == {p.id for p in PROPERTIES if p.has_check}

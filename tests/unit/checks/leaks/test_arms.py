@@ -15,10 +15,12 @@ import pytest
 from support.stand_in import KNOB, write
 
 from kvmtest._native import lib
+from kvmtest.checks.leaks import arms
 from kvmtest.checks.leaks.plan import BY_ONES, Windows
 from kvmtest.checks.leaks.windows import PROOFS, SMIS_PER_WINDOW, Disturbed, Taken, arm_under
+from kvmtest.checks.nvmx import leak as nvmx_leak
 from kvmtest.checks.svm import leak as svm_leak
-from kvmtest.checks.vmx import leak
+from kvmtest.checks.vmx import leak as vmx_leak
 from kvmtest.errors import KvmtestError
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Reading, Verdict, control, judge
@@ -96,7 +98,7 @@ class Crew:
             before, began = self.knob.read_text(), int(lib.clock_tsc())
             value, ended = self.knob.read_text(), int(lib.clock_tsc())
             # Two toggles can't be so close, so that one would show.
-            is_short = time.monotonic() - since < leak.SHORTEST * self.window_s
+            is_short = time.monotonic() - since < arms.SHORTEST * self.window_s
             if is_short and before == value == self.knob.read_text():
                 return began, value == "1", ended
 
@@ -109,7 +111,7 @@ def scene(tmp_path: Path) -> Scene:
 def observe(scene: Scene, *, leaks_when_on: bool = False) -> tuple[list[Reading], Crew]:
     with Supervisor() as workers:
         crew = Crew(workers, scene.path, leaks_when_on)
-        readings = list(leak._arms(scene, crew))  # type: ignore[arg-type]
+        readings = list(arms.interleaved_and_toggled(scene, crew))  # type: ignore[arg-type]
     assert all(isinstance(reading, Reading) for reading in readings)
     return readings, crew  # type: ignore[return-value]
 
@@ -117,12 +119,12 @@ def observe(scene: Scene, *, leaks_when_on: bool = False) -> tuple[list[Reading]
 def test_every_window_gap_and_toggle_is_recorded_under_the_knobs_state(scene: Scene) -> None:
     readings, crew = observe(scene)
     samples = Samples.of(readings)
-    interleaved = 3 * leak.ROUNDS
+    interleaved = 3 * arms.ROUNDS
     assert crew.asked[:6] == [
         Arm.QUIET, Arm.CONTROL, Arm.TREATMENT, Arm.CONTROL, Arm.TREATMENT, Arm.QUIET
     ]  # fmt: skip
-    assert crew.asked[interleaved:] == list(leak.TOGGLED)
-    assert len(samples.windows) == 2 * (interleaved + len(leak.TOGGLED))
+    assert crew.asked[interleaved:] == list(arms.TOGGLED)
+    assert len(samples.windows) == 2 * (interleaved + len(arms.TOGGLED))
     assert len(samples.gaps) == sum(window.gaps for window in samples.windows)
     # First those of the arms and the one before the toggler, then the toggler's, in order.
     assert [toggle.value for toggle in samples.toggles[: interleaved + 1]] == scene.set
@@ -169,8 +171,8 @@ def test_a_figure_says_how_many_smis_came_beside_the_toggler(scene: Scene) -> No
     readings, _ = observe(scene)
     samples = Samples.of(readings)
     (figure,) = [r for r in readings if r.what.startswith("SMIs beside ")]
-    beside = samples.windows[2 * 3 * leak.ROUNDS :]
-    toggles = len(samples.toggles) - 3 * leak.ROUNDS - 1
+    beside = samples.windows[2 * 3 * arms.ROUNDS :]
+    toggles = len(samples.toggles) - 3 * arms.ROUNDS - 1
     assert figure.what == f"SMIs beside {toggles} toggles, with the knob off, on, being written"
     told = ", ".join(
         str(sum(w.smis for w in beside if w.smis and arm_under(samples.toggles, w) is arm))
@@ -188,7 +190,7 @@ def test_leaks_with_the_knob_on_decide_it(scene: Scene, leaks: bool, verdict: Ve
 def test_windows_beside_the_toggler_decide_it_too(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, first = Crew.take, 3 * leak.ROUNDS
+    take, first = Crew.take, 3 * arms.ROUNDS
 
     def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
         self.leaks_when_on = len(self.asked) >= first
@@ -207,23 +209,23 @@ def test_a_knob_that_can_not_be_written_ends_it_with_that_error(scene: Scene) ->
 
     def observe_until_it_fails() -> None:
         with Supervisor() as workers:
-            for reading in leak._arms(scene, Crew(workers, scene.path)):  # type: ignore[arg-type]
+            for reading in arms.interleaved_and_toggled(scene, Crew(workers, scene.path)):  # type: ignore[arg-type]
                 readings.append(reading)
 
     with pytest.raises(KvmtestError, match="write: No space left"):
         observe_until_it_fails()
     windows = [r for r in readings if isinstance(r, Reading) and r.what.startswith("window")]
-    assert len(windows) == 2 * 3 * leak.ROUNDS, "what was taken before it is kept, and no more"
+    assert len(windows) == 2 * 3 * arms.ROUNDS, "what was taken before it is kept, and no more"
 
 
 def test_smis_are_fewer_than_a_hundred_in_all() -> None:
-    interleaved = leak.ROUNDS * sum(arm is not Arm.QUIET for arm in leak.ORDER)
-    beside = sum(arm is not Arm.QUIET for arm in leak.TOGGLED)
-    assert PROOFS + SMIS_PER_WINDOW * interleaved * leak.LENGTH * SPREAD < 100
-    assert PROOFS + SMIS_PER_WINDOW * (interleaved * leak.WITH_TOGGLER + beside) * SPREAD < 100
+    interleaved = arms.ROUNDS * sum(arm is not Arm.QUIET for arm in arms.ORDER)
+    beside = sum(arm is not Arm.QUIET for arm in arms.TOGGLED)
+    assert PROOFS + SMIS_PER_WINDOW * interleaved * arms.LENGTH * SPREAD < 100
+    assert PROOFS + SMIS_PER_WINDOW * (interleaved * arms.WITH_TOGGLER + beside) * SPREAD < 100
 
 
-@pytest.mark.parametrize("length", [leak.LENGTH, leak.WITH_TOGGLER])
+@pytest.mark.parametrize("length", [arms.LENGTH, arms.WITH_TOGGLER])
 def test_six_windows_of_an_arm_are_enough_for_a_verdict_at_the_worst_phase(length: float) -> None:
     least = SURE * math.floor(SMIS_PER_WINDOW * length)
     exact = 11  # events that an SMI of the lab counts
@@ -237,7 +239,7 @@ def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
 
     def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
         number = len(self.asked)
-        exits = 1 + (number >= 3 * leak.ROUNDS + 2 or (arm is not Arm.QUIET and number % 2))
+        exits = 1 + (number >= 3 * arms.ROUNDS + 2 or (arm is not Arm.QUIET and number % 2))
         return [
             (dataclasses.replace(w, exits=exits, gaps=w.smis + exits), [gaps[0]] * (w.smis + exits))
             for w, gaps in take(self, arm, length)
@@ -245,9 +247,9 @@ def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
 
     monkeypatch.setattr(Crew, "take", take_)
     with Supervisor() as workers:
-        readings = list(leak.interleaved(scene, Crew(workers, scene.path)))  # type: ignore[arg-type]
+        readings = list(arms.interleaved(scene, Crew(workers, scene.path)))  # type: ignore[arg-type]
     quiet = [w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]  # type: ignore[arg-type]
-    assert len(quiet) == 2 * (leak.ROUNDS + 3)
+    assert len(quiet) == 2 * (arms.ROUNDS + 3)
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
 
 
@@ -294,7 +296,7 @@ def observe_slowly(scene: Scene, **crew: Any) -> tuple[list[Reading], SlowCrew, 
     scene.say = said.append  # type: ignore[attr-defined]
     with Supervisor() as workers:
         made = SlowCrew(workers, scene.path, **crew)
-        readings = list(leak._stages_and_toggled(scene, made))  # type: ignore[arg-type]
+        readings = list(arms.stages_and_toggled(scene, made))  # type: ignore[arg-type]
     return readings, made, said  # type: ignore[return-value]
 
 
@@ -306,7 +308,7 @@ ALL = sum(BY_ONES.stages) * len(BY_ONES.order)
 def test_a_strong_control_needs_thirty_smis(scene: Scene, leaks_when_on: bool) -> None:
     readings, crew, _ = observe_slowly(scene, leaks_when_on=leaks_when_on)
     assert judge(readings).verdict is (Verdict.FAIL if leaks_when_on else Verdict.PASS)
-    assert len(crew.asked) == FIRST + len(leak.TOGGLED)
+    assert len(crew.asked) == FIRST + len(arms.TOGGLED)
     first = crew.asked[:FIRST]
     assert sum(arm is not Arm.QUIET for arm in first) == 30
     assert set(first) == {Arm.QUIET, Arm.CONTROL, Arm.TREATMENT}
@@ -316,14 +318,14 @@ def test_where_thirty_decide_nothing_there_are_more_and_the_verdict_is_of_all(
     scene: Scene,
 ) -> None:
     readings, crew, _ = observe_slowly(scene, noise=900)
-    assert len(crew.asked) == ALL + len(leak.TOGGLED)
-    assert len(Samples.of(readings).windows) == 2 * (ALL + len(leak.TOGGLED))
+    assert len(crew.asked) == ALL + len(arms.TOGGLED)
+    assert len(Samples.of(readings).windows) == 2 * (ALL + len(arms.TOGGLED))
     assert judge(readings).verdict is Verdict.PASS
 
 
 def test_what_decides_nothing_in_the_end_is_inconclusive(scene: Scene) -> None:
     readings, crew, _ = observe_slowly(scene, noise=60_000)
-    assert len(crew.asked) == ALL + len(leak.TOGGLED)
+    assert len(crew.asked) == ALL + len(arms.TOGGLED)
     assert judge(readings).verdict is Verdict.INCONCLUSIVE
 
 
@@ -367,7 +369,7 @@ def test_without_a_toggler_the_stages_are_the_same(scene: Scene) -> None:
     scene.say = lambda _: None  # type: ignore[attr-defined]
     with Supervisor() as workers:
         crew = SlowCrew(workers, scene.path)
-        readings = list(leak.stages(scene, crew))  # type: ignore[arg-type]
+        readings = list(arms.stages(scene, crew))  # type: ignore[arg-type]
     assert len(crew.asked) == FIRST
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
 
@@ -375,9 +377,9 @@ def test_without_a_toggler_the_stages_are_the_same(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("module", "check"),
     [
-        (leak, leak.host_events),
-        (leak, leak.guest_pmu),
-        (leak, leak.l2_events),
+        (vmx_leak, vmx_leak.host_events),
+        (vmx_leak, vmx_leak.guest_pmu),
+        (nvmx_leak, nvmx_leak.l2),
         (svm_leak, svm_leak.guest_only),
     ],
 )
@@ -389,7 +391,7 @@ def test_noise_that_ends_it_leaves_it_undecided(
         raise Disturbed("only 3 of 100 watches had no other exits; try again on an idle machine")
 
     monkeypatch.setattr(module, "experiment", disturbed)
-    monkeypatch.setattr(leak, "make_way", lambda _: None)
+    monkeypatch.setattr(vmx_leak, "make_way", lambda _: None)
     judged = judge(list(check(SimpleNamespace())))
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert judged.reason.endswith("try again on an idle machine")

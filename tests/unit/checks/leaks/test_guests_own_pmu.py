@@ -12,7 +12,7 @@ from kvmtest.checks.context import Context
 from kvmtest.checks.leaks import guests_own_pmu
 from kvmtest.checks.leaks.guests_own_pmu import make_way, refused, whose_counters
 from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.vmx import emulation as vmx_emulation
+from kvmtest.checks.vmx.entry import after_emulation
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.machine import Machine
 from kvmtest.host.observe.tracing import RunProbe
@@ -118,7 +118,7 @@ def test_with_it_a_mediated_pmu_is_one_beside_which_perf_counts_no_guests(
 
 
 @pytest.mark.parametrize(
-    "look", [lambda c: also_leaks(c, Step.NEW), vmx_emulation._leaks], ids=["walk", "emulation"]
+    "look", [lambda c: also_leaks(c, Step.NEW), after_emulation._leaks], ids=["walk", "emulation"]
 )
 def test_other_properties_count_no_guests_where_that_would_hinder_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Any

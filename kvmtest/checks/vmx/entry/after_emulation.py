@@ -8,14 +8,14 @@ vmx_vcpu_run returns without an entry.
 from typing import Any
 
 from kvmtest.checks.context import Context
+from kvmtest.checks.leaks.arms import interleaved, stages
 from kvmtest.checks.leaks.windows import Body, experiment, tell_noise, with_host_counters
 from kvmtest.checks.preconditions import answer, witness_lacks
-from kvmtest.checks.scene import Observations, Scene, freeze_bit
+from kvmtest.checks.scene import Observations, Scene
 from kvmtest.guests import Guest, guest_memory, long_guest
+from kvmtest.host.facts.msr import freeze_bit
 from kvmtest.judge import Absence, control, measure
 from kvmtest.kvm import CapabilityMissing, IoExit, Memory, Vcpu
-
-from .leak import interleaved, stages
 
 __all__ = ["after_emulation"]
 

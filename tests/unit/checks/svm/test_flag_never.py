@@ -1,4 +1,4 @@
-"""kvmtest/checks/svm/entry.py: what hits of the probe say."""
+"""kvmtest/checks/svm/flag_never.py: what hits of the probe say."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from kvmtest.checks.scene import Scene
-from kvmtest.checks.svm.entry import ENTRY_BYTES, look_at
+from kvmtest.checks.svm.flag_never import ENTRY_BYTES, look_at
 from kvmtest.host.observe.tracing import Hit, Hits
 from kvmtest.judge import Reading, Role
 

@@ -7,12 +7,13 @@ svm.flag-never: SVM has no host-owned DEBUGCTL bit, so that no entry is told to 
 import os
 
 from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene, freeze_bit, only_on
-from kvmtest.checks.vmx.guest import guest_write, user_write
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene.affinity import only_on
+from kvmtest.checks.scene.guest_msrs import guest_write, user_write
 from kvmtest.guests import real_guest
 from kvmtest.host.changes.freeze_knob import paths
 from kvmtest.host.facts.kernel import module_btf
-from kvmtest.host.facts.msr import IA32_DEBUGCTL
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, freeze_bit
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, claim, control
 from kvmtest.kvm import System

@@ -10,15 +10,14 @@ import time
 
 from kvmtest.checks.context import Context
 from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene, only_on
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene.affinity import only_on, two_cpus
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, Spinning
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
 from kvmtest.host.observe.tracing import Hits
 from kvmtest.judge import Absence, claim, control
 from kvmtest.missing import Missing
-
-from .entry import two_cpus
 
 __all__ = ["toggled_running"]
 

@@ -13,14 +13,14 @@ from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from kvmtest.checks.svm.entry import look_at, places
+from kvmtest.checks.context import Context
+from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene.affinity import only_on
+from kvmtest.checks.svm.flag_never import look_at, places
 from kvmtest.guests import Guest, Spinning, commands
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.judge import Absence, Reading, control, measure
 from kvmtest.missing import Missing
-
-from .context import Context
-from .scene import Observations, Scene, only_on
 
 __all__ = ["Crowd", "soak"]
 

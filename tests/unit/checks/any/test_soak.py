@@ -1,4 +1,4 @@
-"""kvmtest/checks/soak.py: what is said of a KVM that follows the knob, and of ones that do not."""
+"""What any.soak says of a KVM that follows the knob, and of ones that do not."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ from typing import Any, Self, cast
 
 import pytest
 
-from kvmtest.checks import soak as module
+from kvmtest.checks.any import soak as module
+from kvmtest.checks.any.soak import VMX, soak
 from kvmtest.checks.context import Context
-from kvmtest.checks.soak import VMX, soak
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.judge import Absence, Reading, Role, Verdict, claim, control, judge
 from kvmtest.missing import Missing

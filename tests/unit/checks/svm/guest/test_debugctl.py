@@ -1,10 +1,10 @@
-"""kvmtest/checks/svm/guest.py: what is expected of which kernel."""
+"""kvmtest/checks/svm/guest/debugctl.py: what is expected of which kernel."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.checks.svm.guest import WRITES, Expected, expected
+from kvmtest.checks.svm.guest.debugctl import WRITES, Expected, expected
 
 VALUES = st.one_of(st.sampled_from(WRITES), st.integers(0, (1 << 64) - 1))
 VERSIONS = st.one_of(st.none(), st.tuples(*[st.integers(0, 250)] * 3))

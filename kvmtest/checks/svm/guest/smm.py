@@ -17,7 +17,7 @@ from kvmtest.judge import Absence, claim, control
 from kvmtest.kvm import HltExit, IoExit, Memory, Vcpu
 from kvmtest.missing import Missing
 
-__all__ = ["virtual_smm"]
+__all__ = ["smm"]
 
 #: AMD APM volume 2, 10.2: SMBASE after reset, and where the handler begins; in 16-bit code.
 SMBASE, ENTRY = 0x30000, 0x8000
@@ -36,7 +36,7 @@ GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
            *(f"r{number}" for number in range(8, 16)))  # fmt: skip
 
 
-def virtual_smm(context: Context) -> Observations:
+def smm(context: Context) -> Observations:
     """Inject SMIs into a guest about to halt, with other random registers each time."""
     with Scene(context, "guest") as scene, scene.system.create_vm() as vm:
         if not vm.check_extension("KVM_CAP_X86_SMM"):

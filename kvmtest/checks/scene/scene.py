@@ -6,41 +6,37 @@ guests, and the witnesses vmcs (a refused entry's dump) and runflags (a probe on
 has no knob and no dump, the checks of svm.*, shares guests and probe.
 """
 
-import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import TypeVar
 
+from kvmtest.checks.context import Context
+from kvmtest.checks.preconditions import witness_lacks
 from kvmtest.checks.witnesses.refused_entry import Refusals
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests import Guest, commands, guest_memory, long_guest
 from kvmtest.host.changes.freeze_knob import Knob
 from kvmtest.host.changes.journal import JournalError
-from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM, MsrAccess
+from kvmtest.host.facts.msr import (
+    IA32_DEBUGCTL,
+    IA32_DEBUGCTL_FREEZE_WHILE_SMM,
+    MsrAccess,
+    freeze_bit,
+)
 from kvmtest.host.observe.run_flags import RunFlags
 from kvmtest.host.observe.tracing import Hits, KprobeEvent
 from kvmtest.host.observe.vmcs_dump import VmcsDump
 from kvmtest.judge import Absence, Reading, Scalar, claim, control, measure
-from kvmtest.kvm import Cpuid, MsrRefused, System, Vcpu, Vm
+from kvmtest.kvm import Cpuid, System, Vcpu, Vm
 from kvmtest.missing import Missing
 
-from .context import Context
-from .preconditions import witness_lacks
+from .guest_msrs import allowed_bits
 
-__all__ = ["OWN_BITS", "Observations", "Scene", "allowed_bits", "freeze_bit", "only_on"]
+__all__ = ["Observations", "Scene"]
 
 Observations = Iterator[Reading | Absence]
 T = TypeVar("T")
-
-#: DEBUGCTL bits that a guest may have for itself, where host and guest's CPUID have the feature:
-#: FREEZE_LBRS_ON_PMI, RTM_DEBUG, BUS_LOCK_DETECT. Not LBR, which makes KVM take a host counter.
-OWN_BITS = (1 << 11, 1 << 15, 1 << 2)
-
-
-def freeze_bit(debugctl: int) -> int:
-    """Return bit 14 of a DEBUGCTL value, 0 or 1."""
-    return int(bool(debugctl & IA32_DEBUGCTL_FREEZE_WHILE_SMM))
 
 
 class Scene:
@@ -303,32 +299,6 @@ class Scene:
             unknown |= hit.values["flags"] & ~self.flags.known
         what = "bits in the run flags that enum kvm_x86_run_flags does not have"
         yield control("runflags", what, hex(unknown), hex(0), "report this kernel's BTF")
-
-
-def allowed_bits(vcpu: Vcpu) -> list[int]:
-    """Return which of OWN_BITS userspace may set in the vCPU's DEBUGCTL, which is 0 after it.
-
-    A bit is allowed where it is not refused: only BTF and LBR does KVM take and drop. Whether it is
-    kept is for the check to see.
-    """
-    allowed = []
-    for bit in OWN_BITS:
-        with suppress(MsrRefused):
-            vcpu.set_msr(IA32_DEBUGCTL, bit)
-            allowed.append(bit)
-    vcpu.set_msr(IA32_DEBUGCTL, 0)
-    return allowed
-
-
-@contextmanager
-def only_on(cpu: int) -> Iterator[None]:
-    """Keep this thread on one CPU."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cpus)
 
 
 def _there(fact: T | Missing) -> T:

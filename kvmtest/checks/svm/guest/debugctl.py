@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kvmtest.checks.context import Context
-from kvmtest.checks.guest import msr_controls
 from kvmtest.checks.scene import Observations, Scene
-from kvmtest.checks.vmx.guest import REFUSED, TAKEN, guest_write, user_write
+from kvmtest.checks.scene.guest_msrs import (
+    REFUSED,
+    TAKEN,
+    guest_write,
+    msr_controls,
+    user_write,
+)
 from kvmtest.guests import Guest, commands
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.kernel import Kernel

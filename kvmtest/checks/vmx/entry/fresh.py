@@ -1,0 +1,36 @@
+"""New vCPUs
+=========
+
+vmx.entry.fresh: the first entry of a new vCPU carries the host's bit.
+"""
+
+from kvmtest.checks.context import Context
+from kvmtest.checks.leaks.walk import Step, also_leaks
+from kvmtest.checks.scene import Observations, Scene
+
+__all__ = ["fresh"]
+
+
+def fresh(context: Context) -> Observations:
+    """Refuse the first entry that a new vCPU ever makes, with the knob on, off and on.
+
+    And that of another new vCPU while the knob stays on: what KVM learnt for the one before must
+    not stand for it.
+    """
+    with Scene(context, "vmcs", "runflags") as scene:
+        yield from scene.begin()
+        for value, who, is_last in (
+            (1, "a new vCPU", False),
+            (0, "a new vCPU", False),
+            (1, "a new vCPU", False),
+            (1, "the next vCPU", True),
+        ):
+            if not is_last:
+                yield from scene.set_knob(value)
+            with scene.guest() as guest:
+                state = f"at {who}'s first entry with freeze_on_smi={value}"
+                # A new vCPU knows of no bit: it is told to load one that is on, and of no 0.
+                yield from scene.look(guest, state, value, flagged=1 if value else None)
+                if is_last:
+                    yield from scene.end(guest)
+    yield from also_leaks(context, Step.NEW)
