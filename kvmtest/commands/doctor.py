@@ -13,9 +13,9 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    words = "what this machine can prove, what it can't, why, and what to do"
+    words = "say what this machine can prove, what it can't, why, and what to do"
     parser = add_command(commands, "doctor", run, words)
-    parser.add_argument("--json", action="store_true", help="facts and answers as JSON")
+    parser.add_argument("--json", action="store_true", help="print facts and answers as JSON")
     add_root(parser)
 
 

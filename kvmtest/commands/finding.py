@@ -14,11 +14,9 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    words = "what was found out about known defects of kernels"
+    words = "print the report on a known defect of kernels"
     parser = add_command(commands, "finding", run, words)
-    parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="print this finding (without: list them)"
-    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the finding (default: list all)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ PRESENT, ABSENT, UNKNOWN = 0, 1, 4
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    group = add_group(commands, "kernel", "facts about kernels")
-    words = "is the fix in the running kernel? (0 yes, 1 no, 4 unknown)"
+    group = add_group(commands, "kernel", "examine kernels")
+    words = "say whether the running kernel has the fix (exit status: 0 yes, 1 no, 4 unknown)"
     add_root(add_command(group, "inspect", inspect, words))
 
 

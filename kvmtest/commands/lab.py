@@ -16,7 +16,7 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    group = add_group(commands, "lab", "emulated machines")
+    group = add_group(commands, "lab", "run the suite in emulated machines")
     words = "run the suite on a kernel in an emulated machine"
     parser = add_command(group, "run", run, words, epilog=EXIT)
     _add_emulator(parser)
@@ -25,8 +25,8 @@ def add(commands: Commands) -> None:
         "--modules",
         metavar="DIR",
         type=Path,
-        help="a folder with a kvm.ko or kvm-intel.ko to lay over the kernel's own, or with all the "
-        "modules that it loads",
+        help="a folder with a kvm.ko or kvm-intel.ko that replaces the kernel's own, or with all "
+        "modules that the machine loads",
     )
     parser.add_argument(
         "--show-cpu-feature",
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
         help="show guests a CPUID feature that the CPU lacks: rtm",
     )
     parser.add_argument(
-        "--cold", action="store_true", help="boot the kernel, and do not restore a saved machine"
+        "--cold", action="store_true", help="boot the kernel instead of restoring a saved machine"
     )
     parser.add_argument(
         "--deadline",
@@ -50,12 +50,12 @@ def add(commands: Commands) -> None:
     add_verdict_options(parser)
     parser.usage = "kvmtest lab run [options] [run options]"
 
-    words = "the kernels that Debian's archive offers to the lab"
+    words = "list the kernels that Debian's archive offers to the lab"
     add_command(group, "list", list_kernels, words)
 
     words = "run the suite on a list of kernels, and write kernels.json and kernels.md"
     parser = add_command(group, "survey", survey, words)
-    parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as --kernel of lab run")
+    parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as for lab run --kernel")
     parser.add_argument(
         "-o",
         metavar="DIR",
@@ -69,14 +69,14 @@ def add(commands: Commands) -> None:
 
     words = "break KVM on purpose, one line at a time, and see which property notices"
     epilog = (
-        "exit status: 0 no mutant survived, 1 some did, 2 usage, 3 something broke, "
-        "4 none was decided"
+        "exit status: 0 no mutant survived, 1 some survived, 2 usage, 3 a run broke, "
+        "4 no mutant was decided"
     )
     parser = add_command(group, "mutants", mutants, words, epilog)
     _add_machine(parser)
     _add_kernel(parser)
     parser.add_argument(
-        "--only", metavar="NAME", action="append", default=[], help="this mutant alone"
+        "--only", metavar="NAME", action="append", default=[], help="run this mutant alone"
     )
     parser.add_argument(
         "-o",
@@ -149,7 +149,7 @@ def _add_machine(parser: Parser) -> None:
         "--machine",
         choices=["intel", "amd", "amd-uefi"],
         default="intel",
-        help="which machine (default: intel)",
+        help="the machine to emulate (default: intel)",
     )
 
 
@@ -160,7 +160,7 @@ def _add_emulator(parser: Parser) -> None:
         metavar="N",
         type=int,
         choices=[1, 2],
-        help="CPUs, 1 or 2 (default: intel 1, which is fast; amd 2)",
+        help="number of CPUs (default: 1 for intel, which is faster; 2 for amd)",
     )
 
 
@@ -171,7 +171,7 @@ def _add_parameters(parser: Parser) -> None:
         dest="parameters",
         action="append",
         default=[],
-        help="load kvm, kvm_intel or kvm_amd with it, such as kvm_intel.enable_mediated_pmu=1",
+        help="load KVM's modules with this parameter, e.g. kvm_intel.enable_mediated_pmu=1",
     )
 
 
@@ -180,8 +180,8 @@ def _add_kernel(parser: Parser) -> None:
         "--kernel",
         metavar="K",
         action="append",
-        help="a linux-image .deb (given again: its other .debs) or a folder of them, an unpacked "
-        "tree, a build tree, a bzImage, or a version for Debian's archive (default: newest 6.12)",
+        help="a version in Debian's archive, a linux-image .deb (repeat for its other .debs), a "
+        "folder of .debs, an unpacked tree, a build tree or a bzImage (default: the newest 6.12)",
     )
 
 
@@ -193,4 +193,4 @@ def _seconds(text: str) -> float:
     # What poll(2) can wait for, which leaves out nan and inf.
     if 0 < seconds <= 86400:
         return seconds
-    raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 86400 seconds")
+    raise argparse.ArgumentTypeError(f"{text}: give 1 to 86400 seconds")

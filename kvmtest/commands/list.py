@@ -13,9 +13,9 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    words = "the properties: their claims, witnesses and markers"
+    words = "list the properties with their claims, witnesses and markers"
     parser = add_command(commands, "list", run, words)
-    parser.add_argument("--json", action="store_true", help="the table as JSON")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(options: argparse.Namespace) -> int:

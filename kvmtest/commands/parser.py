@@ -77,7 +77,7 @@ def add_root(parser: Parser) -> None:
         metavar="DIR",
         type=_root,
         default=Path("/"),
-        help="read and change the host's files below DIR: a stand-in tree",
+        help="read and change host files below DIR, a stand-in tree, instead of /",
     )
 
 
@@ -87,7 +87,7 @@ def add_evidence(parser: Parser) -> None:
         "evidence",
         metavar="EVIDENCE",
         type=path,
-        help="an evidence.json, or the folder that holds it",
+        help="an evidence.json, or its folder",
     )
 
 
@@ -98,9 +98,9 @@ def add_smi_source(parser: Parser, option: str) -> None:
         metavar="NAME",
         type=_smi_source,
         dest="smi_source",
-        help="what raises SMIs: lab, efivar[:VARIABLE], efivarfs-statfs, dell-smm-hwmon, "
-        "efivar-refused; by name alone: passive, command:CMD, efivar-write[:VARIABLE], dcdbas, "
-        "apm-port[:VALUE] (default: the gentlest that proves itself)",
+        help="the source of SMIs: lab, efivar[:VARIABLE], efivarfs-statfs, dell-smm-hwmon, "
+        "efivar-refused; used only if named: passive, command:CMD, efivar-write[:VARIABLE], "
+        "dcdbas, apm-port[:VALUE] (default: the gentlest that proves itself)",
     )
 
 
@@ -108,7 +108,7 @@ def path(text: str) -> Path:
     """Return the path that ``text`` names, which is not empty."""
     if text:
         return Path(text)
-    raise argparse.ArgumentTypeError("it takes a name, and this is empty")
+    raise argparse.ArgumentTypeError("the name is empty")
 
 
 def _root(text: str) -> Path:
@@ -116,9 +116,9 @@ def _root(text: str) -> Path:
         root = path(text).resolve(strict=True)
         if root.is_dir():
             return root
-        problem = "it is no folder"
+        problem = "not a folder"
     except (OSError, RuntimeError) as error:
-        problem = getattr(error, "strerror", None) or "its links go round in a circle"
+        problem = getattr(error, "strerror", None) or "a loop of symbolic links"
     raise argparse.ArgumentTypeError(f"{text}: {problem}")
 
 

@@ -20,12 +20,12 @@ def add(commands: Commands) -> None:
     add_evidence(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--ktap", action="store_true", help="print KTAP")
-    form.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to a file")
+    form.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to FILE")
     form.add_argument(
         "--plots",
         metavar="DIR",
         type=path,
-        help="draw the leak experiment, as SVG and PNG, to a folder",
+        help="draw the leak experiment to a folder, as SVG and PNG",
     )
 
 

@@ -14,7 +14,7 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    add_root(add_command(commands, "restore", run, "undo what a dead run left"))
+    add_root(add_command(commands, "restore", run, "undo the host changes that a dead run left"))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     if restored.failed:
         return 3
     if restored.rebooted:
-        print("the machine was rebooted since that run: nothing more of it is left")  # noqa: T201
+        print("the machine was rebooted since that run: no other change is left")  # noqa: T201
     elif not restored.undone:
-        print("nothing to restore: no dead run left anything")  # noqa: T201
+        print("nothing to restore: no dead run left a change")  # noqa: T201
     return 0

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--reload-modules",
         action="store_true",
-        help="reload the KVM module, with other parameters, for properties that need it",
+        help="reload the KVM module with other parameters for properties that need it",
     )
     add_root(parser)
     parser.usage = "kvmtest run [options] [-- PYTEST ARGS]"
@@ -44,27 +44,27 @@ def add_verdict_options(parser: Parser) -> None:
         metavar="DIR",
         type=path,
         dest="output",
-        help="write evidence.json, junit.xml, ktap.txt, kernel.log and plots to a new folder",
+        help="write evidence.json, junit.xml, ktap.txt, kernel.log and plots to DIR, a new folder",
     )
     parser.add_argument(
         "--only",
         metavar="ID",
         action="append",
         default=[],
-        help="decide this property alone (may be given again)",
+        help="decide this property alone (may be repeated)",
     )
     parser.add_argument(
         "--require",
         metavar="X",
         action="append",
         default=[],
-        help="FAIL unless ID is decided, witness:NAME speaks wherever it can be asked, or "
-        "feature:NAME is here (may be given again)",
+        help="FAIL unless the property ID is decided, witness:NAME speaks wherever it can look, or "
+        "the precondition feature:NAME is met (may be repeated)",
     )
     parser.add_argument(
         "--bisect",
         action="store_true",
-        help="exit 0 good, 1 bad, 125 otherwise, for git bisect run",
+        help="for git bisect run: exit 0 for good, 1 for bad, 125 otherwise",
     )
     parser.add_argument("--strict", action="store_true", help="count known defects as FAIL")
     add_smi_source(parser, "--smi-source")

@@ -13,13 +13,13 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    group = add_group(commands, "smi", "sources of SMIs")
+    group = add_group(commands, "smi", "find a source of SMIs")
     probing = add_command(
         group,
         "probe",
         probe,
-        "which SMI sources work here, proved by a count of SMIs",
-        epilog="exit status: 0 some source is proved, 2 usage, 3 another run holds the machine, "
+        "try which SMI sources work here, proved by a count of SMIs",
+        epilog="exit status: 0 a source is proved, 2 usage, 3 another run holds the machine, "
         "4 no source is proved",
     )
     add_smi_source(probing, "--source")
@@ -27,9 +27,9 @@ def add(commands: Commands) -> None:
         "--rate", metavar="HZ", type=_rate, default=2.0, help="triggers a second (default: 2)"
     )
     probing.add_argument(
-        "--count", metavar="N", type=_count, default=10, help="triggers (default: 10)"
+        "--count", metavar="N", type=_count, default=10, help="number of triggers (default: 10)"
     )
-    probing.add_argument("--json", action="store_true", help="the proofs as JSON")
+    probing.add_argument("--json", action="store_true", help="print the proofs as JSON")
     add_root(probing)
 
 
@@ -70,7 +70,7 @@ def probe(options: argparse.Namespace) -> int:
 def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) <= 100_000:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text}: it takes from 1 to 100000")
+    raise argparse.ArgumentTypeError(f"{text}: give 1 to 100000")
 
 
 def _rate(text: str) -> float:
@@ -80,4 +80,4 @@ def _rate(text: str) -> float:
         rate = 0.0
     if 0.01 <= rate <= 10_000:
         return rate
-    raise argparse.ArgumentTypeError(f"{text}: it takes from 0.01 to 10000 Hz")
+    raise argparse.ArgumentTypeError(f"{text}: give 0.01 to 10000 Hz")

@@ -215,7 +215,7 @@ def test_what_is_refused_is_named_in_one_line_without_what_a_terminal_obeys(
 def test_no_name_is_not_taken_for_this_folder(words: list[str]) -> None:
     ended = run_kvmtest(*words)
     assert (ended.status, ended.out) == (2, "")
-    assert ended.err.endswith(": it takes a name, and this is empty\n")
+    assert ended.err.endswith(": the name is empty\n")
 
 
 def test_an_option_that_is_none_is_refused_and_named(tree: Tree) -> None:

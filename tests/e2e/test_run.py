@@ -297,7 +297,7 @@ def test_restore_with_nothing_to_do_says_so(tree: Tree) -> None:
     before = snapshot(tree)
     ended = run_kvmtest("restore", "--root", tree.root)
     assert (ended.status, ended.err) == (0, "")
-    assert ended.out == "nothing to restore: no dead run left anything\n"
+    assert ended.out == "nothing to restore: no dead run left a change\n"
     assert snapshot(tree) == before
 
 

@@ -18,6 +18,6 @@ def test_the_help_of_run_names_every_smi_source(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     said = capsys.readouterr().out
-    unasked, _, by_name = "".join(said.split()).partition("bynamealone:")
+    unasked, _, by_name = "".join(said.split()).partition("usedonlyifnamed:")
     for name in SOURCES:
         assert name in (by_name if name in BY_NAME else unasked)
