@@ -10,13 +10,11 @@ import os
 import random
 import select
 import signal
-import subprocess
 import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +85,9 @@ Start = Callable[[Path], Victim]
 
 @dataclass(frozen=True)
 class StandIn:
-    """A stand-in tree, and a task of the live machine whose CPUs a victim may set."""
+    """A stand-in tree that a victim changes."""
 
     tree: Tree
-    task: int
 
     def state(self) -> dict[str, object]:
         """Return what must be the same before and after, as the kernel would show it."""
@@ -103,7 +100,6 @@ class StandIn:
             "probes": probes,
             "instances": instances,
             "variables": variables,
-            "cpus": os.sched_getaffinity(self.task),
         }
 
     def entries(self) -> int:
@@ -141,8 +137,7 @@ def _probes(text: str) -> set[str]:
     return probes
 
 
-@contextmanager
-def made(tree: Tree) -> Iterator[StandIn]:
+def made(tree: Tree) -> StandIn:
     """Make a stand-in of ``tree``, beside what is in it already."""
     for name, text in FILES.items():
         path = tree.path(name)
@@ -154,9 +149,7 @@ def made(tree: Tree) -> Iterator[StandIn]:
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(script)
         program.chmod(0o755)
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as task:
-        yield StandIn(tree, task.pid)
-        task.kill()
+    return StandIn(tree)
 
 
 # The victim
@@ -174,22 +167,17 @@ def change_everything(stand_in: StandIn, tell: Callable[[bytes], object]) -> Non
 
 def meddle(journal: Journal, stand_in: StandIn) -> None:
     """Change the host in every way, and toggle a knob from a thread meanwhile."""
-    toggled = journal.claim(TOGGLED)
+    journal.write(TOGGLED, "0")
     done = threading.Event()
-    toggler = threading.Thread(target=_toggle, args=(toggled, done))
+    toggler = threading.Thread(target=_toggle, args=(stand_in.tree.path(TOGGLED), done))
     toggler.start()
     for knob in KNOBS:
         journal.write(knob, "0")
     journal.append(PROBES, "p:kvmtest/entry vmx_vcpu_run", undo="-:kvmtest/entry")
-    journal.set_affinity(stand_in.task, {min(os.sched_getaffinity(stand_in.task))})
     journal.make_directory(f"{INSTANCES}/kvmtest")
     for name, text in FILES.items():
         if name not in KNOBS and not name.startswith(_OTHERWISE):
             journal.write(name, f"not {text}")
-    journal.run(
-        ["modprobe", "kvm_intel", "unrestricted_guest=N"],
-        undo=["modprobe", "kvm_intel", "unrestricted_guest=0"],
-    )
     journal.reload_module("kvm_amd", {"nested": "1", "avic": "N"}, {"nested": "0"})
     journal.keep_variable(VARIABLE)
     stand_in.tree.path(VARIABLE).write_bytes(b"\7\0\0\0other")

@@ -15,9 +15,8 @@ SEED = b"".join(
         Entry(1, "write 0 to it", "write", {"path": "/sys/devices/cpu/freeze_on_smi", "text": "1"}),
         Entry(2, "append", "append", {"path": "/sys/kernel/tracing/kprobe_events", "text": "-:a"}),
         Entry(3, "make", "rmdir", {"path": "/sys/kernel/tracing/instances/a"}),
-        Entry(4, "set", "affinity", {"pid": 5, "start": None, "cpus": [0, 1]}),
-        Entry(5, "reload", "reload", {"module": "kvm_intel", "parameters": ["nested=Y"]}),
-        Entry(6, "run", "run", {"argv": ["modprobe", "msr"]}),
+        Entry(4, "reload", "reload", {"module": "kvm_intel", "parameters": ["nested=Y"]}),
+        Entry(5, "write", "variable", {"path": "/sys/firmware/efi/efivars/a-b", "data": "07"}),
     )
 )
 

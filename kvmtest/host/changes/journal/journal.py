@@ -6,7 +6,7 @@ Every change of the host goes through a :class:`Journal`, which records its undo
 
 import os
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kvmtest.host.changes.guardian import Guardian
-from kvmtest.host.changes.lock import Lock, process_start
+from kvmtest.host.changes.lock import Lock
 from kvmtest.host.tree import Tree
 
 from .kinds import (
@@ -25,7 +25,6 @@ from .kinds import (
     put,
     reload,
     remove,
-    run_command,
     text_of,
 )
 from .record import RECORD, JournalError, RecordFile
@@ -38,7 +37,7 @@ __all__ = ["Change", "Journal"]
 class Change:
     """One change of the host, for evidence; texts are stripped.
 
-    ``new`` is the text last written and ``writes`` counts the writes; a claimed file has no
+    ``new`` is the text last written and ``writes`` counts the writes; a kept UEFI variable has no
     ``new``, as others write it. ``error`` says why the change, or its undo, failed.
     """
 
@@ -143,18 +142,6 @@ class Journal:
             target = path or self._tree.path(name)
             self._make(index, lambda: put(target, value, os.O_TRUNC))
 
-    def claim(self, name: str) -> Path:
-        """Record the host's file ``name`` and return its path, to be written freely until close.
-
-        Whoever writes it must stop before close. In a dry run the path is /dev/null.
-        """
-        with self._mutex:
-            old = self._old_text(name, None)
-            sentence = f"write {name} many times (was {_brief(old)})"
-            change = Change(0, sentence, name, old, writes=0)
-            self._note(change, "write", {"path": name, "text": old}, ("write", name, None))
-            return Path(os.devnull) if self._dry_run else self._tree.path(name)
-
     def append(self, name: str, text: str, *, undo: str) -> None:
         """Append ``text`` to the host's file ``name``, e.g. kprobe_events; ``undo`` likewise."""
         text = text.strip()
@@ -215,37 +202,6 @@ class Journal:
             self._note(change, "variable", arguments, ("variable", name))
             return data
 
-    def set_affinity(self, pid: int, cpus: set[int]) -> None:
-        """Let the task ``pid`` (0: this thread) run on ``cpus`` alone.
-
-        Tasks can't be stood in for: always a task of the live machine.
-        """
-        with self._mutex:
-            pid = pid or threading.get_native_id()
-            start = process_start(pid)
-            try:
-                old = sorted(os.sched_getaffinity(pid))
-            except OSError as error:
-                raise JournalError(f"can't read the CPUs of task {pid}: {error.strerror}") from None
-            new = _cpu_list(cpus)
-            sentence = f"set the CPUs of task {pid} to {new} (was {_cpu_list(old)})"
-            change = Change(0, sentence, old=_cpu_list(old), new=new)
-            arguments = {"pid": pid, "start": start, "cpus": old}
-            index = self._note(change, "affinity", arguments, ("affinity", pid, start))
-            self._make(index, lambda: os.sched_setaffinity(pid, cpus))
-
-    def run(self, argv: Sequence[str], *, undo: Sequence[str]) -> None:
-        """Run the command ``argv``, e.g. modprobe, that the command ``undo`` takes back.
-
-        Its program is looked up in the tree, and the tree's root is its working directory. It may
-        take 60 s. A command that failed is undone all the same.
-        """
-        with self._mutex:
-            self._check_programs(argv, undo)
-            sentence = f"run {' '.join(argv)} (undo: {' '.join(undo)})"
-            index = self._note(Change(0, sentence), "run", {"argv": list(undo)})
-            self._make(index, lambda: run_command(Site(self._tree, self._hold()), argv))
-
     def reload_module(
         self, name: str, parameters: Mapping[str, str], changed: Mapping[str, str]
     ) -> None:
@@ -254,7 +210,7 @@ class Journal:
         Its undo loads it with ``parameters``. What failed half-way is undone all the same.
         """
         with self._mutex:
-            self._check_programs(["rmmod", name], ["modprobe", name])
+            self._check_programs("rmmod", "modprobe")
             new = _settings({**parameters, **changed})
             was = _settings({key: parameters.get(key, "?") for key in changed})
             sentence = f"reload module {name} with {' '.join(_settings(changed))}"
@@ -380,15 +336,15 @@ class Journal:
             shown = name if path != self._tree.path(name) else path
             raise JournalError(f"can't write {shown}: {error.strerror}") from error
 
-    def _check_programs(self, *commands: Sequence[str]) -> None:
-        """Refuse a command, or an undo, whose program is not there before it is recorded."""
+    def _check_programs(self, *names: str) -> None:
+        """Refuse a change whose programs are not there before it is recorded."""
         self._check_open()
         try:
-            for argv in commands:
-                program(self._tree, argv[0])
+            for name in names:
+                program(self._tree, name)
         except CommandError as error:
             if not self._dry_run:
-                raise JournalError(f"can't run {' '.join(argv)}: {error}") from error
+                raise JournalError(f"can't run {name}: {error}") from error
 
     def _check_open(self) -> None:
         if self._closed or self._pid != os.getpid():
@@ -452,10 +408,6 @@ def _recovered(restored: Restored) -> list[str]:
 
 def _settings(parameters: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in parameters.items()]
-
-
-def _cpu_list(cpus: Iterable[int]) -> str:
-    return ",".join(map(str, sorted(cpus)))
 
 
 def _brief(text: str | None) -> str:

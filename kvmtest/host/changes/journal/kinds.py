@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from kvmtest.host.changes.lock import process_start
 from kvmtest.host.tree import Tree
 
 __all__ = [
@@ -25,11 +24,10 @@ __all__ = [
     "put",
     "reload",
     "remove",
-    "run_command",
     "text_of",
 ]
 
-# An undo whose target has one of these is undone: the file, probe, module or task is gone.
+# An undo whose target has one of these is undone: the file, probe or module is gone.
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 
 # Where commands are found besides $PATH, which lacks the sbin directories under plain `su`.
@@ -111,12 +109,6 @@ def _make_mutable(path: Path) -> None:
         os.close(fd)
 
 
-def _undo_affinity(_: Site, pid: int, start: int | None, cpus: list[int]) -> None:
-    """Set the CPUs of the task ``pid`` back, unless its pid is another task's by now."""
-    if process_start(pid) == start:
-        os.sched_setaffinity(pid, cpus)
-
-
 def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
     """Load a kernel module with these parameters, unless it is loaded with them already.
 
@@ -127,11 +119,6 @@ def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
     is_so = all(site.tree.read(f"{folder}/parameters/{n}") == value for n, _, value in settings)
     if not (is_so and site.tree.exists(f"{folder}/initstate")):
         reload(site, module, parameters)
-
-
-def _undo_run(site: Site, argv: list[str]) -> None:
-    """Run the command that takes a command back, e.g. modprobe."""
-    run_command(site, argv)
 
 
 def _undo_nothing(_: Site) -> None:
@@ -149,24 +136,8 @@ def _is_hex(value: Any) -> bool:
         return False
 
 
-def _is_number(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int)
-
-
-def _is_start(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _is_cpus(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_number(cpu) for cpu in value)
-
-
 def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(_is_text(word) for word in value)
-
-
-def _is_argv(value: Any) -> bool:
-    return _is_words(value) and bool(value)
 
 
 #: The kind of what is recorded though nothing undoes it.
@@ -178,9 +149,7 @@ UNDO_KINDS: Mapping[str, Kind] = {
     "rmdir": Kind(_undo_rmdir, {"path": _is_text}),
     "unlink": Kind(_undo_unlink, {"path": _is_text}),
     "variable": Kind(_undo_variable, {"path": _is_text, "data": _is_hex}, outlasts=True),
-    "affinity": Kind(_undo_affinity, {"pid": _is_number, "start": _is_start, "cpus": _is_cpus}),
     "reload": Kind(_undo_reload, {"module": _is_text, "parameters": _is_words}),
-    "run": Kind(_undo_run, {"argv": _is_argv}),
     NOT_UNDONE: Kind(_undo_nothing, {}),
 }
 
@@ -225,7 +194,7 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def run_command(site: Site, argv: Sequence[str]) -> None:
+def _run_command(site: Site, argv: Sequence[str]) -> None:
     """Run ``argv``, its program and working directory in the tree. Raises CommandError."""
     import subprocess
 
@@ -256,14 +225,13 @@ def reload(site: Site, module: str, parameters: Sequence[str]) -> None:
     Raises CommandError.
     """
     if site.tree.exists(f"/sys/module/{module}/initstate"):
-        run_command(site, ["rmmod", module])
-    run_command(site, ["modprobe", module, *parameters])
+        _run_command(site, ["rmmod", module])
+    _run_command(site, ["modprobe", module, *parameters])
 
 
 def program(tree: Tree, name: str) -> Path:
     """Return where the program ``name`` is in the tree. Raises CommandError where nowhere."""
-    places = [""] if "/" in name else [*_SBIN, *os.get_exec_path()]
-    for place in places:
+    for place in (*_SBIN, *os.get_exec_path()):
         path = tree.path(f"{place}/{name}").absolute()
         if os.access(path, os.X_OK) and not path.is_dir():
             return path

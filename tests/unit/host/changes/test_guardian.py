@@ -148,7 +148,7 @@ def test_it_is_gone_and_reaped_after_close(tree: Tree) -> None:
 
 def test_it_holds_neither_the_runs_output_nor_other_descriptors(tree: Tree) -> None:
     code = "print(guardian, flush=True); os.set_inheritable(1, True); os.close(1); sys.stdin.read()"
-    with run(tree, f"journal.claim({KNOB!r}); " + code) as process:
+    with run(tree, f'journal.write({KNOB!r}, "0"); ' + code) as process:
         pid = int(said(process))
         assert process.stdout
         assert process.stdout.read() == b""  # Ends while run and guardian live.
@@ -176,14 +176,14 @@ def test_a_run_that_ends_cleanly_after_its_guardian_was_killed_undoes_by_itself(
 def test_it_awaits_the_commands_that_the_dead_run_left_running(tree: Tree) -> None:
     os.mkfifo(tree.root / "gate")
     for name, script in {
-        "slow": f"echo started\nread line < gate\necho 0 > {KNOB[1:]}",
-        "back": f"echo 1 > {KNOB[1:]}",
+        "rmmod": "exit 1",
+        "modprobe": f"[ $2 = a=0 ] && read line < gate\necho ${{2#a=}} > {KNOB[1:]}",
     }.items():
         program = tree.root / "usr/sbin" / name
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
-    code = 'print(guardian, flush=True); journal.run(["slow"], undo=["back"])'
+    code = 'print(guardian, flush=True); journal.reload_module("m", {"a": "1"}, {"a": "0"})'
     with run(tree, code) as process:
         pid = int(said(process))
         # Opening the gate to write returns when the command has opened it to read.

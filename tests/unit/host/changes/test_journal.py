@@ -6,8 +6,6 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,19 +65,22 @@ def wrote(sequence: int, name: str, old: str) -> Entry:
     return Entry(sequence, f"write to {name}", "write", {"path": name, "text": old})
 
 
-@contextmanager
-def mask_of(child: "subprocess.Popen[bytes]") -> Iterator[set[int]]:
-    yield os.sched_getaffinity(child.pid)
-    child.kill()
-    child.wait()
-    assert child.stdin
-    child.stdin.close()
+LOAD = f"echo ${{2#*=}} > {UNRESTRICTED[1:]}"
 
 
-@pytest.fixture
-def task() -> "subprocess.Popen[bytes]":
-    """Another task, which waits for its stdin."""
-    return subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+def reloads(tree: Tree, *, unload: str = ":", load: str = LOAD) -> None:
+    """Have module kvm_intel loaded in ``tree``, and programs that ``unload`` and ``load`` it."""
+    initstate = "sys/module/kvm_intel/initstate"
+    tree.path(f"/{initstate}").write_text("live\n")
+    program(tree, "rmmod", f"{unload}\nrm {initstate}")
+    program(tree, "modprobe", f"{load}\necho live > {initstate}")
+
+
+def reload(journal: Journal) -> None:
+    journal.reload_module("kvm_intel", {"unrestricted_guest": "Y"}, {"unrestricted_guest": "N"})
+
+
+RELOADED = "reload module kvm_intel with unrestricted_guest=N (was unrestricted_guest=Y)"
 
 
 # The record
@@ -91,10 +92,6 @@ numbers = st.integers(0, 2**63)
 values = {
     "path": texts,
     "text": texts,
-    "pid": numbers,
-    "start": st.none() | numbers,
-    "cpus": st.lists(numbers),
-    "argv": st.lists(texts, min_size=1),
     "module": texts,
     "parameters": st.lists(texts),
     "data": st.binary(min_size=1).map(bytes.hex),
@@ -222,34 +219,25 @@ def test_lines_out_of_order_are_refused() -> None:
 # Changes and their undo
 
 
-def test_each_kind_of_change_is_made_and_undone(
-    tree: Tree, task: "subprocess.Popen[bytes]"
-) -> None:
-    name = UNRESTRICTED[1:]
-    program(tree, "modprobe", f"case $2 in *=0) echo N > {name};; *) echo Y > {name};; esac")
-    with mask_of(task) as mask, Journal.open(tree) as journal:
+def test_each_kind_of_change_is_made_and_undone(tree: Tree) -> None:
+    reloads(tree)
+    with Journal.open(tree) as journal:
         journal.write(KNOB, "0")
         journal.append(PROBES, "p:kvmtest/probe vmx_vcpu_run", undo="-:kvmtest/probe")
         journal.make_directory(INSTANCE)
-        journal.set_affinity(task.pid, {min(mask)})
-        journal.run(
-            ["modprobe", "kvm_intel", "unrestricted_guest=0"],
-            undo=["modprobe", "kvm_intel", "unrestricted_guest=1"],
-        )
+        reload(journal)
         assert tree.read(KNOB) == "0"
         assert tree.read(PROBES) == "p:kvmtest/probe vmx_vcpu_run"
         assert tree.path(INSTANCE).is_dir()
-        assert os.sched_getaffinity(task.pid) == {min(mask)}
         assert tree.read(UNRESTRICTED) == "N"
         entries = parse(tree.path(RECORD).read_bytes()).entries
         assert [entry.sentence for entry in entries] == [c.sentence for c in journal.changes]
-        assert [entry.kind for entry in entries] == ["write", "append", "rmdir", "affinity", "run"]
+        assert [entry.kind for entry in entries] == ["write", "append", "rmdir", "reload"]
 
         assert journal.close() == []
         assert tree.path(KNOB).read_text() == "1\n"
         assert tree.path(PROBES).read_text().splitlines()[-1] == "-:kvmtest/probe"
         assert not tree.path(INSTANCE).exists()
-        assert os.sched_getaffinity(task.pid) == mask
         assert tree.read(UNRESTRICTED) == "Y"
         assert not tree.exists(RECORD)
         assert all(change.undone and change.error is None for change in journal.changes)
@@ -375,11 +363,10 @@ def test_the_entry_is_on_disk_before_its_change(
 
 
 def test_undo_goes_in_reverse(tree: Tree) -> None:
-    program(tree, "log", 'echo "$1" >> order')
     with Journal.open(tree) as journal:
         for number in "123":
-            journal.run(["log", number], undo=["log", f"-{number}"])
-    assert (tree.root / "order").read_text().split() == ["1", "2", "3", "-3", "-2", "-1"]
+            journal.append(PROBES, number, undo=f"-{number}")
+    assert (tree.read(PROBES) or "").split() == ["1", "2", "3", "-3", "-2", "-1"]
 
 
 def test_a_record_is_a_header_and_sentences_that_people_can_read(tree: Tree) -> None:
@@ -429,18 +416,6 @@ def test_a_given_undo_is_written_instead_of_the_old_text(tree: Tree) -> None:
     assert tree.path(KNOB).read_text() == "7\n"
 
 
-def test_a_claimed_file_may_be_written_freely_and_comes_back(tree: Tree) -> None:
-    with Journal.open(tree) as journal:
-        path = journal.claim(KNOB)
-        assert path == tree.path(KNOB)
-        size = tree.path(RECORD).stat().st_size
-        for value in "01010":
-            path.write_text(value)
-        journal.write(KNOB, "5")
-        assert tree.path(RECORD).stat().st_size == size
-    assert tree.path(KNOB).read_text() == "1\n"
-
-
 def test_bytes_that_are_no_text_come_back(tree: Tree) -> None:
     tree.path(KNOB).write_bytes(b"\xff\xfe\n")
     with Journal.open(tree) as journal:
@@ -481,14 +456,6 @@ def test_changes_are_made_by_many_threads_at_once(tree: Tree) -> None:
     assert all(tree.read(name) == "old" for name in names)
 
 
-def test_this_threads_own_affinity_comes_back() -> None:
-    mask = os.sched_getaffinity(0)
-    journal = Journal(Tree(), dry_run=True)
-    journal.set_affinity(0, {min(mask)})
-    assert str(threading.get_native_id()) in journal.changes[0].sentence
-    assert os.sched_getaffinity(0) == mask
-
-
 # What the host refuses
 
 
@@ -496,7 +463,6 @@ def test_what_can_not_be_opened_is_refused_before_it_is_recorded(tree: Tree) -> 
     with Journal.open(tree) as journal:
         for change in (
             lambda: journal.write("/sys/no/such", "1"),
-            lambda: journal.claim("/sys/no/such"),
             lambda: journal.append("/sys/no/such", "p", undo="-"),
         ):
             with pytest.raises(JournalError, match=r"can't write .*/sys/no/such: No such file"):
@@ -511,71 +477,66 @@ def test_a_directory_that_is_there_is_refused(tree: Tree) -> None:
     assert tree.path(INSTANCE).is_dir()
 
 
-def test_a_task_that_is_not_there_is_refused(tree: Tree, task: "subprocess.Popen[bytes]") -> None:
-    with mask_of(task):
-        pass
-    with Journal.open(tree) as journal, pytest.raises(JournalError, match="No such process"):
-        journal.set_affinity(task.pid, {0})
-
-
 def test_a_command_that_fails_is_told_with_its_last_word_and_still_undone(tree: Tree) -> None:
-    program(tree, "half", f"echo 0 > {KNOB[1:]}; echo first >&2; echo last word >&2; exit 3")
-    program(tree, "back", f"echo 1 > {KNOB[1:]}")
+    words = "echo first >&2; echo last word >&2"
+    reloads(tree, load=f"{LOAD}; case $2 in *=N) {words}; exit 3;; esac")
     with Journal.open(tree) as journal:
         with pytest.raises(JournalError, match="refused: exit status 3: last word"):
-            journal.run(["half"], undo=["back"])
-        assert tree.read(KNOB) == "0"
-    assert tree.read(KNOB) == "1"
+            reload(journal)
+        assert tree.read(UNRESTRICTED) == "N"
+    assert tree.read(UNRESTRICTED) == "Y"
     assert journal.changes[0].error == "exit status 3: last word"
 
 
 def test_a_stand_in_runs_no_program_of_the_live_machine(tree: Tree) -> None:
-    program(tree, "ok", ":")
-    with Journal.open(tree) as journal:
-        for argv, undo in (["true"], ["ok"]), (["ok"], ["/bin/true"]):
-            with pytest.raises(JournalError, match=r"there is no program .*true in"):
-                journal.run(argv, undo=undo)
-        assert not tree.exists(RECORD)
+    for missing in ("rmmod", "modprobe"):
+        reloads(tree)
+        tree.path(f"/usr/sbin/{missing}").unlink()
+        with Journal.open(tree) as journal:
+            with pytest.raises(JournalError, match=rf"there is no program {missing} in"):
+                reload(journal)
+            assert not tree.exists(RECORD)
 
 
 # Failures to undo
 
 
 def test_a_failed_undo_is_told_and_kept_and_the_others_still_happen(tree: Tree) -> None:
-    program(tree, "ok", ":")
-    program(tree, "fails", "echo no room >&2; exit 1")
+    reloads(tree)
     journal = Journal.open(tree)
     journal.write(KNOB, "0")
-    journal.run(["ok"], undo=["fails"])
-    journal.write(UNRESTRICTED, "N")
-    line = "run ok (undo: fails): not undone: exit status 1: no room"
+    reload(journal)
+    journal.make_directory(INSTANCE)
+    reloads(tree, unload="echo no room >&2; exit 1")
+    line = f"{RELOADED}: not undone: exit status 1: no room"
     assert journal.close() == [line]
     assert journal.close() == [line]
-    assert (tree.read(KNOB), tree.read(UNRESTRICTED)) == ("1", "Y")
+    assert (tree.read(KNOB), tree.path(INSTANCE).exists()) == ("1", False)
     assert [change.undone for change in journal.changes] == [True, False, True]
     assert journal.changes[1].error == "exit status 1: no room"
 
     again = restore(tree)
     assert (again.undone, again.failed, again.from_pid) == ([], [line], os.getpid())
-    with pytest.raises(JournalError, match=r"can't be undone: run ok .* undo them by hand"):
+    with pytest.raises(JournalError, match=r"can't be undone: reload .* undo them by hand"):
         Journal.open(tree)
 
-    program(tree, "fails", ":")
-    assert restore(tree).undone == ["run ok (undo: fails)"]
+    reloads(tree)
+    assert restore(tree).undone == [RELOADED]
+    assert tree.read(UNRESTRICTED) == "Y"
     assert not tree.exists(RECORD)
 
 
 def test_leaving_the_context_tells_failures(tree: Tree) -> None:
     def change(journal: Journal) -> None:
-        program(tree, "goes", ":")
-        journal.run(["goes"], undo=["goes"])
-        tree.path("/usr/sbin/goes").unlink()
+        reloads(tree)
+        reload(journal)
+        tree.path("/usr/sbin/modprobe").unlink()
 
     def fail(journal: Journal) -> None:
         change(journal)
         raise ZeroDivisionError
 
-    with pytest.raises(JournalError, match="not undone: there is no program goes"):  # noqa: SIM117
+    with pytest.raises(JournalError, match="not undone: there is no program modprobe"):  # noqa: SIM117
         with Journal.open(tree) as journal:
             change(journal)
     tree.path(RECORD).unlink()
@@ -585,33 +546,14 @@ def test_leaving_the_context_tells_failures(tree: Tree) -> None:
     assert ["not undone" in note for note in caught.value.__notes__] == [True]
 
 
-def test_a_target_that_is_gone_counts_as_undone(
-    tree: Tree, task: "subprocess.Popen[bytes]"
-) -> None:
+def test_a_target_that_is_gone_counts_as_undone(tree: Tree) -> None:
     journal = Journal.open(tree)
-    with mask_of(task) as mask:
-        journal.set_affinity(task.pid, {min(mask)})
     journal.make_directory(INSTANCE)
     journal.write(KNOB, "0")
     tree.path(INSTANCE).rmdir()
     tree.path(KNOB).unlink()
     assert journal.close() == []
     assert not tree.path(KNOB).exists()
-
-
-def test_a_recycled_pid_is_not_touched(tree: Tree, task: "subprocess.Popen[bytes]") -> None:
-    with mask_of(task) as mask:
-        start = process_start(task.pid)
-        assert start
-        one = {"pid": task.pid, "start": start + 1, "cpus": [min(mask)]}
-        died(tree, Entry(1, "set the CPUs", "affinity", one))
-        if len(mask) == 1:
-            pytest.skip("one CPU: an affinity can't be seen to change")
-        assert restore(tree).failed == []
-        assert os.sched_getaffinity(task.pid) == mask
-        died(tree, Entry(1, "set the CPUs", "affinity", one | {"start": start}))
-        assert restore(tree).failed == []
-        assert os.sched_getaffinity(task.pid) == {min(mask)}
 
 
 def test_an_interrupted_close_is_done_by_the_next(
@@ -779,29 +721,23 @@ def test_restore_leaves_a_live_runs_changes_alone(tree: Tree) -> None:
 
 
 def test_a_dry_run_plans_and_changes_nothing(tree: Tree) -> None:
-    mask = os.sched_getaffinity(0)
     before = sorted(tree.root.rglob("*"))
     with Journal.open(tree, dry_run=True) as journal:
         journal.write(KNOB, "1")
         journal.write(KNOB, "0")
         journal.write(KNOB, "1", force=True)
-        assert journal.claim(KNOB) == Path(os.devnull)
         journal.append(PROBES, "p:kvmtest/probe f", undo="-:kvmtest/probe")
         journal.make_directory(INSTANCE)
-        journal.set_affinity(0, {min(mask)})
-        journal.run(["modprobe", "-r", "kvm_intel"], undo=["modprobe", "kvm_intel"])
+        reload(journal)
     assert [change.sentence for change in journal.changes] == [
         f"write 0 to {KNOB} (was 1)",
         f"append p:kvmtest/probe f to {PROBES}",
         f"make the directory {INSTANCE}",
-        f"set the CPUs of task {threading.get_native_id()} to {min(mask)} "
-        f"(was {','.join(map(str, sorted(mask)))})",
-        "run modprobe -r kvm_intel (undo: modprobe kvm_intel)",
+        RELOADED,
     ]
     assert not any(change.undone for change in journal.changes)
     assert sorted(tree.root.rglob("*")) == before
     assert tree.path(KNOB).read_text() == "1\n"
-    assert os.sched_getaffinity(0) == mask
 
 
 def test_a_dry_run_needs_no_lock(tree: Tree) -> None:
