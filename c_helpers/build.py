@@ -18,7 +18,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 INCLUDES = [HERE, HERE.parent / "guests"]
-SOURCES = ["deadline.c", "rdpmc.c", "run_loop.c", "toggler.c"]
+SOURCES = ["deadline.c", "run_loop.c", "toggler.c"]
 
 # Which declarations of the preprocessed header Python is to see.
 STRUCTS = re.compile(
@@ -27,9 +27,7 @@ STRUCTS = re.compile(
 ENUMS = re.compile(
     r"kvm_tdx_cmd_id|run_end|perf_(?:type_id|hw_id|sw_ids|event_(?:read_format|ioc_flags))"
 )
-FUNCTIONS = re.compile(
-    r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run|rdpmc_read) \(", re.VERBOSE
-)
+FUNCTIONS = re.compile(r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run) \(", re.VERBOSE)
 CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_|COMMANDS?\b|COMMAND_|RESULT_|PERF_|VMCS12_")
 EXTRA = """
 uint64_t clock_tsc(void);
@@ -38,7 +36,6 @@ int kvm_ioctl(int fd, unsigned long request, void *argument);
 void *kvm_mmap(int fd, size_t size);
 int kvm_munmap(void *address, size_t size);
 int perf_open(struct perf_event_attr *attr, int thread, int cpu, int group);
-uint64_t rdpmc_count(int64_t offset, uint64_t counter, unsigned int width);
 """
 
 

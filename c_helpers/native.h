@@ -13,7 +13,6 @@
 #include "kvm_abi.h"
 #include "layout.h"
 #include "mailbox.h"
-#include "rdpmc.h"
 #include "run_loop.h"
 #include "toggler.h"
 #include "vmcs12.h"

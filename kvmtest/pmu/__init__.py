@@ -8,7 +8,7 @@ errors that say what keeps a machine from counting.
 from .catalogue import find_event
 from .counts import Counts
 from .event import Event
-from .group import CounterGroup, UserCounters
+from .group import CounterGroup
 from .refusal import CounterError
 
-__all__ = ["CounterError", "CounterGroup", "Counts", "Event", "UserCounters", "find_event"]
+__all__ = ["CounterError", "CounterGroup", "Counts", "Event", "find_event"]

@@ -13,7 +13,6 @@ perf_event_open(2): events that are counted together, or not at all. Around a gu
 """
 
 import fcntl
-import mmap
 import os
 import sys
 import threading
@@ -23,13 +22,12 @@ from typing import Any, Self
 from kvmtest._native import ffi, lib
 from kvmtest.errors import UsageError
 from kvmtest.host.tree import Tree
-from kvmtest.kvm.shared import SharedMemory
 
 from .counts import READ_FORMAT, Counts, GroupFormat
 from .event import Event
 from .refusal import CounterError, not_counted, not_opened
 
-__all__ = ["CounterGroup", "UserCounters"]
+__all__ = ["CounterGroup"]
 
 # perf_event_open(2)'s word for any CPU, any thread, and no group.
 ANY = -1
@@ -119,55 +117,6 @@ class CounterGroup:
         self._leader = -1
         while self._fds:
             os.close(self._fds.pop())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def map_pages(self) -> list[SharedMemory]:
-        """Map the page that the kernel keeps of each event (struct perf_event_mmap_page)."""
-        pages: list[SharedMemory] = []
-        try:
-            for fd in self._fds:
-                pages.append(SharedMemory(mmap.PAGESIZE, fd))
-        except OSError:
-            for page in pages:
-                page.close()
-            raise
-        return pages
-
-
-class UserCounters:
-    """The counters of a group, read by RDPMC without a system call; close it after use.
-
-    Only the thread that the group counts may have it: RDPMC reads the counters of the CPU that it
-    runs on. Raises UsageError.
-    """
-
-    def __init__(self, group: CounterGroup) -> None:
-        if group.thread != threading.get_native_id():
-            raise UsageError("RDPMC reads the own thread's counters alone; read the group instead")
-        self._pages = group.map_pages()
-        self._addresses = ffi.new("void *[]", [page.pointer for page in self._pages])
-        self._counts = ffi.new("uint64_t[]", len(self._pages))
-
-    def read(self) -> tuple[int, ...] | None:
-        """Return the counts in the order of the group's events.
-
-        None where RDPMC is not allowed (events that are no hardware's, /sys/devices/cpu/rdpmc), or
-        an event is not on its counter now: read the group instead.
-        """
-        if lib.rdpmc_read(self._addresses, len(self._pages), self._counts):
-            return None
-        return tuple(self._counts)
-
-    def close(self) -> None:
-        """Unmap the pages."""
-        self._addresses = ffi.NULL
-        while self._pages:
-            self._pages.pop().close()
 
     def __enter__(self) -> Self:
         return self

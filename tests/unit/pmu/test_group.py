@@ -18,7 +18,7 @@ from kvmtest.errors import UsageError
 from kvmtest.host.facts.perf_pmus import hardware_pmu, perf_event_paranoid
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-from kvmtest.pmu import CounterError, CounterGroup, Event, UserCounters, find_event
+from kvmtest.pmu import CounterError, CounterGroup, Event, find_event
 from kvmtest.pmu.group import _attributes
 
 HERE = Tree()
@@ -265,38 +265,3 @@ def test_instructions_are_counted_or_the_missing_pmu_is_named() -> None:
         before = counters.read()
         sum(range(10**5))
         assert (counters.read() - before).of("instructions:u") > 10**5
-
-
-def test_user_space_reads_what_the_kernel_reads_or_nothing() -> None:
-    with group("task-clock") as clock, UserCounters(clock) as pages:
-        clock.enable()
-        assert pages.read() is None  # no hardware behind it
-    if isinstance(hardware_pmu(HERE), Missing):
-        return
-    with group("instructions:u", "cycles:u") as counters, UserCounters(counters) as pages:
-        counters.enable()
-        before, own, after = counters.read(), pages.read(), counters.read()
-        if own:
-            for low, value, high in zip(before.values, own, after.values, strict=True):
-                assert low < value < high
-
-
-def test_user_space_reads_its_own_thread_alone() -> None:
-    with (
-        sleeper() as (tid, _),
-        group("task-clock", tid=tid) as of_thread,
-        group("task-clock", cpu=0) as of_cpu,
-    ):
-        for others in (of_thread, of_cpu):
-            with pytest.raises(UsageError, match="own thread"):
-                UserCounters(others)
-
-
-def test_pages_are_unmapped() -> None:
-    def mapped() -> int:
-        return Path("/proc/self/maps").read_text().count("perf_event")
-
-    with group(*FAULTS) as faults:
-        with UserCounters(faults):
-            assert mapped() == 3
-        assert mapped() == 0
