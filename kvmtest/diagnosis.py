@@ -10,7 +10,7 @@ from typing import Any
 
 from kvmtest import __version__
 from kvmtest.checks.preconditions import answer, lacking, witness_lacks
-from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts
+from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES

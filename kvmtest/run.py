@@ -26,8 +26,8 @@ from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.counting import bisect_status, run_status, unanswered
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
+from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.facts.lab import VARIABLE
-from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption
@@ -290,7 +290,7 @@ def _warnings(session: Session) -> dict[str, object]:
     return {
         "taint_before": plain(before and before.taint),
         "taint_after": plain(session.taint_after),
-        "once_not_given_back": plain(before and before.not_given_back),
+        "once_not_given_back": plain(before and before.not_cleared),
     }
 
 

@@ -18,11 +18,12 @@ from kvmtest.checks.preconditions import answer, check_lab, lacking, witness_lac
 from kvmtest.checks.reload import RELOADS, reload_for
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence.model import Required, Result
+from kvmtest.host.changes.clear_warn_once import EarlierWarnings, clear_warn_once
 from kvmtest.host.changes.journal import Change, Journal
+from kvmtest.host.changes.kprobes import ProbePool
+from kvmtest.host.facts.taint import read_taint
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.earlier_warnings import EarlierWarnings, give_onces_back, read_taint
 from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
-from kvmtest.host.observe.tracing import RunProbe
 from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
 from kvmtest.judge.requirements import Demand, Kind, Requirement, enforce, unmet
 from kvmtest.known_defects import known_defect
@@ -82,8 +83,8 @@ class Session:
             try:
                 if not self.machine.allow_other_vms:
                     self._stop_for_other_vms()
-                probe = RunProbe(self.machine.tree, journal)
-                self.before = give_onces_back(self.machine.tree, journal)
+                probe = ProbePool(self.machine.tree, journal)
+                self.before = clear_warn_once(self.machine.tree, journal)
                 self._context = Context(
                     self.machine, journal, self._mark(), probe, say=lambda text: self.say(text)
                 )

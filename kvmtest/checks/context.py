@@ -13,10 +13,10 @@ from kvmtest.judge import Absence, Reading
 from kvmtest.missing import Missing
 
 if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
+    from kvmtest.host.changes.clear_warn_once import EarlierWarnings
     from kvmtest.host.changes.journal import Journal
-    from kvmtest.host.observe.earlier_warnings import EarlierWarnings
+    from kvmtest.host.changes.kprobes import ProbePool
     from kvmtest.host.observe.kernel_log import KernelLog, Mark
-    from kvmtest.host.observe.tracing import RunProbe
 
 __all__ = ["Check", "Context", "RunLog"]
 
@@ -40,7 +40,7 @@ class Context:
     machine: Machine
     journal: "Journal"
     kernel_log: RunLog | Missing
-    probe: "RunProbe"
+    probe: "ProbePool"
     #: Who wants to know what a check is at.
     say: Callable[[str], None] = lambda _: None
     #: What one check found that later ones use too, by the name of who put it there.

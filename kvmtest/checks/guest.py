@@ -7,6 +7,7 @@ guest.rdmsr-hides.
 from collections.abc import Iterator
 
 from kvmtest.guests import Guest, commands, long_guest
+from kvmtest.host.changes.freeze_knob import write_knob
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, freeze_bit
 from kvmtest.judge import Absence, Reading, claim, control, measure
 from kvmtest.kvm import MsrRefused, System
@@ -37,7 +38,7 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
             yield measure("guest", "the host-owned bit to hide", f"none here ({knob.what})")
             return
         for value in (0, 1, 0):
-            knob.set(context.journal, value)
+            write_knob(context.journal, knob, value)
             yield from _host_bit(context, value)
             yield from _views(guest, f" with freeze_on_smi={value}")
 

@@ -7,6 +7,7 @@ host.knob-effective, host.msr-survives.
 import os
 from collections.abc import Iterator
 
+from kvmtest.host.changes.freeze_knob import write_knob
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_TSC, MsrAccess, freeze_bit
 from kvmtest.judge import Absence, Reading, claim, control
 from kvmtest.missing import Missing
@@ -35,7 +36,7 @@ def knob_effective(context: Context) -> Iterator[Reading | Absence]:
         yield _tsc_moves(machine.msr, cpu)
     was_set = False
     for value in (0, 1, 0, 1):
-        machine.knob.set(journal, value)
+        write_knob(journal, machine.knob, value)
         for cpu, debugctl in machine.msr.read_all(IA32_DEBUGCTL).items():
             bit = freeze_bit(debugctl)
             was_set |= bool(bit)

@@ -21,9 +21,9 @@ from kvmtest.host.facts.msr import (
     MsrError,
 )
 from kvmtest.host.facts.perf_pmus import is_hybrid
+from kvmtest.host.facts.tracefs import TRACING, why_no_kprobes
 from kvmtest.host.machine import Machine
 from kvmtest.host.observe.kernel_log import KernelLog
-from kvmtest.host.observe.tracing import TRACING, hidden
 from kvmtest.kvm import KvmUnavailable, System
 from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
@@ -267,7 +267,7 @@ def kprobes(machine: Machine) -> Missing | None:
         return Missing("this kernel has no kprobes", "boot one built with CONFIG_KPROBE_EVENTS")
     if not machine.tree.exists(TRACING):
         return Missing("this kernel has no tracefs", "boot one built with CONFIG_KPROBE_EVENTS")
-    return hidden(machine.tree)
+    return why_no_kprobes(machine.tree)
 
 
 def run_flags(machine: Machine) -> Missing | None:

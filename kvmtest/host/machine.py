@@ -17,9 +17,7 @@ from kvmtest.kernels.btf import Btf
 from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
-from .changes import freeze_knob
-from .facts import census, kernel, mediated_pmu, msr, perf_pmus, security
-from .observe import run_flags
+from .facts import census, freeze_knob, kernel, mediated_pmu, msr, perf_pmus, run_flags, security
 from .tree import Tree
 
 __all__ = ["Machine"]

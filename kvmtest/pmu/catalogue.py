@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from kvmtest.errors import UsageError
 from kvmtest.host.facts.perf_pmus import CORE_NAMES, Pmu, hardware_pmu, pmu_names
-from kvmtest.host.observe.tracing import TRACING
+from kvmtest.host.facts.tracefs import TRACING
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 

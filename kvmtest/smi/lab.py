@@ -10,6 +10,7 @@ machine and end with it, so nothing is left to undo where this process dies.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from kvmtest.host.changes.msr import write_msr
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
@@ -43,13 +44,13 @@ def find(machine: Machine, argument: str) -> Periodic | Missing:
     def switched(rate_hz: float, outside_guests: bool) -> Iterator[Callable[[], int]]:
         period = int(tsc_hz() / rate_hz)
         if len(msrs.cpus) > 1:
-            msrs.write(index + _TURNS, _CPU, TURNS)
+            write_msr(machine.tree, index + _TURNS, _CPU, TURNS)
         before = msrs.read(index + _RAISED, _CPU)
-        msrs.write(index, _CPU, period | _OUTSIDE_GUESTS if outside_guests else period)
+        write_msr(machine.tree, index, _CPU, period | _OUTSIDE_GUESTS if outside_guests else period)
         try:
             yield lambda: msrs.read(index + _RAISED, _CPU) - before
         finally:
-            msrs.write(index, _CPU, 0)
+            write_msr(machine.tree, index, _CPU, 0)
 
     return Periodic(
         "lab",

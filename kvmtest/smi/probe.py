@@ -11,8 +11,8 @@ from typing import Any
 
 from kvmtest import __version__
 from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.host.as_json import machine_facts, plain
 from kvmtest.host.changes.journal import Journal
-from kvmtest.host.facts.recorded import machine_facts, plain
 from kvmtest.host.machine import Machine
 from kvmtest.host.observe.kernel_log import KernelLog
 from kvmtest.missing import Missing

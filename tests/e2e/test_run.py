@@ -26,8 +26,8 @@ from support.stand_in import (
 )
 
 from kvmtest.evidence import load
+from kvmtest.host.changes.clear_warn_once import CLEAR
 from kvmtest.host.changes.journal import RECORD, Journal
-from kvmtest.host.observe.earlier_warnings import CLEAR
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Verdict
 from kvmtest.properties import PROPERTIES, find

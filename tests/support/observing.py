@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from kvmtest.checks import Context, check_of
 from kvmtest.checks.context import RunLog
 from kvmtest.host.changes.journal import Journal
+from kvmtest.host.changes.kprobes import ProbePool
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.tracing import RunProbe
 from kvmtest.judge import Absence, Judgement, Reading, Role, judge
 from kvmtest.missing import Missing
 from kvmtest.properties import find
@@ -23,7 +23,7 @@ def context_of(machine: Machine, log: RunLog | Missing = NO_LOG) -> Iterator[Con
         stack.callback(journal.close)
         if isinstance(log, RunLog):
             stack.callback(log.log.close)
-        probe = RunProbe(machine.tree, journal)
+        probe = ProbePool(machine.tree, journal)
         stack.callback(probe.close)
         yield Context(machine, journal, log, probe)
 

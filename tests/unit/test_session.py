@@ -12,11 +12,11 @@ import kvmtest.session as session_module
 from kvmtest.checks import Check, Context
 from kvmtest.checks.context import RunLog
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
+from kvmtest.host.changes.clear_warn_once import CLEAR, EarlierWarnings
 from kvmtest.host.changes.journal import RECORD, Journal
 from kvmtest.host.changes.lock import LockHeld
 from kvmtest.host.facts.census import Census, KvmUser
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.earlier_warnings import CLEAR, EarlierWarnings
 from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Verdict, claim, control, measure

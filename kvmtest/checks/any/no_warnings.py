@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from kvmtest.checks.context import Context, RunLog
 from kvmtest.checks.scene.guest_msrs import NO_SUCH_MSR
 from kvmtest.guests import commands, long_guest, real_guest
+from kvmtest.host.changes.clear_warn_once import EarlierWarnings
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
-from kvmtest.host.observe.earlier_warnings import EarlierWarnings, read_taint, troubles_gained
+from kvmtest.host.facts.taint import read_taint, troubles_gained
 from kvmtest.host.observe.kernel_log import LogSlice, troubles
 from kvmtest.judge import Absence, Reading, claim, control, measure
 from kvmtest.kvm import System
@@ -68,7 +69,7 @@ def _would_warn_again(before: EarlierWarnings | None) -> Iterator[Reading]:
     """Say whether the silence is also that of WARNs that fire once a boot."""
     if before is None:
         return
-    why = before.not_given_back
+    why = before.not_cleared
     proof, remedy = "yes", ""
     if why and not before.none_fired:
         proof = f"unknown, as one may have fired before the run, and {why.what}"

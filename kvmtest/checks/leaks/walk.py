@@ -21,6 +21,7 @@ from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.checks.scene import Observations, Scene
 from kvmtest.guests import Guest, commands
 from kvmtest.guests.nested import NestedGuest
+from kvmtest.host.changes.freeze_knob import write_knob
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, Reading
@@ -272,7 +273,7 @@ def _running(walkers: Walkers) -> Observations:
 def _toggle(scene: Scene, value: int) -> Toggle:
     """Write the knob, and look at nothing."""
     began = lib.clock_tsc()
-    scene.knob.set(scene.journal, value)
+    write_knob(scene.journal, scene.knob, value)
     return Toggle(value, began, lib.clock_tsc())
 
 

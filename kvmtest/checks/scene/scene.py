@@ -16,16 +16,18 @@ from kvmtest.checks.preconditions import witness_lacks
 from kvmtest.checks.witnesses.refused_entry import Refusals
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests import Guest, commands, guest_memory, long_guest
-from kvmtest.host.changes.freeze_knob import Knob
+from kvmtest.host.changes.freeze_knob import write_knob
 from kvmtest.host.changes.journal import JournalError
+from kvmtest.host.changes.kprobes import KprobeEvent
+from kvmtest.host.facts.freeze_knob import Knob
 from kvmtest.host.facts.msr import (
     IA32_DEBUGCTL,
     IA32_DEBUGCTL_FREEZE_WHILE_SMM,
     MsrAccess,
     freeze_bit,
 )
-from kvmtest.host.observe.run_flags import RunFlags
-from kvmtest.host.observe.tracing import Hits, KprobeEvent
+from kvmtest.host.facts.run_flags import RunFlags
+from kvmtest.host.observe.trace import Hits
 from kvmtest.host.observe.vmcs_dump import VmcsDump
 from kvmtest.judge import Absence, Reading, Scalar, claim, control, measure
 from kvmtest.kvm import Cpuid, System, Vcpu, Vm
@@ -43,7 +45,7 @@ class Scene:
     """A context manager for one check; what it changes on the host the journal's scope undoes.
 
     ``refusals`` and ``probe`` are None where the witness vmcs or runflags can't look, or is not
-    ``wanted``. Beside the flags the probe fetches what ``fetch`` names (observe/tracing.py). Its
+    ``wanted``. Beside the flags the probe fetches what ``fetch`` names (changes/kprobes.py). Its
     methods yield readings as they take them.
     """
 
@@ -135,8 +137,8 @@ class Scene:
         may have left MSRs behind that are not what the knob says.
         """
         if self.knob.value() == value:
-            self.knob.set(self.journal, 1 - value)
-        self.knob.set(self.journal, value)
+            write_knob(self.journal, self.knob, 1 - value)
+        write_knob(self.journal, self.knob, value)
         yield from self.show_msrs(value, self.msr.cpus)
 
     def show_msrs(self, value: int, cpus: tuple[int, ...]) -> Observations:

@@ -11,7 +11,7 @@ from kvmtest.checks.scene import Observations, Scene
 from kvmtest.checks.scene.affinity import only_on
 from kvmtest.checks.scene.guest_msrs import guest_write, user_write
 from kvmtest.guests import real_guest
-from kvmtest.host.changes.freeze_knob import paths
+from kvmtest.host.facts.freeze_knob import paths
 from kvmtest.host.facts.kernel import module_btf
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, freeze_bit
 from kvmtest.host.machine import Machine

@@ -1,132 +1,29 @@
-"""The freeze_on_smi knob
-======================
+"""Writing the freeze_on_smi knob
+=============================
 
-The sysfs attribute that sets IA32_DEBUGCTL.FREEZE_WHILE_SMM on every CPU
-(arch/x86/events/intel/core.c, ``freeze_on_smi_store``).
+One write sets IA32_DEBUGCTL.FREEZE_WHILE_SMM on every CPU (arch/x86/events/intel/core.c,
+``freeze_on_smi_store``).
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from kvmtest.errors import KvmtestError
-from kvmtest.host.facts.cpu import Cpu
-from kvmtest.host.facts.perf_pmus import CORE_NAMES, DEVICES, hardware_pmu
-from kvmtest.host.tree import Tree
-from kvmtest.missing import Missing
+from kvmtest.host.facts.freeze_knob import Knob, KnobError
 
-__all__ = ["PATHS", "Journal", "Knob", "KnobError", "find", "paths"]
-
-#: Where the first kernels with it show it. Each PMU of the cores does, whatever its name; all are
-#: views of one value for the whole machine.
-PATHS = tuple(f"/sys/devices/{pmu}/freeze_on_smi" for pmu in CORE_NAMES)
-
-_NAME = "freeze_on_smi"
-_PATTERNS = (f"/sys/devices/*/{_NAME}", f"{DEVICES}/*/{_NAME}")
-
-
-class KnobError(KvmtestError):
-    """The knob can't be read, or says something that it can't say."""
+__all__ = ["Journal", "write_knob"]
 
 
 class Journal(Protocol):
-    """What the knob needs of the record of host changes."""
+    """The part of the journal that writes the knob."""
 
     def write(self, name: str, value: str) -> None:
         """Record how to undo it, then write ``value`` to the host's file ``name``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """The freeze_on_smi attribute at each of ``paths``.
+def write_knob(journal: Journal, knob: Knob, value: int) -> None:
+    """Write 0 or 1 through ``journal``; one path is enough. Raises KnobError for another value.
 
-    What it says is never proof: the kernel ignores the error of the MSR write, so that sysfs can
-    say 1 while the MSR says 0, always so where a hypervisor above refuses the bit. Check
-    IA32_DEBUGCTL bit 14 on every CPU (:mod:`kvmtest.host.facts.msr`).
+    The kernel sends the IPIs that write the MSRs only when the value changes.
     """
-
-    tree: Tree
-    paths: tuple[str, ...]
-
-    def described(self) -> str:
-        """Return the value in words, or what is wrong with it."""
-        try:
-            return str(self.value())
-        except KnobError as error:
-            return str(error)
-
-    def values(self) -> dict[str, int]:
-        """Return what each path says, 0 or 1. Raises KnobError."""
-        return {path: self._read(path) for path in self.paths}
-
-    def value(self) -> int:
-        """Return what the knob says, 0 or 1, which proves nothing of the MSRs. Raises KnobError."""
-        values = self.values()
-        if len(set(values.values())) != 1:
-            said = ", ".join(f"{path} says {value}" for path, value in values.items())
-            raise KnobError(f"the views of freeze_on_smi disagree ({said}); report a kernel bug")
-        return values[self.paths[0]]
-
-    def set(self, journal: Journal, value: int) -> None:
-        """Write 0 or 1 through ``journal``; one path is enough. Raises KnobError on other values.
-
-        The kernel sends the IPIs that write the MSRs only when the value changes.
-        """
-        if value not in (0, 1):
-            raise KnobError(f"freeze_on_smi takes 0 or 1, not {value!r}")
-        journal.write(self.paths[0], str(value))
-
-    def _read(self, path: str) -> int:
-        text = self.tree.read(path)
-        if text not in {"0", "1"}:
-            said = "can't be read" if text is None else f"says {text!r}"
-            raise KnobError(f"{path} {said}, where 0 or 1 is expected; run as root on the host")
-        return int(text)
-
-
-def paths(tree: Tree) -> tuple[str, ...]:
-    """Return where the attribute stands, whatever the PMU is called, each place once.
-
-    Those of PATHS come first, in that order.
-    """
-    found: dict[Path, str] = {}
-    for path in (path for pattern in _PATTERNS for path in tree.glob(pattern)):
-        # The bus's folders are links to the devices'.
-        found.setdefault(path.resolve(), f"/{path.relative_to(tree.root)}")
-    return tuple(sorted(found.values(), key=_rank))
-
-
-def _rank(path: str) -> tuple[int, str]:
-    return PATHS.index(path) if path in PATHS else len(PATHS), path
-
-
-def find(tree: Tree, cpu: Cpu | Missing | None = None) -> Knob | Missing:
-    """Find the knob, or say why this machine has none; pass ``cpu`` where it is already known."""
-    if there := paths(tree):
-        return Knob(tree, there)
-    if cpu is None:
-        cpu = Cpu.of(tree)
-    return cpu if isinstance(cpu, Missing) else _why_none(tree, cpu)
-
-
-def _why_none(tree: Tree, cpu: Cpu) -> Missing:
-    """Return why the kernel shows no freeze_on_smi for ``cpu``."""
-    if cpu.is_amd_kind:
-        vendor = {"amd": "AMD"}.get(cpu.vendor, cpu.vendor)
-        return Missing(
-            f"{vendor} CPUs have no FREEZE_WHILE_SMM bit, so there is no freeze_on_smi",
-            "run on an Intel CPU",
-        )
-    if cpu.vendor != "intel":
-        return Missing(
-            f"Linux drives FREEZE_WHILE_SMM on Intel CPUs alone, not on those of {cpu.vendor}, so "
-            "there is no freeze_on_smi",
-            "run on an Intel CPU",
-        )
-    pmu = hardware_pmu(tree, cpu)
-    if isinstance(pmu, Missing):
-        return Missing(f"there is no freeze_on_smi: {pmu.what}", pmu.remedy)
-    return Missing(
-        "the kernel's PMU driver offers no freeze_on_smi (kernel or PMU too old)",
-        "boot a kernel whose Intel PMU driver has freeze_on_smi",
-    )
+    if value not in (0, 1):
+        raise KnobError(f"freeze_on_smi takes 0 or 1, not {value!r}")
+    journal.write(knob.paths[0], str(value))

@@ -2,8 +2,8 @@
 ========
 
 The process that outlives a killed run and undoes its host changes from the journal's record, as the
-run sees it; what it does is in :mod:`.vigil`. It is a fresh interpreter and not a fork:
-the run goes on after 0.3 ms whatever its memory (a fork of 300 MiB takes 6 ms), threads don't
+run sees it; :mod:`.guardian_process` is what that process does. It is a fresh interpreter and not a
+fork: the run goes on after 0.3 ms whatever its memory (a fork of 300 MiB takes 6 ms), threads don't
 matter (a fork among threads may deadlock, and Python 3.12 warns of it), and a ``pkill`` of
 ``kvmtest run`` does not hit it.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.changes.guardian_process import END, READY
 from kvmtest.host.changes.lock import Lock
-from kvmtest.host.changes.vigil import END, READY
 from kvmtest.host.tree import Tree
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ __all__ = ["Guardian"]
 
 # Without site-packages, whose start-up files take time and may start threads; and not by -m, which
 # imports more than the guardian does.
-_COMMAND = (sys.executable, "-S", "-P", "-c", "from kvmtest.host.changes.vigil import main; main()")
+_COMMAND = (
+    sys.executable,
+    "-S",
+    "-P",
+    "-c",
+    "from kvmtest.host.changes.guardian_process import main; main()",
+)
 
 
 class Guardian:
@@ -81,7 +87,7 @@ class Guardian:
         if os.read(self._ready, 1) != READY:
             raise EnvironmentUnfit(
                 "the guardian, which would undo host changes, did not start; "
-                f"look at `{sys.executable} -m kvmtest.host.changes.vigil`"
+                f"look at `{sys.executable} -m kvmtest.host.changes.guardian_process`"
             )
         os.close(self._ready)
         self._ready = -1

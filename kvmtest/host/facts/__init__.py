@@ -1,5 +1,6 @@
-"""What there is
-=============
+"""Facts of the host
+=================
 
-Facts of the host, a module per subject: its processors, kernel, KVM module, MSRs, PMUs, VMs.
+What is there: CPU, kernel, KVM module, MSRs, PMUs, the freeze knob, security, other hypervisors'
+processes, firmware tables. Nothing here changes the host, or imports ``observe`` or ``changes``.
 """

@@ -1,8 +1,8 @@
 """Model-specific registers
 ========================
 
-Reads and writes MSRs of the host's CPUs through /dev/cpu/N/msr (arch/x86/kernel/msr.c), and says
-why where that can't be done.
+Reads MSRs of the host's CPUs through /dev/cpu/N/msr (arch/x86/kernel/msr.c), or says why it can't.
+:mod:`kvmtest.host.changes.msr` writes them.
 """
 
 import errno
@@ -27,6 +27,7 @@ __all__ = [
     "MsrAccess",
     "MsrError",
     "access",
+    "device",
     "freeze_bit",
 ]
 
@@ -86,7 +87,7 @@ class MsrAccess:
     def read(self, index: int, cpu: int) -> int:
         """Return the 64 bits of MSR ``index`` of ``cpu``. Raises MsrError."""
         try:
-            fd = os.open(self.tree.path(_device(cpu)), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.tree.path(device(cpu)), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 data = os.pread(fd, 8, index)
             finally:
@@ -101,23 +102,6 @@ class MsrAccess:
         """Return MSR ``index`` of every online CPU, by CPU number. Raises MsrError."""
         return {cpu: self.read(index, cpu) for cpu in self.cpus}
 
-    def write(self, index: int, cpu: int, value: int) -> None:
-        """Write the 64 bits ``value`` into MSR ``index`` of ``cpu``. Raises MsrError.
-
-        A host change: the caller has it in the journal first. The kernel taints itself when
-        userspace writes an MSR.
-        """
-        try:
-            fd = os.open(self.tree.path(_device(cpu)), os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                written = os.pwrite(fd, value.to_bytes(8, "little"), index)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise MsrError("write", cpu, index, error.errno or 0) from error
-        if written != 8:
-            raise MsrError("write", cpu, index, errno.EIO)
-
 
 def access(
     tree: Tree, index: int = IA32_DEBUGCTL, cpu: Cpu | Missing | None = None
@@ -130,8 +114,8 @@ def access(
         cpu = Cpu.of(tree)
     if isinstance(cpu, Missing):
         return cpu
-    if not any(tree.exists(_device(number)) for number in cpu.online):
-        return _why_no_device(tree)
+    if not any(tree.exists(device(number)) for number in cpu.online):
+        return _why_nodevice(tree)
     msrs = MsrAccess(tree, cpu.online, _write_refusal(tree))
     try:
         msrs.read_all(index)
@@ -140,7 +124,8 @@ def access(
     return msrs
 
 
-def _device(cpu: int) -> str:
+def device(cpu: int) -> str:
+    """Return the device of the MSRs of ``cpu``."""
     return f"/dev/cpu/{cpu}/msr"
 
 
@@ -149,7 +134,7 @@ def _described(index: int) -> str:
     return f"MSR {index:#x} ({_NAMES[index]})" if index in _NAMES else f"MSR {index:#x}"
 
 
-def _why_no_device(tree: Tree) -> Missing:
+def _why_nodevice(tree: Tree) -> Missing:
     """Return why there is no /dev/cpu/N/msr."""
     option, where = _x86_msr_option(tree), whereabouts(tree, "msr")
     if option == "n" and where in (Place.UNKNOWN, Place.NOT_SHIPPED):
@@ -174,10 +159,10 @@ def _why_no_device(tree: Tree) -> Missing:
 def _why_unreadable(error: MsrError) -> Missing:
     """Return in words why reading failed although the device is there."""
     if error.errno == errno.EACCES:
-        return Missing(f"{_device(error.cpu)} may not be opened (EACCES)", "run as root")
+        return Missing(f"{device(error.cpu)} may not be opened (EACCES)", "run as root")
     if error.errno == errno.EPERM:
         return Missing(
-            f"{_device(error.cpu)} may not be opened (EPERM): CAP_SYS_RAWIO is missing",
+            f"{device(error.cpu)} may not be opened (EPERM): CAP_SYS_RAWIO is missing",
             "run as root, outside a container",
         )
     if error.errno == errno.EIO:

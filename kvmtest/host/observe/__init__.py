@@ -1,5 +1,6 @@
-"""Observation
-===========
+"""Observations of the host
+========================
 
-What a run looks at on the host: the kernel log, VMCS dumps, tracing, run flags.
+What happens there during a run: the kernel log, reports of trouble and VMCS dumps in it, hits of a
+probe. The only thing written here is the kernel log's marker line. Imports ``facts`` alone.
 """

@@ -4,7 +4,7 @@ from support.stand_in import FIXED, KNOB, XEON, fadt_table, intel_host
 
 from fuzz.harness import Harness
 from fuzz.scratch import scratch
-from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts
+from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 

@@ -1,7 +1,7 @@
-"""host/observe/tracing.py: lines of trace and trace_pipe."""
+"""host/changes/kprobes.py: lines of trace and trace_pipe."""
 
 from fuzz.harness import Harness
-from kvmtest.host.observe.tracing import TracingError, parse_hits
+from kvmtest.host.observe.trace import TracingError, parse_hits
 
 LINES = """\
 # tracer: nop

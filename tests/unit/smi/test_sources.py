@@ -613,29 +613,29 @@ def test_the_lab_s_period_is_that_of_the_rate_and_0_after_any_end(tmp_path: Path
 
 
 class Msrs:
-    """A lab's MSRs, and how they were written."""
+    """A lab's MSRs, all 0."""
 
     def __init__(self, cpus: int) -> None:
         self.cpus = tuple(range(cpus))
-        self.written: list[tuple[int, int, int]] = []
 
     def read(self, index: int, cpu: int) -> int:
         return 0
 
-    def write(self, index: int, cpu: int, value: int) -> None:
-        self.written.append((index, cpu, value))
-
 
 @pytest.mark.parametrize(("cpus", "longer"), [(1, []), (2, [(LAB_MSR + 4, 0, lab.TURNS)])])
 def test_the_lab_s_handler_is_long_where_steps_of_the_tsc_are(
-    tmp_path: Path, cpus: int, longer: list[tuple[int, int, int]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    longer: list[tuple[int, int, int]],
 ) -> None:
     host = lab_machine(tmp_path)
-    msrs = Msrs(cpus)
-    vars(host)["msr"] = msrs
+    written: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(lab, "write_msr", lambda _, *words: written.append(words))
+    vars(host)["msr"] = Msrs(cpus)
     chosen = source(host, "lab")
     assert isinstance(chosen, Periodic)
     with chosen.raising(1000):
         # Before the first SMI.
-        *before, (index, _, _) = msrs.written
+        *before, (index, _, _) = written
     assert (before, index) == (longer, LAB_MSR)

@@ -14,8 +14,9 @@ from kvmtest.checks.scene import Observations, Scene
 from kvmtest.checks.scene.affinity import only_on, two_cpus
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, Spinning
+from kvmtest.host.changes.freeze_knob import write_knob
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
-from kvmtest.host.observe.tracing import Hits
+from kvmtest.host.observe.trace import Hits
 from kvmtest.judge import Absence, claim, control
 from kvmtest.missing import Missing
 
@@ -68,7 +69,7 @@ def _toggle(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
     """Toggle, and see the vCPU out of guest mode and in again."""
     scene.collect()
     exits = guest.vcpu.stat("exits")
-    scene.knob.set(scene.journal, value)
+    write_knob(scene.journal, scene.knob, value)
     others = tuple(other for other in scene.msr.cpus if other != cpu)
     # Not of the vCPU's own CPU: there the MSR is in KVM's hands.
     yield from scene.show_msrs(value, others)

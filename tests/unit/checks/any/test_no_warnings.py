@@ -13,8 +13,8 @@ from support.stand_in import (
 
 from kvmtest.checks.any.no_warnings import told_by_log
 from kvmtest.checks.context import RunLog
+from kvmtest.host.changes.clear_warn_once import EarlierWarnings
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.earlier_warnings import EarlierWarnings
 from kvmtest.host.observe.kernel_log import KernelLog, LogSlice, Mark, parse_record
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Role, Verdict

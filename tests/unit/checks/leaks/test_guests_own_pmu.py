@@ -14,8 +14,8 @@ from kvmtest.checks.leaks.guests_own_pmu import make_way, refused, whose_counter
 from kvmtest.checks.leaks.walk import Step, also_leaks
 from kvmtest.checks.vmx.entry import after_emulation
 from kvmtest.host.changes.journal import Journal
+from kvmtest.host.changes.kprobes import ProbePool
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.tracing import RunProbe
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Role
 from kvmtest.kvm import KvmError
@@ -27,7 +27,7 @@ WATCHDOG = "/proc/sys/kernel/nmi_watchdog"
 
 
 def context(tree: Tree, journal: Journal) -> Context:
-    return Context(Machine(tree), journal, Missing("no log"), RunProbe(tree, journal))
+    return Context(Machine(tree), journal, Missing("no log"), ProbePool(tree, journal))
 
 
 def host(root: Path, *, mediated: str = "Y", watchdog: str = "1") -> Tree:

@@ -200,9 +200,10 @@ def walk(
         kvm.knob = value
         yield control("leak", "the host's bit", value, value, "")
 
-    knob = SimpleNamespace(set=lambda _, value: setattr(kvm, "knob", value))
+    knob = SimpleNamespace(paths=("freeze_on_smi",))
+    journal = SimpleNamespace(write=lambda _, value: setattr(kvm, "knob", int(value)))
     scene = SimpleNamespace(
-        set_knob=set_knob, knob=knob, journal=None, machine=None, say=lambda _: None
+        set_knob=set_knob, knob=knob, journal=journal, machine=None, say=lambda _: None
     )
 
     def experiment(_: object, __: object, way: Callable[..., Any], *, knob: int) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.svm.flag_never import ENTRY_BYTES, look_at
-from kvmtest.host.observe.tracing import Hit, Hits
+from kvmtest.host.observe.trace import Hit, Hits
 from kvmtest.judge import Reading, Role
 
 RUN = 0xFFFFFFFFC0500000

@@ -219,17 +219,17 @@ def test_a_machine_that_can_not_start_it_is_told_so_and_the_lock_is_free_again(
 
 
 def test_it_is_up_before_it_imports_what_undoes() -> None:
-    code = "import sys, kvmtest.host.changes.vigil; print(sorted(sys.modules))"
+    code = "import sys, kvmtest.host.changes.guardian_process; print(sorted(sys.modules))"
     folder = Path(kvmtest.__file__).parents[1]
     imported = subprocess.check_output([sys.executable, "-S", "-c", code], cwd=folder, text=True)
-    assert "'kvmtest.host.changes.vigil'" in imported
+    assert "'kvmtest.host.changes.guardian_process'" in imported
     for heavy in ("dataclasses", "pathlib", "json", "typing", "kvmtest.host.changes.journal"):
         assert f"'{heavy}'" not in imported
 
 
 def test_by_hand_it_says_who_starts_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "kvmtest.host.changes.vigil"],
+        [sys.executable, "-m", "kvmtest.host.changes.guardian_process"],
         cwd=Path(kvmtest.__file__).parents[1],
         capture_output=True,
     )

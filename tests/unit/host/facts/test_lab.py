@@ -6,8 +6,8 @@ import os
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.as_json import machine_facts
 from kvmtest.host.facts.lab import VARIABLE, Lab
-from kvmtest.host.facts.recorded import machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 

@@ -7,9 +7,9 @@ import pytest
 from support.stand_in import intel_host, write
 
 from kvmtest.cli import main
+from kvmtest.host.as_json import host_facts
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.host.facts.mediated_pmu import mediated_pmu
-from kvmtest.host.facts.recorded import host_facts
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 

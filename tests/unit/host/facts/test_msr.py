@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.stand_in import stand_in
 
+from kvmtest.host.changes.msr import write_msr
 from kvmtest.host.facts import msr
 from kvmtest.host.facts.msr import MsrAccess, MsrError
 from kvmtest.host.tree import Tree
@@ -59,7 +60,7 @@ def test_one_msr_is_read_on_every_online_cpu(tmp_path: Path) -> None:
 @given(index=st.integers(0, 4096), value=st.integers(0, 2**64 - 1))
 def test_what_is_written_is_read_back(tmp_path: Path, index: int, value: int) -> None:
     msrs = MsrAccess(machine(tmp_path, 0), (0,), None)
-    msrs.write(index, 0, value)
+    write_msr(msrs.tree, index, 0, value)
     assert msrs.read(index, 0) == value
 
 
@@ -77,7 +78,7 @@ def test_reading_and_writing_a_cpu_without_device_are_errors(tmp_path: Path) -> 
     with pytest.raises(MsrError, match=r"can't read MSR 0x10 on CPU 7 \(ENOENT\)"):
         msrs.read(0x10, 7)
     with pytest.raises(MsrError, match=r"can't write MSR 0x10 on CPU 7 \(ENOENT\)"):
-        msrs.write(0x10, 7, 0)
+        write_msr(msrs.tree, 0x10, 7, 0)
 
 
 def test_an_msr_that_one_cpu_refuses_is_missing(tmp_path: Path) -> None:

@@ -1,94 +1,33 @@
-"""Tracing
+"""Kprobes
 =======
 
-An own instance of the kernel's tracing with one kprobe event in it
-(Documentation/trace/kprobetrace.rst), made through the journal, so that both are removed whatever
-happens.
+Places a kprobe event, in a tracing instance of its own, through the journal, which removes both
+whatever happens (Documentation/trace/kprobetrace.rst).
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from kvmtest.errors import KvmtestError
-from kvmtest.host.facts.security import CONFIDENTIALITY, lockdown, without_lockdown
+from kvmtest.host.facts.tracefs import KPROBE_EVENTS, TRACING
+from kvmtest.host.observe.trace import Hits, TracingError, parse_hits
 from kvmtest.host.tree import Tree
-from kvmtest.missing import Missing
 
 __all__ = [
-    "Hit",
-    "Hits",
     "Journal",
     "KprobeEvent",
-    "RunProbe",
-    "TracingError",
-    "hidden",
-    "parse_hits",
+    "ProbePool",
 ]
 
-TRACING = "/sys/kernel/tracing"
 GROUP = "kvmtest"
-KPROBE_EVENTS = f"{TRACING}/kprobe_events"
-
-# "  name-1234    [001] d..2.  5678.123456: event: (place+0x0/0x10 [module]) a=0x1 b=0x2"
-_HIT = re.compile(
-    r"\s*.+-(?P<pid>\d+)\s+(?:\([ \d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?"
-    r"(?P<seconds>\d+)\.(?P<micros>\d{6}): (?P<event>\w+): "
-    r"\((?P<symbol>[^+ )]+).*?\)(?P<values>(?: \w+=\S+)*)\s*",
-    re.ASCII,
-)
-# Of a probe whose arguments are all fetched as x64.
-_VALUES = re.compile(r"(?: \w+=0x[0-9a-f]{1,16})*", re.ASCII)
-_LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
-
-
-def hidden(tree: Tree) -> Missing | None:
-    """Return why ``kprobe_events`` is not visible, or None where it is.
-
-    Under lockdown=confidentiality tracefs can be mounted, and has no files, or none that opens
-    (tracefs_create_file, fs/tracefs/inode.c).
-    """
-    if lockdown(tree) == CONFIDENTIALITY:
-        return Missing(
-            "kernel lockdown (confidentiality) refuses kprobes and tracefs", without_lockdown(tree)
-        )
-    if tree.exists(KPROBE_EVENTS):
-        return None
-    what = f"{KPROBE_EVENTS} is not visible"
-    mounted = any(line.split()[1:3] == [TRACING, "tracefs"] for line in _mounts(tree))
-    try:
-        is_empty = not any(tree.path(TRACING).iterdir())
-    except OSError:
-        return Missing(f"{what}: {TRACING} may not be read", "run as root")
-    if mounted and is_empty:
-        why = "tracefs is mounted and empty, as lockdown=confidentiality leaves it"
-        return Missing(f"{what}: {why}", without_lockdown(tree))
-    if mounted:
-        return Missing(f"{what}: tracefs is without it", "boot a kernel with CONFIG_KPROBE_EVENTS")
-    return Missing(
-        f"{what}: tracefs is not mounted there",
-        f"run as root after: mount -t tracefs nodev {TRACING}",
-    )
-
-
-def _mounts(tree: Tree) -> list[str]:
-    return (tree.read("/proc/mounts") or "").splitlines()
-
-
-#: What a run asks for: event, place, and arguments by name.
+#: A probe as a check asks for it: event, place, and arguments by name.
 _Wanted = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
-class TracingError(KvmtestError):
-    """The trace can't be read, or says something that it can't say."""
-
-
 class Journal(Protocol):
-    """What tracing needs of the record of host changes."""
+    """The part of the journal that places probes."""
 
     @property
     def dry_run(self) -> bool:
@@ -105,58 +44,6 @@ class Journal(Protocol):
 
     def kept(self) -> AbstractContextManager[None]:
         """Have what is changed in the block stay until the journal's close."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One hit of the probe: the task, the CPU, microseconds of CLOCK_MONOTONIC, the arguments.
-
-    ``symbol`` is the function that the kernel says it was in.
-    """
-
-    pid: int
-    cpu: int
-    time_us: int
-    values: Mapping[str, int]
-    symbol: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """Hits in the order of time; ``lost`` tells that the kernel dropped some."""
-
-    hits: tuple[Hit, ...] = ()
-    lost: bool = False
-
-    def __add__(self, other: "Hits") -> "Hits":
-        return Hits(self.hits + other.hits, self.lost or other.lost)
-
-
-def parse_hits(text: str, event: str) -> Hits:
-    """Parse whole lines of ``trace`` or ``trace_pipe``. Raises TracingError.
-
-    Hits of other events are left out, and so is the heading of ``trace``.
-    """
-    found: list[Hit] = []
-    lost = False
-    # Not by splitlines(): a task's name may hold what it takes for the end of a line.
-    for line in text.split("\n"):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if _LOST.match(line):
-            lost = True
-            continue
-        match = _HIT.fullmatch(line)
-        is_own = match is not None and match["event"] == event
-        if match is None or (is_own and not _VALUES.fullmatch(match["values"])):
-            raise TracingError(f"{line[:100]!r} is no line of a trace; report this kernel's format")
-        if is_own:
-            time_us = int(match["seconds"]) * 1_000_000 + int(match["micros"])
-            pairs = (pair.partition("=") for pair in match["values"].split())
-            values = {name: int(value, 16) for name, _, value in pairs}
-            task, cpu = int(match["pid"]), int(match["cpu"])
-            found.append(Hit(task, cpu, time_us, values, match["symbol"]))
-    return Hits(tuple(found), lost)
 
 
 class KprobeEvent:
@@ -225,11 +112,11 @@ class KprobeEvent:
         self._journal.write(f"{self._instance}/{name}", value, undo=undo)
 
 
-class RunProbe:
-    """KprobeEvents that are made when they are first asked for, and stay to the run's end.
+class ProbePool:
+    """The run's KprobeEvents: each is made when it is first asked for, and stays to the run's end.
 
-    To make one and to remove it takes the kernel longer than most checks. A module that is loaded
-    anew gets its probes back from the kernel. Close it before the journal.
+    The kernel takes longer to make and remove one than most checks last. When a module is loaded
+    anew the kernel places its probes again. Close the pool before the journal.
     """
 
     def __init__(self, tree: Tree, journal: Journal) -> None:

@@ -1,146 +1,21 @@
-"""Hits are parsed from the trace as it is, and a probe is made and removed through the journal."""
+"""A probe is made and removed through the journal, in a stand-in of tracefs."""
 
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from support.stand_in import as_nobody, stand_in
 
 from kvmtest.host.changes.journal import Journal, JournalError
-from kvmtest.host.observe.tracing import (
-    KPROBE_EVENTS,
-    TRACING,
-    Hit,
-    Hits,
-    KprobeEvent,
-    RunProbe,
-    TracingError,
-    hidden,
-    parse_hits,
-)
+from kvmtest.host.changes.kprobes import KprobeEvent, ProbePool
+from kvmtest.host.facts.tracefs import KPROBE_EVENTS, TRACING
+from kvmtest.host.observe.trace import Hits
 from kvmtest.host.tree import Tree
 
 LINE = (
     "          kvmtest-127     [000] d..2.    58.186063: entry: "
     "(vmx_vcpu_run+0x0/0x8d0 [kvm_intel]) flags=0x4\n"
 )
-HEADING = "# tracer: nop\n#\n#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n"
 
-
-def test_a_hit_has_task_cpu_time_and_arguments() -> None:
-    hits = parse_hits(HEADING + LINE, "entry")
-    assert hits == Hits((Hit(127, 0, 58_186_063, {"flags": 4}, "vmx_vcpu_run"),))
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (
-            "     <...>-9     [011] ..... 12345.000001: entry: (f+0x4/0x8) flags=0x0 vcpu=0xff",
-            Hit(9, 11, 12345_000001, {"flags": 0, "vcpu": 255}, "f"),
-        ),
-        (
-            " qemu-4 [x]-77  (   70) [003] d..1 1.000000: entry: (f <- g) a=0x8000000000000000",
-            Hit(77, 3, 1_000000, {"a": 1 << 63}, "f"),
-        ),
-        (" CPU 0/KVM-77 [003] 1.000000: entry: (f+0x0/0x1)", Hit(77, 3, 1_000000, {}, "f")),
-    ],
-)
-def test_a_hit_is_read_in_every_form_of_the_trace(line: str, expected: Hit) -> None:
-    assert parse_hits(line + "\n", "entry").hits == (expected,)
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), min_size=1))
-@example("a\x0bb\x85c\u2028d")
-def test_a_task_may_have_any_name(name: str) -> None:
-    text = f"{name}-12 [001] d..2. 1.000002: entry: (f+0x0/0x1) flags=0x1\n"
-    if name.startswith("#"):
-        return
-    assert parse_hits(text, "entry").hits == (Hit(12, 1, 1_000002, {"flags": 1}, "f"),)
-
-
-def test_lost_events_are_told() -> None:
-    assert parse_hits(LINE + "CPU:1 [LOST 5 EVENTS]\n" + LINE, "entry").lost
-    assert parse_hits("CPU:0 [LOST EVENTS]\n", "entry") == Hits((), True)
-    assert not parse_hits(LINE, "entry").lost
-    assert (Hits((), True) + Hits()).lost
-
-
-def test_other_events_are_left_out() -> None:
-    assert parse_hits(LINE.replace("entry:", "exit:"), "entry") == Hits()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "nonsense",
-        "x-1 [0] entry: ()",
-        LINE.replace("58.", "58,"),
-        *(LINE.replace("0x4", value) for value in ("1x4", "4", "(fault)", "0x", "0x\u0664")),
-    ],
-)
-def test_what_is_no_line_of_a_trace_is_refused(line: str) -> None:
-    with pytest.raises(TracingError, match="is no line of a trace"):
-        parse_hits(line, "entry")
-
-
-# Whether probes can be placed
-
-MOUNTED = {"/proc/mounts": f"tracefs {TRACING} tracefs rw 0 0\n"}
-LOCKDOWN = "/sys/kernel/security/lockdown"
-CONFIDENTIAL = {LOCKDOWN: "none integrity [confidentiality]\n"}
-
-
-@pytest.mark.parametrize(
-    ("files", "what", "remedy"),
-    [
-        (MOUNTED | CONFIDENTIAL, "kernel lockdown (confidentiality)", "reboot"),
-        (
-            MOUNTED | CONFIDENTIAL | {KPROBE_EVENTS: ""},
-            "kernel lockdown (confidentiality)",
-            "reboot",
-        ),
-        (
-            MOUNTED | {"/proc/cmdline": "lockdown=confidentiality"},
-            "tracefs is mounted and empty",
-            "boot without lockdown=confidentiality",
-        ),
-        (MOUNTED | {f"{TRACING}/README": ""}, "tracefs is without it", "CONFIG_KPROBE_EVENTS"),
-        ({}, "tracefs is not mounted there", "mount -t tracefs"),
-        (MOUNTED | {LOCKDOWN: "[none]"}, "tracefs is mounted and empty", "lockdown"),
-    ],
-)
-def test_why_no_probe_can_be_placed(
-    tmp_path: Path, files: dict[str, str], what: str, remedy: str
-) -> None:
-    tree = stand_in(tmp_path, files)
-    tree.path(TRACING).mkdir(parents=True, exist_ok=True)
-    missing = hidden(tree)
-    assert missing is not None
-    assert what in missing.what
-    assert remedy in missing.remedy
-    assert ("mount " in missing.remedy) is ("not mounted" in missing.what)
-
-
-def test_tracefs_that_shows_kprobe_events_hides_nothing(tmp_path: Path) -> None:
-    integrity = {LOCKDOWN: "none [integrity] confidentiality", KPROBE_EVENTS: ""}
-    assert hidden(stand_in(tmp_path, MOUNTED | integrity)) is None
-
-
-def test_tracefs_that_may_not_be_read_asks_for_root(tmp_path: Path) -> None:
-    tree = stand_in(tmp_path, MOUNTED | {KPROBE_EVENTS: ""})
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    tree.path(TRACING).chmod(0o700)
-    with as_nobody():
-        missing = hidden(tree)
-    assert missing is not None
-    assert missing.remedy == "run as root"
-
-
-# The probe, in a stand-in of tracefs
 
 INSTANCE = f"{TRACING}/instances/kvmtest-entry"
 
@@ -199,7 +74,7 @@ def test_a_dry_run_lists_the_probe_and_reads_nothing(tree: Tree) -> None:
 
 def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
     journal = Tracefs.open(tree)
-    run = RunProbe(tree, journal)
+    run = ProbePool(tree, journal)
     with journal.scope():
         first = run.get("entry", "kvm_intel:f", {"flags": "%si"})
         first.follow([1])
@@ -219,7 +94,7 @@ def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
 
 def test_another_place_or_other_arguments_get_another_probe(tree: Tree) -> None:
     journal = Tracefs.open(tree)
-    run = RunProbe(tree, journal)
+    run = ProbePool(tree, journal)
     asked: list[tuple[str, str, dict[str, str]]] = [
         ("entry", "kvm_intel:f", {"flags": "%si"}),
         ("entry", "kvm_intel:f", {"flags": "%si", "ip": "%ip"}),
@@ -246,7 +121,7 @@ def test_another_place_or_other_arguments_get_another_probe(tree: Tree) -> None:
 def test_a_runs_probe_that_was_refused_is_not_tried_again(tree: Tree) -> None:
     tree.path(INSTANCE).mkdir()
     with Tracefs.open(tree) as journal:
-        run = RunProbe(tree, journal)
+        run = ProbePool(tree, journal)
         for _ in range(2):
             with pytest.raises(JournalError, match="is there already"):
                 run.get("entry", "kvm_intel:f", {})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from kvmtest.host.changes.freeze_knob import Knob, KnobError
+from kvmtest.host.facts.freeze_knob import Knob, KnobError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 

@@ -1,9 +1,8 @@
-"""The guardian's vigil
-===================
+"""The guardian's process
+======================
 
-What the guardian's process does: wait for its run's end, and undo what a dead run left. It is up
-before the run's first change, so it imports next to nothing: what undoes is imported when there is
-something to undo.
+Waits for the end of its run, and undoes what a dead run left. The run's first change waits until
+this process is up, so it imports next to nothing: the undoing code is imported when it is needed.
 """
 
 # What module signal makes its enums of, which takes half as long as the interpreter's own start.

@@ -14,8 +14,8 @@ from support.stand_in import (
     write,
 )
 
+from kvmtest.host.facts.run_flags import RunFlags
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.run_flags import RunFlags
 from kvmtest.missing import Missing
 
 

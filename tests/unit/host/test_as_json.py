@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.stand_in import KNOB, intel_host
 
-from kvmtest.host.facts.recorded import host_facts, kernel_facts, machine_facts, plain
+from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
