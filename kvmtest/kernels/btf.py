@@ -167,11 +167,6 @@ class Offset:
     width: int = 0
 
     @property
-    def is_bitfield(self) -> bool:
-        """Tell whether the member is a bitfield, whose offset is only exact in bits."""
-        return self.width > 0
-
-    @property
     def in_bytes(self) -> int:
         """Return the offset in bytes (of the byte that holds its first bit, for a bitfield)."""
         return self.bits // 8
@@ -280,21 +275,10 @@ class Btf:
             for type_id, record in self._named(name, _COMPOSITES)
         )
 
-    def has_member(self, name: str, path: str) -> bool:
-        """Tell whether any definition of struct ``name`` has the member ``path``."""
-        # The string search alone answers most questions about kernels that lack the member.
-        if not all(self._string_offsets(part) for part in path.split(".")):
-            return False
-        return any(each.has(path) for each in self.structs(name))
-
     def offsets(self, name: str, path: str) -> tuple[Offset, ...]:
         """Return the distinct offsets of ``path`` over all definitions of struct ``name``."""
         found = (each.offset(path) for each in self.structs(name))
         return tuple(dict.fromkeys(offset for offset in found if offset is not None))
-
-    def sizes(self, name: str) -> tuple[int, ...]:
-        """Return the distinct sizes, in bytes, over all definitions of struct ``name``."""
-        return tuple(dict.fromkeys(each.size for each in self.structs(name)))
 
     def enums(self, name: str) -> tuple[Enum, ...]:
         """Return all definitions of the enum ``name``; a forward declaration is none."""

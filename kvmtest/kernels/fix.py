@@ -77,11 +77,6 @@ class FixPresence:
     """The definitions of struct kvm_x86_ops by module."""
 
     @property
-    def has_host_owned_debugctl(self) -> bool:
-        """Tell whether some struct kvm_x86_ops has the member HOST_OWNED_DEBUGCTL."""
-        return self.ops_copies_with_host_owned_debugctl > 0
-
-    @property
     def is_present(self) -> bool:
         """Tell whether every struct kvm_x86_ops has it, and there is a flag to reload DEBUGCTL."""
         copies = self.ops_copies_with_host_owned_debugctl

@@ -97,10 +97,6 @@ class Vm:
         """
         self._ioctl("KVM_SET_TSS_ADDR", address)
 
-    def set_identity_map_addr(self, address: int) -> None:
-        """Give KVM the page of its identity map, outside every slot; before the first vCPU."""
-        self._ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
-
     def create_irqchip(self) -> None:
         """Create the PICs, the IOAPIC and, for each vCPU to come, a local APIC in the kernel."""
         self._ioctl("KVM_CREATE_IRQCHIP")

@@ -15,8 +15,7 @@ def look(btf: Btf) -> None:
             for member in struct.members:
                 btf.type_name(member.type_id)
             struct.has("HOST_OWNED_DEBUGCTL")
-        btf.sizes(name)
-        btf.has_member(name, "arch.host_debugctl")
+            struct.has("arch.host_debugctl")
         btf.offsets(name, "arch.host_debugctl")
     btf.enums("kvm_x86_run_flags")
     for function in btf.functions("vmx_vcpu_run"):
