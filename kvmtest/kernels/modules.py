@@ -203,7 +203,7 @@ def parse_module(name: str, file: bytes) -> tuple[Module, str]:
         machine = elf["e_machine"]
         values = parse_modinfo(section_of(elf, ".modinfo"))
     if machine != "EM_X86_64":
-        raise ElfError(f"it is built for {machine_name(machine)}, the lab's machines are x86-64")
+        raise ElfError(f"it is built for {machine_name(machine)}, kvmtest is for x86-64")
     depends = tuple(_normal(name) for name in values.get("depends", "").split(",") if name)
     vermagic = values.get("vermagic", "")
     release = vermagic.partition(" ")[0]

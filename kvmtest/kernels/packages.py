@@ -74,8 +74,8 @@ class Part:
         control = self.control
         if control.architecture not in _ARCHITECTURES:
             return (
-                f"{self.path} is {control.package} for {control.architecture}, and the lab's "
-                "machines are x86-64: give the package of a kernel for amd64"
+                f"{self.path} is {control.package} for {control.architecture}, and kvmtest "
+                "is for x86-64: give the package of a kernel for amd64"
             )
         for pattern, contents in _OTHERS:
             if re.fullmatch(pattern, control.package):

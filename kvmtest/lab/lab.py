@@ -21,7 +21,7 @@ from kvmtest.kernels.modules import Module
 from kvmtest.lab.emulators.emulator import Emulator, Hardware, Start
 
 from .digest import of_files, of_parts
-from .image import bytecode, cpio, disk, payload, userland
+from .image import bytecode, cpio, disk, flat_kernel, payload, userland
 from .image import contents as image
 from .machine import Machine, Outcome
 
@@ -99,8 +99,8 @@ class Lab:
 
     def _flat(self, kernel: bytes) -> bytes:
         try:
-            return bzimage.flatten(kernel)
-        except bzimage.CannotFlatten as reason:
+            return flat_kernel.flatten(kernel)
+        except flat_kernel.CannotFlatten as reason:
             self.tell(f"it decompresses itself, which takes a minute ({reason})")
             return kernel
 
@@ -182,7 +182,7 @@ class Lab:
 
 def _makers() -> str:
     """Return the digest of what makes an image of its parts: code, stub, and boot loader."""
-    modules = (bytecode, bzimage, cpio, disk, image, userland)
-    files = [*(Path(str(module.__file__)) for module in modules), bzimage.STUB, *disk.LOADER]
-    # Where one is missing, disk.make and bzimage.flatten say so.
+    modules = (bytecode, bzimage, cpio, disk, flat_kernel, image, userland)
+    files = [*(Path(str(module.__file__)) for module in modules), flat_kernel.STUB, *disk.LOADER]
+    # Where one is missing, disk.make and flat_kernel.flatten say so.
     return of_parts(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from support.kernel_files import START, Segment, bzimage, elf, vmlinux
 
-from kvmtest.kernels import bzimage as flat
 from kvmtest.kvm import HltExit, Memory, System, Vcpu
+from kvmtest.lab.image.flat_kernel import flatten
 
 MEMORY = 0x1800000
 BASE = 0x100000
@@ -52,7 +52,7 @@ def test_the_kernel_starts_in_64_bit_mode_in_its_place(machine: tuple[Memory, Vc
     memory, vcpu = machine
     # mov %rsi, %rdi; movabs $0x123456789abcdef0, %rax; hlt
     code = b"\x48\x89\xf7\x48\xb8" + struct.pack("<Q", 0x123456789ABCDEF0) + b"\xf4"
-    load(memory, flat.flatten(bzimage(vmlinux(code))))
+    load(memory, flatten(bzimage(vmlinux(code))))
     enter(vcpu)
     assert isinstance(vcpu.run(PATIENCE), HltExit)
     regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
@@ -68,7 +68,7 @@ def test_segments_are_in_place_and_all_between_and_behind_them_is_zero(
     machine: tuple[Memory, Vcpu],
 ) -> None:
     memory, vcpu = machine
-    load(memory, flat.flatten(bzimage(vmlinux(bss=0x3000))))
+    load(memory, flatten(bzimage(vmlinux(bss=0x3000))))
     enter(vcpu)
     assert isinstance(vcpu.run(PATIENCE), HltExit)
     expected = (b"\xf4".ljust(0x4000, b"\0") + b"data").ljust(0x7004, b"\0")
@@ -80,7 +80,7 @@ def test_a_kernel_larger_than_the_way_it_moves_is_whole(machine: tuple[Memory, V
     memory, vcpu = machine
     content = b"\xf4" + b"".join(n.to_bytes(4, "big") for n in range(LARGE // 4))
     kernel = elf(segments=[Segment(0x200000, content, len(content))], entry=0x200000)
-    load(memory, flat.flatten(bzimage(kernel, preferred=0x200000)))
+    load(memory, flatten(bzimage(kernel, preferred=0x200000)))
     enter(vcpu)
     assert isinstance(vcpu.run(PATIENCE), HltExit)
     assert memory.read(0x200000, len(content)) == content
@@ -94,7 +94,7 @@ def test_memory_up_to_4_gib_is_mapped_where_it_is(system: System) -> None:
         high.write(0xC0001000, b"high")
         # mov $0xc0001000, %edi; mov (%rdi), %eax; hlt
         code = b"\xbf" + struct.pack("<I", 0xC0001000) + b"\x8b\x07\xf4"
-        load(memory, flat.flatten(bzimage(vmlinux(code))))
+        load(memory, flatten(bzimage(vmlinux(code))))
         enter(vcpu)
         assert isinstance(vcpu.run(PATIENCE), HltExit)
         assert vcpu.get_regs().rax == int.from_bytes(b"high", "little")

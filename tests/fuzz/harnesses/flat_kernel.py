@@ -1,10 +1,11 @@
-"""kernels/bzimage.py: the ELF file in a boot image, made flat."""
+"""lab/image/flat_kernel.py: the ELF file in a boot image, made flat."""
 
 from support.kernel_files import Segment, elf, vmlinux
 
 from fuzz.harness import Harness
 from fuzz.harnesses.bzimage import plain
-from kvmtest.kernels.bzimage import BzImageError, flatten
+from kvmtest.kernels.bzimage import BzImageError
+from kvmtest.lab.image.flat_kernel import flatten
 
 START = 0x1000000
 

@@ -1,25 +1,21 @@
-"""kvmtest/kernels/bzimage.py: what a bzImage says, holds, and is when flat; never a traceback."""
+"""kvmtest/kernels/bzimage.py: what a bzImage says and holds; never a traceback."""
 
 import bz2
 import gzip
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.kernel_files import BANNER, START, Segment, bzimage, elf, vmlinux, xz
+from support.kernel_files import BANNER, bzimage, elf, vmlinux, xz
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels import bzimage as subject
 from kvmtest.kernels.bzimage import (
     BzImageError,
-    CannotFlatten,
     check_architecture,
-    flatten,
-    is_bzimage,
     version,
 )
 from kvmtest.kernels.elf import section
@@ -32,11 +28,6 @@ def changed(offset: int, form: str, value: int, image: bytes = IMAGE) -> bytes:
     content = bytearray(image)
     struct.pack_into(form, content, offset, value)
     return bytes(content)
-
-
-def field(image: bytes, offset: int, form: str) -> int:
-    value: int = struct.unpack_from(form, image, offset)[0]
-    return value
 
 
 def test_the_version_string_is_the_banner() -> None:
@@ -74,7 +65,7 @@ def at(offset: int, magic: bytes, size: int = 0x1000) -> bytes:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (changed(0x236, "<H", 0x7E), "a 32-bit x86 kernel, the lab's machines are x86-64"),
+        (changed(0x236, "<H", 0x7E), "a 32-bit x86 kernel, and kvmtest is for x86-64"),
         (b"MZ\0\x91" + at(52, b"ARM\x64"), "a kernel for arm64"),
         (at(36, b"\x18\x28\x6f\x01"), "a kernel for 32-bit ARM"),
         (b"MZ" + at(54, b"RSC\x05"), "a kernel for RISC-V"),
@@ -131,93 +122,6 @@ def test_an_image_without_a_version_string_is_refused(at: int) -> None:
         version(changed(0x20E, "<H", at))
 
 
-class TestFlat:
-    def test_it_is_a_bzimage_of_the_same_version_with_nothing_to_decompress(self) -> None:
-        flat = flatten(IMAGE)
-        assert is_bzimage(flat)
-        assert version(flat) == BANNER
-        with pytest.raises(BzImageError, match="no payload"):
-            subject.vmlinux(flat)
-
-    def test_its_bytes_follow_the_stub(self) -> None:
-        flat = flatten(IMAGE)
-        assert flat.endswith(b"\xf4".ljust(0x4000, b"\0") + b"data".ljust(16, b"\0"))
-
-    def test_its_header_tells_the_loader_the_truth(self) -> None:
-        flat = flatten(IMAGE)
-        assert field(flat, 0x1F4, "<I") * 16 == len(flat) - SETUP
-        assert field(flat, 0x234, "<B") == 0  # relocatable_kernel
-        assert field(flat, 0x236, "<H") == 0  # xloadflags
-        assert field(flat, 0x258, "<Q") == 0x100000  # pref_address
-        assert 0x100000 + field(flat, 0x260, "<I") == START + 0x7004  # init_size
-        assert field(flat, 0x206, "<H") < 0x20F  # kernel_info is not there
-
-    def test_no_efi_firmware_takes_it_for_a_program(self) -> None:
-        assert IMAGE.startswith(b"MZ")
-        assert not flatten(IMAGE).startswith(b"MZ")
-
-    @pytest.mark.parametrize("field_at", [0x248, 0x24C, 0x264, 0x268])
-    def test_it_points_to_nothing_that_is_gone(self, field_at: int) -> None:
-        assert field(flatten(changed(0x264, "<I", 0x190)), field_at, "<I") == 0
-
-    @pytest.mark.parametrize(
-        ("image", "reason"),
-        [
-            (bzimage(vmlinux(start=0x1000800), preferred=0x1000800), "not aligned"),
-            (bzimage(vmlinux(), preferred=0x200000), "wants to be at 0x200000"),
-            (bzimage(vmlinux(start=0), preferred=0), "where its own bytes are loaded"),
-            (changed(0x214, "<I", 0x10000), "not loaded at 1 MiB"),
-            (bzimage(elf(segments=[Segment(START, b"x", 0x1000)], entry=0)), "entry point 0x0"),
-            (bzimage(elf(segments=[], entry=START)), "no 64-bit x86 program"),
-            (
-                bzimage(elf(segments=[Segment(START, b"x", 1)], entry=START, machine=3)),
-                "no 64-bit x86 program",
-            ),
-            (
-                bzimage(
-                    elf(
-                        segments=[Segment(START, b"x", 0x2000), Segment(START + 0x1000, b"y", 9)],
-                        entry=START,
-                    )
-                ),
-                "overlap",
-            ),
-            (bzimage(elf(segments=[Segment(START, b"xx", 1)], entry=START)), "overlap"),
-            (
-                bzimage(
-                    elf(
-                        segments=[Segment(START, b"x", 9), Segment(0xF000_0000, b"y", 9)],
-                        entry=START,
-                    ),
-                    init_size=0xFFFF_FFFF,
-                ),
-                "segments lie far apart",
-            ),
-            (
-                bzimage(elf(segments=[Segment(START, b"x", 1 << 40)], entry=START)),
-                "larger than its",
-            ),
-            (
-                bzimage(
-                    elf(segments=[Segment(0xFFE00000, b"x", 0x400000)], entry=0xFFE00000),
-                    preferred=0xFFE00000,
-                ),
-                "above 4 GiB",
-            ),
-        ],
-    )
-    def test_what_would_not_run_flat_is_refused(self, image: bytes, reason: str) -> None:
-        with pytest.raises(CannotFlatten, match=reason):
-            flatten(image)
-
-    def test_a_missing_stub_is_told_in_one_line(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(subject, "STUB", tmp_path / "flat_kernel.elf")
-        with pytest.raises(EnvironmentUnfit, match=r"stub of flat kernels.*build it again"):
-            flatten(IMAGE)
-
-
 @contextmanager
 def one_line() -> Iterator[None]:
     """Let an error of one line pass."""
@@ -232,7 +136,7 @@ def one_line() -> Iterator[None]:
 
 def survives(image: bytes) -> None:
     """Each function gives a value or an error of one line."""
-    for function in (version, subject.vmlinux, flatten):
+    for function in (version, subject.vmlinux):
         with one_line():
             function(image)
 

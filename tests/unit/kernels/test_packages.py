@@ -270,7 +270,7 @@ class TestWhatIsRefused:
         for named in (path, tmp_path):
             with pytest.raises(UsageError) as caught:
                 take(cache, named)
-            said = f"{name} for {architecture}, and the lab's machines are x86-64"
+            said = f"{name} for {architecture}, and kvmtest is for x86-64"
             assert said in str(caught.value)
         assert not (cache.root / "kernel").exists(), "nothing is unpacked"
 

@@ -16,7 +16,7 @@ from kvmtest.lab.emulators import bochs
 from kvmtest.lab.emulators.bochs import PMU, Bochs
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.image import contents as image
-from kvmtest.lab.image import disk, payload, userland
+from kvmtest.lab.image import disk, flat_kernel, payload, userland
 from kvmtest.lab.machine import MachineFailed
 
 Patch = pytest.MonkeyPatch
@@ -130,11 +130,11 @@ IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
     "userland": lambda emulator, patch: patch.setattr(
         userland, "sources", lambda: {"/bin/other": emulator.folder / "bochs-bin"}
     ),
-    "stub of flat kernels": another(bzimages, "STUB"),
+    "stub of flat kernels": another(flat_kernel, "STUB"),
     "boot loader": other_loader,
     **{
         f"code of {each.__name__}": another(each, "__file__")
-        for each in (bzimages, disk, image, userland)
+        for each in (bzimages, disk, flat_kernel, image, userland)
     },
 }
 MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
