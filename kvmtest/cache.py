@@ -1,8 +1,8 @@
-"""The lab's cache
-===============
+"""The cache
+=========
 
-What the lab has unpacked, built and downloaded, in folders named by the digest of what they were
-made from. An entry is made under another name and renamed, so that a killed run leaves no half.
+What kvmtest has downloaded, unpacked and built, in folders named by the digest of what they were
+made from. An entry is made under another name and then renamed: a killed run leaves no half of one.
 """
 
 import fcntl
@@ -23,39 +23,39 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A folder of entries, shared by all processes of this user."""
+    """A folder of entries, which all processes of this user share."""
 
     root: Path
 
     @classmethod
     def default(cls, environment: Mapping[str, str] = os.environ) -> "Cache":
-        """Return the user's own: $KVMTEST_CACHE, $XDG_CACHE_HOME/kvmtest or ~/.cache/kvmtest.
+        """Return $KVMTEST_CACHE, $XDG_CACHE_HOME/kvmtest or ~/.cache/kvmtest, in that order.
 
         Raises EnvironmentUnfit where the user has no home.
         """
         own = environment.get("KVMTEST_CACHE")
         if own:
             return cls(Path(own).absolute())
-        # A relative path is invalid there and to be ignored (XDG Base Directory Specification).
+        # The XDG Base Directory Specification says to ignore a relative path there.
         base = Path(environment.get("XDG_CACHE_HOME") or "")
         try:
             return cls((base if base.is_absolute() else Path.home() / ".cache") / "kvmtest")
         except RuntimeError as error:
             raise EnvironmentUnfit(
-                f"there is no place for the lab's cache ({error}); set KVMTEST_CACHE to a folder"
+                f"there is no place for the cache ({error}); set KVMTEST_CACHE to a folder"
             ) from None
 
     def entry(self, kind: str, digest: str, make: Callable[[Path], None]) -> Path:
-        """Return the folder of this entry; where it is not there yet, have ``make`` fill one.
+        """Return the folder of an entry; call ``make`` to fill it where there is none yet.
 
-        ``make`` is given an empty folder, which becomes the entry when it returns; where it raises,
-        the folder is removed. Another process that wants the same entry waits meanwhile. Raises
+        ``make`` gets an empty folder, which becomes the entry when it returns and is removed when
+        it raises. Another process that wants the same entry waits meanwhile. Raises
         EnvironmentUnfit where the cache can't be written, and whatever ``make`` raises.
         """
         path = self.root / kind / digest
         if path.is_dir():
             return path
-        with self.lock(kind, digest) as path, _says(path):
+        with self.lock(kind, digest) as path, _explained(path):
             if not path.is_dir():
                 _remove_leftovers(path)
                 _make(path, make)
@@ -63,19 +63,19 @@ class Cache:
 
     @contextmanager
     def lock(self, kind: str, name: str) -> Iterator[Path]:
-        """Hold the lock of ``kind``'s ``name`` among all processes; gives the path of that name.
+        """Hold the lock of the entry ``name`` against all processes; give the entry's path.
 
-        The lock is the kernel's (flock(2)) and ends with the process.
+        The kernel releases the lock (flock(2)) when the process ends.
         """
         path = self.root / kind / name
-        with _says(path):
+        with _explained(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = path.with_name(name + _LOCK)
             fd = _locked(lock, block=True)
         try:
             yield path
         finally:
-            # Whoever waits for this file finds it gone, and locks anew (_locked).
+            # A process that waits for this file finds it gone, and locks the new one (_locked).
             lock.unlink(missing_ok=True)
             os.close(fd)
 
@@ -86,7 +86,7 @@ def _locked(lock: Path, *, block: bool) -> int:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
-            if _is(fd, lock):
+            if _names(fd, lock):
                 return fd
         except BaseException:
             os.close(fd)
@@ -94,7 +94,7 @@ def _locked(lock: Path, *, block: bool) -> int:
         os.close(fd)
 
 
-def _is(fd: int, path: Path) -> bool:
+def _names(fd: int, path: Path) -> bool:
     """Tell whether ``path`` still names the open file ``fd``."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False))
@@ -103,7 +103,7 @@ def _is(fd: int, path: Path) -> bool:
 
 
 def _make(path: Path, make: Callable[[Path], None]) -> None:
-    """Make the entry ``path``, whose lock is held."""
+    """Make the entry ``path``; the caller holds its lock."""
     making = path.with_name(path.name + _MAKING)
     try:
         making.mkdir(mode=0o700)
@@ -128,9 +128,9 @@ def _sync(path: Path) -> None:
 
 
 def _remove_leftovers(entry: Path) -> None:
-    """Remove what dead processes were making beside ``entry`` or as ``entry``, whose lock is held.
+    """Remove the half-made entries of dead processes; the caller holds the lock of ``entry``.
 
-    A living one holds the lock of what it is making.
+    A living process holds the lock of the entry that it makes.
     """
     for making in entry.parent.glob(f"*{_MAKING}"):
         name = making.name.removesuffix(_MAKING)
@@ -148,8 +148,8 @@ def _remove_leftovers(entry: Path) -> None:
 
 
 @contextmanager
-def _says(path: Path) -> Iterator[None]:
-    """Turn an error of the file system below the cache into a line that tells what to do."""
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a file system's error below the cache into one line that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
 """Debian's archive
 ================
 
-Looks for kernels in Debian's archive and downloads them, with apt and a configuration of the lab's
-own: the machine's sources, lists and hooks are neither used nor touched, and no root is needed.
-Signatures are checked against Debian's keyring, downloads against the signed lists.
+Finds kernels in Debian's archive and downloads them, with apt and a configuration of kvmtest's own:
+the machine's sources, lists and hooks are neither used nor touched, and no root is needed. apt
+checks signatures against Debian's keyring, and downloads against the signed lists.
 """
 
 import json
@@ -32,7 +32,7 @@ from kvmtest.kernels.offers import (
 __all__ = ["DEFAULT_SERIES", "SUITES", "Archive", "host_codename"]
 
 DEFAULT_SERIES = "6.12"
-"""The long-term kernel that the lab boots where the user names none."""
+"""The long-term series whose newest kernel is taken where the user names none."""
 
 MIRROR = "http://deb.debian.org"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -47,11 +47,11 @@ SUITES = {
     "trixie-security": "debian-security",
     "sid": "debian",
 }
-"""The suites with kernels, and the folder of the mirror that each is in."""
+"""The suites that have kernels, each with its folder on the mirror."""
 
 _DAY = 24 * 3600.0
 _APT_HELPER = Path("/usr/lib/apt/apt-helper")
-# Whatever the machine's own configuration says of these: its hooks would change the machine.
+# Cleared whatever the machine configures: its hooks would change the machine.
 _CLEARED = (
     "APT::Architectures",
     "APT::Update::Pre-Invoke",
@@ -82,20 +82,20 @@ Acquire::Retries "2";
 Acquire::http::Timeout "30";
 """
 
-Tell = Callable[[str], None]
+OnStep = Callable[[str], None]
 
 
 class Archive:
-    """The archive as the lab sees it; what apt keeps of it is in ``cache``.
+    """The suites of SUITES; apt's lists are kept in ``cache``.
 
-    ``tell`` is told what takes a while. Lists that are older than ``max_age`` seconds are fetched
-    anew; where that fails, those that are there serve on.
+    ``on_step`` gets a line before each step that takes seconds. Lists older than ``max_age``
+    seconds are fetched again; where that fails, the old ones serve on.
     """
 
-    def __init__(self, cache: Cache, tell: Tell, *, max_age: float = _DAY) -> None:
+    def __init__(self, cache: Cache, on_step: OnStep, *, max_age: float = _DAY) -> None:
         self._cache = cache
         self._root = cache.root / "archive"
-        self._tell = tell
+        self._on_step = on_step
         self._max_age = max_age
         self._packages: list[Package] | None = None
 
@@ -104,10 +104,10 @@ class Archive:
         return offers(self.packages())
 
     def find(self, typed: str | None = None) -> Offer:
-        """Return the kernel that is meant by ``typed``, or the default.
+        """Return the kernel that ``typed`` means, such as 6.1.170-3; None means the default.
 
-        That is the newest 6.12 of this machine's Debian release, whose headers build here. Raises
-        UsageError where it is not offered, EnvironmentUnfit.
+        The default is the newest of DEFAULT_SERIES in this machine's Debian release, whose headers
+        build here. Raises UsageError where it is not offered, EnvironmentUnfit.
         """
         on_offer, codename = self.offers(), host_codename()
         if typed is None:
@@ -119,7 +119,7 @@ class Archive:
         return build_kit(offer, self.packages())
 
     def packages(self) -> list[Package]:
-        """Return all packages of kernels. Raises EnvironmentUnfit where the lists can't be had."""
+        """Return all packages of kernels. Raises EnvironmentUnfit where there are no lists."""
         if self._packages is None:
             with self._cache.lock("archive", "lists"):
                 self._packages = self._fresh() or self._refreshed()
@@ -132,7 +132,7 @@ class Archive:
         """
         wanted = list(packages)
         megabytes = sum(package.size for package in wanted) / 1e6
-        self._tell(
+        self._on_step(
             f"downloading {', '.join(f'{p.name} {p.version}' for p in wanted)} "
             f"from Debian's archive ({megabytes:.0f} MB)"
         )
@@ -144,7 +144,7 @@ class Archive:
         return [_downloaded(package, folder) for package in wanted]
 
     def _fresh(self) -> list[Package] | None:
-        """Return what the last refresh found where that is young enough."""
+        """Return what the last refresh found, unless that is too old or damaged."""
         try:
             age = time.time() - self._table.stat().st_mtime
             return _parse_table(self._table.read_bytes()) if 0 <= age < self._max_age else None
@@ -158,7 +158,7 @@ class Archive:
             packages = self._read_lists() if self._lists() else []
             if not packages:
                 raise
-            self._tell(f"{error}; going on with the lists of before")
+            self._on_step(f"{error}; going on with the old lists")
             return packages
         packages = self._read_lists()
         table = self._table.with_suffix(".new")
@@ -172,7 +172,7 @@ class Archive:
 
     def _update(self) -> None:
         """Fetch the lists that have changed."""
-        self._tell("fetching the package lists of Debian's archive")
+        self._on_step("fetching the package lists of Debian's archive")
         self._apt("apt-get", "-q", "update")
 
     def _lists(self) -> dict[str, str]:
@@ -201,7 +201,7 @@ class Archive:
         return _run(configured, folder).decode(errors="replace")
 
     def _configuration(self) -> Path:
-        """Write apt's configuration and folders where they are not there yet; return the file."""
+        """Write apt's configuration and make its folders; return the configuration's file."""
         unable = "can't look for kernels in Debian's archive"
         if not shutil.which("apt-get"):
             raise EnvironmentUnfit(

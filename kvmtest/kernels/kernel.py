@@ -1,46 +1,28 @@
-"""The kernels of the lab
-======================
+"""A kernel to boot
+================
 
-What ``--kernel`` and ``--modules`` may name, and the kernel that comes of it: an image, modules
-that fit it, and a digest of both.
+The image of one kernel, the modules that fit it, and a digest of both.
 """
 
 import hashlib
-import json
 import re
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from kvmtest.cache import Cache
-from kvmtest.errors import EnvironmentUnfit, UsageError
-from kvmtest.kernels import bzimage, deb, files, packages
-from kvmtest.kernels.archive import Archive
-from kvmtest.kernels.banner import build_date, upstream_version
-from kvmtest.kernels.modules import Module, ModuleFolder, NoSuchModule, module_name
+from kvmtest.kernels import files
+from kvmtest.kernels.banner import build_date
+from kvmtest.kernels.modules import Module, ModuleFolder
 
-__all__ = ["LabKernel", "narrowed", "resolve"]
+__all__ = ["NEEDED", "BootableKernel"]
 
-_UNPACKED = ("kvm_intel", "kvm_amd", "msr", "efivarfs")
-"""What the lab's machines load; with what these depend on."""
-
-_UNPACKED_AT_FIRST = frozenset({*_UNPACKED, "kvm", "irqbypass", "ccp"})
-"""What that is in the kernels known so far: a package is read again where it turns out more."""
-
-_NEEDED = ("kvm_intel", "msr")
-
-_IMAGE = re.compile(r"boot/vmlinuz-[^/]+|(?:usr/)?lib/modules/[^/]+/vmlinuz")
-_MODULES = ("lib/modules", "usr/lib/modules")
-"""Where modules are in a tree, each release in a folder of its own."""
-
-Tell = Callable[[str], None]
+#: The modules that are loaded where nobody names any.
+NEEDED = ("kvm_intel", "msr")
 
 
 @dataclass(frozen=True)
-class LabKernel:
-    """A kernel to boot, and its modules."""
+class BootableKernel:
+    """One kernel: an image to boot, and its modules."""
 
     release: str
     """As uname -r gives it."""
@@ -52,7 +34,7 @@ class LabKernel:
     """The modules are somewhere below this folder."""
 
     origin: str
-    """Where it comes from, in words."""
+    """Where it comes from, in words, for evidence."""
 
     version: str
     """Upstream's, such as 6.1.170."""
@@ -60,15 +42,15 @@ class LabKernel:
     banner: str
     """The version string in the image's header: builder, build, and with Debian the date."""
 
-    needed: tuple[str, ...] = _NEEDED
-    """The modules that it is to load, with what these depend on."""
+    needed: tuple[str, ...] = NEEDED
+    """The modules that its machine loads, besides those that they depend on."""
 
     over: Path | None = None
-    """A folder of modules to lay over its own once it has booted (kvmtest.kernels.overlay)."""
+    """A folder of modules that replace its own after boot (kvmtest.kernels.overlay)."""
 
     @cached_property
     def digest(self) -> str:
-        """Of the image and of the modules that the lab needs, whatever they are packed in."""
+        """SHA-256 of the image and the ``needed`` modules, unpacked; raises as load_order."""
         digest = hashlib.sha256(files.read(self.image, files.IMAGE))
         for name in self.needed:
             for module in self.folder.load_order(name):
@@ -77,12 +59,12 @@ class LabKernel:
 
     @property
     def date(self) -> str | None:
-        """Return when it was built, where its banner says so."""
+        """When it was built; None where its banner does not say."""
         return build_date(self.banner)
 
     @property
     def debian_version(self) -> str | None:
-        """Return the version of its Debian package, such as 6.1.170-3, where it is Debian's."""
+        """The version of its Debian package, such as 6.1.170-3; None where it is not Debian's."""
         found = re.search(r"\bDebian (\d\S*)", self.banner)
         return found[1] if found else None
 
@@ -94,238 +76,6 @@ class LabKernel:
     def load_order(self, *names: str) -> list[Module]:
         """Return the modules to load for ``names``, each after those it depends on.
 
-        What is built in is left out. Raises NoSuchModule, EnvironmentUnfit.
+        Those that are built in are left out. Raises NoSuchModule, EnvironmentUnfit.
         """
         return self.folder.load_order(*names)
-
-
-def resolve(
-    spec: str | Sequence[str] | None,
-    modules: Path | None,
-    cache: Cache,
-    tell: Tell,
-    needed: tuple[str, ...] = _NEEDED,
-) -> LabKernel:
-    """Return the kernel that the user names, for a machine that loads the modules ``needed``.
-
-    ``spec`` is a .deb, an unpacked tree, a folder of .debs, a kernel build tree, a bzImage, a
-    version to look for in Debian's archive, or None for the default of that; several are the .debs
-    of one kernel. ``modules`` is a folder of modules to take instead, of all that are needed or of
-    KVM's alone, or the .deb of modules that belongs to a .deb. Raises UsageError where there is no
-    such kernel, EnvironmentUnfit where it can't be had or does not fit the lab.
-    """
-    if modules and not modules.exists():
-        raise UsageError(f"there is no {modules}; --modules names a folder that holds .ko files")
-    names = [spec] if isinstance(spec, str) else list(spec or ())
-    if modules and packages.is_package(modules):
-        names, modules = [*names, str(modules)], None
-    elif modules and not modules.is_dir():
-        raise UsageError(f"{modules} is no folder; --modules names a folder that holds .ko files")
-    found = replace(_find(names, modules, cache, tell), needed=needed)
-    if modules:
-        found = _with_modules(found, modules)
-    found.load_order(*found.needed)
-    return found
-
-
-def _find(names: Sequence[str], modules: Path | None, cache: Cache, tell: Tell) -> LabKernel:
-    paths = [Path(name) for name in names]
-    debs = [path for path in paths if packages.is_package(path)]
-    if len(debs) > 1 and len(debs) == len(paths):
-        return _packages(packages.named(debs), modules, cache, tell)
-    if len(paths) > 1:
-        raise UsageError(
-            f"{', '.join(names)}: several kernels; of one kernel several packages (.deb) can be "
-            "named, and nothing else"
-        )
-    if not paths:
-        return _from_archive(None, cache, tell)
-    (path,), (name,) = paths, names
-    if not name:
-        raise UsageError("there is no kernel '': name a file, a folder, or a version such as 6.12")
-    if path.is_dir() and _is_build_tree(path):
-        return _build_tree(path)
-    if path.is_dir():
-        parts = [] if _images(path) else packages.in_folder(path)
-        return _packages(parts, modules, cache, tell) if parts else _tree(path)
-    if debs:
-        return _packages(packages.named(debs), modules, cache, tell)
-    if path.exists():
-        return _image(path, modules)
-    if re.match(r"\d+(\.|$)", name):
-        return _from_archive(name, cache, tell)
-    raise UsageError(
-        f"there is no kernel {name!r}: neither a file, nor a folder, nor a version such as "
-        "6.12 or 6.1.0-47-amd64"
-    )
-
-
-def _with_modules(kernel: LabKernel, modules: Path) -> LabKernel:
-    """Return the kernel with all its modules from a folder, or with those of KVM laid over it."""
-    whole = replace(kernel, modules=narrowed(modules, kernel.release))
-    try:
-        whole.load_order(*kernel.needed)
-    except NoSuchModule:
-        if not whole.folder.names:
-            raise
-        return replace(kernel, over=modules)
-    return whole
-
-
-def _build_tree(root: Path) -> LabKernel:
-    release_file = root / "include/config/kernel.release"
-    release = files.read(release_file, files.TEXT).decode(errors="replace").strip()
-    kernel = _kernel(root / "arch/x86/boot/bzImage", root, f"the build tree {root.absolute()}")
-    if kernel.release != release:
-        raise EnvironmentUnfit(
-            f"{kernel.image} is of {kernel.release}, but {release_file} says {release}: "
-            "build it again with make"
-        )
-    return kernel
-
-
-def _is_build_tree(root: Path) -> bool:
-    return (root / "arch/x86/boot/bzImage").is_file() and (root / "include/config").is_dir()
-
-
-def _images(root: Path) -> list[Path]:
-    """Return the kernel images of an unpacked tree."""
-    return sorted(
-        path
-        for pattern in ("boot/vmlinuz-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
-        for path in root.glob(pattern)
-        if path.is_file()
-    )
-
-
-def _tree(root: Path, origin: str | None = None) -> LabKernel:
-    """Return the one kernel of an unpacked tree."""
-    releases = {_release_of(path): path for path in _images(root)}
-    origin = origin or f"the folder {root.absolute()}"
-    if not releases:
-        raise EnvironmentUnfit(
-            f"{origin} holds no kernel image (boot/vmlinuz-*, lib/modules/*/vmlinuz), no package "
-            "of a kernel (.deb), nor is it a kernel build tree with arch/x86/boot/bzImage"
-        )
-    if len(releases) > 1:
-        raise UsageError(
-            f"{origin} holds more than one kernel ({', '.join(sorted(releases))}); "
-            "name one image, and its modules with --modules"
-        )
-    (image,) = releases.values()
-    return _kernel(image, root, origin)
-
-
-def _image(path: Path, modules: Path | None) -> LabKernel:
-    if not modules:
-        _release_of(path)
-        raise UsageError(f"{path} is an image alone; name the folder of its modules with --modules")
-    return _kernel(
-        path, modules, f"the image {path.absolute()} with the modules of {modules.absolute()}"
-    )
-
-
-def _packages(
-    parts: Sequence[packages.Part], modules: Path | None, cache: Cache, tell: Tell
-) -> LabKernel:
-    paths = [part.path for part in parts]
-    digests = [files.digest(path, files.PACKAGE) for path in paths]
-    tree = _unpacked(cache, digests, lambda: paths, tell)
-    found = [str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()]
-    has_image = any(map(_IMAGE.fullmatch, found))
-    has_modules = any(map(module_name, found))
-    if not has_image or not (has_modules or modules):
-        unfit = EnvironmentUnfit if has_image or has_modules else UsageError
-        raise unfit(packages.lacking(parts, image=has_image, modules=has_modules))
-    return _tree(tree, f"the Debian package {' and '.join(map(str, parts))}")
-
-
-def _from_archive(spec: str | None, cache: Cache, tell: Tell) -> LabKernel:
-    debian = Archive(cache, tell)
-    offer = debian.find(spec)
-    digests = [package.sha256 for package in offer.packages]
-    with tempfile.TemporaryDirectory(prefix="kvmtest-") as folder:
-        tree = _unpacked(
-            cache, digests, lambda: debian.download(offer.packages, Path(folder)), tell
-        )
-    origin = f"Debian's {offer.debian_version} of {offer.release} ({', '.join(offer.suites)})"
-    return _tree(tree, origin)
-
-
-def _unpacked(
-    cache: Cache, digests: Sequence[str], provide: Callable[[], Sequence[Path]], tell: Tell
-) -> Path:
-    """Return a tree of what the lab needs from the packages with these SHA-256 digests."""
-
-    def make(tree: Path) -> None:
-        packages = provide()
-        tell(f"unpacking {', '.join(path.name for path in packages)}")
-        _unpack(packages, tree, _UNPACKED_AT_FIRST)
-
-    key = json.dumps([sorted(digests), sorted(_UNPACKED_AT_FIRST), _UNPACKED])
-    return cache.entry("kernel", hashlib.sha256(key.encode()).hexdigest(), make)
-
-
-def _unpack(packages: Sequence[Path], tree: Path, names: frozenset[str]) -> None:
-    """Take the image, the modules ``names`` and all they depend on into ``tree``."""
-
-    def is_wanted(path: PurePosixPath) -> bool:
-        if _IMAGE.fullmatch(str(path)):
-            return True
-        return str(path).startswith(_MODULES) and (
-            path.name == "modules.builtin" or module_name(path.name) in names
-        )
-
-    for package in packages:
-        deb.unpack(package, tree, is_wanted)
-    lacking = _lacking(tree)
-    if lacking and lacking not in names:
-        _unpack(packages, tree, names | {lacking})
-
-
-def _lacking(tree: Path) -> str | None:
-    """Return a module that those in ``tree`` depend on and that is not there, or None."""
-    for image in tree.glob("**/vmlinuz*"):
-        release = _release_of(image)
-        folder = ModuleFolder(narrowed(tree, release), release)
-        for name in _UNPACKED:
-            try:
-                folder.load_order(name)
-            except NoSuchModule as error:
-                if error.name != name:
-                    return error.name
-    return None
-
-
-def _kernel(image: Path, modules: Path, origin: str) -> LabKernel:
-    """Return the kernel of ``image`` and the folder ``modules``."""
-    banner = _banner(image)
-    release = banner.split()[0]
-    version = upstream_version(release, banner)
-    return LabKernel(
-        release,
-        image,
-        narrowed(modules, release),
-        origin,
-        ".".join(map(str, version)) if version else release,
-        banner,
-    )
-
-
-def narrowed(modules: Path, release: str) -> Path:
-    """Return the folder of the release's own where ``modules`` is one for several, or a tree."""
-    own = [modules / place / release for place in ("", *_MODULES)]
-    return next((folder for folder in own if folder.is_dir()), modules)
-
-
-def _release_of(image: Path) -> str:
-    return _banner(image).split()[0]
-
-
-def _banner(path: Path) -> str:
-    image = files.read(path, files.IMAGE)
-    try:
-        bzimage.check_architecture(image)
-        return bzimage.version(image)
-    except bzimage.BzImageError as error:
-        raise EnvironmentUnfit(f"{path} can't be booted: {error}") from None

@@ -19,11 +19,13 @@ from kvmtest.kernels.elf import ElfError, machine_name, reading, section_of
 
 __all__ = [
     "DEPENDENCIES",
+    "MODULE_FOLDERS",
     "Module",
     "ModuleFolder",
     "NoSuchModule",
     "dependencies",
     "file_name",
+    "folder_of_release",
     "module_name",
     "parse_modinfo",
     "parse_module",
@@ -31,6 +33,9 @@ __all__ = [
 
 #: The file in which modprobe finds what a module needs.
 DEPENDENCIES = "modules.dep"
+
+#: Where a tree has modules, those of each release in a folder of its name.
+MODULE_FOLDERS = ("lib/modules", "usr/lib/modules")
 
 _SIGNED = b"~Module signature appended~\n"
 _SIGNATURE_INFO = 12  # The size of struct module_signature, between signature and mark.
@@ -161,6 +166,12 @@ class ModuleFolder:
             f"kernel {self.release} lacks {name}: it is not below {self.root} and not built in; "
             "give a kernel that has it, or its modules",
         )
+
+
+def folder_of_release(root: Path, release: str) -> Path:
+    """Return the folder of a release's modules where ``root`` is a tree or has several; or root."""
+    own = [root / place / release for place in ("", *MODULE_FOLDERS)]
+    return next((folder for folder in own if folder.is_dir()), root)
 
 
 def module_name(path: str) -> str | None:

@@ -1,9 +1,8 @@
 """Modules laid over a kernel's own
 ================================
 
-A kvm.ko or a vendor's module, built alone (``make M=arch/x86/kvm modules``), takes the place of the
-kernel's own in a machine that has booted with these. So a KVM developer's modules are judged, and
-the lab's mutants.
+A kvm.ko or a vendor module that was built alone (``make M=arch/x86/kvm modules``) replaces the
+kernel's own in a machine that has already booted with these.
 """
 
 import shutil
@@ -16,13 +15,14 @@ from pathlib import Path
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import files
 from kvmtest.kernels.elf import reading
-from kvmtest.kernels.kernel import LabKernel, narrowed
+from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.modules import (
     DEPENDENCIES,
     Module,
     ModuleFolder,
     dependencies,
     file_name,
+    folder_of_release,
 )
 
 __all__ = ["Overlay"]
@@ -30,30 +30,31 @@ __all__ = ["Overlay"]
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """Modules that a machine loads in place of those of its kernel."""
+    """Modules that a machine loads in place of its kernel's own."""
 
     release: str
     vendor: str
-    """KVM's vendor module, the last one to be loaded."""
+    """KVM's vendor module, which is loaded last."""
 
     digests: Mapping[str, str]
-    """The SHA-256 digest of each file that is laid over, as it was found, by its name."""
+    """The SHA-256 digest of each file as it was found, by its name."""
 
     origin: Path
     removed: tuple[str, ...]
-    """What is to be unloaded, in this order."""
+    """The modules to unload, in this order."""
 
     files: Mapping[str, bytes]
-    """What modprobe is to find, by name: modules, and what each of them needs."""
+    """The files that modprobe needs, by name: the modules, and modules.dep."""
 
     @classmethod
-    def of(cls, folder: Path, kernel: LabKernel, vendor: str) -> "Overlay":
-        """Return what ``folder`` holds of the modules that ``vendor`` needs, itself included.
+    def of(cls, folder: Path, kernel: BootableKernel, vendor: str) -> "Overlay":
+        """Return those modules in ``folder`` that are ``vendor`` or that it depends on.
 
-        Raises UsageError where it holds none of them, EnvironmentUnfit where one does not fit the
-        kernel.
+        Raises UsageError where there are none, EnvironmentUnfit where one does not fit the kernel.
         """
-        over = ModuleFolder(narrowed(folder, kernel.release), kernel.release, below=kernel.folder)
+        over = ModuleFolder(
+            folder_of_release(folder, kernel.release), kernel.release, below=kernel.folder
+        )
         own = kernel.load_order(vendor)
         _refuse_built_in(over, kernel, vendor)
         order = over.load_order(vendor)
@@ -66,7 +67,7 @@ class Overlay:
         for module in own:
             if changed.intersection(module.depends):
                 changed.add(module.name)
-        # A module that the kernel's own did without is not in the machine yet.
+        # A dependency that the kernel's own modules do not have is not in the machine yet.
         names = {module.name for module in own}
         new = [module for module in order if module in laid or module.name not in names]
         needs = dependencies(over.load_order(*kernel.needed))
@@ -80,7 +81,7 @@ class Overlay:
         )
 
     def commands(self, arguments: Sequence[str] = ()) -> list[list[str]]:
-        """What loads them where the files are; the vendor module gets ``arguments``."""
+        """Commands that load them, run beside ``files``; the vendor module gets ``arguments``."""
         return [
             *(["rmmod", name] for name in self.removed),
             ["cp", *self.files, f"/lib/modules/{self.release}/"],
@@ -92,7 +93,7 @@ class Overlay:
         return f"{laid} of {self.origin}, laid over the kernel's own"
 
 
-def _refuse_built_in(over: ModuleFolder, kernel: LabKernel, vendor: str) -> None:
+def _refuse_built_in(over: ModuleFolder, kernel: BootableKernel, vendor: str) -> None:
     for name in (vendor, "kvm"):
         if over.holds(name) and name in kernel.folder.builtin:
             raise UsageError(
@@ -110,8 +111,8 @@ def _none_of_use(over: ModuleFolder, own: Sequence[Module]) -> str:
     )
 
 
-def _check_fit(module: Module, root: Path, kernel: LabKernel) -> None:
-    """Raise EnvironmentUnfit where the kernel would refuse the module for its configuration."""
+def _check_fit(module: Module, root: Path, kernel: BootableKernel) -> None:
+    """Raise EnvironmentUnfit where the kernel would refuse the module for its vermagic."""
     wanted = next((m.vermagic for m in kernel.load_order(*kernel.needed) if m.vermagic), None)
     if wanted and module.vermagic != wanted:
         raise EnvironmentUnfit(

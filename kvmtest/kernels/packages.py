@@ -70,7 +70,7 @@ class Part:
 
     @property
     def refusal(self) -> str | None:
-        """Say why this is no kernel for the lab, or return None where nothing speaks against it."""
+        """Why this can't be part of a kernel to boot; None where it may be."""
         control = self.control
         if control.architecture not in _ARCHITECTURES:
             return (

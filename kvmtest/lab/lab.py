@@ -16,7 +16,7 @@ from typing import Any
 
 from kvmtest.cache import Cache
 from kvmtest.kernels import bzimage
-from kvmtest.kernels.kernel import LabKernel
+from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.modules import Module
 from kvmtest.lab.emulators.emulator import Emulator, Hardware, Start
 
@@ -41,7 +41,7 @@ class Lab:
     """
 
     emulator: Emulator
-    kernel: LabKernel
+    kernel: BootableKernel
     cache: Cache
     tell: Tell
     hear: Tell

@@ -21,8 +21,9 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import loads
 from kvmtest.host.facts.lab import VARIABLE
-from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.overlay import Overlay
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.emulators.emulator import Emulator, Hardware
 from kvmtest.lab.emulators.qemu import Q35, Qemu
@@ -114,7 +115,7 @@ def run(options: Options) -> int:
 def assemble(
     progress: Progress,
     emulator: Emulator,
-    kernel: LabKernel,
+    kernel: BootableKernel,
     cache: Cache,
     hardware: Hardware,
     *,

@@ -21,7 +21,8 @@ from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
-from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.run import MACHINES, assemble, run_once, teller
@@ -135,7 +136,7 @@ def run(
     return 3 if failures else 0
 
 
-def _surveyed(kernel: LabKernel, name: str, evidence: Evidence) -> Surveyed:
+def _surveyed(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:
     machine = evidence.machine["lab"]
     details = machine["details"]
     parts = [f"{machine['emulator']} {machine['version']}", machine["model"]]

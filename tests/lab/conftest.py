@@ -11,7 +11,8 @@ import pytest
 
 from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
-from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.lab import Lab
 
@@ -39,7 +40,7 @@ def bochs() -> Bochs:
 
 
 @pytest.fixture(scope="session")
-def kernel(bochs: Bochs) -> LabKernel:
+def kernel(bochs: Bochs) -> BootableKernel:
     """The default: the newest 6.12 of this host's Debian release."""
     try:
         return resolve(None, None, Cache.default(), print)
@@ -48,5 +49,5 @@ def kernel(bochs: Bochs) -> LabKernel:
 
 
 @pytest.fixture(scope="session")
-def lab(bochs: Bochs, kernel: LabKernel) -> Lab:
+def lab(bochs: Bochs, kernel: BootableKernel) -> Lab:
     return Lab(bochs, kernel, Cache.default(), print, print)

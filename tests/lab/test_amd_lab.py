@@ -12,7 +12,7 @@ from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import load
 from kvmtest.judge import Verdict
-from kvmtest.kernels.kernel import resolve
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.emulators.qemu import PC, Q35, Board, Qemu
 from kvmtest.lab.lab import Lab

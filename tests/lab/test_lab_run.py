@@ -14,7 +14,7 @@ from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
 from kvmtest.judge.samples import Arm, Samples
-from kvmtest.kernels.kernel import LabKernel
+from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.mutants import find, kit
@@ -58,7 +58,7 @@ def verdicts(evidence: Evidence) -> dict[str, Verdict]:
 
 
 @pytest.fixture(scope="module")
-def stock(kernel: LabKernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stock(kernel: BootableKernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of the command, which the test below asserts."""
     output = tmp_path_factory.mktemp("lab") / "out"
     done = run_kvmtest("lab", "run", "-o", output, timeout=1500)
@@ -89,7 +89,7 @@ def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: L
 
 
 def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
-    stock: Path, kernel: LabKernel, lab: Lab
+    stock: Path, kernel: BootableKernel, lab: Lab
 ) -> None:
     evidence = load(stock)
     machine = evidence.machine["lab"]
@@ -111,7 +111,7 @@ def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
 
 
 def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
-    lab: Lab, kernel: LabKernel, tmp_path: Path
+    lab: Lab, kernel: BootableKernel, tmp_path: Path
 ) -> None:
     cache = Cache.default()
     try:
@@ -140,7 +140,7 @@ def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
 
 
 def test_why_the_kernel_refuses_a_module_is_said(
-    kernel: LabKernel, lab: Lab, tmp_path: Path
+    kernel: BootableKernel, lab: Lab, tmp_path: Path
 ) -> None:
     (own,) = [module for module in kernel.load_order("kvm_intel") if module.name == "kvm_intel"]
     # A symbol that nobody exports takes the place of one that kvm does.

@@ -15,7 +15,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
-from kvmtest.kernels.kernel import resolve
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.lab import Lab
 from kvmtest.lab.parameters import Parameters

@@ -16,7 +16,7 @@ import pytest
 from kvmtest.cache import Cache
 from kvmtest.evidence import Evidence, Result, save
 from kvmtest.judge import Verdict
-from kvmtest.kernels.kernel import resolve
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators import bochs
 from kvmtest.lab.image import disk, userland
 from kvmtest.lab.lab import Lab

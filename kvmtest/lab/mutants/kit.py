@@ -13,14 +13,14 @@ from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels import bzimage, deb
 from kvmtest.kernels.archive import Archive
-from kvmtest.kernels.kernel import LabKernel
+from kvmtest.kernels.kernel import BootableKernel
 
 from .builder import BuildKit
 
 __all__ = ["fetch"]
 
 
-def fetch(kernel: LabKernel, cache: Cache, tell: Callable[[str], None]) -> BuildKit:
+def fetch(kernel: BootableKernel, cache: Cache, tell: Callable[[str], None]) -> BuildKit:
     """Return the unpacked kit of a kernel.
 
     Raises UsageError where Debian's archive has no such kernel, EnvironmentUnfit where its parts

@@ -21,7 +21,7 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Role, Verdict, witnesses_against
-from kvmtest.kernels.kernel import resolve
+from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs import SHOWN
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.lab import Lab

@@ -16,7 +16,7 @@ from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import archive as subject
 from kvmtest.kernels.archive import Archive
-from kvmtest.kernels.kernel import resolve
+from kvmtest.kernels.resolve import resolve
 
 pytest.importorskip("debian")
 pytestmark = pytest.mark.skipif(
@@ -167,7 +167,7 @@ def test_without_a_network_older_lists_serve_on_and_that_is_told(
     shutil.rmtree(mirror.root)
     assert releases(cache, told, max_age=0) == [RELEASE]
     assert "can't be reached" in told[-1]
-    assert told[-1].endswith("going on with the lists of before")
+    assert told[-1].endswith("going on with the old lists")
 
 
 def test_without_a_network_and_lists_there_is_one_clear_line(

@@ -22,9 +22,10 @@ from support.kernel_files import (
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels.elf import section
-from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.modules import DEPENDENCIES
 from kvmtest.kernels.overlay import Overlay
+from kvmtest.kernels.resolve import resolve
 
 zstandard = pytest.importorskip("zstandard")
 
@@ -36,17 +37,17 @@ BUILT = {
 FOLDER = f"lib/modules/{RELEASE}"
 
 
-def kernel_of(root: Path, files: Mapping[str, bytes], needed: str = "kvm_intel") -> LabKernel:
+def kernel_of(root: Path, files: Mapping[str, bytes], needed: str = "kvm_intel") -> BootableKernel:
     tree = write_tree(root / "tree", files)
     return resolve(str(tree), None, Cache(root / "cache"), print, needed=(needed, "msr"))
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> LabKernel:
+def kernel(tmp_path: Path) -> BootableKernel:
     return kernel_of(tmp_path, tree_files())
 
 
-def over(folder: Path, kernel: LabKernel, vendor: str = "kvm_intel") -> Overlay:
+def over(folder: Path, kernel: BootableKernel, vendor: str = "kvm_intel") -> Overlay:
     return Overlay.of(folder, kernel, vendor)
 
 
@@ -55,7 +56,7 @@ def signed(data: bytes) -> bytes:
     return data + b"signed" + info + b"~Module signature appended~\n"
 
 
-def refusal(folder: Path, kernel: LabKernel, vendor: str = "kvm_intel") -> str:
+def refusal(folder: Path, kernel: BootableKernel, vendor: str = "kvm_intel") -> str:
     with pytest.raises((UsageError, EnvironmentUnfit)) as caught:
         over(folder, kernel, vendor)
     assert "\n" not in str(caught.value)
@@ -63,7 +64,9 @@ def refusal(folder: Path, kernel: LabKernel, vendor: str = "kvm_intel") -> str:
 
 
 class TestWhatIsLoaded:
-    def test_both_modules_come_in_place_of_both(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_both_modules_come_in_place_of_both(
+        self, tmp_path: Path, kernel: BootableKernel
+    ) -> None:
         overlay = over(write_tree(tmp_path / "built", BUILT), kernel)
         assert {name: overlay.files[name] for name in (KVM, INTEL)} == BUILT
         assert overlay.commands(["nested=1"]) == [
@@ -77,14 +80,16 @@ class TestWhatIsLoaded:
         ("name", "removed"), [(KVM, ["kvm_intel", "kvm"]), (INTEL, ["kvm_intel"])]
     )
     def test_one_comes_alone_and_the_kernel_s_other_is_loaded_with_it(
-        self, tmp_path: Path, kernel: LabKernel, name: str, removed: list[str]
+        self, tmp_path: Path, kernel: BootableKernel, name: str, removed: list[str]
     ) -> None:
         overlay = over(write_tree(tmp_path / "built", {name: BUILT[name]}), kernel)
         assert set(overlay.files) == {name, DEPENDENCIES}
         assert overlay.commands()[: len(removed)] == [["rmmod", each] for each in removed]
         assert overlay.commands()[len(removed)][0] == "cp"
 
-    def test_what_lies_beside_them_is_left_alone(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_what_lies_beside_them_is_left_alone(
+        self, tmp_path: Path, kernel: BootableKernel
+    ) -> None:
         others = {
             "kvm-amd.ko": module("kvm_amd", "kvm", "ccp"),
             "kvm.o": b"\x7fELF", "vmx/vmx.o": b"", ".kvm.ko.cmd": b"", "modules.order": b"",
@@ -109,7 +114,7 @@ class TestWhatIsLoaded:
         assert "loads kvm-amd.ko, ccp.ko, kvm.ko, irqbypass.ko, and there is kvm-intel.ko" in said
 
     def test_a_module_that_others_need_takes_them_out_of_the_kernel_too(
-        self, tmp_path: Path, kernel: LabKernel
+        self, tmp_path: Path, kernel: BootableKernel
     ) -> None:
         built = {"irqbypass.ko": module("irqbypass", body=b"changed")}
         overlay = over(write_tree(tmp_path / "built", built), kernel)
@@ -117,7 +122,7 @@ class TestWhatIsLoaded:
         assert set(overlay.files) == {"irqbypass.ko", DEPENDENCIES}
 
     def test_modprobe_is_told_of_what_the_new_ones_need(
-        self, tmp_path: Path, kernel: LabKernel
+        self, tmp_path: Path, kernel: BootableKernel
     ) -> None:
         built = {KVM: module("kvm", "kvm_part"), "kvm-part.ko": module("kvm_part")}
         overlay = over(write_tree(tmp_path / "built", built), kernel)
@@ -136,7 +141,7 @@ class TestWhatIsLoaded:
         assert overlay.files["part.ko"] == files[f"{FOLDER}/kernel/lib/part.ko"]
         assert list(overlay.digests) == [KVM]
 
-    def test_a_signature_stays_outside(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_a_signature_stays_outside(self, tmp_path: Path, kernel: BootableKernel) -> None:
         overlay = over(write_tree(tmp_path / "built", {INTEL: signed(BUILT[INTEL])}), kernel)
         assert overlay.files[INTEL] == BUILT[INTEL]
         digest = sha256(signed(BUILT[INTEL])).hexdigest()
@@ -147,14 +152,14 @@ class TestWhatIsLoaded:
         [(".xz", lzma.compress), (".zst", zstandard.ZstdCompressor().compress)],
     )
     def test_compressed_ones_come_as_the_kernel_loads_them(
-        self, tmp_path: Path, kernel: LabKernel, suffix: str, pack: object
+        self, tmp_path: Path, kernel: BootableKernel, suffix: str, pack: object
     ) -> None:
         assert callable(pack)
         packed = {f"{name}{suffix}": pack(data) for name, data in BUILT.items()}
         overlay = over(write_tree(tmp_path / "built", packed), kernel)
         assert {name: overlay.files[name] for name in (KVM, INTEL)} == BUILT
 
-    def test_links_lead_to_them(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_links_lead_to_them(self, tmp_path: Path, kernel: BootableKernel) -> None:
         real = write_tree(tmp_path / "real", BUILT)
         links = tmp_path / "links"
         links.mkdir()
@@ -164,7 +169,7 @@ class TestWhatIsLoaded:
         assert set(over(tmp_path / "built", kernel).files) == {KVM, INTEL, DEPENDENCIES}
 
     def test_the_release_s_own_folder_is_taken_where_there_is_one(
-        self, tmp_path: Path, kernel: LabKernel
+        self, tmp_path: Path, kernel: BootableKernel
     ) -> None:
         files = {f"{FOLDER}/updates/{name}": data for name, data in BUILT.items()}
         others = {
@@ -174,7 +179,7 @@ class TestWhatIsLoaded:
         folder = write_tree(tmp_path / "installed", files | others)
         assert set(over(folder, kernel).files) == {KVM, INTEL, DEPENDENCIES}
 
-    def test_debug_info_stays_outside(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_debug_info_stays_outside(self, tmp_path: Path, kernel: BootableKernel) -> None:
         if not shutil.which("strip"):
             pytest.skip("needs strip, of binutils")
         modinfo = section(BUILT[INTEL], ".modinfo")
@@ -187,28 +192,28 @@ class TestWhatIsLoaded:
 
 
 class TestWhatIsRefused:
-    def test_modules_of_another_kernel(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_modules_of_another_kernel(self, tmp_path: Path, kernel: BootableKernel) -> None:
         built = {INTEL: module("kvm_intel", "kvm", release="6.12.8")}
         said = refusal(write_tree(tmp_path / "built", built), kernel)
         assert f"no matching modules for kernel {RELEASE}" in said
         assert "kvm_intel is built for 6.12.8" in said
 
-    def test_modules_of_another_configuration(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_modules_of_another_configuration(self, tmp_path: Path, kernel: BootableKernel) -> None:
         other = BUILT[INTEL].replace(b"SMP mod_unload", b"SMP preempt   ")
         said = refusal(write_tree(tmp_path / "built", {INTEL: other}), kernel)
         assert f'built for "{RELEASE} SMP preempt"' in said
         assert f'the kernel is "{RELEASE} SMP mod_unload"' in said
 
-    def test_modules_of_another_architecture(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_modules_of_another_architecture(self, tmp_path: Path, kernel: BootableKernel) -> None:
         modinfo = section(BUILT[KVM], ".modinfo")
         built = {KVM: elf({".modinfo": modinfo}, machine=183)}
         assert "built for arm64" in refusal(write_tree(tmp_path / "built", built), kernel)
 
-    def test_a_folder_without_a_module_of_use(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_a_folder_without_a_module_of_use(self, tmp_path: Path, kernel: BootableKernel) -> None:
         folder = write_tree(tmp_path / "built", {"nvme.ko": module("nvme")})
         assert "and there is nvme.ko" in refusal(folder, kernel)
 
-    def test_two_different_ones_of_a_name(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_two_different_ones_of_a_name(self, tmp_path: Path, kernel: BootableKernel) -> None:
         both = {KVM: BUILT[KVM], "old/kvm.ko": module("kvm", "irqbypass")}
         assert "more than one kvm" in refusal(write_tree(tmp_path / "built", both), kernel)
 
@@ -224,12 +229,12 @@ class TestWhatIsRefused:
         assert f"kvm_intel is built into kernel {RELEASE}" in said
 
     @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"hello", BUILT[KVM][:100]])
-    def test_a_damaged_one(self, tmp_path: Path, kernel: LabKernel, content: bytes) -> None:
+    def test_a_damaged_one(self, tmp_path: Path, kernel: BootableKernel, content: bytes) -> None:
         assert "kvm.ko can't be taken" in refusal(
             write_tree(tmp_path / "built", {KVM: content}), kernel
         )
 
-    def test_a_link_that_leads_nowhere(self, tmp_path: Path, kernel: LabKernel) -> None:
+    def test_a_link_that_leads_nowhere(self, tmp_path: Path, kernel: BootableKernel) -> None:
         (tmp_path / "built").mkdir()
         (tmp_path / "built" / KVM).symlink_to("gone.ko")
         assert "kvm.ko: No such file" in refusal(tmp_path / "built", kernel)
@@ -238,7 +243,7 @@ class TestWhatIsRefused:
 class TestWhichFolderIsWhich:
     """What --modules names is laid over the kernel's own, or takes the place of all of them."""
 
-    def take(self, tmp_path: Path, modules: Mapping[str, bytes]) -> LabKernel:
+    def take(self, tmp_path: Path, modules: Mapping[str, bytes]) -> BootableKernel:
         tree = write_tree(tmp_path / "tree", tree_files())
         folder = write_tree(tmp_path / "modules", modules)
         return resolve(str(tree), folder, Cache(tmp_path / "cache"), print)

@@ -9,7 +9,8 @@ from support.kernel_files import bzimage, deb, module, tree_files, vmlinux, writ
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
-from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.kernels.resolve import resolve
 
 pytest.importorskip("debian")
 zstandard = pytest.importorskip("zstandard")
@@ -25,11 +26,11 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def take(cache: Cache, *named: Path, modules: Path | None = None) -> LabKernel:
+def take(cache: Cache, *named: Path, modules: Path | None = None) -> BootableKernel:
     return resolve([str(path) for path in named], modules, cache, lambda _: None)
 
 
-def names(kernel: LabKernel) -> list[str]:
+def names(kernel: BootableKernel) -> list[str]:
     return [module.name for module in kernel.load_order("kvm_intel", "msr")]
 
 

@@ -14,8 +14,8 @@ from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.kernels import deb as debs
 from kvmtest.kernels import files
 from kvmtest.kernels.compression import Corrupt, decompress
-from kvmtest.kernels.kernel import resolve
 from kvmtest.kernels.modules import ModuleFolder
+from kvmtest.kernels.resolve import resolve
 
 MIB = 1 << 20
 

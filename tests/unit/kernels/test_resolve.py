@@ -1,4 +1,4 @@
-"""kernels/kernel.py: whatever --kernel names comes out as the same kernel, or says why not."""
+"""kvmtest/kernels/resolve.py: --kernel gives the same kernel in any form, or says why not."""
 
 import lzma
 import shutil
@@ -20,7 +20,8 @@ from support.kernel_files import (
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
-from kvmtest.kernels.kernel import LabKernel, resolve
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.kernels.resolve import resolve
 
 pytest.importorskip("debian")
 
@@ -40,11 +41,11 @@ def told() -> list[str]:
 
 def take(
     cache: Cache, spec: Path | str, modules: Path | None = None, told: list[str] | None = None
-) -> LabKernel:
+) -> BootableKernel:
     return resolve(str(spec), modules, cache, (told if told is not None else []).append)
 
 
-def names(kernel: LabKernel) -> list[str]:
+def names(kernel: BootableKernel) -> list[str]:
     return [module.name for module in kernel.load_order("kvm_intel", "msr")]
 
 
