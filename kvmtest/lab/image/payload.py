@@ -23,8 +23,8 @@ __all__ = ["archive", "job", "package", "with_bytecode"]
 
 Files = Mapping[str, bytes]
 
-# Of the package, what runs outside the machine only.
-_OUTSIDE = ("kvmtest/lab/", "kvmtest/commands/lab", "kvmtest/cache.py")
+# What runs outside the machine only.
+_OUTSIDE = ("kvmtest/lab/", "kvmtest/cache.py")
 # Of kvmtest/kernels, what runs inside too: the types of KVM and its banner, not kernels' files.
 _KERNELS = "kvmtest/kernels/"
 _OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "fix.py"}
