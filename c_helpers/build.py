@@ -28,7 +28,9 @@ ENUMS = re.compile(
     r"kvm_tdx_cmd_id|run_end|perf_(?:type_id|hw_id|sw_ids|event_(?:read_format|ioc_flags))"
 )
 FUNCTIONS = re.compile(r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run) \(", re.VERBOSE)
-CONSTANTS = re.compile(r"KVM_|KVMIO|MAILBOX_|GUEST_|COMMANDS?\b|COMMAND_|RESULT_|PERF_|VMCS12_")
+CONSTANTS = re.compile(
+    r"KVM_|KVMIO|GUEST_|COMMANDS?\b|COMMAND_|RESULT_|MAILBOX_|REGISTERS_|PERF_|VMCS12_"
+)
 EXTRA = """
 uint64_t clock_tsc(void);
 int64_t clock_now(void);

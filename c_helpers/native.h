@@ -13,6 +13,7 @@
 #include "kvm_abi.h"
 #include "layout.h"
 #include "mailbox.h"
+#include "registers.h"
 #include "run_loop.h"
 #include "toggler.h"
 #include "vmcs12.h"

@@ -1,8 +1,7 @@
 """The guests' images
 ==================
 
-Assembles and links each guest source, and the stub of flat kernels, into an ELF image that keeps
-its symbols.
+Assembles and links the guests, and the stub of flat kernels, into ELF images with symbols.
 """
 
 import os
@@ -13,8 +12,17 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / "kvmtest" / "guests" / "images"
-# Each source and the linker script that places it.
-IMAGES_BY_SCRIPT = {"image.ld": ["long", "real"], "flat_kernel.ld": ["flat_kernel"]}
+# What every 64-bit guest has, whatever its transport.
+LONG = ["commands", "exceptions"]
+# The sources of each image, the one that starts first, by the linker script that places them.
+IMAGES_BY_SCRIPT = {
+    "image.ld": {
+        "long": ["long", *LONG],
+        "long_registers": ["long_registers", *LONG],
+        "real": ["real"],
+    },
+    "flat_kernel.ld": {"flat_kernel": ["flat_kernel"]},
+}
 
 
 def run(*command: str) -> None:
@@ -23,19 +31,24 @@ def run(*command: str) -> None:
 
 
 def build(target: Path = IMAGES) -> None:
-    """Make ``target``/NAME.elf of every source."""
+    """Make ``target``/NAME.elf of every image."""
     compiler = [*shlex.split(os.environ.get("CC", "cc")), f"-I{HERE}"]
-    linker = shlex.split(os.environ.get("LD", "ld"))
+    linker = [*shlex.split(os.environ.get("LD", "ld")), "--no-warn-rwx-segments",
+              "--fatal-warnings", "-z", "noexecstack"]  # fmt: skip
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for script, names in IMAGES_BY_SCRIPT.items():
-            ready, object_file = f"{folder}/{script}", f"{folder}/guest.o"
+
+        def assemble(source: str) -> str:
+            made, flags = f"{folder}/{source}.o", ["-c", "-Wall", "-Wextra", "-Werror"]
+            run(*compiler, *flags, str(HERE / f"{source}.S"), "-o", made)
+            return made
+
+        for script, images in IMAGES_BY_SCRIPT.items():
+            ready = f"{folder}/{script}"
             run(*compiler, "-E", "-P", "-xc", str(HERE / script), "-o", ready)
-            for name in names:
-                source, image = str(HERE / f"{name}.S"), str(target / f"{name}.elf")
-                run(*compiler, "-c", "-Wall", "-Wextra", "-Werror", source, "-o", object_file)
-                run(*linker, "--no-warn-rwx-segments", "--fatal-warnings", "-z", "noexecstack",
-                    "-T", ready, object_file, "-o", image)  # fmt: skip
+            for name, sources in images.items():
+                objects = [assemble(source) for source in sources]
+                run(*linker, "-T", ready, *objects, "-o", str(target / f"{name}.elf"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@
 #define COMMAND_RING          6             /* count            -> ; rings the doorbell count times */
 #define COMMAND_WATCH         7             /* ticks, threshold -> gaps, polls, shortest, longest */
 #define COMMAND_SPIN          8             /*                  -> never ends */
-#define COMMANDS              9
+#define COMMAND_GAP           9             /* index            -> begin, end; of the last watch */
+#define COMMANDS              10
 
 /* A result's status. */
 #define RESULT_PENDING        0

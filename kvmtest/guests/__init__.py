@@ -6,9 +6,10 @@ and the transports that carry these.
 """
 
 from .commands import Command, Fault, Gap, GuestFault, Result
-from .guest import Guest, Rings, UnexpectedExit, guest_memory, long_guest, real_guest
+from .guest import Guest, Rings, UnexpectedExit, guest_memory, long_guest, private_guest, real_guest
 from .image import Image, load
 from .mailbox import LOOP_OVERHEAD, Mailbox
+from .registers import Registers
 from .spinning import Spinning
 from .transport import Transport
 
@@ -21,6 +22,7 @@ __all__ = [
     "GuestFault",
     "Image",
     "Mailbox",
+    "Registers",
     "Result",
     "Rings",
     "Spinning",
@@ -29,5 +31,6 @@ __all__ = [
     "guest_memory",
     "load",
     "long_guest",
+    "private_guest",
     "real_guest",
 ]

@@ -6,7 +6,7 @@ guest's side is guests/commands.h.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
@@ -18,10 +18,12 @@ __all__ = [
     "GuestFault",
     "Result",
     "cpuid",
+    "gap",
     "loop",
     "nop",
     "rdmsr",
     "rdpmc",
+    "read_result",
     "ring",
     "spin",
     "watch",
@@ -133,6 +135,21 @@ def watch(ticks: int, threshold: int) -> Command:
     return Command(lib.COMMAND_WATCH, (ticks, threshold))
 
 
+def gap(index: int) -> Command:
+    """Return a gap that the last ``watch`` logged; values: its begin and end."""
+    return Command(lib.COMMAND_GAP, (index,))
+
+
 def spin() -> Command:
     """Spin for ever, with interrupts on."""
     return Command(lib.COMMAND_SPIN)
+
+
+def read_result(slot: Any) -> Result:
+    """Return what a ``struct guest_result`` says; raises KvmtestError for an unknown status."""
+    if slot.status == lib.RESULT_FAULT:
+        return Result((0, 0, 0, 0), Fault(slot.vector, slot.error, slot.rip))
+    if slot.status != lib.RESULT_OK:
+        raise KvmtestError(f"the guest does not know a command (status {slot.status})")
+    one, two, three, four = slot.value
+    return Result((one, two, three, four))

@@ -9,15 +9,24 @@ from typing import NamedTuple
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
-from kvmtest.kvm import Exit, IoExit, Loop, Memory, Vcpu, Vm
+from kvmtest.kvm import Deadline, Exit, IoExit, Loop, Memory, Vcpu, Vm
 
-from .commands import Command, Gap, GuestFault, Result, ring
+from .commands import Command, Gap, GuestFault, Result, gap, ring
 from .image import Image, load
 from .mailbox import Mailbox
 from .modes import enter_long_mode, enter_real_mode
+from .registers import Registers
 from .transport import Transport
 
-__all__ = ["Guest", "Rings", "UnexpectedExit", "guest_memory", "long_guest", "real_guest"]
+__all__ = [
+    "Guest",
+    "Rings",
+    "UnexpectedExit",
+    "guest_memory",
+    "long_guest",
+    "private_guest",
+    "real_guest",
+]
 
 #: Where KVM has its own TSS, far above the guest's memory: the address that most VMMs use.
 TSS_ADDRESS = 0xFFFBD000
@@ -100,10 +109,15 @@ class Guest:
         return Rings(sum(loop.doorbells for loop in loops), last)
 
     def gaps(self, count: int) -> list[Gap]:
-        """Return the first ``count`` gaps that the last ``watch`` logged."""
-        log = self.memory.struct("struct guest_gap *", lib.GUEST_GAP_LOG)
-        kept = min(count, lib.GUEST_GAP_CAPACITY)
-        return [Gap(log[at].begin, log[at].end) for at in range(kept)]
+        """Return the first ``count`` gaps that the last ``watch`` logged.
+
+        The guest runs only where its memory is private.
+        """
+        logged = range(min(count, lib.GUEST_GAP_CAPACITY))
+        if self._memory is None:
+            return [Gap(*self.execute(gap(at))[0].values[:2]) for at in logged]
+        log = self._memory.struct("struct guest_gap *", lib.GUEST_GAP_LOG)
+        return [Gap(log[at].begin, log[at].end) for at in logged]
 
     def run(self, timeout: float = 1.0) -> Exit | None:
         """Run until an exit that neither the transport nor the native loop serves; return it."""
@@ -128,8 +142,11 @@ class Guest:
             loop = self.vcpu.run_loop(lib.GUEST_DOORBELL_PORT, stamps=stamps, timeout=left)
             loops.append(loop)
             if not self.transport.serve(self.vcpu, loop.exit):
-                return loops
+                break
             left = max(0.0, deadline - time.monotonic())
+        if isinstance(loop.exit, Deadline):
+            loop.exit = Deadline(timeout)  # not what was left of it
+        return loops
 
 
 def long_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
@@ -138,6 +155,14 @@ def long_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -
     vcpu, image = vcpu or vm.create_vcpu(), load("long")
     enter_long_mode(vcpu, memory, image)
     return Guest(vcpu, image, Mailbox(memory), memory)
+
+
+def private_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
+    """Return a guest as :func:`long_guest` does, but with registers; its memory is private."""
+    memory = memory or guest_memory(vm)
+    vcpu, image = vcpu or vm.create_vcpu(), load("long_registers")
+    enter_long_mode(vcpu, memory, image)
+    return Guest(vcpu, image, Registers())
 
 
 def real_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:

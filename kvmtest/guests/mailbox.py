@@ -11,7 +11,7 @@ from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.kvm import Exit, Memory, Vcpu
 
-from .commands import Command, Fault, Result
+from .commands import Command, Fault, Result, read_result
 
 __all__ = ["LOOP_OVERHEAD", "Mailbox", "watch_instructions"]
 
@@ -69,16 +69,6 @@ class Mailbox:
     def fault(self) -> Fault:
         """The exception outside commands."""
         return Fault(self.page.vector, self.page.error, self.page.rip)
-
-
-def read_result(slot: Any) -> Result:
-    """Return what a ``struct guest_result`` says; raises KvmtestError for an unknown status."""
-    if slot.status == lib.RESULT_FAULT:
-        return Result((0, 0, 0, 0), Fault(slot.vector, slot.error, slot.rip))
-    if slot.status != lib.RESULT_OK:
-        raise KvmtestError(f"the guest does not know a command (status {slot.status})")
-    one, two, three, four = slot.value
-    return Result((one, two, three, four))
 
 
 def watch_instructions(polls: int, gaps: int) -> int:

@@ -90,6 +90,7 @@ class Spinning:
 
     def release(self) -> None:
         """Have the guest leave its loop at its next entry, and wait for commands again."""
+        self._guest.vcpu.complete()  # an exit of the transport that it may have been stopped at
         regs = self._guest.vcpu.get_regs()
         regs.rip = self._guest.image.symbols["ok"]
         self._guest.vcpu.set_regs(regs)

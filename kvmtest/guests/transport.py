@@ -1,8 +1,8 @@
 """Transports
 ==========
 
-How commands get into a guest, and results out of it. The module :mod:`.mailbox` has the one that
-needs memory which host and guest share.
+How commands get into a guest, and results out of it: through memory that host and guest share
+(:mod:`.mailbox`), or through I/O ports alone (:mod:`.registers`).
 """
 
 from collections.abc import Sequence

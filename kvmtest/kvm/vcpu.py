@@ -161,6 +161,14 @@ class Vcpu:
         finally:
             self.kvm_run.immediate_exit = 0
 
+    def set_io_data(self, data: bytes) -> None:
+        """Give the data of an IN that the vCPU has exited for, ``size * count`` bytes.
+
+        The guest gets them when the exit is completed.
+        """
+        start = self.kvm_run.io.data_offset
+        self._buffer[start : start + len(data)] = data
+
     @property
     def entries(self) -> int:
         """How often KVM_RUN was called for this vCPU by :meth:`run` and :meth:`run_loop`."""

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from kvmtest.guests import Guest, long_guest, real_guest
+from kvmtest.guests import Guest, long_guest, private_guest, real_guest
 from kvmtest.kvm import Cpuid, KvmUnavailable, Memory, System, Vcpu, Vm
 
 # Where the tests' own code runs: inside the guests' memory, in nobody's way.
 CODE = 0x40000
 
+#: Make a 64-bit guest on a VM's vCPU.
+MakeGuest = Callable[[Vm, Vcpu], Guest]
 #: Put bytes into a VM's memory and give a vCPU that executes them in real mode, IVT at 0.
 MakeVcpu = Callable[[bytes], Vcpu]
 #: Execute bytes on a guest that has come up, in the mode it is in.
@@ -60,26 +62,38 @@ def real_code(vm: Vm, memory: Memory) -> MakeVcpu:
     return make
 
 
-def booted_long_guest(vm: Vm, cpuid: Cpuid) -> Guest:
+def booted(make: MakeGuest, vm: Vm, cpuid: Cpuid) -> Guest:
     vcpu = vm.create_vcpu()
     vcpu.set_cpuid(cpuid)
-    guest = long_guest(vm, vcpu)
+    guest = make(vm, vcpu)
     guest.boot()
     return guest
 
 
 @pytest.fixture
-def guest(vm: Vm, supported: Cpuid) -> Guest:
-    """The 64-bit guest, up, with all of CPUID that KVM supports."""
-    return booted_long_guest(vm, supported)
+def mailbox_guest(vm: Vm, supported: Cpuid) -> Guest:
+    """The 64-bit guest with a mailbox, up, with all of CPUID that KVM supports."""
+    return booted(long_guest, vm, supported)
+
+
+@pytest.fixture
+def guest(mailbox_guest: Guest) -> Guest:
+    """The guest where any will do."""
+    return mailbox_guest
+
+
+@pytest.fixture(params=[long_guest, private_guest], ids=["mailbox", "registers"])
+def each_guest(request: pytest.FixtureRequest, vm: Vm, supported: Cpuid) -> Guest:
+    """The 64-bit guest over each transport in turn, up, with all of CPUID that KVM supports."""
+    return booted(request.param, vm, supported)
 
 
 @pytest.fixture
 def real(vm: Vm) -> Guest:
     """The real-mode guest, up."""
-    booted = real_guest(vm)
-    booted.boot()
-    return booted
+    real = real_guest(vm)
+    real.boot()
+    return real
 
 
 @pytest.fixture
@@ -102,10 +116,10 @@ def open_files() -> Callable[[], set[str]]:
 
 
 @pytest.fixture
-def jump_to() -> Execute:
+def jump_to(vm: Vm) -> Execute:
     def jump(guest: Guest, code: bytes) -> None:
         guest.vcpu.complete()  # the OUT that the guest waits at would move RIP at the next entry
-        guest.memory.write(CODE, code)
+        vm.memories[0].write(CODE, code)
         regs = guest.vcpu.get_regs()
         regs.rip = CODE
         guest.vcpu.set_regs(regs)

@@ -85,8 +85,7 @@ def test_out_carries_port_size_and_data(real_code: MakeVcpu, code: bytes, data: 
 def test_in_carries_port_and_size(real_code: MakeVcpu, code: bytes, size: int) -> None:
     vcpu = real_code(b"\xba\x77\x01" + code + b"\xf4")
     assert vcpu.run() == IoExit(0x177, False, size, 1, b"")
-    offset = vcpu.kvm_run.io.data_offset
-    ffi.buffer(ffi.cast("char *", vcpu.kvm_run) + offset, size)[:] = b"\xa1\xb2\xc3\xd4"[:size]
+    vcpu.set_io_data(b"\xa1\xb2\xc3\xd4"[:size])
     assert vcpu.run() == HltExit()
     assert vcpu.get_regs().rax == int.from_bytes(b"\xa1\xb2\xc3\xd4"[:size], "little")
 

@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from kvmtest._native import lib
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.guests import (
-    LOOP_OVERHEAD,
     Gap,
     Guest,
     GuestFault,
+    Mailbox,
     UnexpectedExit,
     commands,
     load,
     long_guest,
+    mailbox,
+    registers,
 )
 from kvmtest.guests import image as image_module
-from kvmtest.guests.mailbox import watch_instructions
-from kvmtest.kvm import DebugExit, IoExit, Stopped, Vcpu, Vm
+from kvmtest.kvm import DebugExit, IoExit, Stopped, Vm
 
 Execute = Callable[[Guest, bytes], None]
 BOGUS = 0x4B564D99
@@ -36,15 +37,31 @@ NON_CANONICAL = 0x1234_5678_1234_5678
 # Counting
 
 
+@pytest.fixture
+def guest(each_guest: Guest) -> Guest:
+    return each_guest
+
+
+def counted(guest: Guest) -> Any:
+    """The module that says how many instructions the guest of this transport retires."""
+    return mailbox if isinstance(guest.transport, Mailbox) else registers
+
+
 def single_steps(guest: Guest, command: commands.Command) -> int:
-    """Count the instructions that one command retires, from the resume to the next OUT."""
+    """Count the instructions that one command retires, from the resume to the next done OUT."""
     guest.vcpu.complete()  # or the completed OUT would be a step of its own on some CPUs
     guest.transport.send([command])
     guest.vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
     steps = 0
-    while isinstance(exit_ := guest.vcpu.run(), DebugExit):
-        steps += 1
-        assert steps < 10_000
+    while True:
+        exit_ = guest.vcpu.run()
+        if isinstance(exit_, DebugExit):
+            steps += 1
+            assert steps < 10_000
+        elif guest.transport.serve(guest.vcpu, exit_):
+            guest.vcpu.complete()
+        else:
+            break
     assert isinstance(exit_, IoExit)
     assert exit_.port == lib.GUEST_DONE_PORT
     guest.vcpu.set_guest_debug(0)
@@ -53,15 +70,17 @@ def single_steps(guest: Guest, command: commands.Command) -> int:
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 10, 500])
 def test_a_loop_retires_the_overhead_and_two_instructions_a_turn(guest: Guest, turns: int) -> None:
-    assert single_steps(guest, commands.loop(turns)) == LOOP_OVERHEAD + 2 * turns
+    assert single_steps(guest, commands.loop(turns)) == counted(guest).LOOP_OVERHEAD + 2 * turns
 
 
 def test_every_list_of_one_loop_counts_alike(guest: Guest) -> None:
-    assert [single_steps(guest, commands.loop(7)) for _ in range(3)] == [LOOP_OVERHEAD + 14] * 3
+    assert [single_steps(guest, commands.loop(7)) for _ in range(3)] == [
+        counted(guest).LOOP_OVERHEAD + 14
+    ] * 3
 
 
 def test_another_command_counts_otherwise(guest: Guest) -> None:
-    assert single_steps(guest, commands.nop()) != LOOP_OVERHEAD + 2
+    assert single_steps(guest, commands.nop()) != counted(guest).LOOP_OVERHEAD + 2
 
 
 def test_a_loop_of_none_is_a_loop_of_one(guest: Guest) -> None:
@@ -77,7 +96,7 @@ def test_a_watch_retires_what_its_polls_and_gaps_say(
     steps = single_steps(guest, commands.watch(ticks, threshold))
     gaps, polls, *_ = guest.transport.receive()[0].values
     assert bool(gaps) == (threshold == 1)
-    assert steps == watch_instructions(polls, gaps)
+    assert steps == counted(guest).watch_instructions(polls, gaps)
 
 
 # Coming up
@@ -159,7 +178,7 @@ def test_a_performance_counter_that_is_not_there_faults(guest: Guest) -> None:
 @pytest.mark.usefixtures("msrs_fault")
 def test_a_stack_that_breaks_while_spinning_is_a_fault_of_the_command(guest: Guest) -> None:
     guest.transport.send([commands.spin(), commands.rdmsr(0x176)])
-    guest.vcpu.run(0.005)
+    guest.run(0.005)
     regs = guest.vcpu.get_regs()
     regs.rsp = NON_CANONICAL
     guest.vcpu.set_regs(regs)
@@ -173,7 +192,7 @@ def test_a_stack_that_breaks_while_spinning_is_a_fault_of_the_command(guest: Gue
 
 def finish(guest: Guest) -> list[commands.Result]:
     """Let the guest go on with its list to the end."""
-    exit_ = guest.vcpu.run()
+    exit_ = guest.run()
     assert isinstance(exit_, IoExit)
     assert exit_.port == lib.GUEST_DONE_PORT
     return guest.transport.receive()
@@ -252,31 +271,31 @@ def test_a_reported_fault_stays_reported(guest: Guest, jump_to: Execute) -> None
     assert fault_of(guest) == first
 
 
-def test_the_32_stubs_are_16_bytes_apart(guest: Guest) -> None:
+def test_the_32_stubs_are_16_bytes_apart(vm: Vm, guest: Guest) -> None:
     stubs = guest.image.symbols["exception_stubs"]
     for vector in range(32):
-        code = guest.memory.read(stubs + 16 * vector, 4)
+        code = vm.memories[0].read(stubs + 16 * vector, 4)
         assert bytes([0x6A, vector]) in code
 
 
 # Interrupts
 
 
-def test_an_interrupt_while_spinning_is_taken_and_the_guest_goes_on(guest: Guest) -> None:
+def test_an_interrupt_while_spinning_is_taken_and_the_guest_goes_on(vm: Vm, guest: Guest) -> None:
     guest.transport.send([commands.spin()])
-    guest.vcpu.run(0.005)
+    guest.run(0.005)
     assert guest.vcpu.get_regs().rip == guest.image.symbols["spin"]
     stack = guest.vcpu.get_regs().rsp
     marker = b"\xa5" * 40
-    guest.memory.write(stack - 40, marker)
+    vm.memories[0].write(stack - 40, marker)
     for _ in range(3):
         guest.vcpu.interrupt(0x40)
-        guest.vcpu.run(0.005)
+        guest.run(0.005)
         assert not guest.vcpu.get_vcpu_events().interrupt.injected
         regs = guest.vcpu.get_regs()
         assert (regs.rip, regs.rsp) == (guest.image.symbols["spin"], stack)
     # RIP, CS, RFLAGS, RSP and SS of the interrupted spin lie below its stack.
-    frame = struct.unpack("<5Q", guest.memory.read((stack & ~0xF) - 40, 40))
+    frame = struct.unpack("<5Q", vm.memories[0].read((stack & ~0xF) - 40, 40))
     assert frame[0] == guest.image.symbols["spin"]
     assert frame[3] == stack
 
@@ -328,30 +347,33 @@ def test_a_threshold_above_all_finds_nothing(guest: Guest) -> None:
     assert result.values[1] > 0
 
 
-def test_more_gaps_than_room_are_counted_and_the_first_are_kept(guest: Guest) -> None:
+def test_more_gaps_than_room_are_counted_and_the_first_are_kept(mailbox_guest: Guest) -> None:
     capacity = lib.GUEST_GAP_CAPACITY
     beyond = lib.GUEST_GAP_LOG + 16 * capacity
-    guest.memory.write(beyond, b"\xa5" * 64)
-    result = watch(guest, 1, 0)[0]
+    mailbox_guest.memory.write(beyond, b"\xa5" * 64)
+    result = watch(mailbox_guest, 1, 0)[0]
     per_poll = max(result.values[3], 1)
     ticks = per_poll * capacity
     while result.value <= capacity:
         ticks *= 2
         assert ticks < 1 << 40
-        result, gaps, *_ = watch(guest, ticks, 0)
+        result, gaps, *_ = watch(mailbox_guest, ticks, 0)
     assert len(gaps) == capacity
     flat = [tsc for gap in gaps for tsc in gap]
     assert flat == sorted(flat)
-    assert guest.memory.read(beyond, 64) == b"\xa5" * 64
+    assert mailbox_guest.memory.read(beyond, 64) == b"\xa5" * 64
 
 
-def test_a_vcpu_that_was_held_back_shows_a_gap_of_at_least_that_time(guest: Guest) -> None:
+def test_a_vcpu_that_was_held_back_shows_a_gap_of_at_least_that_time(
+    mailbox_guest: Guest,
+) -> None:
     held: list[int] = []
     ticks = 600_000_000
-    guest.transport.send([commands.watch(ticks, 100)])
+    mailbox_guest.transport.send([commands.watch(ticks, 100)])
 
-    def run_with_pause(vcpu: Vcpu) -> None:
-        while isinstance(vcpu.run(10), Stopped):
+    def run_with_pause() -> None:
+        vcpu = mailbox_guest.vcpu
+        while isinstance(mailbox_guest.run(10), Stopped):
             start = vcpu.tsc_exit
             while lib.clock_tsc() - start < 100_000_000:
                 pass
@@ -359,20 +381,20 @@ def test_a_vcpu_that_was_held_back_shows_a_gap_of_at_least_that_time(guest: Gues
             held.append(vcpu.tsc_exit)
         held.append(vcpu.tsc_entry)
 
-    thread = threading.Thread(target=run_with_pause, args=(guest.vcpu,))
-    entries = guest.vcpu.entries
+    thread = threading.Thread(target=run_with_pause)
+    entries = mailbox_guest.vcpu.entries
     thread.start()
-    while guest.vcpu.entries == entries:
+    while mailbox_guest.vcpu.entries == entries:
         pass
     due = time.monotonic() + 0.02
     while time.monotonic() < due:
         pass
-    guest.vcpu.stop()
+    mailbox_guest.vcpu.stop()
     thread.join()
-    [result] = guest.transport.receive()
+    [result] = mailbox_guest.transport.receive()
     left, back = held
     assert back - left >= 100_000_000
-    longest = max(gap.end - gap.begin for gap in guest.gaps(result.value))
+    longest = max(gap.end - gap.begin for gap in mailbox_guest.gaps(result.value))
     assert longest == result.values[3] or result.value > lib.GUEST_GAP_CAPACITY
     assert result.values[3] >= back - left
 
