@@ -14,7 +14,7 @@ from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES
-from kvmtest.smi import sources
+from kvmtest.smi import all_sources
 
 __all__ = ["Diagnosis", "Fact", "diagnose"]
 
@@ -132,7 +132,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     yield "PMU", pmus if isinstance(pmus, Missing) else ", ".join(pmu.name for pmu in pmus)
     looks = {
         name: str(source) if isinstance(source, Missing) else "looks usable (not fired)"
-        for name, source in sources(machine).items()
+        for name, source in all_sources(machine).items()
     }
     for look in dict.fromkeys(looks.values()):
         yield "SMI by", f"{', '.join(name for name in looks if looks[name] == look)}: {look}"

@@ -5,16 +5,16 @@ Sources of System Management Interrupts on the machine under test, and counts of
 used only after a count has proved it.
 """
 
+from .catalogue import ONLY_AFTER, OPT_IN, SOURCES, all_sources, candidates, choose, split
 from .counts import SmiCount, counts
 from .proof import SAFE_SHARE, Proof, prove
+from .selection import FAST_HZ, Proved, Turns, best
 from .source import Periodic, Prepared, Raising, Ready, Source, Trigger, Triggered, ready
-from .sources import AFTER, BY_NAME, SOURCES, candidates, choose, sources, split
-from .together import FAST_HZ, Proved, Turns, best
 
 __all__ = [
-    "AFTER",
-    "BY_NAME",
     "FAST_HZ",
+    "ONLY_AFTER",
+    "OPT_IN",
     "SAFE_SHARE",
     "SOURCES",
     "Periodic",
@@ -28,12 +28,12 @@ __all__ = [
     "Trigger",
     "Triggered",
     "Turns",
+    "all_sources",
     "best",
     "candidates",
     "choose",
     "counts",
     "prove",
     "ready",
-    "sources",
     "split",
 ]

@@ -17,10 +17,10 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.observe.kernel_log import KernelLog
 from kvmtest.missing import Missing
 
+from .catalogue import ONLY_AFTER, OPT_IN, all_sources, choose, split
 from .counts import SmiCount, counts
 from .proof import Proof, prove
 from .source import Source, ready
-from .sources import AFTER, BY_NAME, choose, sources, split
 
 __all__ = ["Probed", "holds", "probe"]
 
@@ -77,7 +77,7 @@ def probe(
     and LockHeld where another run would see the SMIs.
     """
     count = counts(machine)
-    found = {split(wanted)[0]: choose(machine, wanted)} if wanted else sources(machine)
+    found = {split(wanted)[0]: choose(machine, wanted)} if wanted else all_sources(machine)
     proofs: dict[str, Proof | Missing] = {}
     with nullcontext() if isinstance(count, Missing) else closing(count):
         for name, source in found.items():
@@ -97,12 +97,12 @@ def probe(
 def _untried(name: str, proofs: Mapping[str, Proof | Missing]) -> Missing | None:
     """Return why a source that nobody asked for is not tried after these, or None."""
     untried, remedy = "it looks usable, and was not tried", f"use --source {name}"
-    if name in BY_NAME:
+    if name in OPT_IN:
         return Missing(untried, remedy)
     for tried, proof in proofs.items():
         if isinstance(proof, Proof) and proof.troubled:
             return Missing(f"{untried}, as the kernel reported trouble after {tried}")
-    first = AFTER.get(name)
+    first = ONLY_AFTER.get(name)
     if first is not None and not holds(proofs[first]):
         return Missing(f"{untried}, as {first} is not proved", remedy)
     return None

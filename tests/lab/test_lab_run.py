@@ -20,7 +20,7 @@ from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
 from kvmtest.lab.run import run_once
-from kvmtest.smi.lab import TURNS
+from kvmtest.smi.sources.lab import TURNS
 
 # What one CPU of the emulated machine decides, and what it can't show.
 DECIDED = {

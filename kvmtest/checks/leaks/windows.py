@@ -30,8 +30,8 @@ from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError
 from kvmtest.smi import (
-    AFTER,
     FAST_HZ,
+    ONLY_AFTER,
     SAFE_SHARE,
     Periodic,
     Proved,
@@ -247,7 +247,7 @@ def _first_proved(
     proved: list[Smis] = []
     failed: list[Reading] = []
     for source in sources:
-        first = AFTER.get(source.name)
+        first = ONLY_AFTER.get(source.name)
         if len(sources) > 1 and first and first not in (each.source.name for each in proved):
             continue
         context.say(f"does it raise SMIs: {source.describes}")

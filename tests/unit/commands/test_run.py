@@ -3,7 +3,7 @@
 import pytest
 
 from kvmtest.cli import main
-from kvmtest.smi import BY_NAME, SOURCES
+from kvmtest.smi import OPT_IN, SOURCES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -20,4 +20,4 @@ def test_the_help_of_run_names_every_smi_source(capsys: Capture) -> None:
     said = capsys.readouterr().out
     unasked, _, by_name = "".join(said.split()).partition("usedonlyifnamed:")
     for name in SOURCES:
-        assert name in (by_name if name in BY_NAME else unasked)
+        assert name in (by_name if name in OPT_IN else unasked)

@@ -32,20 +32,19 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.smi import (
-    AFTER,
-    BY_NAME,
+    ONLY_AFTER,
+    OPT_IN,
     Periodic,
     Source,
     Triggered,
+    all_sources,
     candidates,
     choose,
-    command,
-    lab,
     ready,
-    sources,
 )
+from kvmtest.smi.catalogue import SOURCES
 from kvmtest.smi.counts import MsrSmiCount
-from kvmtest.smi.sources import SOURCES
+from kvmtest.smi.sources import command, lab
 
 EFIVARS = "/sys/firmware/efi/efivars"
 LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -148,7 +147,7 @@ def test_what_must_be_asked_for_is_not_looked_for_where_another_will_do(
         raise AssertionError
 
     here = machine(tmp_path, VARIABLES)
-    for name in BY_NAME:
+    for name in OPT_IN:
         monkeypatch.setitem(SOURCES, name, looked)
     chosen = choose(here, None)
     assert not isinstance(chosen, Missing)
@@ -207,12 +206,12 @@ def test_nonsense_is_a_usage_error(tmp_path: Path, wanted: str) -> None:
 
 def test_unasked_only_a_gentle_source_is_used(tmp_path: Path) -> None:
     host = machine(tmp_path, {**PORT, **VARIABLES})
-    usable = {name for name, found in sources(host).items() if not isinstance(found, Missing)}
+    usable = {name for name, found in all_sources(host).items() if not isinstance(found, Missing)}
     assert usable == {"passive", "efivar", "efivarfs-statfs", "efivar-refused", "apm-port"}
     chosen = choose(host, None)
     assert not isinstance(chosen, Missing)
     assert chosen.name == "efivar"
-    assert chosen.name not in BY_NAME
+    assert chosen.name not in OPT_IN
 
 
 def test_where_only_others_could_work_they_are_named_and_not_used(tmp_path: Path) -> None:
@@ -228,7 +227,7 @@ def test_where_nothing_works_every_obstacle_is_named_once(tmp_path: Path) -> Non
     assert isinstance(missing, Missing)
     obstacles = re.findall(r"(?:^no SMI source \(|; )([a-z, -]+): ", missing.what)
     assert {name for names in obstacles for name in names.split(", ")} >= set(SOURCES)
-    for source in sources(Machine(Tree(tmp_path))).values():
+    for source in all_sources(Machine(Tree(tmp_path))).values():
         assert isinstance(source, Missing)
         assert missing.what.count(source.what) == 1
 
@@ -238,7 +237,7 @@ def test_unasked_what_stores_comes_after_what_only_reads(tmp_path: Path) -> None
     assert not isinstance(found, Missing)
     names = [each.name for each in found]
     assert names == ["efivar", "efivarfs-statfs", "dell-smm-hwmon", "efivar-refused"]
-    assert names.index(AFTER["efivar-refused"]) < names.index("efivar-refused")
+    assert names.index(ONLY_AFTER["efivar-refused"]) < names.index("efivar-refused")
 
 
 def test_what_is_wanted_is_the_only_candidate(tmp_path: Path) -> None:

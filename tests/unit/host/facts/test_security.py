@@ -15,7 +15,7 @@ from kvmtest.host.facts.security import (
 )
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-from kvmtest.smi.efivarfs import variables
+from kvmtest.smi.sources.efivarfs import variables
 
 EFIVARS = "/sys/firmware/efi/efivars"
 SECURE_BOOT = f"{EFIVARS}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"

@@ -1,17 +1,17 @@
-"""Which sources of SMIs there are
-===============================
+"""Catalogue of SMI sources
+========================
 
-The table of all sources, the gentlest first, and which one is used.
+The table of all sources, the gentlest first, and which of them may be used unasked.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from kvmtest.errors import UsageError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 
-from . import (
+from .source import Source
+from .sources import (
     apm_port,
     command,
     dcdbas,
@@ -21,42 +21,14 @@ from . import (
     efivar_write,
     efivarfs_statfs,
     lab,
+    passive,
 )
-from .counts import counts
-from .source import Periodic, Source
 
-__all__ = ["AFTER", "BY_NAME", "SOURCES", "candidates", "choose", "sources", "split"]
-
-#: Passive waiting for a proof ends after so many seconds; in a lab, whose seconds take long and
-#: whose SMIs never come by themselves, sooner.
-PATIENCE_S, LAB_PATIENCE_S = 120.0, 1.0
-
-
-def _passive(machine: Machine, _: str) -> Periodic | Missing:
-    """Return the source that waits for what comes by itself, or what is missing."""
-    count = counts(machine)
-    if isinstance(count, Missing):
-        return count
-    count.close()
-    patience_s = LAB_PATIENCE_S if machine.lab else PATIENCE_S
-
-    @contextmanager
-    def switched(_: float, __: bool) -> Iterator[None]:
-        yield None
-
-    return Periodic(
-        "passive",
-        f"waits for SMIs that come by themselves, up to {patience_s:g} s for a proof",
-        "nothing",
-        fastest_hz=float("inf"),
-        switched=switched,
-        patience_s=patience_s,
-    )
-
+__all__ = ["ONLY_AFTER", "OPT_IN", "SOURCES", "all_sources", "candidates", "choose", "split"]
 
 #: How each source is found, the gentlest first: by the machine and an argument, "" for none.
 SOURCES: Mapping[str, Callable[[Machine, str], Source | Missing]] = {
-    "passive": _passive,
+    "passive": passive.find,
     "lab": lab.find,
     "efivar": efivar.find,
     "efivarfs-statfs": efivarfs_statfs.find,
@@ -68,12 +40,12 @@ SOURCES: Mapping[str, Callable[[Machine, str], Source | Missing]] = {
     "apm-port": apm_port.find,
 }
 
-#: Sources that nobody gets unasked: they may harm, or may take for ever.
-BY_NAME = frozenset({"passive", "command", "efivar-write", "dcdbas", "apm-port"})
+#: Opt-in sources: they may harm the machine, or never end.
+OPT_IN = frozenset({"passive", "command", "efivar-write", "dcdbas", "apm-port"})
 
-#: Sources that nobody gets unasked before another one has proved itself: what asks the firmware to
-#: store something comes after what only asks it.
-AFTER: Mapping[str, str] = {"efivar-refused": "efivarfs-statfs"}
+#: Sources that are tried unasked only after another one has proved itself: one that asks the
+#: firmware to store something comes after one that only reads.
+ONLY_AFTER: Mapping[str, str] = {"efivar-refused": "efivarfs-statfs"}
 
 
 def split(wanted: str) -> tuple[str, str]:
@@ -89,15 +61,15 @@ def split(wanted: str) -> tuple[str, str]:
     return name, argument
 
 
-def sources(machine: Machine) -> dict[str, Source | Missing]:
-    """Return each source, or why it can't be used here; nothing is fired."""
+def all_sources(machine: Machine) -> dict[str, Source | Missing]:
+    """Return each source by name, or why this machine has none; no SMI is raised."""
     return {name: find(machine, "") for name, find in SOURCES.items()}
 
 
 def choose(machine: Machine, wanted: str | None) -> Source | Missing:
     """Return the source that is ``wanted`` (see :func:`split`), or else the gentlest usable one.
 
-    That it looks usable proves nothing: see :func:`kvmtest.smi.try_out`. Raises UsageError.
+    Only a count proves that it works: see :func:`kvmtest.smi.prove`. Raises UsageError.
     """
     found = candidates(machine, wanted)
     return found if isinstance(found, Missing) else found[0]
@@ -112,10 +84,10 @@ def candidates(machine: Machine, wanted: str | None) -> list[Source] | Missing:
         name, argument = split(wanted)
         source = SOURCES[name](machine, argument)
         return source if isinstance(source, Missing) else [source]
-    found = {name: find(machine, "") for name, find in SOURCES.items() if name not in BY_NAME}
+    found = {name: find(machine, "") for name, find in SOURCES.items() if name not in OPT_IN}
     usable = [source for source in found.values() if not isinstance(source, Missing)]
-    # Nobody has to look for those to be asked for by name where another is usable.
-    return usable or _none_of(found | {name: SOURCES[name](machine, "") for name in BY_NAME})
+    # Opt-in sources are looked for only where the answer has to name them.
+    return usable or _none_of(found | {name: SOURCES[name](machine, "") for name in OPT_IN})
 
 
 def _none_of(found: Mapping[str, Source | Missing]) -> Missing:

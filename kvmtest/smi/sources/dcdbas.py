@@ -17,8 +17,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-
-from .source import Fire, Triggered
+from kvmtest.smi.source import Fire, Triggered
 
 __all__ = ["find"]
 

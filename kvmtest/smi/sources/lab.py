@@ -14,8 +14,7 @@ from kvmtest.host.changes.msr import write_msr
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
-
-from .source import Periodic
+from kvmtest.smi.source import Periodic
 
 __all__ = ["find"]
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
-
-from .efivarfs import EFIVARS, LONGEST_S, variables
-from .source import Fire, Triggered, opened_file
+from kvmtest.smi.source import Fire, Triggered, opened_file
+from kvmtest.smi.sources.efivarfs import EFIVARS, LONGEST_S, variables
 
 __all__ = ["find"]
 

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
-
-from .source import Fire, Triggered
+from kvmtest.smi.source import Fire, Triggered
 
 __all__ = ["find"]
 

@@ -16,8 +16,7 @@ from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-
-from .source import Fire, Triggered, opened_file
+from kvmtest.smi.source import Fire, Triggered, opened_file
 
 __all__ = ["find"]
 

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
-
-from .efivarfs import EFIVARS, LONGEST_S, writable
-from .source import Fire, Prepared, Triggered
+from kvmtest.smi.source import Fire, Prepared, Triggered
+from kvmtest.smi.sources.efivarfs import EFIVARS, LONGEST_S, writable
 
 if TYPE_CHECKING:
     from kvmtest.host.changes.journal import Journal

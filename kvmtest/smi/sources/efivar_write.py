@@ -20,9 +20,8 @@ from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-
-from .efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables, writable
-from .source import Fire, Prepared, Triggered, opened_file
+from kvmtest.smi.source import Fire, Prepared, Triggered, opened_file
+from kvmtest.smi.sources.efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables, writable
 
 if TYPE_CHECKING:
     from kvmtest.host.changes.journal import Journal

@@ -16,8 +16,7 @@ from kvmtest.host.facts.fadt import Fadt
 from kvmtest.host.facts.security import LOCKDOWN_OFF, without_lockdown
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
-
-from .source import Fire, Triggered, opened_file
+from kvmtest.smi.source import Fire, Triggered, opened_file
 
 __all__ = ["find"]
 

@@ -16,9 +16,8 @@ from kvmtest.errors import KvmtestError
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
-
-from .efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables
-from .source import Fire, Triggered, opened_file
+from kvmtest.smi.source import Fire, Triggered, opened_file
+from kvmtest.smi.sources.efivarfs import EFIVARS, GLOBAL, LONGEST_S, variables
 
 __all__ = ["find"]
 
