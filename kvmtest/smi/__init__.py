@@ -1,8 +1,8 @@
 """SMIs
 ====
 
-Sources of System Management Interrupts on the machine under test, and counts of them. A source is
-used only after a count has proved it.
+Sources of System Management Interrupts on the machine under test, and counts of them. A run uses a
+source only after a count has proved it.
 """
 
 from .catalogue import ONLY_AFTER, OPT_IN, SOURCES, all_sources, candidates, choose, split

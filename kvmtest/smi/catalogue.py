@@ -26,7 +26,7 @@ from .sources import (
 
 __all__ = ["ONLY_AFTER", "OPT_IN", "SOURCES", "all_sources", "candidates", "choose", "split"]
 
-#: How each source is found, the gentlest first: by the machine and an argument, "" for none.
+#: What finds each source on a machine, the gentlest first; takes an argument, "" for none.
 SOURCES: Mapping[str, Callable[[Machine, str], Source | Missing]] = {
     "passive": passive.find,
     "lab": lab.find,
@@ -49,7 +49,7 @@ ONLY_AFTER: Mapping[str, str] = {"efivar-refused": "efivarfs-statfs"}
 
 
 def split(wanted: str) -> tuple[str, str]:
-    """Return name and argument of a source as the user names it, NAME or NAME:ARGUMENT.
+    """Split what the user wrote, NAME or NAME:ARGUMENT, into a source's name and its argument.
 
     The argument is the byte of ``apm-port:0x90``, the command of ``command:CMD``, the variable of
     ``efivar:NAME-GUID`` and ``efivar-write:NAME-GUID``. Raises UsageError for a name that no source
@@ -67,7 +67,7 @@ def all_sources(machine: Machine) -> dict[str, Source | Missing]:
 
 
 def choose(machine: Machine, wanted: str | None) -> Source | Missing:
-    """Return the source that is ``wanted`` (see :func:`split`), or else the gentlest usable one.
+    """Return the ``wanted`` source (see :func:`split`), or the gentlest one that looks usable.
 
     Only a count proves that it works: see :func:`kvmtest.smi.prove`. Raises UsageError.
     """
@@ -76,7 +76,7 @@ def choose(machine: Machine, wanted: str | None) -> Source | Missing:
 
 
 def candidates(machine: Machine, wanted: str | None) -> list[Source] | Missing:
-    """Return the source that is ``wanted``, or else all usable ones that need no asking for.
+    """Return the ``wanted`` source, or all that look usable and are not opt-in.
 
     The gentlest comes first. Raises UsageError.
     """
@@ -91,7 +91,7 @@ def candidates(machine: Machine, wanted: str | None) -> list[Source] | Missing:
 
 
 def _none_of(found: Mapping[str, Source | Missing]) -> Missing:
-    """Return why no source is used; sources that lack the same are named together."""
+    """Say why there is no source; sources that lack the same thing are named together."""
     lacking: dict[str, list[str]] = {}
     by_name: list[str] = []
     for name in SOURCES:

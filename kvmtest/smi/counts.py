@@ -1,7 +1,7 @@
 """Counts of SMIs
 ==============
 
-What tells on each CPU how many SMIs it took.
+Counters that tell how many SMIs each CPU took.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ _ZEN = 0x17
 
 
 class SmiCount(Protocol):
-    """A count on each of ``cpus`` that goes up by one for each SMI; close it after use."""
+    """A count on each of ``cpus`` that rises by one with each SMI; close it after use."""
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """What counts, in words."""
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ class SmiCount(Protocol):
         """Return how many SMIs came between two reads."""
 
     def close(self) -> None:
-        """Give back what counting takes."""
+        """Release what the count holds open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class MsrSmiCount:
         return (after - before) % (1 << 32)
 
     def close(self) -> None:
-        """Do nothing: nothing is kept open."""
+        """Do nothing: nothing is held open."""
 
 
 class PerfSmiCount:

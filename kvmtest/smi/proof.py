@@ -1,8 +1,8 @@
 """Proving a source
 ================
 
-A source is believed when a count of SMIs follows it, and given up at once where the machine reacts
-badly: a trigger takes too long, the count does not move, the kernel reports trouble.
+A source is proved when a count of SMIs follows its triggers. The proof stops at once where the
+machine reacts badly: a trigger takes too long, the count does not move, the kernel reports trouble.
 """
 
 import time
@@ -18,17 +18,16 @@ from .source import Periodic, Ready, Triggered, check_rate, stamped
 
 __all__ = ["SAFE_SHARE", "Proof", "prove"]
 
-#: Of a CPU's time: more than this in SMM, and the machine no longer does its work (clocks drift,
-# watchdogs bark).
+#: The largest share of a CPU's time to spend in SMM: beyond it clocks drift and watchdogs fire.
 SAFE_SHARE = 0.05
 
-# Of the SMIs counted around triggers, the most that may have come by themselves.
+# The largest share of the SMIs counted around triggers that may have come by themselves.
 _BY_THEMSELVES = 0.1
 
-# SMIs that came by themselves are enough to say how often they come.
+# So many SMIs that came by themselves say how often they come.
 _FEWEST = 3
 
-# Who waits for SMIs looks so often whether they came.
+# How often to look whether awaited SMIs came.
 _LOOK_S = 0.05
 
 
@@ -36,13 +35,12 @@ _LOOK_S = 0.05
 class Proof:
     """What a count showed of a source; ``refusal`` says why it is no proof, None where it is one.
 
-    ``sent`` is how many triggers were fired, or how many SMIs the source says that it raised; None
-    where it only waits. ``counted`` has the SMIs counted on each CPU meanwhile, ``quiet`` those
-    counted on it between triggers. ``latencies_s`` has the time that each trigger took.
-    ``safe_hz`` is the rate up to which SMIs take at most a twentieth of the time, and that the
-    source takes; of one that only waits the rate that they came at. ``troubled``: the
-    kernel reported trouble, so that nothing more should be tried. ``unwatched`` says why its
-    reports were not seen.
+    ``sent`` is how many triggers were fired, or how many SMIs the source reports; None where the
+    source only waits. ``counted`` has the SMIs counted on each CPU meanwhile, ``quiet`` those
+    counted between triggers. ``latencies_s`` has each trigger's duration. ``safe_hz`` is the
+    highest rate that the source takes and at which SMIs use at most SAFE_SHARE of the time; for a
+    source that only waits, the rate at which SMIs came. ``troubled``: the kernel reported trouble,
+    so nothing more should be tried. ``unwatched`` says why the kernel log was not watched.
     """
 
     source: str
@@ -65,11 +63,11 @@ def prove(
     triggers: int = 10,
     rate_hz: float = 2.0,
 ) -> Proof:
-    """Have ``source`` raise SMIs ``triggers`` times at ``rate_hz``, and see whether they count.
+    """Have ``source`` raise SMIs ``triggers`` times at ``rate_hz``, and compare with ``count``.
 
-    A source that is not triggered one by one gets the time that so many would take; one that only
-    waits, until so many came, or its patience ends. Raises UsageError for a rate that the source
-    does not take.
+    A periodic source runs for the time that so many triggers would take. One that only waits runs
+    until so many SMIs came, or its patience ends. Raises UsageError for a rate that the source does
+    not take.
     """
     check_rate(source, rate_hz)
     proof = Proof(source.name, count.name, unwatched=log if isinstance(log, Missing) else None)

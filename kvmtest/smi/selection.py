@@ -1,7 +1,7 @@
-"""Slow sources together
-====================
+"""Selection of a source
+=====================
 
-Of several sources that proved themselves the fastest is used; two, where it is slow, in turns.
+Selects the fastest of several proved sources; where that is slow, two fire in turns.
 """
 
 import time
@@ -14,12 +14,12 @@ from .source import Fire, Ready, Triggered
 
 __all__ = ["FAST_HZ", "Proved", "Turns", "best"]
 
-#: A source that raises SMIs so often does alone.
+#: A source that reaches this rate needs no other beside it.
 FAST_HZ = 20.0
 
 
 class Proved(NamedTuple):
-    """A source that proved itself, the rate to use it at, and how long a trigger takes."""
+    """A proved source, the rate to use it at, and how long one trigger takes."""
 
     source: Ready
     rate_hz: float
@@ -27,19 +27,19 @@ class Proved(NamedTuple):
 
 
 def best(found: Sequence[Proved]) -> Proved:
-    """Return the fastest source, or the two fastest as one, where they are slow."""
+    """Return the fastest source; where it is slow, the two fastest combined into one."""
     fastest, *others = sorted(found, key=lambda each: each.rate_hz, reverse=True)
     triggered = [each for each in (fastest, *others) if isinstance(each.source, Triggered)][:2]
     if fastest.rate_hz >= FAST_HZ or len(triggered) < 2 or fastest not in triggered:
         return fastest
-    # Each alone takes as much of the machine's time as it bears.
+    # Each alone may take as much of the machine's time as the machine bears: slow both down.
     share = sum(each.rate_hz * each.trigger_s for each in triggered)
     slower = min(1.0, SAFE_SHARE / share) if share else 1.0
     return _in_turns([each._replace(rate_hz=slower * each.rate_hz) for each in triggered])
 
 
 def _in_turns(members: Sequence[Proved]) -> Proved:
-    """Return a source that fires each of the members at its own rate."""
+    """Return a source that fires each member at the member's own rate."""
     sources = [each.source for each in members if isinstance(each.source, Triggered)]
     rate_hz = sum(each.rate_hz for each in members)
 
@@ -61,9 +61,9 @@ def _in_turns(members: Sequence[Proved]) -> Proved:
 
 
 class Turns:
-    """Fires whichever has waited longest for its turn, and none before its time.
+    """Fires the source whose turn is due first, and none before its turn.
 
-    Each of ``fires`` has its time once in ``intervals_s`` seconds.
+    Each of ``fires`` has a turn once in its ``intervals_s`` seconds.
     """
 
     def __init__(self, fires: Sequence[Fire], intervals_s: Sequence[float]) -> None:
@@ -72,14 +72,14 @@ class Turns:
         self._due = [0.0] * len(fires)
 
     def __call__(self) -> None:
-        """Wait for a turn, and fire. Raises KvmtestError."""
+        """Wait for the next turn, and fire. Raises KvmtestError."""
         self.wait()
         at = self._next
         self._due[at] = time.monotonic() + self._intervals_s[at]
         self._fires[at]()
 
     def wait(self) -> None:
-        """Wait until it is somebody's turn."""
+        """Wait until a turn is due."""
         time.sleep(max(0.0, self._due[self._next] - time.monotonic()))
 
     @property

@@ -1,7 +1,7 @@
 """Sources of SMIs
 ===============
 
-What all sources have in common: SMIs come while a block is run, at a rate, and stop at its end.
+What all sources have in common: a context in which SMIs come at a rate.
 """
 
 import os
@@ -17,7 +17,7 @@ from kvmtest._native import lib
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.workers import PATIENCE_S, Supervisor
 
-if TYPE_CHECKING:  # doctor asks for sources alone, and is to be quick
+if TYPE_CHECKING:  # Doctor only lists the sources, and must be quick.
     from kvmtest.host.changes.journal import Journal
 
 __all__ = [
@@ -35,12 +35,12 @@ __all__ = [
     "stamped",
 ]
 
-#: Raises SMIs once, and returns when they are over. Raises KvmtestError.
+#: Triggers SMIs once, and returns when they are over. Raises KvmtestError.
 Fire = Callable[[], None]
 
 
 class Trigger(NamedTuple):
-    """The TSC before and after one trigger: its SMIs were in between."""
+    """The TSC before and after one trigger; its SMIs came in between."""
 
     before: int
     after: int
@@ -50,9 +50,8 @@ class Trigger(NamedTuple):
 class Raising:
     """What a source did during a block.
 
-    ``triggers`` grows during the block; it stays empty for a source that is not triggered one by
-    one. ``raised`` is how many SMIs such a source says that it raised: None where it can't tell,
-    and before the block's end.
+    ``triggers`` grows during the block, for a triggered source. ``raised`` is how many SMIs a
+    periodic source reports: None before the block's end, and where the source can't tell.
     """
 
     triggers: list[Trigger] = field(default_factory=list)
@@ -61,11 +60,11 @@ class Raising:
 
 @dataclass(frozen=True, slots=True)
 class Triggered:
-    """A source whose every SMI is asked for.
+    """A source that raises SMIs only when it is triggered.
 
-    ``describes`` says what it does, ``changes`` what that changes on the host. ``opened`` is a
-    context that gives what fires once. ``fastest_hz`` bounds the rate. A trigger that takes longer
-    than ``longest_s`` shows a machine that does not bear it.
+    ``describes`` says what a trigger does, ``changes`` what that changes on the host. ``opened`` is
+    a context that yields the trigger. ``fastest_hz`` bounds the rate. If a trigger takes longer
+    than ``longest_s`` the machine does not bear it.
     """
 
     name: str
@@ -77,10 +76,10 @@ class Triggered:
 
     @contextmanager
     def raising(self, rate_hz: float) -> Iterator[Raising]:
-        """Fire at ``rate_hz``, in a thread of its own, while the block is run.
+        """Fire at ``rate_hz`` from a thread of its own while the block runs.
 
-        Raises UsageError for a rate that it does not take; and at the end of the block what a
-        trigger raised, after which there were no more.
+        Raises UsageError for a rate that the source does not take. A trigger's exception ends the
+        firing, and is raised at the end of the block.
         """
         check_rate(self, rate_hz)
         raising = Raising()
@@ -90,7 +89,7 @@ class Triggered:
 
 
 class _Firing:
-    """A worker that fires every ``interval_s`` seconds, and records when."""
+    """A worker that fires every ``interval_s`` seconds and records when."""
 
     def __init__(self, name: str, fire: Fire, interval_s: float, triggers: list[Trigger]) -> None:
         self.name = name
@@ -103,8 +102,9 @@ class _Firing:
         while not self._stopped.is_set():
             begun = time.monotonic()
             self._triggers.append(stamped(self._fire))
-            # From its beginning, so that it is never faster than asked for. After one that took
-            # long there is a rest all the same: an SMI that comes before the last is taken is lost.
+            # Counted from the trigger's beginning, so that the rate is never exceeded. A trigger
+            # that took long is followed by a rest too: an SMI that arrives before the CPU has
+            # taken the last one is lost.
             rest_s = begun + self._interval_s - time.monotonic()
             self._stopped.wait(max(rest_s, self._interval_s / 2))
 
@@ -114,11 +114,11 @@ class _Firing:
 
 @dataclass(frozen=True, slots=True)
 class Periodic:
-    """A source whose SMIs come by themselves, once it is switched on.
+    """A source whose SMIs come by themselves once it is switched on.
 
-    ``switched`` takes a rate, and whether SMIs are wanted while no guest runs too. It is a context
-    that gives how many SMIs it has raised since then, or None where nobody counts them. One that
-    takes no rate, as it only waits, has ``patience_s``: how long a proof waits at most.
+    ``switched`` takes a rate, and whether SMIs are wanted outside guests too. It is a context that
+    yields a function: how many SMIs it has raised since, or None where nobody counts them. A source
+    that only waits takes no rate, and has ``patience_s``: the longest that a proof waits.
     """
 
     name: str
@@ -130,9 +130,10 @@ class Periodic:
 
     @contextmanager
     def raising(self, rate_hz: float, *, outside_guests: bool = False) -> Iterator[Raising]:
-        """Have SMIs come while the block is run: while a guest runs, or also ``outside_guests``.
+        """Have SMIs come while the block runs: in guests only, or ``outside_guests`` too.
 
-        Raises UsageError for a rate that it does not take, KvmtestError where it can't be switched.
+        Raises UsageError for a rate that the source does not take, and KvmtestError where it can't
+        be switched on.
         """
         check_rate(self, rate_hz)
         raising = Raising()
@@ -144,10 +145,10 @@ class Periodic:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A source that has to change the host before it can fire.
+    """A source that must change the host before it can fire.
 
-    ``prepared`` does so through the journal, and gives the source that is ready then. What it
-    changes is undone at the block's end, or by the journal.
+    ``prepared`` makes the change through the journal and yields the source. The change is undone
+    at the block's end, or by the journal.
     """
 
     name: str
@@ -157,20 +158,20 @@ class Prepared:
     prepared: Callable[["Journal"], AbstractContextManager[Triggered]]
 
 
-#: What can raise SMIs as it is.
+#: A source that can raise SMIs as it is.
 Ready = Triggered | Periodic
 Source = Ready | Prepared
 
 
 def ready(source: Source, journal: "Journal") -> AbstractContextManager[Ready]:
-    """Return a context in which the source can raise SMIs. Raises KvmtestError."""
+    """Return a context in which the source is ready to raise SMIs. Raises KvmtestError."""
     if isinstance(source, Prepared):
         return source.prepared(journal)
     return nullcontext(source)
 
 
 def stamped(fire: Fire) -> Trigger:
-    """Fire once, and return when."""
+    """Fire once; return the TSC before and after."""
     before = lib.clock_tsc()
     fire()
     return Trigger(before, lib.clock_tsc())
@@ -178,9 +179,9 @@ def stamped(fire: Fire) -> Trigger:
 
 @contextmanager
 def opened_file(path: Path, flags: int, advice: str = "use another SMI source") -> Iterator[int]:
-    """Give a descriptor of the file that a source works through, and close it at the block's end.
+    """Yield a descriptor of the file that a source works through, open for the block.
 
-    ``flags`` are those of open(2). Raises KvmtestError, which ends with the ``advice``.
+    ``flags`` are those of open(2). Raises KvmtestError, whose message ends with the ``advice``.
     """
     try:
         fd = os.open(path, flags | os.O_CLOEXEC)

@@ -1,10 +1,10 @@
 """SMIs by the SMI command port
 ============================
 
-A byte written to the port that the FADT names (0xB2 on most machines) raises an SMI where the
-chipset has APMC_EN and GBL_SMI_EN set. Some values are commands to the firmware: those of the FADT
-are never written. Others are the vendor's, known to nobody else, so this source has to be asked for
-by name. The rate that a BIOS bears is limited: start slowly.
+Writes a byte to the port that the FADT names (0xB2 on most machines), which raises an SMI where the
+chipset has APMC_EN and GBL_SMI_EN set. Some values are commands to the firmware: those in the FADT
+are never written, but others are known to the vendor alone, so this source is opt-in. A BIOS bears
+only a limited rate: start slowly.
 """
 
 import os
@@ -27,9 +27,9 @@ _DEVICE = "/dev/port"
 
 
 def find(machine: Machine, value: str) -> Triggered | Missing:
-    """Return the source that writes ``value`` ("": 0x90), or what is missing.
+    """Return the source that writes ``value`` ("" for 0x90), or what is missing.
 
-    Raises UsageError where that is no byte.
+    Raises UsageError for a value that is no byte.
     """
     byte = _byte(value)
     fadt = machine.fadt
@@ -56,7 +56,7 @@ def find(machine: Machine, value: str) -> Triggered | Missing:
     return Triggered(
         "apm-port",
         f"writes {byte:#x} to the FADT's SMI command port {port:#x}",
-        "whatever the firmware does on that value, mostly nothing",
+        "whatever the firmware does on that value, usually nothing",
         fastest_hz=20,
         longest_s=0.05,
         opened=opened,

@@ -1,8 +1,7 @@
 """SMIs by a command
 =================
 
-A command that the user names, of which he knows that it makes the firmware work: IPMI, a vendor's
-tool.
+Runs a command that the user names because it makes the firmware work: an IPMI tool, a vendor's.
 """
 
 import shlex
@@ -22,9 +21,9 @@ _LONGEST_S = 10.0
 
 
 def find(_: Machine, command: str) -> Triggered | Missing:
-    """Return the source that runs ``command``, a line of words as for a shell, or what is missing.
+    """Return the source that runs ``command``, quoted as for a shell, or what is missing.
 
-    Raises UsageError where it is no such line.
+    Raises UsageError for quotes that are not closed.
     """
     try:
         words = shlex.split(command)

@@ -2,10 +2,9 @@
 ========================================
 
 The driver dcdbas (drivers/platform/x86/dell/dcdbas.c) passes a command to the firmware of Dell's
-servers by an SMI, on CPU 0. Which port and byte it goes by the firmware says in SMBIOS structure
-0xda (drivers/platform/x86/dell/dell-smbios-smm.c); the command reads the first token that is listed
-there. Dell's own programs use the same buffer without a lock that they share, so this source has to
-be asked for by name.
+servers by an SMI, on CPU 0. The firmware names the port and the byte in SMBIOS structure 0xda
+(drivers/platform/x86/dell/dell-smbios-smm.c); the command reads the first token listed there.
+Dell's own programs use the same buffer, and share no lock with this source, so it is opt-in.
 """
 
 import os
@@ -57,7 +56,7 @@ def find(machine: Machine, _: str) -> Triggered | Missing:
     @contextmanager
     def opened() -> Iterator[Fire]:
         def fire() -> None:
-            # Anew each time, as the firmware's answer comes into the same buffer.
+            # Written each time: the firmware's answer overwrites the buffer.
             _write(tree, _DATA, command)
             _write(tree, _REQUEST, _CALL)
 
@@ -66,7 +65,7 @@ def find(machine: Machine, _: str) -> Triggered | Missing:
 
     return Triggered(
         "dcdbas",
-        "has Dell's firmware read a token of its own by the driver dcdbas",
+        "makes Dell's firmware read one of its tokens, through the driver dcdbas",
         "the driver's buffer, cleared at the end",
         fastest_hz=20,
         longest_s=0.5,
@@ -88,12 +87,14 @@ def _command(machine: Machine) -> bytes | Missing:
         _, _, _, port, byte, _ = _STRUCTURE.unpack_from(raw)
         token, location, _ = _TOKEN.unpack_from(raw, _STRUCTURE.size)
         if byte in refused:
-            return Missing(f"the firmware takes commands by {byte:#x}, the FADT's {refused[byte]}")
+            return Missing(
+                f"the firmware takes commands by {byte:#x}, which is the FADT's {refused[byte]}"
+            )
         if port and token != _NO_TOKEN:
             header = _COMMAND.pack(_MAGIC, 0, _SIGNATURE, port, byte, 0)
             return header + _BUFFER.pack(*_READ_TOKEN, location, 0, 0, 0, 0, 0, 0, 0)
     return Missing(
-        "the firmware says in no SMBIOS structure 0xda how it takes commands",
+        "no SMBIOS structure 0xda says how the firmware takes commands",
         "modprobe dmi-sysfs, or use another SMI source",
     )
 

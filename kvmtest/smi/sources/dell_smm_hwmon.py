@@ -1,10 +1,9 @@
 """SMIs by the sensors of Dell's firmware
 ======================================
 
-The driver dell-smm-hwmon (drivers/hwmon) asks the firmware for each temperature and each fan's
-speed by an SMI, on CPU 0. Reading them is what any monitor does: gentle, and it works under
-lockdown. On some machines a read takes long, as the driver's documentation says of fans; how long
-bounds the rate.
+The driver dell-smm-hwmon (drivers/hwmon) asks the firmware for each temperature and fan speed by an
+SMI, on CPU 0. Any monitor reads them: this is gentle, and works under lockdown. On some machines a
+read takes long, which the driver's documentation says of fans, and that limits the rate.
 """
 
 import os
@@ -22,7 +21,7 @@ __all__ = ["find"]
 
 _HWMON = "/sys/class/hwmon"
 _NAME = "dell_smm"
-# Temperatures first: a fan's speed takes some machines half a second.
+# Temperatures first: some machines take half a second for a fan's speed.
 _SENSORS = ("temp*_input", "fan*_input")
 
 

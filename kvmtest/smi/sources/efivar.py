@@ -1,10 +1,10 @@
 """SMIs by reading a UEFI variable
 ===============================
 
-Firmware that keeps its variables in SMM and no copy of them: each read through efivarfs
-(fs/efivarfs/file.c) asks for the size and then for the value, an SMI each. Gentle: nothing is
-written, and it works under lockdown. Firmware of today mostly answers reads from a copy (EDK2's
-variable runtime cache, since 2019) and raises none, which the count shows.
+Where the firmware keeps its variables in SMM alone, each read by efivarfs (fs/efivarfs/file.c) asks
+for the size and then for the value, an SMI each. Gentle: nothing is written, and it works under
+lockdown. Today's firmware mostly answers reads from a copy (EDK2's variable runtime cache, since
+2019) and raises no SMI, which the count shows.
 """
 
 import os
@@ -26,7 +26,7 @@ _FAVOURITES = tuple(f"{name}-{GLOBAL}" for name in ("BootOrder", "BootCurrent", 
 
 
 def find(machine: Machine, variable: str) -> Triggered | Missing:
-    """Return the source that reads ``variable`` (NAME-GUID; "": any), or what is missing."""
+    """Return the source that reads ``variable`` (NAME-GUID; "" for any), or what is missing."""
     found = _variable(machine.tree, variable)
     if isinstance(found, Missing):
         return found

@@ -1,13 +1,13 @@
 """SMIs by a write that the firmware refuses
 ========================================
 
-A new UEFI variable that is not to be kept over a restart: once the system runs, firmware refuses to
-make such a one (UEFI 2.10, 8.2, SetVariable), EDK2 in SMM. So nothing is stored, and the kernel
-limits no rate. Firmware that refuses before the SMI raises none, which the count shows.
+Writes a new UEFI variable without NON_VOLATILE. Once the system runs, firmware refuses to create
+one (UEFI 2.10, 8.2, SetVariable); EDK2 refuses in SMM. So nothing is stored, and the kernel does
+not limit the rate. Firmware that refuses without an SMI raises none, which the count shows.
 
-The write needs a file of efivarfs, of which the kernel knows the name alone. It is made through the
-journal and removed at the end. Should a firmware make the variable after all, removing the file
-deletes it there too (fs/efivarfs/vars.c, efivar_entry_delete), and the source is given up.
+The write needs a file in efivarfs, which the journal creates and removes at the end. Should the
+firmware create the variable after all, removing the file deletes the variable too
+(fs/efivarfs/vars.c, efivar_entry_delete), and the source is given up.
 """
 
 import errno

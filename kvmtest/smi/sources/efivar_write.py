@@ -1,12 +1,12 @@
 """SMIs by writing a UEFI variable's own bytes back
 ==============================================
 
-SetVariable goes to SMM. With the bytes and attributes that a variable has already EDK2 changes
-nothing in its store; other firmware may write them to its flash memory, which wears. So this source
-has to be asked for by name, and the journal keeps the variable's bytes.
+SetVariable enters SMM. EDK2 leaves its store alone when a variable already has these bytes and
+attributes; other firmware may write them to flash memory, which wears. So this source is opt-in,
+and the journal keeps the variable's bytes.
 
-Variables that decide what the machine boots, or that are more than bytes, are refused, and those
-that efivarfs makes immutable, since a firmware may depend on them (fs/efivarfs/vars.c).
+Refused are variables that decide what the machine boots, those that are more than bytes, and those
+that efivarfs makes immutable because a firmware may depend on them (fs/efivarfs/vars.c).
 """
 
 import os

@@ -1,7 +1,7 @@
 """The file system of UEFI variables
 =================================
 
-Where the sources of SMIs that work through efivarfs find it, and what keeps them from it.
+Where the sources that work through UEFI variables find them, or why there are none.
 """
 
 import os
@@ -16,11 +16,11 @@ __all__ = ["EFIVARS", "GLOBAL", "LONGEST_S", "variables", "writable"]
 _EFI = "/sys/firmware/efi"
 EFIVARS = f"{_EFI}/efivars"
 
-#: A call of the firmware that takes longer shows a machine that does not bear it. On a busy host
-#: the kernel's worker that makes the call has to wait for a CPU, too.
+#: If a firmware call takes longer the machine does not bear it. On a busy host the kernel's worker
+#: that makes the call must wait for a CPU, too.
 LONGEST_S = 0.2
 
-#: The GUID of the variables that the specification names (UEFI 2.10, 3.3).
+#: The GUID of the specification's own variables (UEFI 2.10, 3.3).
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
@@ -41,13 +41,13 @@ def variables(tree: Tree) -> dict[str, Path] | Missing:
 
 
 def writable(tree: Tree) -> Missing | None:
-    """Return why no variable can be made, or None."""
+    """Return why no variable can be created here, or None."""
     found = variables(tree)
     if isinstance(found, Missing):
         return found
     if os.statvfs(tree.path(EFIVARS)).f_flag & os.ST_RDONLY:
         return Missing(
-            "efivarfs is mounted read-only: the administrator wants that, or the firmware has no "
+            "efivarfs is mounted read-only: by the administrator, or because the firmware has no "
             "SetVariable after boot",
             f"mount -o remount,rw {EFIVARS}",
         )

@@ -1,12 +1,12 @@
 """SMIs by the free space of efivarfs
 ==================================
 
-statfs(2) of efivarfs asks the firmware how much room its variables have (fs/efivarfs/super.c).
-QueryVariableInfo goes to SMM also where reads of variables are answered from a copy (EDK2,
+statfs(2) on efivarfs asks the firmware how much room its variables have (fs/efivarfs/super.c).
+QueryVariableInfo enters SMM even where reads of variables are answered from a copy (EDK2,
 VariableSmmRuntimeDxe.c). Gentle: nothing is written, any user may ask, and it works under lockdown.
 
 Before Linux kernel commit d86ff3333cb1 ("efivarfs: expose used and total size") (in v6.7), the
-kernel answered by itself: then no SMI comes, which the count shows.
+kernel answered without the firmware: no SMI comes then, which the count shows.
 """
 
 import os
@@ -22,8 +22,8 @@ from kvmtest.smi.sources.efivarfs import EFIVARS, LONGEST_S, variables
 
 __all__ = ["find"]
 
-#: A kernel that limits it (6.12.117, say) asks the firmware at most five times in 2 s, and repeats
-#: its last answer otherwise. A little less often than that, as the sixth must come after the 2 s.
+#: Some kernels (6.12.117, say) ask the firmware at most five times in 2 s, and else repeat the last
+#: answer. This is a little slower, as the sixth question must come after the 2 s.
 FASTEST_HZ = 2.4
 
 

@@ -1,10 +1,10 @@
 """SMIs of a lab's machine
 =======================
 
-The emulated machine has an MSR of its own for them: their mean distance in ticks of the TSC, 0 for
-none. SMIs come while a guest runs; bit 63 has them come also while none does. The MSR after it
-counts what was raised, and a third has the handler take longer. They are state of the emulated
-machine and end with it, so nothing is left to undo where this process dies.
+Three MSRs of the emulated machine control its SMIs. The first holds their mean distance in ticks of
+the TSC, 0 for none; they come while a guest runs, and with bit 63 also while none does. The next
+counts the SMIs raised, and a third makes the handler take longer. All three end with the emulated
+machine, so nothing is left to undo if this process dies.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,17 +21,17 @@ __all__ = ["find"]
 # Where Lab.details names the MSR.
 _DETAIL = "smi_source_msr"
 _OUTSIDE_GUESTS = 1 << 63
-# They are one for the machine, and this CPU's.
+# The MSRs are the machine's; any CPU reaches them.
 _CPU = 0
 # From the first MSR to the others.
 _RAISED, _TURNS = 1, 4
-#: Turns of the handler where there are more CPUs than one, two instructions each. With one CPU the
-#: BIOS's handler stays, whose dozen instructions are the smallest leak that there can be.
+#: Turns of the handler's loop, of two instructions each, where there are several CPUs. With one CPU
+#: the BIOS's handler stays: its dozen instructions are the smallest leak possible.
 TURNS = 200
 
 
 def find(machine: Machine, argument: str) -> Periodic | Missing:
-    """Return the emulated machine's source, or what is missing."""
+    """Return the emulated machine's source, or what this machine lacks."""
     index = machine.lab.details.get(_DETAIL) if machine.lab else None
     if not isinstance(index, int):
         return Missing("this is no emulated machine of a lab that raises SMIs")
@@ -53,8 +53,8 @@ def find(machine: Machine, argument: str) -> Periodic | Missing:
 
     return Periodic(
         "lab",
-        "has the emulated machine raise SMIs",
-        f"MSR {index:#x} of the emulated machine, 0 again at the end; with several CPUs "
+        "makes the emulated machine raise SMIs",
+        f"MSR {index:#x} of the emulated machine, 0 again at the end; with several CPUs also "
         f"{index + _TURNS:#x}",
         fastest_hz=10_000,
         switched=switched,

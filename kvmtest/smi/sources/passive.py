@@ -1,7 +1,7 @@
 """SMIs that come by themselves
 ============================
 
-Raises none: waits for those of the firmware's own making.
+Raises no SMI, and waits for those that the firmware raises anyway.
 """
 
 from collections.abc import Iterator

@@ -128,7 +128,7 @@ def fire(source: Source, journal: Journal | None = None) -> None:
             "shows no temperature and no fan",
         ),
         ("dcdbas", {}, "the driver dcdbas is not loaded"),
-        ("dcdbas", DCDBAS_FILES, "in no SMBIOS structure 0xda"),
+        ("dcdbas", DCDBAS_FILES, "no SMBIOS structure 0xda"),
         ("command", {}, "no command is named"),
         ("command:no-such-tool -x", {}, "there is no command no-such-tool"),
         ("lab", {}, "no emulated machine of a lab"),
