@@ -139,7 +139,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     yield "lockdown", str(machine.lockdown)
     boot = machine.secure_boot
     yield "Secure Boot", boot if isinstance(boot, Missing) else ("on" if boot else "off")
-    others = [str(user) for user in machine.census.users]
+    others = [str(user) for user in machine.census.processes]
     others += [f"unseen: {spot.what}" for spot in machine.census.blind_spots]
     yield "other VMs, users of KVM", "; ".join(others) or "nobody"
 

@@ -94,7 +94,7 @@ class Session:
         return self._context
 
     def _stop_for_other_vms(self) -> None:
-        others = [user for user in self.machine.census.users if user.vms]
+        others = [user for user in self.machine.census.processes if user.vms]
         if others:
             named = ", ".join(map(str, others))
             advice = "stop them, or use --allow-other-vms"
@@ -107,7 +107,7 @@ class Session:
         if isinstance(log, Missing):
             return log
         try:
-            return RunLog(log, log.mark(), self.before)
+            return RunLog(log, log.write_marker(), self.before)
         except BaseException:
             log.close()
             raise
@@ -235,7 +235,7 @@ class Session:
             self.log_missing = run
             return
         try:
-            self.log = run.log.since_mark()
+            self.log = run.log.since_marker()
         except LogError as error:
             # Not worth the verdicts, which are known by now.
             self.log_missing = Missing(str(error))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
     from kvmtest.host.changes.clear_warn_once import EarlierWarnings
     from kvmtest.host.changes.journal import Journal
     from kvmtest.host.changes.kprobes import ProbePool
-    from kvmtest.host.observe.kernel_log import KernelLog, Mark
+    from kvmtest.host.observe.kernel_log import KernelLog, Marker
 
 __all__ = ["Check", "Context", "RunLog"]
 
@@ -26,7 +26,7 @@ class RunLog:
     """The kernel log from the run's beginning on, and what is known of warnings before it."""
 
     log: "KernelLog"
-    mark: "Mark"
+    marker: "Marker"
     before: "EarlierWarnings | None" = None
 
 

@@ -13,7 +13,7 @@ from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.facts.census import Census
 from kvmtest.host.facts.kernel import Kernel
-from kvmtest.host.facts.lab import VARIABLE, Lab
+from kvmtest.host.facts.lab import VARIABLE, LabFacts
 from kvmtest.host.facts.mediated_pmu import PARAMETER
 from kvmtest.host.facts.msr import (
     IA32_PERF_CAPABILITIES,
@@ -185,7 +185,7 @@ def guest_events(machine: Machine) -> Missing | None:
         return None
     # Not the machine's census: others may have come since.
     census = Census.of(machine.tree)
-    others = [*map(str, census.users), *(f"unseen: {spot.what}" for spot in census.blind_spots)]
+    others = [*map(str, census.processes), *(f"unseen: {spot.what}" for spot in census.blind_spots)]
     if not others:
         return None
     return Missing(
@@ -314,7 +314,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
 }
 
 
-def check_lab(lab: Lab | None) -> None:
+def check_lab(lab: LabFacts | None) -> None:
     """Raise EnvironmentUnfit where a lab says that it lacks what no property needs: a mistake."""
     unknown = sorted(set(lab.lacks) - set(PRECONDITIONS)) if lab else []
     if unknown:

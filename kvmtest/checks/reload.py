@@ -37,7 +37,7 @@ def reload_for(need: str, machine: Machine, journal: "Journal") -> Missing | Non
     if module.built_in:
         what = f"{name} is built into the kernel, so that it can't be reloaded"
         return Missing(what, f"boot with {settings}")
-    users = Census.of(machine.tree).users
+    users = Census.of(machine.tree).processes
     if users:
         named = ", ".join(map(str, users))
         why = "others use KVM" if any(u.hypervisor == "KVM" for u in users) else "other VMs run"

@@ -1,13 +1,14 @@
-"""Facts for the record
-====================
+"""Facts as JSON
+=============
 
-What is known of a machine, as JSON has it: for evidence and ``kvmtest doctor --json``.
+What is known of a machine, as JSON: for evidence and ``kvmtest doctor --json``.
 """
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from kvmtest.host.facts.census import Census
 from kvmtest.host.facts.freeze_knob import Knob, KnobError
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
@@ -65,7 +66,15 @@ def host_facts(machine: Machine) -> dict[str, Any]:
         "pmus": plain(machine.pmus),
         "pmu_names": plain(machine.pmu_names),
         "fadt": plain(machine.fadt),
-        "kvm_users": plain(machine.census),
+        "kvm_users": _census(machine.census),
+    }
+
+
+def _census(census: Census) -> dict[str, Any]:
+    return {
+        "users": plain(census.processes),
+        "unreadable": plain(census.unreadable),
+        "blind_spots": plain(census.blind_spots),
     }
 
 

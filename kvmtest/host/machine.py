@@ -12,7 +12,7 @@ from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.fadt import Fadt, read_fadt
 from kvmtest.host.facts.kernel import Kernel
 from kvmtest.host.facts.kvm_module import KvmModule
-from kvmtest.host.facts.lab import Lab
+from kvmtest.host.facts.lab import LabFacts
 from kvmtest.kernels.btf import Btf
 from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
@@ -41,9 +41,9 @@ class Machine:
             vars(self).pop(name, None)
 
     @cached_property
-    def lab(self) -> Lab | None:
+    def lab(self) -> LabFacts | None:
         """The lab whose emulated machine this is; None for any other. Raises EnvironmentUnfit."""
-        return Lab.of(os.environ) if self.tree.is_live else None
+        return LabFacts.of(os.environ) if self.tree.is_live else None
 
     @cached_property
     def hostname(self) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from kvmtest.checks.preconditions import PRECONDITIONS
 from kvmtest.diagnosis import Diagnosis, diagnose
-from kvmtest.host.facts.lab import VARIABLE, Lab
+from kvmtest.host.facts.lab import VARIABLE, LabFacts
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
@@ -51,5 +51,5 @@ def test_a_machine_is_good_for_something_and_there_is_a_next_command(
 
 def test_inside_a_lab_s_machine_no_other_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(Tree())
-    vars(machine)["lab"] = Lab("emulator", "a CPU", "1")
+    vars(machine)["lab"] = LabFacts("emulator", "a CPU", "1")
     assert diagnosed(monkeypatch, machine, *PRECONDITIONS).next_steps == []

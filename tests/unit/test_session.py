@@ -15,7 +15,7 @@ from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
 from kvmtest.host.changes.clear_warn_once import CLEAR, EarlierWarnings
 from kvmtest.host.changes.journal import RECORD, Journal
 from kvmtest.host.changes.lock import LockHeld
-from kvmtest.host.facts.census import Census, KvmUser
+from kvmtest.host.facts.census import Census, HypervisorProcess
 from kvmtest.host.machine import Machine
 from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.tree import Tree
@@ -487,7 +487,7 @@ def test_a_log_that_breaks_at_the_mark_gives_the_machine_back(
 
     files = open_files()
     with monkeypatch.context() as patch:
-        patch.setattr(KernelLog, "mark", broken)
+        patch.setattr(KernelLog, "write_marker", broken)
         with pytest.raises(KvmtestError, match="can't be read on"):
             session.begin()
     assert open_files() == files
@@ -517,7 +517,7 @@ def test_a_session_does_not_begin_beside_vms_of_other_hypervisors(
 
 def test_a_session_does_not_begin_beside_other_vms(tree: Tree) -> None:
     machine = Machine(tree)
-    other = KvmUser(pid=77, name="qemu", command=("qemu",), vms=1, vcpus=2, devices=1)
+    other = HypervisorProcess(pid=77, name="qemu", command=("qemu",), vms=1, vcpus=2, devices=1)
     vars(machine)["census"] = Census((other,), (), ())
     with pytest.raises(EnvironmentUnfit, match="other VMs run here: qemu"):
         Session(machine).begin()

@@ -31,7 +31,7 @@ def no_warnings(context: Context) -> Iterator[Reading | Absence]:
         yield Absence("klog", run)
         return
     entries = _exercise()
-    yield from told_by_log(run, run.log.since_mark(), read_taint(context.machine.tree), entries)
+    yield from told_by_log(run, run.log.since_marker(), read_taint(context.machine.tree), entries)
 
 
 def told_by_log(
@@ -45,7 +45,7 @@ def told_by_log(
         # A warning speaks for itself; the other controls are about silence.
         yield control("klog", "the warnings, read from the log", True, True, "")
     else:
-        proof = "seen" if run.mark.unproven is None else str(run.mark.unproven)
+        proof = "seen" if run.marker.unproven is None else str(run.marker.unproven)
         remedy = "run as root, so that a mark can be written to /dev/kmsg"
         yield control("klog", "the run's own mark in the log", proof, "seen", remedy)
         remedy = "boot with a larger log_buf_len"

@@ -17,7 +17,7 @@ from kvmtest._native import ffi, lib
 from kvmtest.errors import KvmtestError
 from kvmtest.workers import PATIENCE_S
 
-__all__ = ["Toggle", "Toggler"]
+__all__ = ["StampedWrite", "Toggler"]
 
 # Beyond this nothing toggles: a mistake in units.
 LONGEST_INTERVAL = 86400
@@ -35,7 +35,7 @@ HINTS = {
 }
 
 
-class Toggle(NamedTuple):
+class StampedWrite(NamedTuple):
     """One write: which of the two texts, and the TSC before and after the write."""
 
     value: int
@@ -127,11 +127,11 @@ class Toggler:
         return int(self._native.writes)
 
     @property
-    def stamps(self) -> list[Toggle]:
+    def stamps(self) -> list[StampedWrite]:
         """The newest writes, oldest first; complete once :meth:`run` is over."""
         capacity, writes = self._native.capacity, self.writes
         kept = (self._stamps[at % capacity] for at in range(max(0, writes - capacity), writes))
-        return [Toggle(stamp.value, stamp.before, stamp.after) for stamp in kept]
+        return [StampedWrite(stamp.value, stamp.before, stamp.after) for stamp in kept]
 
     def close(self) -> None:
         """Stop, wait for the writing to end, and close the descriptors.

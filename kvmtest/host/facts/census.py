@@ -1,8 +1,8 @@
 """Census of VMs
 =============
 
-The processes that hold /dev/kvm, a VM or a vCPU open, or the device of another hypervisor that runs
-VMs on Linux, found before anything on the host is changed.
+The processes that hold /dev/kvm, a VM or a vCPU open, or the device of another hypervisor on Linux.
+A run takes it before it changes anything on the host.
 """
 
 import os
@@ -15,24 +15,23 @@ from pathlib import Path
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
-__all__ = ["Census", "KvmUser"]
+__all__ = ["Census", "HypervisorProcess"]
 
 # The inode of the machine's first PID namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 
 
-# Devices of hypervisors besides KVM, each of which has a process for each VM. VirtualBox opens the
-# first as root and the second for everybody else (SUPR0 of its support driver).
+# Devices of hypervisors besides KVM, which have a process for each VM. VirtualBox opens the first
+# as root, and the second as anybody else (SUPR0 of its support driver).
 _OTHERS = {"/dev/vboxdrv": "VirtualBox", "/dev/vboxdrvu": "VirtualBox", "/dev/vmmon": "VMware"}
 
 
 @dataclass(frozen=True, slots=True)
-class KvmUser:
-    """One process and how many descriptors of VMs, vCPUs and /dev/kvm itself it holds.
+class HypervisorProcess:
+    """A process that runs VMs, and how many descriptors of VMs, vCPUs and /dev/kvm it holds.
 
-    A VM or vCPU that was duplicated counts once for each descriptor. ``command`` is the command
-    line, empty where the process has ended or hides it. Where it holds the device of another
-    ``hypervisor`` than KVM, that counts as one VM.
+    A duplicated descriptor counts again. ``command`` is the command line, empty where the process
+    has ended or hides it. An open device of another ``hypervisor`` than KVM counts as one VM.
     """
 
     pid: int
@@ -51,19 +50,20 @@ class KvmUser:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """The other processes that use KVM or run VMs without it, and what could not be seen of them.
+    """The other ``processes`` that hold KVM or another hypervisor, and what could not be seen.
 
-    ``unreadable`` are the processes whose descriptors this one may not list.
+    ``unreadable`` are the processes whose descriptors this one may not list; ``blind_spots`` says
+    why others may have gone unseen.
     """
 
-    users: tuple[KvmUser, ...]
+    processes: tuple[HypervisorProcess, ...]
     unreadable: tuple[int, ...]
     blind_spots: tuple[Missing, ...]
 
     @classmethod
     def of(cls, tree: Tree) -> "Census":
         """Look through the descriptors of every process but this one."""
-        users = []
+        processes = []
         unreadable = []
         for pid in _pids(tree):
             try:
@@ -72,8 +72,8 @@ class Census:
                 unreadable.append(pid)
             else:
                 if held:
-                    users.append(_user(tree, pid, held))
-        return cls(tuple(users), tuple(unreadable), tuple(_blind_spots(tree, unreadable)))
+                    processes.append(_process(tree, pid, held))
+        return cls(tuple(processes), tuple(unreadable), tuple(_blind_spots(tree, unreadable)))
 
 
 def _pids(tree: Tree) -> list[int]:
@@ -120,12 +120,12 @@ def _kind(target: str) -> str | None:
     return "device" if target == "/dev/kvm" else _OTHERS.get(target)
 
 
-def _user(tree: Tree, pid: int, held: Counter[str]) -> KvmUser:
+def _process(tree: Tree, pid: int, held: Counter[str]) -> HypervisorProcess:
     name, command = _live_names(pid) if tree.is_live else _names(tree, pid)
     others = sorted(held.keys() & set(_OTHERS.values()))
     vms = held["vm"] + len(others)
     by = " and ".join(["KVM"] * (held["vm"] > 0) + others) or "KVM"
-    return KvmUser(pid, name, command, vms, held["vcpu"], held["device"], by)
+    return HypervisorProcess(pid, name, command, vms, held["vcpu"], held["device"], by)
 
 
 def _live_names(pid: int) -> tuple[str, tuple[str, ...]]:

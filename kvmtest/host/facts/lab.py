@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["VARIABLE", "Lab"]
+__all__ = ["VARIABLE", "LabFacts"]
 
 VARIABLE = "KVMTEST_LAB"
 
 
 @dataclass(frozen=True, slots=True)
-class Lab:
+class LabFacts:
     """An emulated machine: emulator, its version, the CPU model.
 
     ``lacks`` has a reason for each precondition (a row of kvmtest.checks.preconditions) that the
@@ -32,7 +32,7 @@ class Lab:
     details: Mapping[str, str | int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> "Lab | None":
+    def of(cls, environment: Mapping[str, str]) -> "LabFacts | None":
         """Return the lab that ``environment`` tells of; raises EnvironmentUnfit for nonsense."""
         text = environment.get(VARIABLE)
         if text is None:

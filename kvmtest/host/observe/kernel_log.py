@@ -1,8 +1,8 @@
 """The kernel log
 ==============
 
-Follows /dev/kmsg from a mark on and recognises the reports of trouble in it.
-See Documentation/ABI/testing/dev-kmsg.
+Follows /dev/kmsg (Documentation/ABI/testing/dev-kmsg) from a marker on, and recognises the reports
+of trouble in it.
 """
 
 import errno
@@ -28,7 +28,7 @@ __all__ = [
     "KernelLog",
     "LogError",
     "LogSlice",
-    "Mark",
+    "Marker",
     "Record",
     "Trouble",
     "parse_record",
@@ -129,11 +129,11 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A position in the log.
+class Marker:
+    """The line that a run wrote to the log.
 
-    ``token`` was written to the log and came back, which proves that new records are seen; it is
-    None, and ``unproven`` says why, where the mark is only the end of the log at that time.
+    ``token`` came back from the log, which proves that new records are seen. It is None, and
+    ``unproven`` says why, where no line could be written or read back.
     """
 
     token: str | None
@@ -152,7 +152,7 @@ _BEGIN = Position(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class LogSlice:
-    """The records since a mark; ``lost`` counts those that the kernel overwrote unread."""
+    """Records of the log; ``lost`` counts those that the kernel overwrote unread."""
 
     records: tuple[Record, ...]
     lost: int
@@ -215,22 +215,22 @@ class KernelLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def mark(self) -> Mark:
-        """Remember the end of the log as it is now, for :meth:`since_mark`. Raises LogError.
+    def write_marker(self) -> Marker:
+        """Write "kvmtest: begin TOKEN" to the log, at level info, and read until it comes back.
 
-        Writes "kvmtest: begin TOKEN" to the log at level info and reads until it comes back. Where
-        that can't be done the end of the log is the mark, and the answer says why.
+        :meth:`since_marker` counts from there. Where no marker can be written or read back it
+        counts from the end of the log as it is now, and the answer says why. Raises LogError.
         """
         os.lseek(self._descriptor, 0, os.SEEK_END)
         self._since = _Since()
         token = os.urandom(16).hex()
         unproven = self._write(f"kvmtest: begin {token}") or self._read_up_to(token)
-        return Mark(None if unproven else token, unproven)
+        return Marker(None if unproven else token, unproven)
 
-    def since_mark(self) -> LogSlice:
-        """Return all records from the mark (else from opening) until now. Raises LogError.
+    def since_marker(self) -> LogSlice:
+        """Return all records since the marker, or since the opening. Raises LogError.
 
-        Never waits; each call returns everything since the mark again.
+        Never waits; each call returns all of them again.
         """
         return self.since(_BEGIN)
 
@@ -240,9 +240,9 @@ class KernelLog:
         return self._since.end()
 
     def since(self, position: Position) -> LogSlice:
-        """Return all records from ``position``, taken after the last mark, until now.
+        """Return all records since ``position``, which is later than the marker.
 
-        Like :meth:`since_mark`, which it does not disturb. Raises LogError.
+        Like :meth:`since_marker`, which it does not disturb. Raises LogError.
         """
         self.drain()
         return self._since.slice(position)
@@ -318,7 +318,7 @@ class KernelLog:
 
 
 class _Since:
-    """What came after a mark; knows by the sequence numbers what was missed."""
+    """The records after a marker; their sequence numbers tell what was missed."""
 
     def __init__(self, sequence: int | None = None) -> None:
         self._last = sequence

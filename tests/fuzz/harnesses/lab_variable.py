@@ -2,7 +2,7 @@
 
 from fuzz.harness import Harness
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.host.facts.lab import VARIABLE, Lab
+from kvmtest.host.facts.lab import VARIABLE, LabFacts
 
 SEED = (
     b'{"emulator": "Bochs", "model": "i7", "version": "3", "lacks": {"smi": "none"},'
@@ -10,7 +10,7 @@ SEED = (
 )
 
 HARNESS = Harness(
-    parse=lambda data: Lab.of({VARIABLE: data.decode(errors="surrogateescape")}),
+    parse=lambda data: LabFacts.of({VARIABLE: data.decode(errors="surrogateescape")}),
     seeds=(SEED, b'{"emulator": "a", "model": "b", "version": "c"}'),
     refusals=(EnvironmentUnfit,),
     longest=512,

@@ -22,7 +22,7 @@ from kvmtest.checks.preconditions import (
     witness_lacks,
 )
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.host.facts.lab import Lab
+from kvmtest.host.facts.lab import LabFacts
 from kvmtest.host.facts.msr import IA32_PERF_CAPABILITIES
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
@@ -232,7 +232,7 @@ def test_who_came_after_the_first_look_is_seen(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
     put(MEDIATED, "Y")(tree)
     machine = Machine(tree)
-    assert machine.census.users == ()
+    assert machine.census.processes == ()
     assert PRECONDITIONS["guest-events"](machine) is None
     in_use(tree)
     assert PRECONDITIONS["guest-events"](machine) is not None
@@ -406,7 +406,7 @@ def test_this_machine_answers_every_question(name: str) -> None:
 
 
 def in_lab(machine: Machine, **lacks: str) -> Machine:
-    vars(machine)["lab"] = Lab("Bochs", "corei7_skylake_x", "2.7", lacks)
+    vars(machine)["lab"] = LabFacts("Bochs", "corei7_skylake_x", "2.7", lacks)
     return machine
 
 
@@ -444,9 +444,9 @@ def test_only_a_lab_does_not_switch_debugctl(tmp_path: Path) -> None:
 
 def test_a_lab_that_lacks_what_nobody_asks_for_is_refused() -> None:
     check_lab(None)
-    check_lab(Lab("Bochs", "m", "2.7", {"pmu": "none"}))
+    check_lab(LabFacts("Bochs", "m", "2.7", {"pmu": "none"}))
     with pytest.raises(EnvironmentUnfit, match="KVMTEST_LAB: lacks pmuu; it takes kvm, kvm-intel"):
-        check_lab(Lab("Bochs", "m", "2.7", {"pmuu": "none"}))
+        check_lab(LabFacts("Bochs", "m", "2.7", {"pmuu": "none"}))
 
 
 # What keeps a property from being decided

@@ -10,7 +10,7 @@ import pytest
 from support.kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
 from support.lab_emulator import Emulator
 
-from kvmtest.host.facts.lab import Lab as Told
+from kvmtest.host.facts.lab import LabFacts
 from kvmtest.kernels import bzimage as bzimages
 from kvmtest.lab.emulators import bochs
 from kvmtest.lab.emulators.bochs import PMU, Bochs
@@ -201,7 +201,7 @@ def test_evidence_is_told_what_the_machine_is_and_how_it_began(
 ) -> None:
     lab = emulator.lab(cold=cold, hardware=Hardware(cpus=2))
     facts = lab.facts("changed")
-    read = Told.of({"KVMTEST_LAB": json.dumps(facts)})
+    read = LabFacts.of({"KVMTEST_LAB": json.dumps(facts)})
     assert read
     assert (read.emulator, read.version, read.model) == ("Bochs", "2.7", "corei7_skylake_x")
     details = read.details

@@ -26,7 +26,7 @@ from support.stand_in import (
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.host.changes.journal import RECORD, Journal, parse
 from kvmtest.host.facts.fadt import Fadt
-from kvmtest.host.facts.lab import Lab
+from kvmtest.host.facts.lab import LabFacts
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
@@ -580,7 +580,7 @@ def lab_machine(root: Path) -> Machine:
     """A lab's machine, whose MSR device is a file, in which MSRs overlap."""
     host = machine(root, VARIABLES)
     details = {"smi_source_msr": LAB_MSR}
-    vars(host)["lab"] = Lab("Bochs", "skylake", "2.7", {}, details)
+    vars(host)["lab"] = LabFacts("Bochs", "skylake", "2.7", {}, details)
     os.truncate(host.tree.path("/dev/cpu/0/msr"), LAB_MSR + 16)
     return host
 

@@ -15,25 +15,25 @@ from kvmtest.checks.any.no_warnings import told_by_log
 from kvmtest.checks.context import RunLog
 from kvmtest.host.changes.clear_warn_once import EarlierWarnings
 from kvmtest.host.machine import Machine
-from kvmtest.host.observe.kernel_log import KernelLog, LogSlice, Mark, parse_record
+from kvmtest.host.observe.kernel_log import KernelLog, LogSlice, Marker, parse_record
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.missing import Missing
 
 WARN = b"4,%d,100,-;WARNING: CPU: 1 PID: 77 at arch/x86/kvm/vmx/vmx.c:123 vmx_vcpu_run+0x1/0x2\n"
-PROVEN = Mark("token", None)
+PROVEN = Marker("token", None)
 
 
-def stand_in_log(root: Path, lines: bytes, mark: Mark = PROVEN) -> RunLog:
-    """Return a log that gains ``lines`` after its mark."""
+def stand_in_log(root: Path, lines: bytes, marker: Marker = PROVEN) -> RunLog:
+    """Return a log that gains ``lines`` after its marker."""
     tree = Tree(root)
     path = write(tree, KMSG, b"4,1,10,-;WARNING: CPU: 0 PID: 1 at old.c:1 before_the_run+0x1/0x2\n")
     log = KernelLog.open(tree)
     assert isinstance(log, KernelLog)
-    log.mark()
+    log.write_marker()
     with path.open("ab") as file:
         file.write(lines)
-    return RunLog(log, mark)
+    return RunLog(log, marker)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def stand_in_log(root: Path, lines: bytes, mark: Mark = PROVEN) -> RunLog:
         (b"12,2,100,-;WARNING: said by a program of the user's\n", PROVEN, Verdict.PASS),
         (WARN % 2 + WARN % 5, PROVEN, Verdict.FAIL),
         (b"6,2,50,-;a\n6,5,60,-;b\n", PROVEN, Verdict.INCONCLUSIVE),
-        (WARN % 2, Mark(None, Missing("no marker")), Verdict.FAIL),
-        (b"", Mark(None, Missing("no marker")), Verdict.INCONCLUSIVE),
+        (WARN % 2, Marker(None, Missing("no marker")), Verdict.FAIL),
+        (b"", Marker(None, Missing("no marker")), Verdict.INCONCLUSIVE),
     ],
     ids=[
         "quiet",
@@ -60,7 +60,7 @@ def stand_in_log(root: Path, lines: bytes, mark: Mark = PROVEN) -> RunLog:
     ],
 )
 def test_no_warnings_follows_the_log(
-    tmp_path: Path, lines: bytes, mark: Mark, verdict: Verdict
+    tmp_path: Path, lines: bytes, mark: Marker, verdict: Verdict
 ) -> None:
     need_kvm()
     log = stand_in_log(tmp_path, lines, mark)
@@ -81,7 +81,7 @@ def test_no_warnings_has_controls_that_hold_here() -> None:
     log = KernelLog.open(Tree())
     if isinstance(log, Missing):
         pytest.skip(f"needs /dev/kmsg: {log}")
-    observations = observe("any.no-warnings", Machine(Tree()), RunLog(log, log.mark()))
+    observations = observe("any.no-warnings", Machine(Tree()), RunLog(log, log.write_marker()))
     assert [c.agrees for c in controls(observations)] == [True, True]
     (entries,) = [o for o in observations if isinstance(o, Reading) and o.role is Role.MEASURE]
     assert isinstance(entries.observed, int)

@@ -162,7 +162,7 @@ def test_a_log_that_is_given_is_read_and_left_open(tree: Tree) -> None:
         assert isinstance(made, Refusals)
         with made:
             assert refuse(made, RefusingVcpu(tree, good)).problem is None
-        assert len(log.since_mark().records) == len(good(0))
+        assert len(log.since_marker().records) == len(good(0))
 
 
 def test_a_log_of_its_own_is_closed(tree: Tree) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmtest.host.facts import census as census_module
-from kvmtest.host.facts.census import Census, KvmUser
+from kvmtest.host.facts.census import Census, HypervisorProcess
 from kvmtest.host.tree import Tree
 
 MOUNTS = "proc /proc proc rw,nosuid,relatime 0 0\n"
@@ -42,17 +42,17 @@ def test_a_virtual_machine_is_counted_by_what_it_holds(tmp_path: Path) -> None:
         "anon_inode:[eventfd]",
     )
     census = Census.of(procfs(tmp_path))
-    assert census.users == (
-        KvmUser(4711, "qemu-system-x86", ("qemu", "-m", "1G"), vms=1, vcpus=2, devices=1),
+    assert census.processes == (
+        HypervisorProcess(4711, "qemu-system-x86", ("qemu", "-m", "1G"), vms=1, vcpus=2, devices=1),
     )
-    assert str(census.users[0]) == "qemu-system-x86 (pid 4711, 1 VMs, 2 vCPUs)"
+    assert str(census.processes[0]) == "qemu-system-x86 (pid 4711, 1 VMs, 2 vCPUs)"
     assert census.blind_spots == ()
 
 
 @pytest.mark.parametrize("target", ["/dev/kvm", "anon_inode:kvm-vm", "anon_inode:kvm-vcpu"])
 def test_each_kind_of_descriptor_alone_makes_a_user(tmp_path: Path, target: str) -> None:
     process(tmp_path, 1, target)
-    assert [user.pid for user in Census.of(procfs(tmp_path)).users] == [1]
+    assert [user.pid for user in Census.of(procfs(tmp_path)).processes] == [1]
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_each_kind_of_descriptor_alone_makes_a_user(tmp_path: Path, target: str)
 )
 def test_a_vm_of_another_hypervisor_is_a_vm(tmp_path: Path, target: str, hypervisor: str) -> None:
     process(tmp_path, 12, "/dev/null", target, target)
-    (user,) = Census.of(procfs(tmp_path)).users
+    (user,) = Census.of(procfs(tmp_path)).processes
     assert (user.vms, user.vcpus, user.devices, user.hypervisor) == (1, 0, 0, hypervisor)
     assert str(user) == f"qemu-system-x86 (pid 12, a VM of {hypervisor})"
 
 
 def test_a_process_may_run_vms_of_several_hypervisors(tmp_path: Path) -> None:
     process(tmp_path, 12, "/dev/kvm", "anon_inode:kvm-vm", "/dev/vmmon")
-    (user,) = Census.of(procfs(tmp_path)).users
+    (user,) = Census.of(procfs(tmp_path)).processes
     assert (user.vms, user.devices, user.hypervisor) == (2, 1, "KVM and VMware")
 
 
@@ -91,25 +91,25 @@ def test_a_process_may_run_vms_of_several_hypervisors(tmp_path: Path) -> None:
 )
 def test_other_descriptors_make_none(tmp_path: Path, target: str) -> None:
     process(tmp_path, 1, target)
-    assert Census.of(procfs(tmp_path)).users == ()
+    assert Census.of(procfs(tmp_path)).processes == ()
 
 
 def test_users_are_in_the_order_of_their_pids(tmp_path: Path) -> None:
     for pid in (1000, 99, 5):
         process(tmp_path, pid, "/dev/kvm", command="")
     census = Census.of(procfs(tmp_path))
-    assert [user.pid for user in census.users] == [5, 99, 1000]
-    assert census.users[0].command == ()
+    assert [user.pid for user in census.processes] == [5, 99, 1000]
+    assert census.processes[0].command == ()
 
 
 def test_a_process_that_ends_meanwhile_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "proc/7").mkdir(parents=True)
-    assert Census.of(procfs(tmp_path)).users == ()
+    assert Census.of(procfs(tmp_path)).processes == ()
 
 
 def test_without_proc_the_census_says_that_it_saw_nothing(tmp_path: Path) -> None:
     census = Census.of(Tree(tmp_path))
-    assert census.users == ()
+    assert census.processes == ()
     assert "/proc is not mounted" in census.blind_spots[0].what
 
 
@@ -162,15 +162,15 @@ def test_a_real_virtual_machine_of_another_process_is_found() -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
-        (user,) = (user for user in Census.of(Tree()).users if user.pid == holder.pid)
+        (user,) = (user for user in Census.of(Tree()).processes if user.pid == holder.pid)
         holder.communicate()
     assert (user.vms, user.vcpus, user.devices) == (1, 1, 1)
     assert user.command[1] == "-c"
-    assert holder.pid not in {user.pid for user in Census.of(Tree()).users}
+    assert holder.pid not in {user.pid for user in Census.of(Tree()).processes}
 
 
 def test_this_process_is_left_out() -> None:
     if not os.access("/dev/kvm", os.R_OK):
         pytest.skip("/dev/kvm can't be opened")
     with Path("/dev/kvm").open("rb"):
-        assert os.getpid() not in {user.pid for user in Census.of(Tree()).users}
+        assert os.getpid() not in {user.pid for user in Census.of(Tree()).processes}

@@ -7,7 +7,7 @@ import pytest
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.as_json import machine_facts
-from kvmtest.host.facts.lab import VARIABLE, Lab
+from kvmtest.host.facts.lab import VARIABLE, LabFacts
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 
@@ -21,14 +21,14 @@ BOCHS = {
 
 
 def test_a_machine_without_the_variable_is_no_lab() -> None:
-    assert Lab.of({}) is None
+    assert LabFacts.of({}) is None
 
 
 def test_a_lab_is_what_the_variable_says() -> None:
-    lab = Lab.of({VARIABLE: json.dumps(BOCHS)})
-    assert lab == Lab("Bochs", "corei7_skylake_x", "2.7", BOCHS["lacks"], BOCHS["details"])
+    lab = LabFacts.of({VARIABLE: json.dumps(BOCHS)})
+    assert lab == LabFacts("Bochs", "corei7_skylake_x", "2.7", BOCHS["lacks"], BOCHS["details"])
     lacking_nothing = {k: v for k, v in BOCHS.items() if k not in ("lacks", "details")}
-    assert Lab.of({VARIABLE: json.dumps(lacking_nothing)}) == Lab(
+    assert LabFacts.of({VARIABLE: json.dumps(lacking_nothing)}) == LabFacts(
         "Bochs", "corei7_skylake_x", "2.7", {}
     )
 
@@ -53,7 +53,7 @@ def test_a_lab_is_what_the_variable_says() -> None:
 )
 def test_nonsense_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(EnvironmentUnfit, match=f"{VARIABLE} in the environment is no lab") as info:
-        Lab.of({VARIABLE: text})
+        LabFacts.of({VARIABLE: text})
     assert "\n" not in str(info.value)
 
 

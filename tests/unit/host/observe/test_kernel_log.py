@@ -544,23 +544,23 @@ def opened(tree: Tree) -> KernelLog:
 def test_a_plain_file_is_followed_from_its_end(tmp_path: Path) -> None:
     tree = written(tmp_path, b"6,1,1,-;old\n")
     with opened(tree) as kernel_log:
-        mark = kernel_log.mark()
+        mark = kernel_log.write_marker()
         assert mark.token is None
         assert mark.unproven is not None
         assert "plain file" in mark.unproven.what
         written(tmp_path, b"6,2,2,-;new\n K=v\n6,3,3,-;newer\n")
-        assert [r.message for r in kernel_log.since_mark().records] == ["new", "newer"]
+        assert [r.message for r in kernel_log.since_marker().records] == ["new", "newer"]
         written(tmp_path, b"6,4,4,-;newest\n")
-        assert [r.sequence for r in kernel_log.since_mark().records] == [2, 3, 4]
-        kernel_log.mark()
-        assert kernel_log.since_mark().records == ()
+        assert [r.sequence for r in kernel_log.since_marker().records] == [2, 3, 4]
+        kernel_log.write_marker()
+        assert kernel_log.since_marker().records == ()
 
 
 def test_a_gap_in_the_sequence_counts_as_lost(tmp_path: Path) -> None:
     with opened(written(tmp_path, b"")) as kernel_log:
-        kernel_log.mark()
+        kernel_log.write_marker()
         written(tmp_path, b"6,10,1,-;a\n6,11,1,-;b\n6,15,1,-;c\n")
-        assert kernel_log.since_mark().lost == 3
+        assert kernel_log.since_marker().lost == 3
 
 
 def test_a_position_divides_what_came_and_what_was_lost_before_and_after_it(
@@ -573,7 +573,7 @@ def test_a_position_divides_what_came_and_what_was_lost_before_and_after_it(
         written(tmp_path, b"6,5,0,-;three\n6,7,0,-;four\n")
         later = kernel_log.since(here)
         assert ([r.message for r in later.records], later.lost) == (["three", "four"], 1)
-        whole = kernel_log.since_mark()
+        whole = kernel_log.since_marker()
         assert ([r.sequence for r in whole.records], whole.lost) == ([1, 4, 5, 7], 3)
 
 
@@ -597,7 +597,7 @@ def test_a_damaged_log_is_an_error(tmp_path: Path) -> None:
     with opened(written(tmp_path, b"")) as kernel_log:
         written(tmp_path, b"not a record\n")
         with pytest.raises(LogError, match="no record"):
-            kernel_log.since_mark()
+            kernel_log.since_marker()
 
 
 def test_no_kmsg_is_missing(tmp_path: Path) -> None:
@@ -642,11 +642,11 @@ def write_line(line: str) -> None:
 
 def test_a_marker_comes_back_from_the_real_log(real: KernelLog) -> None:
     write_line("kvmtest: before the mark")
-    mark = real.mark()
+    mark = real.write_marker()
     assert mark.unproven is None
     assert mark.token
     write_line("kvmtest: after the mark \\ ä")
-    got = real.since_mark()
+    got = real.since_marker()
     messages = [r.message for r in got.records]
     assert "kvmtest: after the mark \\ ä" in messages
     assert "kvmtest: before the mark" not in messages
@@ -655,21 +655,21 @@ def test_a_marker_comes_back_from_the_real_log(real: KernelLog) -> None:
 
 
 def test_trouble_that_userspace_writes_to_the_real_log_is_ignored(real: KernelLog) -> None:
-    real.mark()
+    real.write_marker()
     write_line("WARNING: kvmtest writes this line to see it ignored")
-    records = real.since_mark().records
+    records = real.since_marker().records
     assert any("to see it ignored" in r.message for r in records)
     assert not any("ignored" in trouble.headline for trouble in troubles(records))
 
 
 def test_marks_can_follow_each_other_faster_than_the_rate_limit(real: KernelLog) -> None:
     write_line("kvmtest: marks")
-    assert all(real.mark().unproven is None for _ in range(30))
+    assert all(real.write_marker().unproven is None for _ in range(30))
 
 
 def test_every_record_of_the_real_log_is_parsed(real: KernelLog) -> None:
     os.lseek(real._descriptor, 0, os.SEEK_SET)
-    records = real.since_mark().records
+    records = real.since_marker().records
     assert records
     assert all(r.sequence >= 0 for r in records)
 
@@ -686,4 +686,4 @@ def test_what_was_drained_is_not_lost_when_the_kernel_overwrites_it(tmp_path: Pa
         log.drain()
         file.seek(0)
         file.write(b"6,9,9,-;two\n")
-        assert [r.message for r in log.since_mark().records] == ["one"]
+        assert [r.message for r in log.since_marker().records] == ["one"]
