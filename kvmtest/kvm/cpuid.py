@@ -1,7 +1,7 @@
 """CPUID tables
 ============
 
-What KVM_GET_SUPPORTED_CPUID gives and KVM_SET_CPUID2 takes, as a value that can be filtered.
+What KVM_GET_SUPPORTED_CPUID returns and KVM_SET_CPUID2 takes, as a value that can be filtered.
 """
 
 from collections.abc import Callable, Iterator

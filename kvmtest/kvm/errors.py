@@ -1,7 +1,7 @@
 """KVM errors
 ==========
 
-What /dev/kvm refuses, as exceptions that name the ioctl, the errno and what the user can do.
+What /dev/kvm refuses, as exceptions that name the ioctl, the errno and the remedy.
 """
 
 import errno
@@ -53,7 +53,7 @@ class KvmError(KvmtestError):
 
 
 class KvmUnavailable(KvmtestError):
-    """There is no usable /dev/kvm; ``errno`` is why it does not open or answer, 0 where it does."""
+    """There is no usable /dev/kvm; ``errno`` is the kernel's answer, 0 where it gave none."""
 
     def __init__(self, message: str, number: int = 0) -> None:
         self.errno = number

@@ -1,9 +1,9 @@
 """Exits
 =====
 
-One class for each reason that KVM_RUN comes back with, each mirroring its member of struct kvm_run
-(Documentation/virt/kvm/api.rst, "The kvm_run structure"), and one for each way in which a run ends
-without a guest exit. A reason that is not in the table is carried as :class:`UnknownExit`.
+One class for each exit reason of KVM_RUN, each mirroring its member of struct kvm_run
+(Documentation/virt/kvm/api.rst, "The kvm_run structure"), and one for each way that a run ends
+without a guest exit. A reason that is not in the table becomes :class:`UnknownExit`.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kvmtest._native import ffi, lib
 
-from .layout import unpacker
+from .struct_formats import unpacker
 
 __all__ = [
     "BusLockExit",
@@ -106,7 +106,7 @@ class IrqWindowOpenExit(NamedTuple):
 
 
 class ShutdownExit(NamedTuple):
-    """A triple fault, or the like."""
+    """A triple fault, or another end of the guest."""
 
 
 class FailEntryExit(NamedTuple):
@@ -340,8 +340,8 @@ DECODERS: dict[int, Callable[[Any], Exit]] = {
 KVM_EXIT_IO: int = lib.KVM_EXIT_IO
 KVM_EXIT_IO_OUT: int = lib.KVM_EXIT_IO_OUT
 
-# kvm_run.exit_reason and kvm_run.io are unpacked at one go, and the exit is made without its
-# Python-level constructor: no other exit comes so often.
+# kvm_run.exit_reason and kvm_run.io are unpacked together, and IoExit is made without its
+# Python-level constructor: no other exit is so frequent.
 IO = ("io.direction", "io.size", "io.port", "io.count", "io.data_offset")
 REASON_OFFSET: int = ffi.offsetof("struct kvm_run", "exit_reason")
 unpack_io = unpacker("struct kvm_run", "exit_reason", *IO, start=REASON_OFFSET).unpack_from
@@ -349,11 +349,9 @@ new_tuple = tuple.__new__
 
 
 def decode(run: Any, mapping: Any) -> Exit:
-    """Return the exit that a ``struct kvm_run *``, the head of the vCPU's mapping, describes.
+    """Return the exit that the ``struct kvm_run *`` at the head of ``mapping`` describes.
 
-    ``mapping`` is the buffer of all of it.
-
-    Never raises, whatever the two hold; data that lie outside the mapping are left out.
+    Never raises, whatever the two hold; data outside the mapping are left out.
     """
     reason, direction, size, port, count, start = unpack_io(mapping, REASON_OFFSET)
     if reason == KVM_EXIT_IO:

@@ -19,9 +19,9 @@ POINTER = ffi.typeof("void *")
 def ioctl(fd: int, name: str, argument: Any = 0, on: str = "") -> int:
     """Make the ioctl ``name`` (e.g. "KVM_GET_REGS") with an integer or pointer; return its result.
 
-    One that a signal interrupts is made again, except KVM_RUN: KVM_CREATE_VM gives up with EINTR on
-    any signal, and the timer of an earlier run's deadline may still be armed.
-    Raises :class:`KvmError`, which names the ioctl and, if given, what it was made ``on``.
+    After EINTR it is made again, except KVM_RUN: KVM_CREATE_VM gives up on any signal, and the
+    timer of an earlier run's deadline may still be armed. Raises :class:`KvmError`, which names the
+    ioctl and, if given, what it was made ``on``.
     """
     if isinstance(argument, int):
         argument = ffi.cast(POINTER, argument)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvmtest._native import ffi
 
-from .shared import SharedMemory
+from .mapped_memory import MappedMemory
 
 __all__ = ["Memory"]
 
@@ -21,7 +21,7 @@ class Memory:
     def __init__(self, size: int, guest_address: int) -> None:
         self.size = size
         self.guest_address = guest_address
-        self._mapping = SharedMemory(size)
+        self._mapping = MappedMemory(size)
         self.host_address = int(ffi.cast(ADDRESS, self._mapping.pointer))
 
     def _offset(self, address: int, length: int) -> int:
@@ -43,13 +43,13 @@ class Memory:
     def struct(self, ctype: str, address: int) -> Any:
         """Return a pointer such as ``struct mailbox *`` to a guest-physical address.
 
-        It is good until the memory is closed.
+        It is valid until the memory is closed.
         """
         pointer = ffi.cast(ctype, self._mapping.pointer + self._offset(address, 0))
         self._offset(address, ffi.sizeof(ffi.typeof(pointer).item))
         return pointer
 
     def close(self) -> None:
-        """Give the memory back; only after the VM is closed."""
-        self.size = 0  # no address is inside any more
+        """Unmap the memory; only after the VM is closed."""
+        self.size = 0  # So that no address is inside.
         self._mapping.close()

@@ -1,7 +1,7 @@
 """Binary statistics
 =================
 
-The counters that KVM keeps of a VM or a vCPU (exits and all), read from the descriptor that
+The counters that KVM keeps for a VM or a vCPU (exits, for one), read from the descriptor that
 KVM_GET_STATS_FD returns (Documentation/virt/kvm/api.rst, 4.133).
 """
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 from kvmtest._native import lib
 
-from .layout import unpacker
+from .struct_formats import unpacker
 
 __all__ = ["Statistic", "Stats"]
 
 HEADER = unpacker("struct kvm_stats_header", "name_size", "num_desc", "id_offset", "desc_offset",
                   "data_offset")  # fmt: skip
-# Without the name that follows it.
+# Without the name, which follows it.
 DESCRIPTOR = unpacker("struct kvm_stats_desc", "flags", "exponent", "size", "offset", "bucket_size")
 
 
 class Statistic(NamedTuple):
-    """What one counter is: ``type`` and ``unit`` are KVM_STATS_TYPE_* and KVM_STATS_UNIT_*."""
+    """One counter's description: ``type`` and ``unit`` are KVM_STATS_TYPE_* and _UNIT_*."""
 
     name: str
     type: int
@@ -36,7 +36,7 @@ _NUMBER = struct.Struct("=Q")
 
 
 class Stats:
-    """The counters of one VM or vCPU; :meth:`read` gives them all at one time."""
+    """The counters of one VM or vCPU; :meth:`read` returns all of them at once."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -77,9 +77,9 @@ class Stats:
         return values
 
     def read_one(self, name: str) -> int:
-        """Return one counter, at a fraction of what all of them take; KeyError where there is none.
+        """Return one counter, much faster than all of them; a histogram's first bucket.
 
-        Of a histogram it is the first bucket.
+        Raises KeyError for a name that KVM does not have.
         """
         data = os.pread(self._fd, _NUMBER.size, self._data_offset + self._offsets[name])
         (number,) = _NUMBER.unpack(data)

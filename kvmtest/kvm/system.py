@@ -38,7 +38,7 @@ UNAVAILABLE = {
 class System:
     """/dev/kvm, open.
 
-    Raises :class:`KvmUnavailable` where it can't be opened or is of another API version.
+    Raises :class:`KvmUnavailable` where it can't be opened, or has another API version.
     """
 
     def __init__(self, path: str | Path = "/dev/kvm") -> None:
@@ -74,7 +74,7 @@ class System:
         return {name: value for name, value in values.items() if value}
 
     def get_supported_cpuid(self) -> Cpuid:
-        """Return the CPUID table that this KVM can give to guests."""
+        """Return the CPUID table that this KVM offers to guests."""
         return self._cpuid("KVM_GET_SUPPORTED_CPUID")
 
     def get_emulated_cpuid(self) -> Cpuid:
@@ -95,7 +95,7 @@ class System:
                 return Cpuid.from_struct(struct)
 
     def get_msr_index_list(self) -> list[int]:
-        """Return the MSRs that KVM saves and restores for a guest."""
+        """Return the indices of the MSRs that KVM saves and restores for a guest."""
         return self._msr_list("KVM_GET_MSR_INDEX_LIST")
 
     def get_msr_feature_index_list(self) -> list[int]:
@@ -109,7 +109,7 @@ class System:
         return [struct.indices[at] for at in range(struct.nmsrs)]
 
     def get_feature_msr(self, index: int) -> int | None:
-        """Return a feature MSR's value as KVM supports it, or None where it has none."""
+        """Return the value that KVM supports for a feature MSR, None for another MSR."""
         entry: list[Any] = [{"index": index}]
         msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": entry})
         if ioctl(self.fd, "KVM_GET_MSRS", msrs) != 1:
@@ -119,9 +119,9 @@ class System:
     def create_vm(self, vm_type: int = 0, *, pmu: bool = False) -> Vm:
         """Create a VM of a type, KVM_X86_*_VM; raises :class:`CapabilityMissing`.
 
-        Its guests get no PMU unless they are to have a ``pmu``, as far as KVM can be told so. One
-        that is mediated (module parameter enable_mediated_pmu) keeps everybody from opening events
-        that count guests, and the VM's first vCPU is refused while there is one.
+        Guests get a PMU only with ``pmu``, where this KVM can withhold it. While a VM has a
+        mediated PMU (module parameter enable_mediated_pmu) nobody can open events that count
+        guests, and while such an event is open that VM's first vCPU is refused.
         """
         if vm_type and not self.check_extension("KVM_CAP_VM_TYPES") & 1 << vm_type:
             raise CapabilityMissing(f"KVM_CAP_VM_TYPES bit {vm_type}")

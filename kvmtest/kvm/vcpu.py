@@ -16,14 +16,14 @@ from . import exits
 from .cpuid import Cpuid
 from .errors import CapabilityMissing, KvmError, MsrRefused
 from .ioctl import ioctl
-from .shared import SharedMemory
+from .mapped_memory import MappedMemory
 from .stats import Stats
 
 __all__ = ["Loop", "Vcpu"]
 
 DEFAULT_TIMEOUT = 1.0
 DEFAULT_TIMEOUT_NS = int(DEFAULT_TIMEOUT * 1e9)
-# Beyond this a run is a mistake: KVM_RUN always has a deadline.
+# A longer timeout is a mistake.
 LONGEST_TIMEOUT = 3600.0
 
 KVM_RUN, RUNNER = ffi.typeof("struct kvm_run *"), ffi.typeof("struct runner *")
@@ -32,7 +32,10 @@ decode = exits.decode
 
 
 class Loop:
-    """What :meth:`Vcpu.run_loop` did: doorbells answered, and TSC stamps of its last entries."""
+    """The record of one :meth:`Vcpu.run_loop`: doorbells answered, TSC stamps of its last entries.
+
+    ``exit`` is the exit that ended it, None where the limit did.
+    """
 
     def __init__(self, limit: int, stamps: int) -> None:
         self._stamps = ffi.new("struct run_stamp[]", stamps)
@@ -50,7 +53,7 @@ class Loop:
     def stamps(self) -> list[tuple[int, int]]:
         """TSC (entry, exit) around each KVM_RUN, oldest first; the newest ``stamps`` of them.
 
-        The last is that of the entry which ended the loop, unless the limit did.
+        The last one is of the entry that ended the loop, unless the limit ended it.
         """
         capacity = self._record.capacity
         count = self._record.stamped
@@ -69,7 +72,7 @@ class Vcpu:
         self._name = f"vCPU {number}"
         self._check_extension = check_extension
         try:
-            self._mapping = SharedMemory(mmap_size, fd)
+            self._mapping = MappedMemory(mmap_size, fd)
         except OSError:
             os.close(fd)
             raise
@@ -96,9 +99,9 @@ class Vcpu:
     def run(self, timeout: float = DEFAULT_TIMEOUT) -> exits.Exit:
         """Enter the guest (KVM_RUN) until it exits, and return the exit.
 
-        After ``timeout`` seconds the guest is taken back and the result is :class:`exits.Deadline`;
-        after :meth:`stop` it is :class:`exits.Stopped`, after a foreign signal
-        :class:`exits.Signal`. An I/O or MMIO exit is complete only when the vCPU is run again.
+        Returns :class:`exits.Deadline` after ``timeout`` seconds, :class:`exits.Stopped` after
+        :meth:`stop`, and :class:`exits.Signal` after a signal that is not ours. KVM completes an
+        I/O or MMIO exit only when the vCPU runs again.
         Raises :class:`KvmError` where KVM_RUN fails.
         """
         ns = DEFAULT_TIMEOUT_NS if timeout is DEFAULT_TIMEOUT else _nanoseconds(timeout)
@@ -115,11 +118,10 @@ class Vcpu:
         stamps: int = 0,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Loop:
-        """Enter the guest again after each OUT to ``doorbell_port``, without Python between.
+        """Re-enter the guest natively after each OUT to ``doorbell_port``.
 
-        Stops on any other exit, after ``limit`` doorbells (0: no limit; ``exit`` is then None), on
-        the deadline of ``timeout`` seconds for the whole loop, or on :meth:`stop`. Keeps the TSC
-        stamps of the last ``stamps`` entries.
+        Ends on any other exit, after ``limit`` doorbells (0 for no limit), after ``timeout``
+        seconds in all, or on :meth:`stop`. Keeps the TSC stamps of the last ``stamps`` entries.
         """
         loop = Loop(limit, stamps)
         ns = _nanoseconds(timeout)
@@ -140,10 +142,7 @@ class Vcpu:
         raise KvmError("KVM_RUN", self._runner.error, self._name)
 
     def stop(self) -> None:
-        """Make the vCPU leave its run, and every later one, until :meth:`clear_stop`.
-
-        From any thread.
-        """
+        """End the vCPU's run, and every later one, until :meth:`clear_stop`; from any thread."""
         lib.run_stop(self._runner)
 
     def clear_stop(self) -> None:
@@ -156,7 +155,7 @@ class Vcpu:
         try:
             self._ioctl("KVM_RUN")
         except KvmError as error:
-            if error.errno != errno.EINTR:  # EINTR is what success says
+            if error.errno != errno.EINTR:  # With immediate_exit EINTR means success.
                 raise
         finally:
             self.kvm_run.immediate_exit = 0
@@ -171,7 +170,7 @@ class Vcpu:
 
     @property
     def entries(self) -> int:
-        """How often KVM_RUN was called for this vCPU by :meth:`run` and :meth:`run_loop`."""
+        """The number of KVM_RUN calls that :meth:`run` and :meth:`run_loop` made."""
         return int(self._runner.entries)
 
     @property
@@ -227,7 +226,7 @@ class Vcpu:
         self._ioctl("KVM_SET_MP_STATE", ffi.new("struct kvm_mp_state *", {"mp_state": state}))
 
     def set_guest_debug(self, control: int, debugreg: Iterable[int] = ()) -> None:
-        """Ask for single steps and breakpoints; ``control`` is made of KVM_GUESTDBG_*."""
+        """Set single-stepping and breakpoints; ``control`` combines KVM_GUESTDBG_*."""
         debug = ffi.new("struct kvm_guest_debug *", {"control": control})
         for at, value in enumerate(debugreg):
             debug.arch.debugreg[at] = value
@@ -314,8 +313,8 @@ class Vcpu:
     def sync(self, fields: int) -> Any:
         """Have KVM copy registers into kvm_run at every exit, and return where they are.
 
-        ``fields`` is made of KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS and KVM_SYNC_X86_EVENTS; 0 ends
-        it. The result is a ``struct kvm_sync_regs`` that each exit overwrites.
+        ``fields`` combines KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS and KVM_SYNC_X86_EVENTS; 0 ends
+        the copying. The result is a ``struct kvm_sync_regs`` that each exit overwrites.
         """
         self.kvm_run.kvm_valid_regs = fields
         return self.kvm_run.s.regs
@@ -325,7 +324,7 @@ class Vcpu:
         self.kvm_run.kvm_dirty_regs = fields
 
     def stats(self) -> dict[str, int | tuple[int, ...]]:
-        """Return KVM's counters of this vCPU (exits, and all the others) by name.
+        """Return KVM's counters of this vCPU (exits, for one) by name.
 
         Raises :class:`CapabilityMissing` where KVM has no binary statistics.
         """
@@ -345,7 +344,7 @@ class Vcpu:
     def close(self) -> None:
         """Stop the vCPU if it runs, and close every descriptor of it.
 
-        ``kvm_run`` and synced registers are then gone, and a later run raises :class:`KvmError`.
+        ``kvm_run`` and synced registers are invalid then; a later run raises :class:`KvmError`.
         """
         if self.fd < 0:
             return

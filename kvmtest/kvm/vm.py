@@ -53,10 +53,10 @@ class Vm:
         self._ioctl("KVM_ENABLE_CAP", enable)
 
     def disable_pmu(self) -> bool:
-        """Have the guests get no PMU; before the first vCPU. Tell whether KVM can be told so.
+        """Withhold the PMU from guests; before the first vCPU. Tell whether this KVM can.
 
         Before Linux kernel commit ba7bb663f554 ("KVM: x86: Provide per VM capability for disabling
-        PMU virtualization") (in v5.18), it can't. With module parameter enable_pmu=N there is none.
+        PMU virtualization") (in v5.18), it can't. With module parameter enable_pmu=N no VM has one.
         """
         offered = self.check_extension("KVM_CAP_PMU_CAPABILITY") & lib.KVM_PMU_CAP_DISABLE
         if offered:
@@ -64,7 +64,7 @@ class Vm:
         return bool(offered)
 
     def add_memory(self, size: int, guest_address: int = 0, *, flags: int = 0) -> Memory:
-        """Give the guest ``size`` bytes (a multiple of the page) of fresh memory in its own slot.
+        """Give the guest ``size`` bytes (a multiple of the page) of zeroed memory in a slot.
 
         ``flags`` are KVM_MEM_*. The memory lives as long as the VM.
         """
@@ -90,15 +90,15 @@ class Vm:
         self._ioctl("KVM_SET_USER_MEMORY_REGION", region)
 
     def set_tss_addr(self, address: int) -> None:
-        """Give KVM three pages for itself below 4 GiB, outside every slot; before the first vCPU.
+        """Give KVM three pages below 4 GiB, outside every slot; before the first vCPU.
 
-        Intel hosts without unrestricted guest run real mode in vm86 mode, and its TSS is there
+        Intel hosts without unrestricted guest run real mode in vm86 mode, whose TSS is there
         (Documentation/virt/kvm/api.rst, 4.35).
         """
         self._ioctl("KVM_SET_TSS_ADDR", address)
 
     def create_irqchip(self) -> None:
-        """Create the PICs, the IOAPIC and, for each vCPU to come, a local APIC in the kernel."""
+        """Create in the kernel the PICs, the IOAPIC and a local APIC for each later vCPU."""
         self._ioctl("KVM_CREATE_IRQCHIP")
 
     def create_vcpu(self, number: int | None = None) -> Vcpu:

@@ -29,7 +29,7 @@ from kvmtest.kvm import (
     WrmsrExit,
     exits,
 )
-from kvmtest.kvm.shared import SharedMemory
+from kvmtest.kvm.mapped_memory import MappedMemory
 
 MakeVcpu = Callable[[bytes], Vcpu]
 MAPPING = 3 * 4096
@@ -39,7 +39,7 @@ class FakeRun:
     """A vCPU's mapping without a vCPU."""
 
     def __init__(self) -> None:
-        self._mapping = SharedMemory(MAPPING)
+        self._mapping = MappedMemory(MAPPING)
         self.mapping = self._mapping.buffer
         self.run: Any = ffi.cast("struct kvm_run *", self._mapping.pointer)
 

@@ -8,7 +8,7 @@ import pytest
 
 from kvmtest._native import ffi, lib
 from kvmtest.kvm import CapabilityMissing, HltExit, IoExit, KvmError, Memory, System, Vm
-from kvmtest.kvm.shared import SharedMemory
+from kvmtest.kvm.mapped_memory import MappedMemory
 
 OpenFiles = Callable[[], set[str]]
 
@@ -244,7 +244,7 @@ def test_structures_of_the_kernel_are_known_to_cffi() -> None:
 
 
 def test_shared_memory_ends_where_it_ends() -> None:
-    memory = SharedMemory(4096)
+    memory = MappedMemory(4096)
     memory.buffer[4090:4096] = b"abcdef"
     assert memory.buffer[4090 : 1 << 70] == b"abcdef"
     assert memory.buffer[1 << 40 : 1 << 41] == b""

@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from kvmtest._native import ffi
-from kvmtest.kvm.layout import unpacker
+from kvmtest.kvm.struct_formats import unpacker
 
 
 def test_a_format_reads_what_the_compiler_wrote() -> None:

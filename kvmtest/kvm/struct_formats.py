@@ -1,8 +1,8 @@
-"""Layouts
-=======
+"""Struct formats
+==============
 
-Python's struct formats of kernel structures, made from what the compiler said of them: reading many
-fields at one go is quicker than one by one, and no layout is typed in.
+Python's struct formats of kernel structures, made from the compiler's own layout: they unpack many
+members at once, which is faster than one by one, and no layout is typed in.
 """
 
 import struct
@@ -16,10 +16,10 @@ CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def unpacker(ctype: str, *paths: str, start: int = 0) -> struct.Struct:
-    """Return a format that reads members of ``ctype``, in ascending order, from ``start`` on.
+    """Return a format that unpacks members of ``ctype``, in ascending order, from ``start`` on.
 
-    A member is a path such as "io.port". Raises :class:`ValueError` where it is no integer, or
-    comes before the one named before it.
+    A member is a path such as "io.port". Raises :class:`ValueError` for a member that is no
+    integer, or that lies before its predecessor.
     """
     text, at = "=", start
     for path in paths:

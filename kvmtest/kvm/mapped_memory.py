@@ -1,7 +1,7 @@
-"""Shared memory
+"""Mapped memory
 =============
 
-Memory that is shared with KVM: a guest's, or that of a vCPU's descriptor.
+Memory shared with KVM: a guest's, or a vCPU's struct kvm_run.
 """
 
 import os
@@ -9,17 +9,17 @@ from typing import Any
 
 from kvmtest._native import ffi, lib
 
-__all__ = ["SharedMemory"]
+__all__ = ["MappedMemory"]
 
 CHARS = ffi.typeof("char *")
 
 
-class SharedMemory:
+class MappedMemory:
     """``size`` bytes of private anonymous memory, or of a descriptor; raises OSError.
 
-    ``pointer`` is where they are, ``buffer`` the same as an object whose slices never reach beyond
-    them. Both are good until :meth:`close`. Not :mod:`mmap`, which keeps a second descriptor open
-    and takes three system calls, on the way to each VM's first exit.
+    ``pointer`` is their address; slices of ``buffer`` never reach beyond them. Both are valid until
+    :meth:`close`. :mod:`mmap` would keep a second descriptor open, and make three system calls
+    before each VM's first exit.
     """
 
     def __init__(self, size: int, fd: int = -1) -> None:
