@@ -94,8 +94,13 @@ def _ops(blob: Blob, u64: int, *members: str) -> None:
     blob.struct_("kvm_x86_ops", *((name, u64, 64 * at) for at, name in enumerate(members)))
 
 
-def kvm_intel_btf(vmlinux: bytes, *parameters: str, ops: Sequence[str] = ()) -> bytes:
-    """Return split BTF over ``vmlinux`` in which vmx_vcpu_run has the parameters.
+def kvm_intel_btf(
+    vmlinux: bytes,
+    *parameters: str,
+    ops: Sequence[str] = (),
+    function: str = "vmx_vcpu_run",
+) -> bytes:
+    """Return split BTF over ``vmlinux`` in which ``function`` has the parameters.
 
     With ``ops`` it has a struct kvm_x86_ops of its own, with these members.
     """
@@ -104,7 +109,7 @@ def kvm_intel_btf(vmlinux: bytes, *parameters: str, ops: Sequence[str] = ()) -> 
     blob.strings = bytearray()
     blob.strings_start, blob.next_id = base._strings_end, base._end_id
     u64 = blob.int_("u64", 8)
-    blob.function("vmx_vcpu_run", u64, *((name, u64) for name in parameters))
+    blob.function(function, u64, *((name, u64) for name in parameters))
     if ops:
         _ops(blob, u64, *ops)
     return blob.bytes()

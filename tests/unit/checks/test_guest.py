@@ -1,6 +1,7 @@
 """guest.rdmsr-hides fails where a guest sees the bit, and its controls can fail."""
 
 import pytest
+from support.fake_kvm import Decide, mutants_of
 from support.observing import controls, judged, observe
 from support.stand_in import (
     need_kvm,
@@ -88,3 +89,23 @@ def test_a_check_of_the_live_machine_leaves_its_files_alone(property_id: str) ->
     before = None if isinstance(knob, Missing) else knob.values()
     observe(property_id, machine)
     assert before == (None if isinstance(knob, Missing) else knob.values())
+
+
+# On a fake KVM
+
+PROPERTY = "guest.rdmsr-hides"
+
+
+def test_the_fix_passes(decide: Decide) -> None:
+    decided = decide(PROPERTY)
+    assert (decided.verdict, decided.speakers) == (Verdict.PASS, {"guest"}), decided.reason
+
+
+@pytest.mark.parametrize(("owner", "mutant"), mutants_of(PROPERTY))
+def test_a_mutant_fails_its_owner(decide: Decide, owner: str, mutant: str) -> None:
+    assert decide(owner, mutant).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("hidden", ["knob", "MSRs", "faults"])
+def test_without_a_control_nothing_is_decided(decide: Decide, hidden: str) -> None:
+    assert decide(PROPERTY, hides=hidden).verdict is Verdict.INCONCLUSIVE

@@ -1,15 +1,16 @@
-"""kvmtest/checks/svm/flag_never.py: what hits of the probe say."""
+"""svm.flag-never: what hits of the probe say, and what they come to on a KVM and its mutant."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from support.fake_kvm import Decide, mutants_of
 
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.svm.flag_never import ENTRY_BYTES, look_at
 from kvmtest.host.observe.trace import Hit, Hits
-from kvmtest.judge import Reading, Role
+from kvmtest.judge import Reading, Role, Verdict
 
 RUN = 0xFFFFFFFFC0500000
 RIGHT = {"flags": 1, "owned": 0, "run": RUN, "ip": RUN + 4}
@@ -45,3 +46,18 @@ def test_one_wrong_hit_among_others_is_enough(wrong: Mapping[str, int], at: int)
 
 def test_no_hit_at_all_speaks_for_nothing() -> None:
     assert not looked_at()[1].agrees
+
+
+def test_a_kvm_without_a_host_owned_bit_passes_by_each_witness(decide: Decide) -> None:
+    decided = decide("svm.flag-never")
+    assert (decided.verdict, decided.speakers) == (Verdict.PASS, {"hostmsr", "runflags"})
+
+
+@pytest.mark.parametrize(("owner", "mutant"), mutants_of("svm.flag-never"))
+def test_a_mutant_fails_its_owner(decide: Decide, owner: str, mutant: str) -> None:
+    assert decide(owner, mutant).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("hidden", ["hits", "function"])
+def test_without_a_control_nothing_is_decided(decide: Decide, hidden: str) -> None:
+    assert decide("svm.flag-never", hides=hidden).verdict is Verdict.INCONCLUSIVE

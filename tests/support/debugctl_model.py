@@ -1,0 +1,349 @@
+"""KVM's handling of DEBUGCTL, function by function, whole and with one line wrong.
+
+``Vmx`` and ``Svm`` are a vCPU as kvm_intel and kvm_amd have it; ``FAULTS`` are the mutants of
+kvmtest/lab/mutants/table.py by their names. What they run on is ``Host``.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kvmtest.host.observe.trace import Hit
+from kvmtest.host.tree import Tree
+from support.stand_in import KMSG, KNOB
+from support.vmcs_lines import as_kmsg
+
+FREEZE_IN_SMM, RTM_DEBUG, LBR, BTF = 1 << 14, 1 << 15, 1 << 0, 1 << 1
+#: FREEZE_LBRS_ON_PMI and BUS_LOCK_DETECT, which this host gives to every guest.
+ALLOWED = 1 << 11 | 1 << 2
+LOAD_DEBUGCTL = 4
+#: Where the function is that svm_x86_ops names for entries.
+RUN_FUNCTION = 0xFFFFFFFFC0500000
+
+#: What an observation does not show: that the knob reaches CPU 1, whole dumps, the guest's own bits
+#: in them, all hits of the probe, its function, what the guest's RDMSR reads, its faults.
+Hidden = Literal["", "knob", "dumps", "guests' bits", "hits", "function", "MSRs", "faults"]
+
+
+class Refused(Exception):
+    """The MSR does not take the value: #GP in the guest, an error for userspace."""
+
+
+@dataclass
+class Host:
+    """The machine, with two CPUs: the knob is a file of the tree, and their DEBUGCTLs follow it.
+
+    ``has_rtm`` and ``lbrv`` are features of CPU and KVM; ``hides`` is what can't be observed.
+    """
+
+    tree: Tree
+    has_rtm: bool = True
+    lbrv: bool = False
+    hides: Hidden = ""
+    #: What this CPU last saw, for a fault that stores it by CPU.
+    seen: dict[int, int] = field(default_factory=dict)
+    hits: list[Hit] = field(default_factory=list)
+    #: Called where a CPU gets an interrupt, with its number.
+    kicked: list[Callable[[int], None]] = field(default_factory=list)
+    _affinity: dict[int, set[int]] = field(default_factory=dict)
+    _lines: int = 1
+
+    def debugctl(self, cpu: int) -> int:
+        """Return the CPU's DEBUGCTL."""
+        if self.hides == "knob" and cpu == 1:
+            return 0
+        return FREEZE_IN_SMM if self.tree.read(KNOB) == "1" else 0
+
+    def affinity(self, _: int = 0) -> set[int]:
+        """Return the CPUs of this thread: 0 and 1 at first."""
+        return set(self._affinity.get(threading.get_native_id(), {0, 1}))
+
+    def set_affinity(self, _: int, cpus: set[int]) -> None:
+        """Set the CPUs of this thread."""
+        self._affinity[threading.get_native_id()] = set(cpus)
+
+    def cpu(self) -> int:
+        """Return the CPU that this thread is on."""
+        return min(self.affinity())
+
+    def log(self, lines: list[str]) -> None:
+        """Write lines to the kernel log."""
+        with self.tree.path(KMSG).open("ab") as file:
+            file.write(as_kmsg(lines, self._lines))
+        self._lines += len(lines)
+
+
+class Vmx:
+    """A vCPU of kvm_intel, as far as DEBUGCTL goes; each method is, or is a part of, a function."""
+
+    function = "vmx_vcpu_run"
+    OWNED = FREEZE_IN_SMM
+    TOLERATED = BTF | LBR
+    EMULATION_RELOADS = False
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.host_debugctl = 0
+        self.run_flags = 0
+        self.has_rtm = False
+        self.needs_emulation = False
+        self.last_cpu: int | None = None
+        #: GUEST_IA32_DEBUGCTL of the VMCS in use, and of vmcs01 while L2 runs.
+        self.vmcs = 0
+        self.vmcs01: int | None = None
+        self.init_vmcs()
+        self.vcpu_create()
+
+    def init_vmcs(self) -> None:
+        self.guest_debugctl_write(0)
+
+    def vcpu_create(self) -> None:
+        pass
+
+    # arch/x86/kvm/x86.c
+
+    def vcpu_run(self) -> None:
+        """Begin a KVM_RUN."""
+
+    def get_debugctlmsr(self) -> int:
+        return self.host.debugctl(self.host.cpu())
+
+    def vcpu_enter_guest(self) -> None:
+        self.run_flags = 0
+        debugctl = self.get_debugctlmsr()
+        if self.is_changed(debugctl):
+            self.run_flags |= LOAD_DEBUGCTL
+        self.store(debugctl)
+        self.vendor_vcpu_run()
+        self.last_cpu = self.host.cpu()
+
+    def is_changed(self, debugctl: int) -> bool:
+        return bool((debugctl ^ self.host_debugctl) & self.OWNED)
+
+    def store(self, debugctl: int) -> None:
+        self.host_debugctl = debugctl
+
+    def reenter_on_fastpath(self) -> None:
+        """Enter again without another look at the host, as after an IPI that the guest sent."""
+        self.run_flags = 0
+        self.vendor_vcpu_run()
+
+    # arch/x86/kvm/vmx/
+
+    def vendor_vcpu_run(self) -> None:
+        self.told()
+        # The kernel returns without a reload where it is to emulate, and so loses the toggle.
+        loses = self.needs_emulation and not self.EMULATION_RELOADS
+        if self.run_flags & LOAD_DEBUGCTL and not loses:
+            self.reload_guest_debugctl()
+
+    def told(self) -> None:
+        """Hit the probe."""
+        task, now = threading.get_native_id(), time.monotonic_ns() // 1000
+        function = "another" if self.host.hides == "function" else self.function
+        values = {"flags": self.run_flags, "owned": self.OWNED}
+        values |= {"run": RUN_FUNCTION, "ip": RUN_FUNCTION + 4}
+        self.host.hits.append(Hit(task, self.host.cpu(), now, values, function))
+
+    def reload_guest_debugctl(self) -> None:
+        if (self.vmcs ^ self.host_debugctl) & FREEZE_IN_SMM:
+            self.guest_debugctl_write(self.vmcs & ~FREEZE_IN_SMM)
+
+    def guest_debugctl_write(self, value: int) -> None:
+        self.vmcs = value | self.host_debugctl & FREEZE_IN_SMM
+
+    def guest_debugctl_read(self) -> int:
+        return self.vmcs & ~FREEZE_IN_SMM
+
+    def supported_debugctl(self, *, by_host: bool) -> int:
+        return ALLOWED | (RTM_DEBUG if self.host.has_rtm and (by_host or self.has_rtm) else 0)
+
+    def set_debugctl(self, value: int, *, by_host: bool) -> None:
+        supported = self.supported_debugctl(by_host=by_host)
+        if value & ~supported & ~self.TOLERATED:
+            raise Refused
+        self.write_debugctl(value & supported)
+
+    def write_debugctl(self, value: int) -> None:
+        self.guest_debugctl_write(value)
+
+    def get_debugctl(self, *, by_host: bool) -> int:
+        return self.guest_debugctl_read()
+
+    def is_refused(self) -> bool:
+        """Tell whether the CPU refuses an entry with this VMCS."""
+        return bool(self.vmcs & RTM_DEBUG) and not self.host.has_rtm
+
+    # arch/x86/kvm/vmx/nested.c
+
+    def enter_l2(self) -> None:
+        self.vmcs01, self.vmcs = self.vmcs, 0
+        self.guest_debugctl_write(0)
+
+    def leave_l2(self) -> None:
+        assert self.vmcs01 is not None
+        self.vmcs, self.vmcs01 = self.vmcs01, None
+
+    def fail_l2(self) -> None:
+        """Be nested_vmx_restore_host_state, after a VM-Fail that only the CPU found."""
+        self.leave_l2()
+        self.reload_guest_debugctl()
+
+
+class Svm(Vmx):
+    """A vCPU of kvm_amd: no bit of DEBUGCTL is the host's."""
+
+    function = "svm_vcpu_run"
+    OWNED = 0
+
+    def vendor_vcpu_run(self) -> None:
+        self.told()
+
+    def set_debugctl(self, value: int, *, by_host: bool) -> None:
+        if self.host.lbrv:
+            self.set_virtual_debugctl(value)
+
+    def set_virtual_debugctl(self, value: int) -> None:
+        if value & ~0b111111:
+            raise Refused
+        self.vmcs = value & LBR
+
+    def get_debugctl(self, *, by_host: bool) -> int:
+        return self.vmcs
+
+
+def _wrong(base: type[Vmx] = Vmx, **members: Any) -> type[Vmx]:
+    """Return vCPUs whose kernel has other functions than ``base``."""
+    return type(f"Wrong{base.__name__}", (base,), members)
+
+
+def _differs(vcpu: Vmx, debugctl: int) -> bool:
+    return bool((debugctl ^ vcpu.host_debugctl) & vcpu.OWNED)
+
+
+def _reload(value: Callable[[Vmx], int]) -> Callable[[Vmx], None]:
+    """Return a reload that writes another ``value`` where the bit differs."""
+
+    def reload_guest_debugctl(vcpu: Vmx) -> None:
+        if (vcpu.vmcs ^ vcpu.host_debugctl) & FREEZE_IN_SMM:
+            vcpu.guest_debugctl_write(value(vcpu))
+
+    return reload_guest_debugctl
+
+
+def _reload_where_alike(vcpu: Vmx) -> None:
+    if not (vcpu.vmcs ^ vcpu.host_debugctl) & FREEZE_IN_SMM:
+        vcpu.guest_debugctl_write(vcpu.vmcs & ~FREEZE_IN_SMM)
+
+
+def _enter_and_store_late(vcpu: Vmx) -> None:
+    Vmx.vcpu_enter_guest(vcpu)
+    vcpu.host_debugctl = vcpu.get_debugctlmsr()
+
+
+def _differs_from_what_this_cpu_saw(vcpu: Vmx, debugctl: int) -> bool:
+    seen = vcpu.host.seen.get(vcpu.host.cpu(), 0)
+    vcpu.host.seen[vcpu.host.cpu()] = debugctl
+    return bool((debugctl ^ seen) & vcpu.OWNED)
+
+
+def _take_all(vcpu: Vmx, value: int, *, by_host: bool) -> None:
+    Vmx.set_debugctl(vcpu, value, by_host=by_host)
+    vcpu.write_debugctl(value)
+
+
+def _write(vcpu: Vmx, value: int) -> None:
+    vcpu.vmcs = value
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _supported(vcpu: Vmx, *, by_host: bool, more: int = 0, rtm: bool | None = None) -> int:
+    """Return what is supported, with ``more``, and with RTM_DEBUG or not unless ``rtm`` is None."""
+    value = Vmx.supported_debugctl(vcpu, by_host=by_host) | more
+    return value if rtm is None else value & ~RTM_DEBUG | RTM_DEBUG * rtm
+
+
+def _snapshot(vcpu: Vmx) -> None:
+    vcpu.at_run = Vmx.get_debugctlmsr(vcpu)  # type: ignore[attr-defined]
+
+
+#: vCPUs of a KVM with one line wrong, by the mutant's name.
+FAULTS: dict[str, type[Vmx]] = {
+    "fix-reverted": _wrong(
+        OWNED=0,
+        reload_guest_debugctl=_nothing,
+        guest_debugctl_write=_write,
+        guest_debugctl_read=lambda vcpu: vcpu.vmcs,
+    ),
+    "mask-missing": _wrong(OWNED=0),
+    "turning-on-unnoticed": _wrong(
+        is_changed=lambda vcpu, debugctl: bool(~debugctl & vcpu.host_debugctl & vcpu.OWNED)
+    ),
+    "turning-off-unnoticed": _wrong(
+        is_changed=lambda vcpu, debugctl: bool(debugctl & ~vcpu.host_debugctl & vcpu.OWNED)
+    ),
+    "comparison-inverted": _wrong(is_changed=lambda vcpu, debugctl: not _differs(vcpu, debugctl)),
+    "flag-on-every-entry": _wrong(is_changed=lambda *_: True),
+    "migration-not-compared": _wrong(
+        is_changed=lambda vcpu, debugctl: (
+            vcpu.last_cpu in (None, vcpu.host.cpu()) and _differs(vcpu, debugctl)
+        )
+    ),
+    "snapshot-once-per-run": _wrong(vcpu_run=_snapshot, get_debugctlmsr=lambda vcpu: vcpu.at_run),
+    "snapshot-never-stored": _wrong(store=_nothing),
+    "snapshot-stored-late": _wrong(store=_nothing, vcpu_enter_guest=_enter_and_store_late),
+    "snapshot-per-cpu": _wrong(is_changed=_differs_from_what_this_cpu_saw),
+    "snapshot-at-creation": _wrong(vcpu_create=lambda vcpu: vcpu.store(vcpu.get_debugctlmsr())),
+    "created-with-bit": _wrong(init_vmcs=lambda vcpu: _write(vcpu, FREEZE_IN_SMM)),
+    "flags-not-cleared": _wrong(reenter_on_fastpath=lambda vcpu: vcpu.vendor_vcpu_run()),
+    "no-reload-at-entry": _wrong(vendor_vcpu_run=lambda vcpu: vcpu.told()),
+    "reload-inverted": _wrong(reload_guest_debugctl=_reload_where_alike),
+    "reload-keeps-old-bit": _wrong(reload_guest_debugctl=_reload(lambda vcpu: vcpu.vmcs)),
+    "reload-loses-guest-bits": _wrong(reload_guest_debugctl=_reload(lambda _: 0)),
+    "write-without-host-bit": _wrong(guest_debugctl_write=_write),
+    "write-loses-guest-bits": _wrong(
+        guest_debugctl_write=lambda vcpu, _: _write(vcpu, vcpu.host_debugctl & FREEZE_IN_SMM)
+    ),
+    "guest-write-drops-host-bit": _wrong(write_debugctl=_write),
+    "tolerated-bits-kept": _wrong(set_debugctl=_take_all),
+    "guest-sees-bit": _wrong(guest_debugctl_read=lambda vcpu: vcpu.vmcs),
+    "userspace-sees-bit": _wrong(
+        get_debugctl=lambda vcpu, *, by_host: vcpu.vmcs if by_host else vcpu.guest_debugctl_read()
+    ),
+    "bit-14-ignored": _wrong(TOLERATED=BTF | LBR | FREEZE_IN_SMM),
+    "bit-14-by-guest": _wrong(
+        supported_debugctl=lambda vcpu, *, by_host: _supported(
+            vcpu, by_host=by_host, more=0 if by_host else FREEZE_IN_SMM
+        )
+    ),
+    "bit-14-by-userspace": _wrong(
+        supported_debugctl=lambda vcpu, *, by_host: _supported(
+            vcpu, by_host=by_host, more=FREEZE_IN_SMM if by_host else 0
+        )
+    ),
+    "rtm-host-not-asked": _wrong(
+        supported_debugctl=lambda vcpu, *, by_host: _supported(
+            vcpu, by_host=by_host, rtm=by_host or vcpu.has_rtm
+        )
+    ),
+    "rtm-guest-not-asked": _wrong(
+        supported_debugctl=lambda vcpu, *, by_host: _supported(
+            vcpu, by_host=by_host, rtm=vcpu.host.has_rtm
+        )
+    ),
+    "rtm-debug-refused": _wrong(
+        supported_debugctl=lambda vcpu, *, by_host: _supported(vcpu, by_host=by_host, rtm=False)
+    ),
+    "vmfail-without-reload": _wrong(fail_l2=Vmx.leave_l2),
+    "svm-host-owned-bit": _wrong(Svm, OWNED=FREEZE_IN_SMM),
+    "svm-lbrv-not-asked": _wrong(
+        Svm, set_debugctl=lambda vcpu, value, **_: vcpu.set_virtual_debugctl(value)
+    ),
+    # No mutant but the repair of what every kernel has wrong.
+    "emulation-mended": _wrong(EMULATION_RELOADS=True),
+}

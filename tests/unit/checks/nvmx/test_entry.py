@@ -1,0 +1,23 @@
+"""nvmx.entry.*: on a KVM with the fix, on each mutant of it, and where a control does not hold."""
+
+import pytest
+from support.fake_kvm import Decide, mutants_of
+
+from kvmtest.judge import Verdict
+
+PROPERTY = "nvmx.entry.vmfail-reload"
+
+
+def test_the_fix_passes(decide: Decide) -> None:
+    decided = decide(PROPERTY)
+    assert (decided.verdict, decided.speakers) == (Verdict.PASS, {"vmcs"}), decided.reason
+
+
+@pytest.mark.parametrize(("owner", "mutant"), mutants_of("nvmx.entry."))
+def test_a_mutant_fails_its_owner(decide: Decide, owner: str, mutant: str) -> None:
+    assert decide(owner, mutant).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("hidden", ["knob", "dumps", "guests' bits"])
+def test_without_a_control_nothing_is_decided(decide: Decide, hidden: str) -> None:
+    assert decide(PROPERTY, hides=hidden).verdict is Verdict.INCONCLUSIVE
