@@ -8,10 +8,13 @@ INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*/*.[ch] c_helpers/*.py guests/*)
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
 
+# Two workers, which take whole files of tests (tests/conftest.py). ARGS=-n0: all in one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 RUNS ?= 2000
 N ?= 1000
 
-.PHONY: run test lint bench sanitize fuzz chaos wheel clean
+.PHONY: run test check lint bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -19,7 +22,10 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	@sh tools/prerequisites.sh lab && sh tools/prerequisites.sh mutants || \
 		echo "kvmtest: without them the lab's tests are skipped"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+check: lint
+	@$(PYTEST) tests/unit $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -387,7 +387,7 @@ def test_a_parameter_of_a_built_in_module_is_given_at_boot(
 
 
 @pytest.mark.parametrize(
-    "name", set(PRECONDITIONS) - {"kvm-stats", "debugctl-switch", "guest-events"}
+    "name", sorted(set(PRECONDITIONS) - {"kvm-stats", "debugctl-switch", "guest-events"})
 )
 def test_an_empty_tree_lacks_everything_and_says_so_in_one_line(tmp_path: Path, name: str) -> None:
     missing = PRECONDITIONS[name](Machine(Tree(tmp_path)))

@@ -60,7 +60,7 @@ def test_zstd_of_a_pipe_which_tells_no_size_comes_back() -> None:
     assert decompress(packer.compress(b"vmlinux" * 100) + b"\xbc\x02\0\0") == b"vmlinux" * 100
 
 
-@pytest.mark.parametrize("name", set(FORMATS) - {"lz4"})
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"lz4"}))
 @given(data=st.data())
 def test_a_stream_that_is_cut_off_anywhere_is_refused(name: str, data: st.DataObject) -> None:
     packed = FORMATS[name](bytes(range(256)) * 8)
