@@ -69,7 +69,7 @@ def load(path: Path) -> Evidence:
     except OSError as error:
         raise EvidenceUnreadable(f"{path}: {error.strerror}; name an evidence.json") from None
     except UnicodeDecodeError:
-        raise EvidenceUnreadable(f"{path}: this is no text; name an evidence.json") from None
+        raise EvidenceUnreadable(f"{path}: this is not text; name an evidence.json") from None
     return loads(text, path)
 
 
@@ -103,7 +103,7 @@ def _finite(text: str) -> float:
     number = float(text)
     if math.isfinite(number):
         return number
-    raise ValueError(f"{text[:20]} is no number of JSON's")
+    raise ValueError(f"{text[:20]} is not a JSON number")
 
 
 def _validate(data: Any, path: Path) -> None:

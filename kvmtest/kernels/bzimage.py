@@ -134,16 +134,16 @@ def vmlinux(image: bytes) -> bytes:
     declared = int.from_bytes(payload[-4:], "little")
     if len(elf) != declared:
         raise BzImageError(
-            f"the bzImage is damaged: {len(elf)} bytes came out of it, it says {declared}"
+            f"the bzImage is damaged: {len(elf)} bytes came out of it, the header says {declared}"
         )
     if not elf.startswith(b"\x7fELF"):
-        raise BzImageError("what the bzImage holds is no ELF file")
+        raise BzImageError("the bzImage's payload is not an ELF file")
     return elf
 
 
 def _check(image: bytes) -> None:
     if not is_bzimage(image):
-        raise BzImageError(f"it is no bzImage, {_what(image)}")
+        raise BzImageError(f"it is not a bzImage, {_what(image)}")
     if len(image) <= setup_size(image):
         raise BzImageError("the bzImage ends within its setup code; it is cut off")
     if not header_field(image, "loadflags") & _LOADED_HIGH:

@@ -36,7 +36,7 @@ def decompress(data: bytes, most: int = files.IMAGE) -> bytes:
     """
     name = name_of(data)
     if name is None:
-        raise Corrupt(f"it begins with {data[:6].hex() or 'nothing'}, no format that is known")
+        raise Corrupt(f"it begins with {data[:6].hex() or 'nothing'}, which is no known format")
     try:
         return _DECOMPRESSORS[name](data, most)
     except EnvironmentUnfit:
@@ -89,7 +89,7 @@ def _lz4(data: bytes, most: int) -> bytes:
 
 
 def _lzo(data: bytes, most: int) -> bytes:
-    raise Corrupt("it is compressed with LZO, which nothing here reads")
+    raise Corrupt("it is compressed with LZO, which kvmtest can't read")
 
 
 def _too_large(most: int) -> Corrupt:

@@ -108,7 +108,7 @@ def _members(
         raise
     except StopIteration:
         raise EnvironmentUnfit(
-            f"{path} is no whole Debian package: a part of it is missing"
+            f"{path} is not a complete Debian package: a part of it is missing"
         ) from None
     except Exception as error:  # arfile, tarfile and the decompressors have errors of their own
         if isinstance(error, OSError) and error.errno not in (None, *_OF_NAMES):
@@ -116,7 +116,7 @@ def _members(
         said = getattr(error, "strerror", None) or str(error)
         reason = " ".join(said.split()) or type(error).__name__
         raise EnvironmentUnfit(
-            f"{path} is no whole Debian package ({reason}); download it again"
+            f"{path} is not a complete Debian package ({reason}); download it again"
         ) from None
 
 

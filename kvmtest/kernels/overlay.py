@@ -97,7 +97,7 @@ def _refuse_built_in(over: ModuleFolder, kernel: BootableKernel, vendor: str) ->
     for name in (vendor, "kvm"):
         if over.holds(name) and name in kernel.folder.builtin:
             raise UsageError(
-                f"{name} is built into kernel {kernel.release}, so that no module can replace it: "
+                f"{name} is built into kernel {kernel.release}, so no module can replace it: "
                 f"give a kernel with CONFIG_{name.upper()}=m"
             )
 

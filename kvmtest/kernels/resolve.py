@@ -62,7 +62,9 @@ def resolve(
     if modules and packages.is_package(modules):
         names, modules = [*names, str(modules)], None
     elif modules and not modules.is_dir():
-        raise UsageError(f"{modules} is no folder; --modules names a folder that holds .ko files")
+        raise UsageError(
+            f"{modules} is not a folder; --modules names a folder that holds .ko files"
+        )
     found = replace(_find(names, modules, cache, on_step), needed=needed)
     if modules:
         found = _with_modules(found, modules)
@@ -163,7 +165,7 @@ def _tree(root: Path, origin: str | None = None) -> BootableKernel:
 def _image(path: Path, modules: Path | None) -> BootableKernel:
     if not modules:
         _release_of(path)
-        raise UsageError(f"{path} is an image alone; name the folder of its modules with --modules")
+        raise UsageError(f"{path} is only an image; name the folder of its modules with --modules")
     return _kernel(
         path, modules, f"the image {path.absolute()} with the modules of {modules.absolute()}"
     )

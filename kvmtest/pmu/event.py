@@ -149,7 +149,7 @@ class PmuTerms:
                 bits.append(64)
         if config not in CONFIGS or not bits or max(bits) > 63:
             raise UsageError(
-                f"{self.text}: {name} belongs into {places[name]!r}, which kvmtest does not know; "
+                f"{self.text}: {name} belongs in {places[name]!r}, which kvmtest does not know; "
                 f"leave {name} out"
             )
         return config, bits

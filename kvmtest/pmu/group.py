@@ -55,7 +55,7 @@ class CounterGroup:
     ) -> None:
         names = [event.name for event in events]
         if not names or len(set(names)) < len(names):
-            raise UsageError(f"a group is of one event or more, all different, not {names}")
+            raise UsageError(f"a group needs one event or more, all different, not {names}")
         self.events = tuple(events)
         self.thread = threading.get_native_id() if tid is None and cpu is None else tid
         self._cpu = cpu

@@ -280,7 +280,7 @@ SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_text(""), "not JSON, or cut short"),
     "other schema": (other_schema, "its schema is kvmtest-evidence/7; this kvmtest reads"),
     "spoilt": (spoilt, "$.results[0].verdict: must be one of"),
-    "binary": (binary, "this is no text"),
+    "binary": (binary, "this is not text"),
     "gone": (Path.unlink, "No such file or directory; name an evidence.json"),
     # What has no end, or keeps a reader waiting.
     "endless device": (link_to("/dev/zero"), "this is a device, not a file; name an evidence.json"),
@@ -297,9 +297,9 @@ SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (lambda path: path.write_text("[" * 1_000_000), "nested too deeply"),
     "deep in a result": (with_seconds("[" * 100_000), "nested too deeply"),
     "many digits": (with_seconds("9" * 100_000), "not JSON, or cut short"),
-    "no float": (with_seconds("1e999"), "1e999 is no number of JSON's"),
-    "not a number": (with_seconds("NaN"), "NaN is no number of JSON's"),
-    "infinity": (with_seconds("-Infinity"), "-Infinity is no number of JSON's"),
+    "no float": (with_seconds("1e999"), "1e999 is not a JSON number"),
+    "not a number": (with_seconds("NaN"), "NaN is not a JSON number"),
+    "infinity": (with_seconds("-Infinity"), "-Infinity is not a JSON number"),
 }
 
 

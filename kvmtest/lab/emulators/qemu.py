@@ -293,7 +293,7 @@ def _message(line: bytes) -> dict[str, Any]:
         message = None
     if not isinstance(message, dict):
         raise EnvironmentUnfit(
-            f"QEMU says {line[:80]!r} on its monitor, which is no QMP message; report its version"
+            f"QEMU says {line[:80]!r} on its monitor, not a QMP message; report its version"
         )
     return message
 

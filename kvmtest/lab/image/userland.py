@@ -140,7 +140,7 @@ def _requirements(distribution: str) -> set[str]:
             texts = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             raise EnvironmentUnfit(
-                f"{name} is not installed as a package, so that the lab can't see what it "
+                f"{name} is not installed as a package, so the lab can't see what it "
                 "requires; install kvmtest by python3 -m pip"
             ) from None
         for text in texts:

@@ -106,7 +106,7 @@ def test_evidence_cut_short_anywhere_is_refused(path: Path) -> None:
     ("content", "said"),
     [
         (b"", "not JSON, or cut short"),
-        (b"\x7fELF\x02\x01\xff\xfe", "this is no text"),
+        (b"\x7fELF\x02\x01\xff\xfe", "this is not text"),
         (b"\0" * 100, "not JSON"),
         (b"KTAP version 1\n1..0\n", "not JSON"),
         (b"9" * 5000, "not JSON"),

@@ -88,7 +88,7 @@ def test_a_damaged_stream_is_refused_or_comes_out_as_something(
 @given(st.binary(max_size=200))
 def test_garbage_is_refused(data: bytes) -> None:
     if name_of(data) is None:
-        with pytest.raises(Corrupt, match="no format that is known"):
+        with pytest.raises(Corrupt, match="no known format"):
             decompress(data)
 
 

@@ -81,7 +81,7 @@ def test_names_that_can_not_be_made_are_the_package_s_fault(
     tmp_path: Path, files: dict[str, bytes], why: str
 ) -> None:
     package = deb(tmp_path / "a.deb", files)
-    with pytest.raises(EnvironmentUnfit, match=rf"^{package} is no whole .* \({why}\)"):
+    with pytest.raises(EnvironmentUnfit, match=rf"^{package} is not a complete .* \({why}\)"):
         unpack(package, tmp_path / "into", everything)
 
 
@@ -114,7 +114,9 @@ def test_a_package_that_lost_its_end_is_told_to_be_downloaded_again(
 ) -> None:
     path = deb(tmp_path / "a.deb", FILES, pack=PACKERS[suffix], suffix=suffix)
     path.write_bytes(path.read_bytes()[:-lost])
-    with pytest.raises(EnvironmentUnfit, match=r"a\.deb is no whole .*cut off.*download it again"):
+    with pytest.raises(
+        EnvironmentUnfit, match=r"a\.deb is not a complete .*cut off.*download it again"
+    ):
         unpack(path, tmp_path / "tree", everything)
 
 
@@ -125,7 +127,9 @@ def test_a_part_whose_size_is_none_is_told_and_not_gone_back_by(tmp_path: Path, 
     field = data.index(b"control.tar") + 48
     data[field : field + 10] = size.encode().ljust(10)
     path.write_bytes(data)
-    with pytest.raises(EnvironmentUnfit, match=r"no whole Debian package \(a part of it has no si"):
+    with pytest.raises(
+        EnvironmentUnfit, match=r"not a complete Debian package \(a part of it has no"
+    ):
         control(path)
 
 
@@ -142,7 +146,7 @@ def test_the_checksum_at_the_end_of_the_stream_is_checked(tmp_path: Path) -> Non
     content = bytearray(path.read_bytes())
     content[-30] ^= 1
     path.write_bytes(content)
-    with pytest.raises(EnvironmentUnfit, match=r"a\.deb is no whole Debian package"):
+    with pytest.raises(EnvironmentUnfit, match=r"a\.deb is not a complete Debian package"):
         unpack(path, tmp_path / "tree", everything)
 
 

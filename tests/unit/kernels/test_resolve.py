@@ -173,7 +173,7 @@ class TestPackage:
 
     def test_no_package_at_all_is_refused(self, cache: Cache, tmp_path: Path) -> None:
         (tmp_path / "a.deb").write_text("hello")
-        with pytest.raises(EnvironmentUnfit, match="no whole Debian package"):
+        with pytest.raises(EnvironmentUnfit, match="not a complete Debian package"):
             take(cache, tmp_path / "a.deb")
 
     def test_a_kernel_without_kvm_intel_is_refused(self, cache: Cache, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ class TestImage:
 
     def test_a_file_that_is_no_kernel_is_refused(self, cache: Cache, tmp_path: Path) -> None:
         write_tree(tmp_path, {"x": elf()})
-        with pytest.raises(EnvironmentUnfit, match="no bzImage"):
+        with pytest.raises(EnvironmentUnfit, match="not a bzImage"):
             take(cache, tmp_path / "x", tmp_path)
 
     def test_a_32_bit_kernel_is_refused(self, cache: Cache, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_no_modules_are_read_from_what_is_no_folder(
     os.mkfifo("fifo")
     Path("file").touch()
     tree = write_tree(tmp_path / "tree", tree_files())
-    with pytest.raises(KvmtestError, match="is no folder"):
+    with pytest.raises(KvmtestError, match="is not a folder"):
         resolve(str(tree), Path(modules), Cache(tmp_path), print)
 
 

@@ -145,9 +145,9 @@ def test_letters_exclude_what_they_do_not_name(letters: str, excluded: tuple[str
         ("cpu/event=high/", "'event=high' has no number"),
         ("cpu/event=/", "'event=' has no number"),
         ("cpu/asks/", "'event=?' has no number"),
-        ("cpu/far=1/", "far belongs into 'config9:0-7', which kvmtest does not know"),
-        ("cpu/odd=1/", "odd belongs into 'config:60-70'"),
-        ("cpu/nowhere=1/", "nowhere belongs into 'config:'"),
+        ("cpu/far=1/", "far belongs in 'config9:0-7', which kvmtest does not know"),
+        ("cpu/odd=1/", "odd belongs in 'config:60-70'"),
+        ("cpu/nowhere=1/", "nowhere belongs in 'config:'"),
     ],
 )
 def test_nonsense_is_refused_in_a_line_that_says_what_there_is(text: str, words: str) -> None:

@@ -233,7 +233,7 @@ def test_a_closed_group_reads_nobody_elses_file() -> None:
 
 @pytest.mark.parametrize("names", [(), ("task-clock", "task-clock")])
 def test_a_group_has_events_that_can_be_told_apart(names: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="a group is of one event or more"):
+    with pytest.raises(UsageError, match="a group needs one event or more"):
         group(*names)
 
 

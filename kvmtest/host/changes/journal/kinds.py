@@ -215,7 +215,7 @@ def _run_command(site: Site, argv: Sequence[str]) -> None:
         raise CommandError(str(error)) from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise CommandError(f"exit status {done.returncode}: {said[-1] if said else 'no word'}")
+        raise CommandError(f"exit status {done.returncode}: {said[-1] if said else 'no output'}")
 
 
 def reload(site: Site, module: str, parameters: Sequence[str]) -> None:

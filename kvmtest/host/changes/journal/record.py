@@ -121,7 +121,9 @@ def _decode(line: bytes) -> Any:
 def _header(value: Any) -> Header:
     header = Header(**value)
     if header.format != _FORMAT:
-        raise JournalError(f"it has format {header.format}; restore it with the kvmtest it is of")
+        raise JournalError(
+            f"it has format {header.format}; restore it with that version of kvmtest"
+        )
     texts = (header.boot_id or "", header.time, header.command)
     if not isinstance(header.pid, int) or not all(isinstance(text, str) for text in texts):
         raise TypeError("header")

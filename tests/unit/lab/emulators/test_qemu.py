@@ -258,7 +258,7 @@ def test_its_errors_are_told(begun: Start, message: dict[str, Any], expected: st
     "line", [b"QEMU 7.2", b"[]", b'"QMP"', b"\xff", b"[" * 100_000, b'{"a": }'], ids=range(6)
 )
 def test_what_is_no_message_is_told(line: bytes) -> None:
-    with pytest.raises(EnvironmentUnfit, match=r"^QEMU says b.* which is no QMP message"):
+    with pytest.raises(EnvironmentUnfit, match=r"^QEMU says b.* not a QMP message"):
         Monitor(start()).answer(line + b"\n")
 
 
