@@ -42,7 +42,7 @@ int deadline_thread(void)
 	return mine->thread;
 }
 
-/* Both the timer's signal and a kick by another thread end here; only the timer's names a guard. */
+/* Handles both the timer's signal and another thread's kick; only the timer's names a guard. */
 static void on_signal(int number, siginfo_t *info, void *context)
 {
 	struct guard *guard = mine;
@@ -67,7 +67,7 @@ static void free_guard(void *pointer)
 	struct guard *guard = pointer;
 	sigset_t set;
 
-	/* A signal of the deleted timer may be queued already: keep it out for the thread's last steps. */
+	/* A signal of the deleted timer may be queued already: block it for the thread's last steps. */
 	sigemptyset(&set);
 	sigaddset(&set, deadline_signal());
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
@@ -76,7 +76,7 @@ static void free_guard(void *pointer)
 	mine = NULL;
 }
 
-/* A child has no timers, and the guard it inherits would name its parent's. */
+/* A child has no timers; the guard that it inherits would name its parent's. */
 static void after_fork(void)
 {
 	if (mine)
@@ -87,7 +87,7 @@ static void after_fork(void)
 
 static void set_up(void)
 {
-	/* KVM_RUN says EINTR with or without SA_RESTART; the thread's other system calls are spared. */
+	/* SA_RESTART spares the thread's other system calls; KVM_RUN returns EINTR all the same. */
 	struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
 
 	sigemptyset(&action.sa_mask);

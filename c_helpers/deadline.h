@@ -2,8 +2,8 @@
 /*
  * Deadlines for KVM_RUN. Each thread owns one POSIX timer whose signal goes to that thread alone;
  * the handler sets kvm_run.immediate_exit, so a signal that lands just before KVM_RUN is not lost
- * (Documentation/virt/kvm/api.rst, immediate_exit). The timer is left armed between runs and set
- * anew only when it would come too late: a run of many short entries pays for no system call.
+ * (Documentation/virt/kvm/api.rst, immediate_exit). The timer stays armed between runs, and is set
+ * anew only when it would fire too late: many short entries cost no system call.
  */
 #ifndef KVMTEST_DEADLINE_H
 #define KVMTEST_DEADLINE_H
@@ -19,8 +19,8 @@ struct kvm_run;
 int deadline_begin(struct kvm_run *run, int64_t deadline);
 
 /*
- * Call after an EINTR: tells whether the deadline is over (1) or not (0), and *was_ours whether one
- * of our own signals was the cause: the timer, early and set anew, or a kick.
+ * Call after an EINTR: returns 1 once the deadline has passed, else 0. *was_ours tells whether one of
+ * our own signals was the cause: the timer, which fired early and is set anew, or a kick.
  */
 int deadline_check(int *was_ours);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* All that Python sees of the native side; build.py reads this header, preprocessed. */
+/* Everything that Python sees of the native side; build.py reads this header preprocessed. */
 #ifndef KVMTEST_NATIVE_H
 #define KVMTEST_NATIVE_H
 
@@ -18,7 +18,7 @@
 #include "toggler.h"
 #include "vmcs12.h"
 
-/* ioctl as cffi can call it directly; one with "..." goes the slow way through libffi. */
+/* ioctl with fixed arguments, which cffi calls directly; variadic calls are slower, by libffi. */
 static inline int kvm_ioctl(int fd, unsigned long request, void *argument)
 {
 	return ioctl(fd, request, argument);

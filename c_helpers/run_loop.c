@@ -17,13 +17,13 @@ static inline void set_immediate_exit(struct runner *runner, __u8 value)
 	*(volatile __u8 *)&runner->run->immediate_exit = value;
 }
 
-/* Stopper and runner each write, then read what the other writes: neither may overtake. */
+/* Stopper and runner each write, then read what the other writes: the write must come first. */
 static inline void meet_other_thread(void)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* One KVM_RUN, repeated only where our own timer was early, or a kick late. */
+/* One KVM_RUN, repeated only if our timer fired early, or a kick came late. */
 static inline enum run_end enter(struct runner *runner)
 {
 	int failed, was_ours, was_immediate;
@@ -59,7 +59,7 @@ static int begin(struct runner *runner, int64_t timeout)
 {
 	pthread_mutex_lock(&runner->running);
 	if (runner->run) {
-		/* A stop that was cleared since has left it set; before the timer, which sets it too. */
+		/* A stop that was cleared since left it set. Before the timer is armed, which sets it too. */
 		set_immediate_exit(runner, 0);
 		runner->error = deadline_begin(runner->run, clock_now() + timeout);
 	} else {
@@ -138,7 +138,7 @@ void run_stop(struct runner *runner)
 	pthread_mutex_lock(&runner->stopping);
 	if (runner->run) {
 		set_immediate_exit(runner, 1);
-		/* Taken, so that one entry is kicked but once: a flood of signals would hold it up. */
+		/* Taken, so that an entry is kicked only once: a flood of signals would hold it up. */
 		thread = __atomic_exchange_n(&runner->thread, 0, __ATOMIC_SEQ_CST);
 	}
 	pthread_mutex_unlock(&runner->stopping);
@@ -148,7 +148,7 @@ void run_stop(struct runner *runner)
 
 void run_clear_stop(struct runner *runner)
 {
-	/* immediate_exit may be the timer's by now: left to the runner. */
+	/* immediate_exit may be the timer's by now: the runner clears it. */
 	runner->stop = 0;
 }
 

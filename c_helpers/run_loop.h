@@ -17,8 +17,8 @@ enum run_end {
 	RUN_EXIT,       /* the guest exited: see kvm_run */
 	RUN_DEADLINE,   /* the deadline passed with the guest still running */
 	RUN_STOPPED,    /* another thread called run_stop */
-	RUN_SIGNAL,     /* a signal that is not ours: the caller looks after it and runs again */
-	RUN_LIMIT,      /* run_loop: as many doorbells as were asked for */
+	RUN_SIGNAL,     /* a signal that is not ours: the caller handles it and runs again */
+	RUN_LIMIT,      /* run_loop: the limit of doorbells was reached */
 	RUN_ERROR,      /* KVM_RUN failed: see error */
 };
 
@@ -28,7 +28,7 @@ struct runner {
 	int error;                      /* errno of the last RUN_ERROR */
 	struct kvm_run *run;            /* NULL: the vCPU is closed */
 	volatile uint32_t stop;         /* the stop flag; cleared by run_clear_stop only */
-	volatile int thread;            /* who is to be kicked out of a run, 0: nobody */
+	volatile int thread;            /* the thread to kick out of a run, 0: none */
 	uint64_t entries;               /* KVM_RUN calls, those that a signal ended included */
 	uint64_t tsc_entry, tsc_exit;   /* around the last KVM_RUN */
 	pthread_mutex_t running;        /* held from a run's begin to its end; all zeros is unlocked */
@@ -39,7 +39,7 @@ struct run_stamp {
 	uint64_t entry, exit;           /* TSC around one KVM_RUN */
 };
 
-/* What run_loop was asked for and what it did. */
+/* What run_loop is to do, and what it did. */
 struct run_record {
 	uint64_t limit;                 /* doorbells to answer, 0: no limit */
 	uint64_t doorbells;             /* out: doorbells answered */
@@ -62,7 +62,7 @@ enum run_end run_loop(struct runner *runner, struct run_record *record, uint16_t
 void run_stop(struct runner *runner);
 void run_clear_stop(struct runner *runner);
 
-/* Stop the vCPU, wait until it has left its run, and leave nobody a way to kvm_run: run is NULL. */
+/* Stop the vCPU, wait until it has left its run, and set run to NULL, so that nobody uses it. */
 void run_close(struct runner *runner);
 
 #endif

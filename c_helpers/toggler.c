@@ -10,7 +10,7 @@
 
 #include "clock.h"
 
-/* Wait until the time due (ns, CLOCK_MONOTONIC) or a stop; tell whether to go on. */
+/* Wait until the time due (ns, CLOCK_MONOTONIC) or a stop; return 0 on a stop. */
 static int wait_until(struct toggler *toggler, int64_t due)
 {
 	struct pollfd wake = {.fd = toggler->wake_fd, .events = POLLIN};
@@ -30,7 +30,7 @@ static int wait_until(struct toggler *toggler, int64_t due)
 	return 0;
 }
 
-/* The next interval; what is random is xorshift64 (Marsaglia, "Xorshift RNGs", 2003). */
+/* The next interval, random by xorshift64 (Marsaglia, "Xorshift RNGs", 2003). */
 static int64_t next_interval(const struct toggler *toggler, uint64_t *random)
 {
 	*random ^= *random << 13;
@@ -68,7 +68,7 @@ void toggler_run(struct toggler *toggler)
 		value = !value;
 		if (!toggler->interval && !toggler->spread)
 			continue;
-		/* From now on: a write that came late is not made up for by a burst. */
+		/* Counted from now, so that no burst makes up for a late write. */
 		if (!wait_until(toggler, clock_now() + next_interval(toggler, &random)))
 			return;
 	}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The toggler: writes two texts in turn to one file at a given rate until a stop flag, stamping each
- * write. It runs in a worker thread with the GIL released. The file is opened by the caller, who has
- * the journal's leave to write it.
+ * write. It runs in a worker thread with the GIL released. The caller opens the file, and has recorded
+ * it in the journal.
  */
 #ifndef KVMTEST_TOGGLER_H
 #define KVMTEST_TOGGLER_H

@@ -1,7 +1,7 @@
 """Missing preconditions
 =====================
 
-What a machine lacks for an observation, as a value that doctor, SKIP reasons and evidence share.
+What a machine lacks for an observation: a value that doctor, SKIP reasons and evidence share.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,10 @@ __all__ = ["Missing"]
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """One thing this machine lacks, in words, and how to get it.
+    """One thing that this machine lacks, in words, and how to get it.
 
-    ``what`` is a statement of its own, such as
-    "kvm_intel is not loaded (KVM here is kvm_pvm)". ``remedy`` is an imperative, or empty where
-    nothing can be done on this machine.
+    ``what`` is a statement, such as "kvm_intel is not loaded (KVM here is kvm_pvm)". ``remedy`` is
+    an imperative, empty where nothing on this machine helps.
     """
 
     what: str

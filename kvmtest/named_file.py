@@ -1,8 +1,8 @@
 """Files that a user names
 =======================
 
-Reading a file argument: a regular file of a bounded size. A device or a FIFO would be read for
-ever, and only to look at some of them changes the machine (/dev/watchdog).
+Reading a file argument: a regular file of a bounded size. Reading a device or a FIFO might never
+end, and merely opening some of them changes the machine (/dev/watchdog).
 """
 
 import errno
@@ -27,10 +27,10 @@ _KINDS = {
 
 @contextmanager
 def opened(path: Path, most: int) -> Iterator[FileIO]:
-    """Give a regular file of at most ``most`` bytes, open for reading; raises as ``read``."""
+    """Yield a regular file of at most ``most`` bytes, open for reading; raises as ``read``."""
     _check(path.stat(), most)
-    # It may be another one by now; a FIFO without a writer would hold up a plain open, and some
-    # files of tracefs and procfs a plain read.
+    # The path may name another file by now: a FIFO without a writer would block a plain open, and
+    # some files of tracefs and procfs a plain read.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     with FileIO(fd) as file:
         _check(os.fstat(fd), most)
@@ -40,11 +40,11 @@ def opened(path: Path, most: int) -> Iterator[FileIO]:
 def read(path: Path, most: int) -> bytes:
     """Return the contents of a regular file of at most ``most`` bytes.
 
-    Raises OSError, whose ``strerror`` says what the file is where it is not such a one.
+    Raises OSError; for another kind of file its ``strerror`` says which.
     """
     content = bytearray()
     with opened(path, most) as file:
-        # Files of procfs and sysfs tell no size, and some have no end.
+        # Files of procfs and sysfs report no size, and some have no end.
         while chunk := file.read(MIB):
             content += chunk
             if len(content) > most:

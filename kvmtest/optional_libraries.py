@@ -1,7 +1,7 @@
 """Optional libraries
 ==================
 
-The libraries of kvmtest's extras, imported where they are used.
+Imports the libraries of kvmtest's optional dependencies where they are used.
 """
 
 import importlib
@@ -16,7 +16,10 @@ _PACKAGES = {"debian": "python-debian"}
 
 
 def library(module: str, purpose: str, extra: str = "lab") -> Any:
-    """Import ``module`` of an ``extra``; raises EnvironmentUnfit that names what to install."""
+    """Import ``module`` of the optional dependencies ``extra``.
+
+    Raises EnvironmentUnfit, which names what to install.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,8 +1,8 @@
 """Workers
 =======
 
-Threads that work beside an experiment, and the supervisor that starts, stops and joins them. What
-they stamp is in one clock, the TSC.
+Threads that work beside an experiment, and the supervisor that starts, stops and joins them. They
+take their stamps from one clock, the TSC.
 """
 
 import os
@@ -19,30 +19,30 @@ __all__ = ["PATIENCE_S", "Runner", "Supervisor", "Worker"]
 
 T = TypeVar("T")
 
-#: The time that a worker may take to stop, also in an emulated machine.
+#: How long a worker may take to stop, even in an emulated machine.
 PATIENCE_S = 10.0
 
 
 class Worker(Protocol):
-    """Something that works in a thread of its own."""
+    """A task for a thread of its own."""
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """What the worker is, in words."""
 
     def run(self) -> None:
-        """Work until stopped, or done; raises what goes wrong."""
+        """Work until done or stopped; may raise anything."""
 
     def stop(self) -> None:
-        """Have :meth:`run` return soon; from any thread, also before it began and after its end."""
+        """Make :meth:`run` return soon; from any thread, even before it began or after it ended."""
 
 
 class Supervisor:
-    """A context manager at whose end all workers are stopped and joined, the newest first.
+    """A context manager that stops and joins all workers at its end, the newest first.
 
-    When one fails, the others are stopped at once, and its error is raised at the end of the block,
-    unless the block raises one. So is KvmtestError for a worker that does not stop in
-    ``patience_s``; its thread is left alone, and ends with the process.
+    When a worker fails the others are stopped at once, and its error is raised at the end of the
+    block, unless the block raises one itself. A worker that does not stop within ``patience_s`` is
+    a KvmtestError; its thread is left alone, and ends with the process.
     """
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
@@ -51,31 +51,32 @@ class Supervisor:
         self._started: list[tuple[Worker, threading.Thread]] = []
 
     def start(self, worker: Worker, cpu: int | None = None) -> None:
-        """Have a worker run in a thread of its own, on one CPU if wanted; raises as check does."""
+        """Run a worker in a thread of its own, pinned to ``cpu`` if given; raises as ``check``."""
         self.check()
         thread = threading.Thread(
             target=self._work, args=(worker, cpu), name=worker.name, daemon=True
         )
         self._started.append((worker, thread))
         thread.start()
-        if self.failed:  # of another, which may not have seen this one
+        if self.failed:  # Another worker failed, and may not have seen this one.
             worker.stop()
 
     def end(self, worker: Worker) -> None:
-        """Stop a worker before the others, and join it; raises as check does."""
+        """Stop and join one worker before the others; raises as ``check``."""
         (at,) = [at for at, (each, _) in enumerate(self._started) if each is worker]
         self._end(*self._started.pop(at))
         self.check()
 
     def check(self) -> None:
-        """Raise what the first worker that failed raised."""
+        """Raise the error of the first worker that failed."""
         if self.failed:
             raise self.failed
 
     def result(self, future: "Future[T]", timeout_s: float) -> T:
-        """Wait for what a :class:`Runner` was asked for, and return it.
+        """Wait for a result that a :class:`Runner` was asked for, and return it.
 
-        Raises what the first worker that failed raised, else what came of it, else KvmtestError.
+        Raises the error of the first worker that failed, else the task's own, else KvmtestError
+        after ``timeout_s``.
         """
         try:
             return future.result(timeout_s)
@@ -121,9 +122,9 @@ class Supervisor:
 
 
 class Runner:
-    """A worker that does what it is asked for, in turn: what a vCPU's own thread has to do.
+    """A worker that runs tasks one after the other, such as those of a vCPU's own thread.
 
-    ``interrupt`` ends what it is doing, from another thread, and is called when it is stopped.
+    ``interrupt`` ends the task that runs, from another thread; :meth:`stop` calls it.
     """
 
     def __init__(self, name: str, interrupt: Callable[[], None]) -> None:
@@ -135,7 +136,7 @@ class Runner:
         self._lock = threading.Lock()
 
     def ask(self, do: Callable[[], T]) -> "Future[T]":
-        """Have it call ``do``; what is not begun when it is stopped is cancelled."""
+        """Queue a call of ``do``; a stop cancels what has not begun."""
         future: Future[T] = Future()
 
         def task() -> None:
@@ -154,12 +155,12 @@ class Runner:
         return future
 
     def run(self) -> None:
-        """Do what it is asked for, until stopped."""
+        """Run the queued tasks until stopped."""
         while task := self._tasks.get():
             task()
 
     def stop(self) -> None:
-        """Interrupt it, and have it do nothing more."""
+        """Interrupt the task that runs, and run no more."""
         with self._lock:
             self._is_stopped = True
             for future in self._asked:
@@ -170,7 +171,7 @@ class Runner:
 
 def _pin(name: str, cpu: int) -> None:
     try:
-        os.sched_setaffinity(0, {cpu})  # of this thread alone
+        os.sched_setaffinity(0, {cpu})  # This thread's alone.
     except OSError as error:
         why = f"{name} can't run on CPU {cpu} ({error.strerror})"
         raise KvmtestError(f"{why}; use another CPU") from None

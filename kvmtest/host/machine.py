@@ -1,7 +1,7 @@
 """The machine under test
 ======================
 
-Every fact about the host in one place, each looked up once and only when asked for.
+Every fact about the host, each looked up once, when it is first asked for.
 """
 
 import os
@@ -27,8 +27,8 @@ __all__ = ["Machine"]
 class Machine:
     """The host whose files are below ``tree``.
 
-    ``smi_source`` is the source of SMIs that the user wants there; None leaves the choice to
-    :func:`kvmtest.smi.choose`. With ``allow_other_vms`` a run may do what hinders others' VMs.
+    ``smi_source`` is the SMI source that the user wants; None leaves the choice to
+    :func:`kvmtest.smi.choose`. With ``allow_other_vms`` a run may disturb others' VMs.
     """
 
     tree: Tree
@@ -36,18 +36,18 @@ class Machine:
     allow_other_vms: bool = False
 
     def forget_kvm(self) -> None:
-        """Look up anew, when next asked for, what a reload of the KVM module changes."""
+        """Drop the facts that a reload of the KVM module changes: they are looked up anew."""
         for name in ("kvm_module", "mediated_pmu", "fix", "run_flags", "census"):
             vars(self).pop(name, None)
 
     @cached_property
     def lab(self) -> LabFacts | None:
-        """The lab whose emulated machine this is; None for any other. Raises EnvironmentUnfit."""
+        """The lab whose emulated machine this is, or None. Raises EnvironmentUnfit."""
         return LabFacts.of(os.environ) if self.tree.is_live else None
 
     @cached_property
     def hostname(self) -> str:
-        """The name of the host; that of the host of an emulated machine, which has none."""
+        """The host's name; for an emulated machine, which has none, its host's name."""
         emulated_on = self.lab.details.get("emulated_on") if self.lab else None
         return str(emulated_on or os.uname().nodename)
 
@@ -83,7 +83,7 @@ class Machine:
 
     @cached_property
     def mediated_pmu(self) -> bool | Missing:
-        """Whether KVM gives guests the CPU's own counters."""
+        """Whether KVM lends guests the CPU's own counters."""
         return mediated_pmu.mediated_pmu(self.kvm_module)
 
     @cached_property
@@ -128,5 +128,5 @@ class Machine:
 
     @cached_property
     def census(self) -> census.Census:
-        """The other processes that use KVM."""
+        """The other processes that run VMs."""
         return census.Census.of(self.tree)

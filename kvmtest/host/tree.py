@@ -1,8 +1,8 @@
 """The host's file tree
 ====================
 
-Every file of the machine under test (/proc, /sys, /dev, /boot) is reached through a :class:`Tree`,
-so that the same code reads the live machine or a stand-in tree given by ``--root``.
+Every file of the machine under test (/proc, /sys, /dev, /boot) is reached through a :class:`Tree`:
+the live machine's root, or a stand-in tree that ``--root`` names.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from kvmtest import named_file
 
 __all__ = ["Tree"]
 
-#: The most that is read of a stand-in's file, in bytes: BTF and ACPI tables have a few MiB.
+#: The largest file that is read from a stand-in, in bytes; BTF and ACPI tables have a few MiB.
 MOST = 256 * named_file.MIB
 
 
-# No file has a name with a zero byte in it (ValueError), whatever another file says.
+# A name with a zero byte in it raises ValueError: names may come from another file's text.
 _UNREADABLE = (OSError, ValueError)
 
 
@@ -34,15 +34,15 @@ class Tree:
 
     @property
     def is_live(self) -> bool:
-        """Tell whether this is the machine itself, and not a stand-in."""
+        """Tell whether this is the live machine, and not a stand-in."""
         return self.root == Path("/")
 
     def path(self, name: str) -> Path:
-        """Return where the host's absolute path ``name`` is, e.g. ``/proc/cpuinfo``."""
+        """Return the path of the host's file ``name``, e.g. ``/proc/cpuinfo``, below the root."""
         return _path(self.root, name)
 
     def exists(self, name: str) -> bool:
-        """Tell whether ``name`` is there, as far as we may look (following links)."""
+        """Tell whether ``name`` exists, following links, as far as this process may look."""
         try:
             return self.path(name).exists()
         except _UNREADABLE:
@@ -63,7 +63,7 @@ class Tree:
             return None
 
     def _content(self, name: str) -> bytes:
-        # A stand-in's files are whatever its maker put there: a device or a FIFO has no end.
+        # A stand-in may hold anything, and reading a device or a FIFO never ends.
         path = self.path(name)
         return path.read_bytes() if self.is_live else named_file.read(path, MOST)
 

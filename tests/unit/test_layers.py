@@ -30,6 +30,9 @@ LEVELS = (
     {"missing", "errors", "_native", "suite", "kvmtest"},
 )
 
+#: The rooms of the host, in the same order.
+ROOMS = ({"as_json"}, {"machine"}, {"changes"}, {"observe"}, {"facts"}, {"tree"})
+
 #: What the parts that must stay pure, or free of machines, may import of kvmtest at most.
 NOTHING_BUT = {
     "judge": {"errors", "missing"},
@@ -90,6 +93,17 @@ def upward(path: Path) -> set[str]:
 def test_a_module_imports_from_the_levels_below_alone() -> None:
     found = {str(path.relative_to(ROOT)): upward(path) for path in SOURCES}
     assert {path: parts for path, parts in found.items() if parts} == {}
+
+
+def test_a_room_of_the_host_imports_from_those_below_alone() -> None:
+    def rank(room: str) -> int:
+        (found,) = (number for number, rooms in enumerate(ROOMS) if room in rooms)
+        return found
+
+    for path in (ROOT / "host").rglob("*.py"):
+        own = path.relative_to(ROOT / "host").parts[0].removesuffix(".py")
+        used = {module.split(".")[2] for module in imported(path) if part(module) == "host"}
+        assert all(rank(room) > rank(own) for room in used - {own}), path
 
 
 def test_the_reader_of_imports_sees_them_all(

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Guardian"]
 
-# Without site-packages, whose start-up files take time and may start threads; and not by -m, which
-# imports more than the guardian does.
+# Without site-packages, whose start-up files take time and may start threads; and not with -m,
+# which imports more than the guardian itself.
 _COMMAND = (
     sys.executable,
     "-S",
@@ -93,7 +93,7 @@ class Guardian:
         self._ready = -1
 
     def end(self) -> None:
-        """Send the guardian home, as everything is undone, and reap it; safe to repeat."""
+        """Tell the guardian that everything is undone, and reap it; safe to repeat."""
         if self.lifeline >= 0:
             # Broken where somebody killed it: nothing is left for it to do anyway.
             with contextlib.suppress(BrokenPipeError):
@@ -107,7 +107,7 @@ class Guardian:
 
 
 def _spawn(tree: Tree, fds: tuple[int, int, int, int]) -> "subprocess.Popen[bytes]":
-    """Start the guardian's interpreter in a session of its own, with ``fds`` and no other."""
+    """Start the guardian's interpreter in a session of its own, with only ``fds`` inherited."""
     import subprocess
 
     if min(fds) <= 2:

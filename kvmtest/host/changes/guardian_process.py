@@ -5,7 +5,7 @@ Waits for the end of its run, and undoes what a dead run left. The run's first c
 this process is up, so it imports next to nothing: the undoing code is imported when it is needed.
 """
 
-# What module signal makes its enums of, which takes half as long as the interpreter's own start.
+# Module signal makes enums of this, which takes half as long as the interpreter's own start.
 import _signal as signal  # type: ignore[import-not-found]
 import os
 import select
@@ -13,10 +13,10 @@ import sys
 
 __all__ = ["END", "READY", "main"]
 
-#: What the guardian says when it is up, and what the run says when there is nothing left to undo.
+#: Sent by the guardian when it is up, and by the run when nothing is left to undo.
 READY, END = b"r", b"e"
 
-# Milliseconds to wait, once the run is dead, for the commands that it left running.
+# Milliseconds to wait, after the run's death, for commands that it left running.
 _COMMANDS_END_MS = 60_000
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     _outlive_memory_shortage()
     _tell_ready(told)
     status = 0 if _ended_cleanly(watched, run) else _undo(arguments[0], lock)
-    os._exit(status)  # Without the interpreter's tidying: a run waits for this end.
+    os._exit(status)  # Without the interpreter's cleanup: a run waits for this exit.
 
 
 def _undo(root: str, lock: int) -> int:

@@ -46,7 +46,7 @@ class Owner:
 
 
 class LockHeld(EnvironmentUnfit):
-    """Another run holds the lock; ``pid`` is its process, or None where it left no name."""
+    """Another run holds the lock; ``pid`` is its process, or None where that is unknown."""
 
     def __init__(self, path: Path, owner: Owner | None) -> None:
         self.pid = owner.pid if owner else None
@@ -99,9 +99,8 @@ class Lock:
     def take(cls, tree: Tree, *, patience: float = 30.0) -> "Lock":
         """Take the lock of ``tree``'s machine.
 
-        Where the run that holds it is dead and its guardian is still undoing, wait up to
-        ``patience`` seconds for that. Raises LockHeld, or EnvironmentUnfit where the lock's file
-        can't be opened.
+        Waits up to ``patience`` seconds where the run that holds it is dead and its guardian still
+        undoes. Raises LockHeld, or EnvironmentUnfit where the lock's file can't be opened.
         """
         path = tree.path(LOCK)
         fd = _open(path)
@@ -118,12 +117,12 @@ class Lock:
         return cls(fd, owner)
 
     def name_guardian(self, pid: int) -> None:
-        """Write down which process holds the lock on, should this one die."""
+        """Record which process keeps the lock if this one dies."""
         self._owner = Owner(self._owner.pid, self._owner.start, self._owner.command, pid)
         _write_owner(self.fd, self._owner)
 
     def release(self) -> None:
-        """Give the lock up for all processes that share it; a second call does nothing."""
+        """Release the lock for all processes that share it; a second call does nothing."""
         if self.fd < 0:
             return
         fd, self.fd = self.fd, -1
@@ -156,7 +155,7 @@ def _open(path: Path) -> int:
 
 
 def _flock(fd: int, path: Path) -> bool:
-    """Try to take the flock; tell whether it is ours now."""
+    """Try to take the flock; tell whether this process has it now."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -169,7 +168,7 @@ def _flock(fd: int, path: Path) -> bool:
 
 
 def _await_guardian(owner: Owner | None, patience: float) -> None:
-    """Wait for the end of a dead run's guardian, ``patience`` seconds at most."""
+    """Wait up to ``patience`` seconds for the end of a dead run's guardian."""
     if owner is None or owner.is_alive or owner.guardian is None:
         return
     try:
@@ -183,7 +182,7 @@ def _await_guardian(owner: Owner | None, patience: float) -> None:
 
 
 def _write_owner(fd: int, owner: Owner) -> None:
-    """Write ``owner`` into the lock's file where it may be written; the lock holds either way."""
+    """Write ``owner`` into the lock's file if that is writable; the lock holds either way."""
     text = (json.dumps(asdict(owner)) + "\n").encode()
     try:
         os.pwrite(fd, text, 0)
@@ -194,12 +193,12 @@ def _write_owner(fd: int, owner: Owner) -> None:
 
 
 def _read_owner(fd: int) -> Owner | None:
-    """Return the owner that the lock's file names, or None where it names none."""
+    """Return the owner that the lock's file names, or None."""
     try:
         owner = Owner(**json.loads(os.pread(fd, 1 << 16, 0)))
     except (ValueError, TypeError, RecursionError):
         return None
-    # Anybody may have written the file: a pid beyond the kernel's is no argument of a system call.
+    # Anybody may have written the file: only pids that the kernel can have go into system calls.
     pids = (owner.pid, owner.guardian)
     is_sound = isinstance(owner.pid, int) and all(
         pid is None or (isinstance(pid, int) and 0 < pid <= _MAX_PID) for pid in pids
@@ -208,7 +207,7 @@ def _read_owner(fd: int) -> Owner | None:
 
 
 def _find_owner(fd: int, tree: Tree) -> Owner | None:
-    """Return who holds the lock: the live run that its file names, else what /proc/locks says.
+    """Return who holds the lock: the live run that its file names, else the one in /proc/locks.
 
     A user who may not write the file holds the lock without a name in it (proc_locks(5)).
     """

@@ -2,8 +2,8 @@
 ===========
 
 Writes two texts in turn to one host file, such as freeze_on_smi, at a given rate while vCPUs run in
-other threads. The loop is native (c_helpers/toggler.c) and runs with the GIL released. Who toggles
-has recorded the file in the journal first: the toggler itself undoes nothing.
+other threads. The loop is native (c_helpers/toggler.c) and runs with the GIL released. It undoes
+nothing: its caller must have written the file through the journal first.
 """
 
 import errno
@@ -19,7 +19,7 @@ from kvmtest.workers import PATIENCE_S
 
 __all__ = ["StampedWrite", "Toggler"]
 
-# Beyond this nothing toggles: a mistake in units.
+# A longer interval is a mistake in units.
 LONGEST_INTERVAL = 86400
 
 HINTS = {
@@ -71,7 +71,7 @@ class Toggler:
                 raise ValueError(f"a toggler's {what} is 0 to {LONGEST_INTERVAL} s, not {seconds}")
         self.path = path
         self._running = threading.Lock()
-        # The native side keeps pointers only: these are what they point to.
+        # The native side keeps only pointers to these.
         self._texts = [ffi.new("char[]", os.fsencode(text)) for text in texts]
         self._stamps = ffi.new("struct toggle_stamp[]", stamps)
         self._native = ffi.new(
@@ -100,7 +100,7 @@ class Toggler:
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """What the worker is, in words."""
         return f"toggler of {self.path}"
 
     def run(self) -> None:
@@ -116,14 +116,14 @@ class Toggler:
                 raise self._error("write", self._native.error)
 
     def stop(self) -> None:
-        """End the writing at once, and for good; from any thread."""
+        """Stop writing at once and for good; from any thread."""
         self._native.stop = 1
         if self._native.wake_fd >= 0:
             os.eventfd_write(self._native.wake_fd, 1)
 
     @property
     def writes(self) -> int:
-        """How many writes were made by the last :meth:`run`."""
+        """The number of writes that the last :meth:`run` made."""
         return int(self._native.writes)
 
     @property

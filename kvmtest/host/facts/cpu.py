@@ -16,7 +16,7 @@ from kvmtest.missing import Missing
 
 __all__ = ["Cpu", "CpuListError", "CpuidLeaf", "cpuid", "parse_cpu_list", "parse_cpuinfo"]
 
-# NR_CPUS of CONFIG_MAXSMP is 8192; a number far above it is damage, not a machine.
+# CONFIG_MAXSMP has NR_CPUS=8192; a number far above that is damage.
 MAX_CPUS = 1 << 16
 
 _VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
@@ -26,7 +26,7 @@ _AMD_KIND = frozenset({"amd", "HygonGenuine"})
 
 
 class CpuListError(KvmtestError):
-    """A text that should be a CPU list, such as ``0-3,8``, is none."""
+    """A text is no CPU list, such as ``0-3,8``."""
 
 
 class CpuidLeaf(NamedTuple):
@@ -40,7 +40,7 @@ class CpuidLeaf(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """The machine's CPUs; ``features`` and ``vmx_features`` are those that all of them have.
+    """The machine's CPUs; ``features`` and ``vmx_features`` are those that all CPUs share.
 
     ``vendor`` is "intel", "amd" or the vendor id as the CPU spells it. ``microcode`` is the first
     CPU's revision. ``vmx_features`` is the kernel's "vmx flags" line, empty before it existed.
@@ -69,7 +69,7 @@ class Cpu:
 
     @classmethod
     def of(cls, tree: Tree) -> "Cpu | Missing":
-        """Read the CPUs of ``tree``, or say why its /proc/cpuinfo tells nothing."""
+        """Read the CPUs of ``tree``, or say why /proc/cpuinfo describes none."""
         text = tree.read("/proc/cpuinfo")
         if text is None:
             return Missing("/proc/cpuinfo can't be read", "mount /proc")

@@ -48,15 +48,15 @@ class Fadt:
 
     @property
     def hardware_reduced(self) -> bool:
-        """Tell whether flag HW_REDUCED_ACPI is set: then there is no SMI command port."""
+        """Tell whether flag HW_REDUCED_ACPI is set: there is no SMI command port then."""
         return bool(self.flags & _HW_REDUCED_ACPI)
 
     @property
     def refused(self) -> dict[int, str]:
         """The values that must never be written to the port, and what each commands.
 
-        They hand power management to the firmware or take it away under a running kernel. 0 is
-        among them where a command is absent: harmless to refuse, and not worth a guess.
+        They hand power management to the firmware, or take it away, under a running kernel. Where
+        a command is absent 0 is among them: refusing it is harmless.
         """
         return {
             self.acpi_enable: "ACPI_ENABLE",
@@ -86,7 +86,7 @@ def parse_fadt(table: bytes) -> Fadt:
 
 
 def read_fadt(tree: Tree) -> Fadt | Missing:
-    """Read the machine's FADT, or say why it can't be had."""
+    """Read the machine's FADT, or say why it can't be read."""
     table = tree.read_bytes(_FACP)
     if table is None and tree.exists(_FACP):
         return Missing(f"{_FACP} can't be read", "run as root")

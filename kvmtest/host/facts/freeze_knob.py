@@ -16,8 +16,8 @@ from kvmtest.missing import Missing
 
 __all__ = ["PATHS", "Knob", "KnobError", "find", "paths"]
 
-#: Where the first kernels with it show it. Each PMU of the cores does, whatever its name; all are
-#: views of one value for the whole machine.
+#: Where mainline kernels show it. Each PMU of the cores does, whatever its name; all are views of
+#: one value for the whole machine.
 PATHS = tuple(f"/sys/devices/{pmu}/freeze_on_smi" for pmu in CORE_NAMES)
 
 _NAME = "freeze_on_smi"
@@ -25,16 +25,16 @@ _PATTERNS = (f"/sys/devices/*/{_NAME}", f"{DEVICES}/*/{_NAME}")
 
 
 class KnobError(KvmtestError):
-    """The knob can't be read, or says something that it can't say."""
+    """The knob can't be read, or holds an impossible value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Knob:
     """The freeze_on_smi attribute at each of ``paths``.
 
-    What it says is never proof: the kernel ignores the error of the MSR write, so that sysfs can
-    say 1 while the MSR says 0, always so where a hypervisor above refuses the bit. Check
-    IA32_DEBUGCTL bit 14 on every CPU (:mod:`kvmtest.host.facts.msr`).
+    Its value proves nothing: the kernel ignores an error of the MSR write, so sysfs can say 1 while
+    the MSR says 0, as it does wherever a hypervisor above refuses the bit. Check IA32_DEBUGCTL bit
+    14 on every CPU (:mod:`kvmtest.host.facts.msr`).
     """
 
     tree: Tree
@@ -48,11 +48,11 @@ class Knob:
             return str(error)
 
     def values(self) -> dict[str, int]:
-        """Return what each path says, 0 or 1. Raises KnobError."""
+        """Return the value at each path, 0 or 1. Raises KnobError."""
         return {path: self._read(path) for path in self.paths}
 
     def value(self) -> int:
-        """Return what the knob says, 0 or 1, which proves nothing of the MSRs. Raises KnobError."""
+        """Return the value, 0 or 1, which proves nothing about the MSRs. Raises KnobError."""
         values = self.values()
         if len(set(values.values())) != 1:
             said = ", ".join(f"{path} says {value}" for path, value in values.items())
@@ -68,10 +68,7 @@ class Knob:
 
 
 def paths(tree: Tree) -> tuple[str, ...]:
-    """Return where the attribute stands, whatever the PMU is called, each place once.
-
-    Those of PATHS come first, in that order.
-    """
+    """Return the attribute's paths, whatever the PMUs are called, each once; PATHS come first."""
     found: dict[Path, str] = {}
     for path in (path for pattern in _PATTERNS for path in tree.glob(pattern)):
         # The bus's folders are links to the devices'.

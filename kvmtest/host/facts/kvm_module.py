@@ -1,8 +1,8 @@
 """The KVM module in use
 =====================
 
-Which vendor module (kvm_intel, kvm_amd, kvm_pvm, …) runs KVM here and with which parameters, or why
-there is none.
+Which vendor module (kvm_intel, kvm_amd, kvm_pvm, …) runs KVM, and with which parameters, or why
+none does.
 """
 
 import os
@@ -28,16 +28,16 @@ _MODULE_OF_VENDOR = {
     "HygonGenuine": "kvm_amd",
 }
 
-# Where CPUID still shows a feature that the kernel dropped: leaf and bit of ECX.
+# Leaf and bit of ECX where CPUID shows a feature even if the kernel dropped its flag.
 _CPUID_BIT = {"vmx": (1, 5), "svm": (0x80000001, 2)}
 
-# There once KVM has registered its device (kvm_init, virt/kvm/kvm_main.c), in containers too.
+# Exists once KVM has registered its device (kvm_init, virt/kvm/kvm_main.c), in containers too.
 _DEVICE = "/sys/class/misc/kvm"
 
 # What modprobe can take as a parameter's value.
 _WORD = re.compile(r"[\w-]+", re.ASCII)
 
-# What firmware setups call it; by vendors that are not named here, by the flag.
+# How firmware setups call virtualisation; for other vendors the flag's name serves.
 _FIRMWARE_NAME = {("vmx", "intel"): "Intel VT-x", ("svm", "amd"): "AMD SVM"}
 
 
@@ -58,10 +58,10 @@ class KvmModule:
 
     @property
     def settable(self) -> dict[str, str]:
-        """The parameters whose text can be given back to the module when it is loaded.
+        """The parameters whose text modprobe takes when it loads the module again.
 
-        Left out are those that can't be read, and texts that are no values, such as
-        vmentry_l1d_flush's "not required".
+        Unreadable ones are left out, and texts that are no values, such as vmentry_l1d_flush's
+        "not required".
         """
         values = self.parameters.items()
         return {name: text for name, text in values if text and _WORD.fullmatch(text)}
@@ -76,8 +76,8 @@ class KvmModule:
         if name is None:
             return cpu if isinstance(cpu, Missing) else _why_none(tree, cpu)
         built_in = not _is_loaded(tree, name)
-        # Only a module that set the CPU up stays loaded; a built-in one is shown even if it failed.
-        # Once it did not fail there is a device, which a container's /dev may be without.
+        # A module stays loaded only if it set the CPU up; a built-in one is shown even where it
+        # failed. Where it did not there is a device, which a container's /dev may lack.
         if built_in and not any(map(tree.exists, ("/dev/kvm", _DEVICE))):
             return Missing(
                 f"{name} is built into the kernel but made no /dev/kvm: it refused this machine",
@@ -112,8 +112,8 @@ class KvmModule:
 def _in_use(tree: Tree, flags: frozenset[str]) -> str | None:
     """Return the vendor module that runs KVM, or None.
 
-    Module kvm accepts one vendor module at a time, so that a loaded one is the one. Those that are
-    built in are all in /sys/module: there the CPU's flags tell which of them can have started.
+    Module kvm accepts one vendor module at a time, so a loaded one is in use. Built-in ones are all
+    in /sys/module: the CPU's flags tell which of them can have started.
     """
     names = [path.name for path in tree.glob("/sys/module/kvm_*") if path.is_dir()]
     for name in names:
@@ -126,7 +126,7 @@ def _in_use(tree: Tree, flags: frozenset[str]) -> str | None:
 
 
 def _is_loaded(tree: Tree, name: str) -> bool:
-    """Tell whether ``name`` is a module that was loaded: only such a one has an initstate."""
+    """Tell whether ``name`` is a loaded module: only those have an initstate."""
     return tree.exists(f"/sys/module/{name}/initstate")
 
 
@@ -152,7 +152,7 @@ def _why_none(tree: Tree, cpu: Cpu) -> Missing:
 
 
 def _why_not_built(tree: Tree, module: str) -> Missing | None:
-    """Return why this kernel has no ``module`` at all, or None where it may have it."""
+    """Return why this kernel has no ``module``, or None where it may have one."""
     release = tree.read("/proc/sys/kernel/osrelease") or ""
     config = read_config(tree, release)
     where = whereabouts(tree, module)
@@ -178,7 +178,7 @@ def _why_not_built(tree: Tree, module: str) -> Missing | None:
 
 
 def _why_not_loaded(tree: Tree, module: str, flag: str) -> Missing:
-    """Return that an installed ``module`` is not loaded, and what loads it."""
+    """Say that an installed ``module`` is not loaded, and how to load it."""
     load = how_to_load(tree, module)
     if not tree.exists("/sys/module/kvm"):
         what = f"KVM is not loaded (neither kvm nor {module}), though the CPU has {flag}"
@@ -207,9 +207,9 @@ def _why_no_flag(tree: Tree, cpu: Cpu, flag: str) -> Missing:
 
 
 def _cpuid_has(tree: Tree, flag: str) -> bool:
-    """Tell whether CPUID itself shows ``flag``; False also where it can't be asked.
+    """Tell whether CPUID shows ``flag``; False also where CPUID can't be read.
 
-    The kernel drops the flag of a feature that the firmware locked away; CPUID keeps it.
+    The kernel drops a feature's flag where the firmware disables the feature; CPUID keeps it.
     """
     leaf, bit = _CPUID_BIT[flag]
     registers = cpuid(tree, leaf)

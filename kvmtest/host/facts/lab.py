@@ -1,8 +1,8 @@
 """Lab
 ====
 
-Whether this machine is an emulated one of a lab. The lab's init says so in the environment, in
-KVMTEST_LAB: a JSON object of texts, and what the emulator can't show.
+Whether this machine is a lab's emulated one. The lab's init sets KVMTEST_LAB in the environment: a
+JSON object that names the emulator and what it can't show.
 """
 
 import json
@@ -21,8 +21,8 @@ class LabFacts:
     """An emulated machine: emulator, its version, the CPU model.
 
     ``lacks`` has a reason for each precondition (a row of kvmtest.checks.preconditions) that the
-    machine does not meet although it may look so. ``details`` are further facts for evidence:
-    digests of the image and the kernel, the command line, whether it was restored.
+    machine seems to meet and does not. ``details`` are further facts for evidence: digests of the
+    image and the kernel, the command line, whether the machine was restored.
     """
 
     emulator: str
@@ -33,7 +33,7 @@ class LabFacts:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "LabFacts | None":
-        """Return the lab that ``environment`` tells of; raises EnvironmentUnfit for nonsense."""
+        """Return the facts in ``environment``, or None; raises EnvironmentUnfit for nonsense."""
         text = environment.get(VARIABLE)
         if text is None:
             return None

@@ -1,8 +1,8 @@
 """The mediated PMU
 ================
 
-Whether KVM gives guests the CPU's own counters (arch/x86/kvm/pmu.c, in v7.0 and later), instead of
-emulating theirs by perf events of the host.
+Whether KVM lends guests the CPU's own counters (arch/x86/kvm/pmu.c, in v7.0 and later), instead of
+emulating theirs with perf events of the host.
 
 While a VM with a mediated PMU lives, perf_event_open(2) refuses any event of the CPU cores that
 counts guests; while such an event is open, the first KVM_CREATE_VCPU of such a VM fails
@@ -14,7 +14,7 @@ from kvmtest.missing import Missing
 
 __all__ = ["PARAMETER", "mediated_pmu"]
 
-#: Of kvm_intel and kvm_amd. KVM clears it at load where perf or the CPU lacks what it takes.
+#: Of kvm_intel and kvm_amd. KVM clears it at load where perf or the CPU does not support it.
 PARAMETER = "enable_mediated_pmu"
 
 

@@ -1,8 +1,8 @@
 """Kernel modules
 ==============
 
-Where the running kernel has a module: loaded, built in, or in the lists of /lib/modules
-(modules.dep(5), Documentation/kbuild/kbuild.rst).
+Where the running kernel has a module: loaded, built in, or listed in /lib/modules (modules.dep(5),
+Documentation/kbuild/kbuild.rst).
 """
 
 from enum import Enum, auto
@@ -25,7 +25,7 @@ class Place(Enum):
 
 def whereabouts(tree: Tree, name: str) -> Place:
     """Return where the running kernel has the module ``name``; UNKNOWN without its lists."""
-    # Only a module that was loaded has this file.
+    # Only loaded modules have this file.
     if tree.exists(f"/sys/module/{name}/initstate"):
         return Place.LOADED
     if name in _listed(tree, "modules.builtin"):
@@ -37,7 +37,7 @@ def whereabouts(tree: Tree, name: str) -> Place:
 
 
 def how_to_load(tree: Tree, name: str) -> str:
-    """Return the remedy where module ``name`` is installed and not loaded."""
+    """Return how to load module ``name``, which is installed."""
     if tree.read("/proc/sys/kernel/modules_disabled") == "1":
         return f"reboot, and modprobe {name} before kernel.modules_disabled is set"
     return f"modprobe {name}"

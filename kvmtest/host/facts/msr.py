@@ -76,8 +76,8 @@ class MsrError(KvmtestError):
 class MsrAccess:
     """Access to the MSRs of the online ``cpus``.
 
-    ``write_refusal`` says why writing is refused although reading works (lockdown, the parameter
-    msr.allow_writes), or is None where nothing speaks against it.
+    ``write_refusal`` says why the kernel refuses writes although reading works (lockdown, the
+    parameter msr.allow_writes); None where neither stands in the way.
     """
 
     tree: Tree
@@ -106,7 +106,7 @@ class MsrAccess:
 def access(
     tree: Tree, index: int = IA32_DEBUGCTL, cpu: Cpu | Missing | None = None
 ) -> MsrAccess | Missing:
-    """Return access to the MSRs if ``index`` can be read on every online CPU, or say why not.
+    """Return access to the MSRs if ``index`` is readable on every online CPU, or say why not.
 
     Pass ``cpu`` where it is already known.
     """
@@ -130,7 +130,7 @@ def device(cpu: int) -> str:
 
 
 def _described(index: int) -> str:
-    """Return how messages call MSR ``index``: hexadecimal, with its name where it has one here."""
+    """Return how messages name MSR ``index``: in hexadecimal, with its name where known."""
     return f"MSR {index:#x} ({_NAMES[index]})" if index in _NAMES else f"MSR {index:#x}"
 
 
@@ -157,7 +157,7 @@ def _why_nodevice(tree: Tree) -> Missing:
 
 
 def _why_unreadable(error: MsrError) -> Missing:
-    """Return in words why reading failed although the device is there."""
+    """Return why reading failed although the device is there."""
     if error.errno == errno.EACCES:
         return Missing(f"{device(error.cpu)} may not be opened (EACCES)", "run as root")
     if error.errno == errno.EPERM:
@@ -174,7 +174,7 @@ def _why_unreadable(error: MsrError) -> Missing:
 
 
 def _write_refusal(tree: Tree) -> Missing | None:
-    """Return what speaks against writing MSRs: lockdown, or the parameter msr.allow_writes."""
+    """Return what forbids writing MSRs: lockdown, or the parameter msr.allow_writes."""
     state = lockdown(tree)
     if not isinstance(state, Missing) and state != LOCKDOWN_OFF:
         return Missing(f"kernel lockdown ({state}) refuses MSR writes", without_lockdown(tree))

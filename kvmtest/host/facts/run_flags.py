@@ -17,8 +17,8 @@ from kvmtest.missing import Missing
 
 __all__ = ["FUNCTIONS", "RunFlags", "find"]
 
-#: The symbol, by vendor module. The kernel looks it up itself when a probe is placed, and shows it
-#: with each hit: reading /proc/kallsyms would take longer than many a check.
+#: The symbol, by vendor module. The kernel resolves it when a probe is placed, and prints it with
+#: each hit: reading /proc/kallsyms would take longer than many a check.
 FUNCTIONS = {"kvm_intel": "vmx_vcpu_run", "kvm_amd": "svm_vcpu_run"}
 PARAMETER = "run_flags"
 
@@ -28,10 +28,11 @@ REGISTERS = ("di", "si", "dx", "cx", "r8", "r9")
 
 @dataclass(frozen=True, slots=True)
 class RunFlags:
-    """``place`` is the function as tracefs names it, ``register`` the one that holds the flags.
+    """Where a kernel's run flags are, and what they mean.
 
-    ``load_debugctl`` is the mask KVM_RUN_LOAD_DEBUGCTL and ``known`` all flags of the enum;
-    ``function`` is the symbol.
+    ``place`` is the function as tracefs names it, ``function`` its symbol, ``register`` the one
+    that holds the flags. ``load_debugctl`` is the mask KVM_RUN_LOAD_DEBUGCTL, ``known`` that of all
+    flags in the enum.
     """
 
     place: str
@@ -49,8 +50,8 @@ def find(
 ) -> RunFlags | Missing:
     """Find the flags of the running kernel, or say why it has none.
 
-    ``fix`` is what KVM's BTF shows, ``vmlinux`` the kernel's own; ``kvm`` is the vendor module in
-    use. Where that is none that is known, kvm_intel is looked for.
+    ``fix`` is what KVM's BTF shows, ``vmlinux`` the kernel image's BTF; ``kvm`` is the vendor
+    module in use. Any module that is not in FUNCTIONS counts as kvm_intel.
     """
     in_use = kvm.name if isinstance(kvm, KvmModule) else ""
     module = in_use if in_use in FUNCTIONS else "kvm_intel"

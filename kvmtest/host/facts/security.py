@@ -1,8 +1,8 @@
 """Restrictions and hypervisors above
 ==================================
 
-What keeps even root from the hardware: kernel lockdown, Secure Boot, and a hypervisor under which
-the host itself runs.
+What keeps even root from the hardware: kernel lockdown, Secure Boot, and a hypervisor above the
+host.
 """
 
 import re
@@ -46,8 +46,8 @@ _CPUID_SIGNATURES = {
     b" lrpepyh  vr": "Parallels",
 }
 
-# DMI texts that only virtual hardware has. Names of clouds are left out: the same names stand on
-# the bare-metal machines that they rent, where the CPUID flag decides.
+# DMI texts that only virtual hardware has. Names of clouds are left out: their bare-metal machines
+# have the same names, and there the CPUID flag decides.
 _DMI_FILES = ("sys_vendor", "product_name", "board_vendor", "bios_vendor")
 _DMI_NAMES = {
     "QEMU": "QEMU",
@@ -104,7 +104,7 @@ def lockdown(tree: Tree) -> str | Missing:
 
 
 def without_lockdown(tree: Tree) -> str:
-    """Return how to have the kernel run without lockdown; it can't be lifted while it runs."""
+    """Return how to boot without lockdown; a running kernel does not lift it."""
     words = (tree.read("/proc/cmdline") or "").split()
     asked = [word for word in words if word.startswith("lockdown=")]
     if asked:
@@ -140,7 +140,7 @@ def secure_boot(tree: Tree) -> bool | Missing:
 
 
 def firmware_hidden(tree: Tree) -> bool:
-    """Tell whether /sys/firmware is empty: the kernel always has something there (acpi, memmap)."""
+    """Tell whether /sys/firmware is empty: on a host it never is (acpi, memmap)."""
     try:
         return not any(tree.path("/sys/firmware").iterdir())
     except OSError:
@@ -154,7 +154,7 @@ def virtualisation(tree: Tree, cpu: Cpu | Missing | None = None) -> Virtualisati
     flagged = not isinstance(cpu, Missing) and cpu.under_hypervisor
     signs = [
         *(["hypervisor flag in CPUID"] if flagged else []),
-        # Without the flag the leaf does not exist and Intel CPUs answer with another one's data.
+        # Without the flag there is no such leaf, and Intel CPUs answer with another leaf's data.
         *(_cpuid_signs(tree) if flagged else []),
         *_hypervisor_signs(tree),
         *_dmi_signs(tree),
@@ -174,7 +174,7 @@ def _cpuid_signs(tree: Tree) -> list[str]:
 
 
 def _hypervisor_signs(tree: Tree) -> list[str]:
-    """Return the name that /sys/hypervisor gives, which is there under Xen only."""
+    """Return the name in /sys/hypervisor, which exists under Xen only."""
     kind = tree.read("/sys/hypervisor/type")
     return [f"/sys/hypervisor/type is {kind}"] if kind else []
 

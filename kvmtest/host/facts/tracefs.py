@@ -15,9 +15,9 @@ KPROBE_EVENTS = f"{TRACING}/kprobe_events"
 
 
 def why_no_kprobes(tree: Tree) -> Missing | None:
-    """Return why ``kprobe_events`` is not visible, or None where it is.
+    """Return why no kprobe can be placed, or None.
 
-    Under lockdown=confidentiality tracefs can be mounted, and has no files, or none that opens
+    Under lockdown=confidentiality tracefs can be mounted but has no files, or none that opens
     (tracefs_create_file, fs/tracefs/inode.c).
     """
     if lockdown(tree) == CONFIDENTIALITY:

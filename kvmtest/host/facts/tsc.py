@@ -1,7 +1,7 @@
 """The TSC's frequency
 ===================
 
-Measured against CLOCK_MONOTONIC, as not every kernel and CPU says it.
+Measured against CLOCK_MONOTONIC, as not every kernel and CPU reports it.
 """
 
 import time
@@ -11,13 +11,13 @@ from kvmtest._native import lib
 
 __all__ = ["tsc_hz"]
 
-# Reading one clock after the other is off by less than a microsecond: 1 in 20,000 of this time.
+# Reading one clock after the other errs by less than a microsecond: 1 in 20,000 of this time.
 _SPAN_S = 0.02
 
 
 @cache
 def tsc_hz() -> float:
-    """Return how many ticks the TSC makes in a second; the first call of a process takes 20 ms."""
+    """Return the TSC's ticks per second; the first call in a process takes 20 ms."""
     ticks, nanoseconds = lib.clock_tsc(), lib.clock_now()
     time.sleep(_SPAN_S)
     ticks, nanoseconds = lib.clock_tsc() - ticks, lib.clock_now() - nanoseconds

@@ -26,14 +26,14 @@ _LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
 
 
 class TracingError(KvmtestError):
-    """The trace can't be read, or says something that it can't say."""
+    """The trace can't be read, or holds a line that is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One hit of the probe: the task, the CPU, microseconds of CLOCK_MONOTONIC, the arguments.
+    """One hit of a probe: the task, the CPU, microseconds of CLOCK_MONOTONIC, the arguments.
 
-    ``symbol`` is the function that the kernel says it was in.
+    ``symbol`` is the function that the kernel names.
     """
 
     pid: int
@@ -45,7 +45,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Hits in the order of time; ``lost`` tells that the kernel dropped some."""
+    """Hits in the order of time; ``lost`` tells whether the kernel dropped some."""
 
     hits: tuple[Hit, ...] = ()
     lost: bool = False
@@ -57,11 +57,11 @@ class Hits:
 def parse_hits(text: str, event: str) -> Hits:
     """Parse whole lines of ``trace`` or ``trace_pipe``. Raises TracingError.
 
-    Hits of other events are left out, and so is the heading of ``trace``.
+    Skips hits of other events, and the heading of ``trace``.
     """
     found: list[Hit] = []
     lost = False
-    # Not by splitlines(): a task's name may hold what it takes for the end of a line.
+    # Not splitlines(): a task's name may hold a character that ends a line for it.
     for line in text.split("\n"):
         if not line.strip() or line.startswith("#"):
             continue

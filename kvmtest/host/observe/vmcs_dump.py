@@ -2,8 +2,8 @@
 ==========
 
 What KVM writes into the kernel log when the CPU refuses a VM-entry and kvm_intel.dump_invalid_vmcs
-is on (arch/x86/kvm/vmx/vmx.c, ``dump_vmcs``). A dump of which a line is missing, or that is mixed
-with another, is no dump.
+is on (arch/x86/kvm/vmx/vmx.c, ``dump_vmcs``). A dump that lacks a line, or is mixed with another,
+does not count.
 """
 
 import re
@@ -21,7 +21,7 @@ _LOAD_DEBUG_CONTROLS = 1 << 2
 # Older kernels (5.10, say) do not have this line.
 _LAST_ENTRY = re.compile(r"VMCS .*, last attempted VM-entry on CPU (-?\d+)$")
 
-# The lines of a dump that are read, in their order; each must be there exactly once.
+# The lines that are read, in order; each must be in a dump exactly once.
 _LINES = {
     "guest": re.compile(r"\*\*\* Guest State \*\*\*$"),
     "fs": re.compile(r"FS: .* base=0x([0-9a-f]{16})$"),
@@ -33,8 +33,8 @@ _LINES = {
 }
 _ORDER = tuple(_LINES)
 
-# Most lines are none of these: one look then, not one for each. Newer kernels begin each line with
-# the module's name, 6.1 and older ones do not.
+# Most lines are none of these, and one match tells so. Newer kernels begin each line with the
+# module's name, 6.1 and older ones do not.
 _ANY = re.compile(
     f"(?:kvm_intel: )?({'|'.join(p.pattern for p in (_LAST_ENTRY, *_LINES.values()))})"
 )
@@ -63,10 +63,10 @@ class VmcsDump:
 
 
 def parse_dumps(records: Iterable[Record]) -> list[VmcsDump] | Missing:
-    """Return the dumps in ``records``, or say that one of them is cut off, or mixed with another.
+    """Return the dumps in ``records``, or say that one is cut off, or mixed with another.
 
-    Then none is to be trusted: nothing tells which dump a line is of. Other lines in between do not
-    matter; what userspace wrote into the log never counts.
+    No dump is trusted then, as nothing tells to which of them a line belongs. Skips other lines in
+    between, and what userspace wrote into the log.
     """
     whole: list[VmcsDump] = []
     begun: _Begun | None = None
@@ -90,7 +90,7 @@ def parse_dumps(records: Iterable[Record]) -> list[VmcsDump] | Missing:
 
 
 def dump_of(records: Iterable[Record], fs_base: int) -> VmcsDump | Missing:
-    """Return the one dump whose guest FS base is ``fs_base``, or say what is there."""
+    """Return the one dump whose guest FS base is ``fs_base``, or say how many there are."""
     dumps = parse_dumps(records)
     if isinstance(dumps, Missing):
         return dumps
@@ -111,14 +111,14 @@ def _lines(records: Iterable[Record]) -> Iterator[str]:
 
 
 class _Begun:
-    """A dump that is still being read."""
+    """A dump of which only the first lines were read."""
 
     def __init__(self, cpu: int | None) -> None:
         self._cpu = cpu
         self._found: dict[str, re.Match[str]] = {}
 
     def take(self, name: str, match: re.Match[str]) -> bool:
-        """Keep a line; False where it is not the next one, so that the dump is broken."""
+        """Keep a line; return False where it is not the next one, so that the dump is broken."""
         if _ORDER[1 + len(self._found)] != name:
             return False
         self._found[name] = match

@@ -52,10 +52,10 @@ class Change:
 
 
 class Journal:
-    """Changes the host so that everything is undone, whatever becomes of this process.
+    """Changes the host so that everything is undone, even if this process is killed.
 
-    Made by :meth:`open`; all methods may be called by any thread. Every change raises JournalError
-    where it can't be recorded (then it is not made) or where the host refuses it.
+    Made by :meth:`open`; any thread may call any method. A change raises JournalError where it
+    can't be recorded, and is not made then, or where the host refuses it.
     """
 
     def __init__(self, tree: Tree, *, dry_run: bool = False) -> None:
@@ -105,15 +105,15 @@ class Journal:
     def write(self, name: str, value: str, *, undo: str | None = None, force: bool = False) -> None:
         """Write ``value`` to the host's file ``name``, e.g. /sys/devices/cpu/freeze_on_smi.
 
-        Its text before the first change is what the undo writes, or ``undo`` where given. A file
-        that says ``value`` already is left alone, or with ``force`` written but not recorded.
+        The undo writes ``undo`` if given, else the text before the first change. A file that
+        already says ``value`` is left alone, or with ``force`` written but not recorded.
         """
         value = value.strip()
         undo = None if undo is None else undo.strip()
         with self._mutex:
             place = ("write", name, undo)
             if place in self._places:
-                # Its undo is recorded: what it says now does not matter.
+                # Its undo is recorded already, whatever the file says now.
                 index = self._note(Change(0, "", name, new=value), "write", {}, place)
                 self._make(index, lambda: self._put(name, value, os.O_TRUNC))
                 return
@@ -129,10 +129,10 @@ class Journal:
             self._make(index, lambda: self._put(name, value, os.O_TRUNC))
 
     def fire(self, name: str, value: str, path: Path | None = None) -> None:
-        """Write ``value`` to the host's file ``name`` for what that sets off, and nothing undoes.
+        """Write ``value`` to the host's file ``name`` for a lasting effect.
 
-        Recorded and listed like other changes, and never undone. ``path`` is where the file is
-        opened, where that is not its place in the tree.
+        It is recorded and listed like other changes, but never undone. ``path`` is where to open
+        the file if not at its place in the tree.
         """
         with self._mutex:
             self._check_writable(name, path)
@@ -143,7 +143,7 @@ class Journal:
             self._make(index, lambda: put(target, value, os.O_TRUNC))
 
     def append(self, name: str, text: str, *, undo: str) -> None:
-        """Append ``text`` to the host's file ``name``, e.g. kprobe_events; ``undo`` likewise."""
+        """Append ``text`` to the host's file ``name``; the undo appends ``undo`` (kprobe_events)."""
         text = text.strip()
         with self._mutex:
             self._check_writable(name)
@@ -163,9 +163,9 @@ class Journal:
 
     @contextmanager
     def made(self, name: str) -> Iterator[int]:
-        """Make the host's file ``name``, give a descriptor to write it, and remove it at the end.
+        """Make the host's file ``name``, yield a descriptor to write it, and remove it at the end.
 
-        In a dry run the descriptor is /dev/null's.
+        A dry run yields /dev/null's descriptor.
         """
         path = self._tree.path(name)
         with self._mutex:
@@ -187,9 +187,9 @@ class Journal:
                     remove(path)
 
     def keep_variable(self, name: str) -> bytes:
-        """Record the UEFI variable in the file ``name`` of efivarfs, and return what it holds.
+        """Record the UEFI variable in efivarfs's file ``name``, and return its bytes.
 
-        Its undo, also after a restart of the machine, writes that unless it is there.
+        The undo writes them back if the variable differs, even after a restart of the machine.
         """
         with self._mutex:
             self._check_writable(name)
@@ -205,9 +205,9 @@ class Journal:
     def reload_module(
         self, name: str, parameters: Mapping[str, str], changed: Mapping[str, str]
     ) -> None:
-        """Load the kernel module ``name`` anew, with ``changed`` over its present ``parameters``.
+        """Reload the kernel module ``name``, with ``changed`` over its present ``parameters``.
 
-        Its undo loads it with ``parameters``. What failed half-way is undone all the same.
+        The undo reloads it with ``parameters``, even if the change failed half-way.
         """
         with self._mutex:
             self._check_programs("rmmod", "modprobe")
@@ -226,16 +226,16 @@ class Journal:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Undo at the block's end, in reverse, what was changed in it.
+        """Undo the block's changes at its end, in reverse.
 
-        What can't be undone then stays in the record: :meth:`close` tries again and tells. In a dry
-        run, where nothing is undone, the block's changes are listed with all others.
+        What can't be undone stays in the record: :meth:`close` tries again, and reports it. A dry
+        run undoes nothing, and lists the block's changes with all others.
         """
         if self._dry_run:
             yield
             return
         with self._mutex:
-            # The first change in the block of what was changed before has an undo of its own.
+            # What was changed before the block gets an undo of its own at its first change in it.
             outer, self._places = self._places, {}
             begin = self._record.sequence
         try:
@@ -248,9 +248,9 @@ class Journal:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Have what is changed in the block stay beyond a scope's end, until :meth:`close`.
+        """Keep the block's changes beyond a scope's end, until :meth:`close`.
 
-        For what many checks use, and takes time to make. Other threads must change nothing
+        For what many checks use and takes time to make. Other threads must change nothing
         meanwhile.
         """
         with self._mutex:
@@ -295,7 +295,7 @@ class Journal:
             error.add_note(line)
 
     def _undo(self, after: int = 0, kept: Container[int] = ()) -> None:
-        """Undo by the record, the one truth, what came ``after`` but for what is kept; mark it."""
+        """Undo, by the record, the entries ``after`` a sequence number that are not ``kept``."""
         self._record.close()
         try:
             record, errors, _ = undo_record(Site(self._tree, self._hold()), after, kept)
@@ -312,7 +312,7 @@ class Journal:
                 self.changes[at] = replace(change, undone=True)
 
     def _hold(self) -> tuple[int, ...]:
-        """Return what our commands inherit, so that lock and guardian wait for their end."""
+        """Return what commands inherit, so that the lock and the guardian await their end."""
         if self._lock is None or self._guardian is None:
             return ()
         return (self._lock.fd, self._guardian.lifeline)
@@ -325,7 +325,7 @@ class Journal:
         return old
 
     def _check_writable(self, name: str, path: Path | None = None) -> None:
-        """Refuse what can't even be opened before it is recorded, as its undo would fail too."""
+        """Refuse a file that can't be opened before it is recorded: its undo would fail too."""
         self._check_open()
         if self._dry_run:
             return
@@ -370,7 +370,7 @@ class Journal:
             if self._guardian:
                 self._guardian.await_ready()
             if self._keeps:
-                # Now, as what comes once it is in the record may be an interruption.
+                # Before the record has it, as an interruption may follow at once.
                 self._kept.add(self._record.sequence + 1)
             sequence = self._record.add(change.sentence, kind, arguments)
         self.changes.append(replace(change, sequence=sequence))
@@ -382,7 +382,7 @@ class Journal:
         put(self._tree.path(name), text, flags)
 
     def _make(self, index: int | None, change: Callable[[], None]) -> None:
-        """Make a change that is recorded, unless this is a dry run."""
+        """Make a recorded change, unless this is a dry run."""
         if self._dry_run:
             return
         try:
@@ -411,6 +411,6 @@ def _settings(parameters: Mapping[str, str]) -> list[str]:
 
 
 def _brief(text: str | None) -> str:
-    """Return ``text`` on one short line, for a sentence."""
+    """Return ``text`` as one short line, for a sentence."""
     line = " ".join((text or "").encode(errors="replace").decode().split())
     return (line if len(line) <= 60 else f"{line[:59]}…") or "empty"

@@ -1,7 +1,7 @@
-"""Ways to undo
-============
+"""Kinds of undo
+=============
 
-What an entry of the record can ask for, as a table of functions, each with the arguments it takes.
+What an entry of the record can ask for: a table of functions, each with its arguments.
 """
 
 import errno
@@ -27,28 +27,28 @@ __all__ = [
     "text_of",
 ]
 
-# An undo whose target has one of these is undone: the file, probe or module is gone.
+# With one of these errors there is nothing left to undo: the file, probe or module is gone.
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 
-# Where commands are found besides $PATH, which lacks the sbin directories under plain `su`.
+# Where commands are besides $PATH, which lacks the sbin directories under plain `su`.
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _COMMAND_SECONDS = 60.0
 
-# include/uapi/linux/fs.h; the native module, which has such numbers, is nothing for a guardian.
+# include/uapi/linux/fs.h; a guardian does not load the native module, which has such numbers.
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
 
 
 class Site(NamedTuple):
-    """Where to undo; commands inherit ``hold``, so that what waits for us waits for them."""
+    """Where to undo; commands inherit ``hold``, so that their end is awaited too."""
 
     tree: Tree
     hold: tuple[int, ...] = ()
 
 
 class Kind(NamedTuple):
-    """A way to undo, and what it takes: each argument's name and its check.
+    """A way to undo, and its arguments: each one's name and check.
 
-    What it undoes ``outlasts`` a restart of the machine where it is no state of the kernel.
+    ``outlasts`` tells that the change survives a restart of the machine.
     """
 
     undo: Callable[..., None]
@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 
 
 def _undo_write(site: Site, path: str, text: str) -> None:
-    """Write ``text`` to the file, unless it can't be written and says ``text`` already."""
+    """Write ``text`` to the file; an error does not matter if the file says ``text`` already."""
     target = site.tree.path(path)
     try:
         put(target, text, os.O_TRUNC)
@@ -82,9 +82,9 @@ def _undo_unlink(site: Site, path: str) -> None:
 
 
 def _undo_variable(site: Site, path: str, data: str) -> None:
-    """Write a UEFI variable's bytes, as hexadecimal digits, unless it has them.
+    """Write a UEFI variable's bytes, given in hexadecimal, unless it has them.
 
-    In one write, as efivarfs hands each to the firmware; a file that is there is not made anew.
+    In one write, as efivarfs hands each write to the firmware.
     """
     target, wanted = site.tree.path(path), bytes.fromhex(data)
     if target.read_bytes() != wanted:
@@ -96,7 +96,7 @@ def _undo_variable(site: Site, path: str, data: str) -> None:
 
 
 def _make_mutable(path: Path) -> None:
-    """Take a file's flag immutable away. Raises OSError."""
+    """Clear a file's immutable flag. Raises OSError."""
     import fcntl
 
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -110,9 +110,9 @@ def _make_mutable(path: Path) -> None:
 
 
 def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
-    """Load a kernel module with these parameters, unless it is loaded with them already.
+    """Load a kernel module with these parameters, unless it is loaded with them.
 
-    It is where it could not be unloaded in the first place, because somebody uses it.
+    It still is where the change could not unload it, because somebody uses it.
     """
     folder = f"/sys/module/{module}"
     settings = (setting.partition("=") for setting in parameters)
@@ -122,7 +122,7 @@ def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
 
 
 def _undo_nothing(_: Site) -> None:
-    """Leave it: what was set off can't be taken back, e.g. by clear_warn_once."""
+    """Do nothing: the change lasts, e.g. that of clear_warn_once."""
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
@@ -140,7 +140,7 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(_is_text(word) for word in value)
 
 
-#: The kind of what is recorded though nothing undoes it.
+#: The kind of a lasting change, which is recorded and never undone.
 NOT_UNDONE = "nothing"
 
 UNDO_KINDS: Mapping[str, Kind] = {
@@ -159,7 +159,7 @@ class CommandError(Exception):
 
 
 def one_line(error: Exception) -> str:
-    """Return what ``error`` says, on one line."""
+    """Return the message of ``error`` as one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -183,7 +183,7 @@ def put(path: Path, text: str, flags: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, also an immutable one, as efivarfs makes of a name that it does not know.
+    """Remove a file, even an immutable one: efivarfs makes those of unknown names so.
 
     Raises OSError.
     """
@@ -221,7 +221,7 @@ def _run_command(site: Site, argv: Sequence[str]) -> None:
 def reload(site: Site, module: str, parameters: Sequence[str]) -> None:
     """Unload a kernel module if it is loaded, and load it with ``parameters`` (name=value).
 
-    rmmod leaves alone the modules that it depends on, and their parameters; modprobe -r would not.
+    rmmod leaves the modules that it depends on, and their parameters; modprobe -r would not.
     Raises CommandError.
     """
     if site.tree.exists(f"/sys/module/{module}/initstate"):
@@ -230,7 +230,7 @@ def reload(site: Site, module: str, parameters: Sequence[str]) -> None:
 
 
 def program(tree: Tree, name: str) -> Path:
-    """Return where the program ``name`` is in the tree. Raises CommandError where nowhere."""
+    """Return the path of the program ``name`` in the tree. Raises CommandError."""
     for place in (*_SBIN, *os.get_exec_path()):
         path = tree.path(f"{place}/{name}").absolute()
         if os.access(path, os.X_OK) and not path.is_dir():
