@@ -1,8 +1,8 @@
 """Perf events
 ===========
 
-Counting with perf_event_open(2): events by the names that perf gives them, groups of counters, and
-errors that say what keeps a machine from counting.
+Counting with perf_event_open(2): events by perf's names, groups of counters, and errors that say
+why a machine can't count.
 """
 
 from .catalogue import find_event

@@ -1,7 +1,7 @@
 """The catalogue of events
 =======================
 
-An event's name becomes numbers, with what sysfs says of PMUs and tracefs of tracepoints.
+Turns an event's name into numbers, with what sysfs says of PMUs and tracefs of tracepoints.
 """
 
 import os
@@ -22,12 +22,10 @@ EVENTS = f"{TRACING}/events"
 
 
 def find_event(tree: Tree, text: str, known: Sequence[Pmu] = ()) -> Event:
-    """Return the event that ``text`` names on this machine; nothing is opened.
+    """Return the event that ``text`` names on this machine; opens nothing.
 
-    PMUs that are ``known`` are not read again.
-
-    Raises UsageError where it names nothing, and :class:`CounterError` where the machine has no
-    such PMU, or does not show its tracepoints.
+    ``known`` PMUs are not read again. Raises UsageError where ``text`` names no event, and
+    :class:`CounterError` where the machine has no such PMU, or does not show its tracepoints.
     """
     match parse(text):
         case PmuTerms() as terms:

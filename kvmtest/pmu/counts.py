@@ -1,7 +1,7 @@
 """Counts
 ======
 
-What a read of a perf group says, taken apart: pure.
+Parses what a read of a perf group returns; pure.
 """
 
 import struct

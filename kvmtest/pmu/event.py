@@ -1,8 +1,8 @@
 """Events
 ======
 
-How an event is written, and what it is to perf_event_open(2): pure, nothing is read or opened. The
-words are perf's own (perf-list(1)): ``cpu/event=0xc0,umask=0/uG``, ``msr/smi/``,
+How an event is written, and its numbers for perf_event_open(2); pure, reads and opens nothing. The
+syntax is perf's own (perf-list(1)): ``cpu/event=0xc0,umask=0/uG``, ``msr/smi/``,
 ``instructions:u``, ``context-switches``, ``sched:sched_switch``.
 """
 
@@ -98,7 +98,7 @@ class Tracepoint:
 
 @dataclass(frozen=True, slots=True)
 class PmuTerms:
-    """An event of a PMU as written, such as "cpu/event=0xc0/u"; what it means is in sysfs."""
+    """A PMU's event as written, such as "cpu/event=0xc0/u"; sysfs says what the terms mean."""
 
     text: str
     pmu: str
@@ -106,7 +106,7 @@ class PmuTerms:
     excluded: frozenset[str] = frozenset()
 
     def event(self, pmu: Pmu) -> Event:
-        """Return the event that ``pmu`` makes of it. Raises UsageError.
+        """Return the event by the format of ``pmu``. Raises UsageError.
 
         A later term wins over an earlier one, so that "mem-loads,ldlat=30" changes one setting of
         a named event.
@@ -121,7 +121,7 @@ class PmuTerms:
         return Event(self.text, pmu.name, pmu.type, **configs, excluded=self.excluded)
 
     def _values(self, pmu: Pmu) -> Iterator[tuple[str, int]]:
-        """Yield terms and their values, those of a named event in its place."""
+        """Yield terms and their values; a named event yields the terms it stands for."""
         for term in self.terms.split(","):
             for plain in pmu.events.get(term, term).split(","):
                 name, has_value, value = plain.partition("=")
@@ -156,7 +156,7 @@ class PmuTerms:
 
 
 def parse(text: str) -> Event | Tracepoint | PmuTerms:
-    """Take an event's name apart; a generic one is whole at once. Raises UsageError."""
+    """Parse an event's name; a generic event needs no more. Raises UsageError."""
     if match := _PMU_TERMS.fullmatch(text):
         return PmuTerms(text, match["pmu"], match["terms"], _excluded(text, match["modifiers"]))
     if match := _GENERIC.fullmatch(text):
@@ -175,7 +175,7 @@ def parse(text: str) -> Event | Tracepoint | PmuTerms:
 
 
 def listed(wanted: str, names: Collection[str]) -> str:
-    """Return names for an error's one line: all, or those closest to ``wanted``."""
+    """List names in an error's one line: all, or those closest to ``wanted``."""
     if len(names) <= _SHOWN:
         return ", ".join(sorted(names)) or "nothing"
     shown = sorted(difflib.get_close_matches(wanted, names, _SHOWN, cutoff=0.0))
@@ -183,7 +183,7 @@ def listed(wanted: str, names: Collection[str]) -> str:
 
 
 def _excluded(text: str, modifiers: str) -> frozenset[str]:
-    """Return the bits that the letters set: what their row has beside them."""
+    """Return the bits of perf_event_attr that the modifier letters set."""
     for letter in modifiers:
         if letter not in LETTERS:
             raise UsageError(f"{text}: modifier {letter!r} is not known; there are {LETTERS}")

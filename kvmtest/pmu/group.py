@@ -1,7 +1,7 @@
 """Counter groups
 ==============
 
-perf_event_open(2): events that are counted together, or not at all. Around a guest's run::
+perf_event_open(2) for events that are counted together or not at all. Around a guest's run::
 
     tree = Tree()
     events = [find_event(tree, name) for name in ("instructions:uG", "instructions:kG")]
@@ -36,10 +36,9 @@ ANY = -1
 class CounterGroup:
     """Events that the kernel counts together, disabled at first; close it after use.
 
-    It counts the calling thread, or the thread ``tid``; with ``cpu`` alone, whatever runs on that
-    CPU; with both, the thread as long as it keeps to that CPU. ``pinned``: its events keep their
-    counters, or reading it is refused. ``tree`` is the machine that errors are explained by. The
-    first event leads.
+    It counts the calling thread, or the thread ``tid``; with ``cpu`` alone, everything on that CPU;
+    with both, the thread while it runs on that CPU. A ``pinned`` group keeps its counters, or can't
+    be read. Errors are explained with the facts of ``tree``. The first event leads.
 
     Raises :class:`CounterError`, which says what is missing, and UsageError.
     """
@@ -84,22 +83,22 @@ class CounterGroup:
         return fd
 
     def enable(self) -> None:
-        """Have all events count."""
+        """Start counting all events."""
         fcntl.ioctl(self._leader, lib.PERF_EVENT_IOC_ENABLE, lib.PERF_IOC_FLAG_GROUP)
 
     def disable(self) -> None:
-        """Have no event count; the counts stay."""
+        """Stop counting; the counts stay."""
         fcntl.ioctl(self._leader, lib.PERF_EVENT_IOC_DISABLE, lib.PERF_IOC_FLAG_GROUP)
 
     def reset(self) -> None:
-        """Set all counts to 0; the times go on."""
+        """Set all counts to 0; the times run on."""
         fcntl.ioctl(self._leader, lib.PERF_EVENT_IOC_RESET, lib.PERF_IOC_FLAG_GROUP)
 
     def read(self) -> Counts:
-        """Return the counts, all of one time.
+        """Return all counts, read at once.
 
         Raises :class:`CounterError` where the group did not count all the time that it was enabled:
-        such counts are estimates.
+        such counts would be estimates.
         """
         counts = self._decode(os.read(self._leader, self._size))
         if counts is None:

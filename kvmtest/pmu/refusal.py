@@ -1,7 +1,7 @@
 """Refusals
 ========
 
-Why the kernel gives no counter, or no count that can be trusted, and what to do about it.
+Why the kernel gives no counter, or no trustworthy count, and what to do about it.
 """
 
 import errno
@@ -48,8 +48,8 @@ def not_counted(
 ) -> CounterError:
     """Return the error for a group that did not count all the time that it was enabled.
 
-    Both are 0 for a pinned group in its error state, which perf reads as end of file. ``cpu`` is
-    where alone it counts its thread.
+    Both times are 0 for a pinned group in error state, which reads as end of file. ``cpu`` is the
+    only CPU on which the group counts its thread.
     """
     if not enabled_ns:
         what = "the pinned group did not get its counters"
@@ -69,7 +69,7 @@ def not_counted(
 
 
 def _kinds_of_core(tree: Tree) -> set[str]:
-    """Return the PMUs that count on one kind of core alone."""
+    """Return the PMUs that count on one kind of core only."""
     cores = hardware_pmu(tree)
     found = () if isinstance(cores, Missing) else cores
     return {*CORE_NAMES[1:], *(pmu.name for pmu in found if pmu.is_kind_of_core)}

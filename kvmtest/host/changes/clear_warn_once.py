@@ -1,7 +1,7 @@
-"""Clearing clear_warn_once
-========================
+"""Clearing what warned once
+=========================
 
-Has WARN_ON_ONCE fire again: what warned before the run would otherwise stay silent in it.
+Lets every WARN_ON_ONCE fire again: one that fired before the run would stay silent in it.
 """
 
 import os
@@ -20,9 +20,9 @@ from kvmtest.missing import Missing
 __all__ = ["CLEAR", "EarlierWarnings", "clear_warn_once"]
 
 CLEAR = "/sys/kernel/debug/clear_warn_once"
-"""Writing it has every WARN_ON_ONCE fire again (kernel/panic.c, lib/bug.c), but a WARN_ONCE, which
-has words of its own, in the kernel's own image only: up to Linux 6.12 a module keeps its flag in
-data of its own, which nothing clears. In arch/x86/kvm of 6.12 these are 28 of 319.
+"""A write lets every WARN_ON_ONCE fire again (kernel/panic.c, lib/bug.c). For WARN_ONCE, which
+prints a text of its own, it does so in the kernel image only: up to Linux 6.12 modules keep that
+flag in their own data, which nothing clears. In arch/x86/kvm of 6.12 these are 28 of 319.
 """
 
 # include/uapi/linux/mount.h and the generic table of system calls, the same on all architectures.
@@ -35,8 +35,8 @@ _FSCONFIG_CMD_CREATE = 6
 class EarlierWarnings:
     """What is known of warnings before the run.
 
-    ``taint`` is the kernel's taint as the run began; ``not_cleared`` says why a WARN_ON_ONCE that
-    fired before stays silent, None where all can fire again.
+    ``taint`` is the kernel's taint as the run began. ``not_cleared`` says why a WARN_ON_ONCE that
+    fired before stays silent; None where all can fire again.
     """
 
     taint: int | Missing
@@ -49,9 +49,9 @@ class EarlierWarnings:
 
 
 def clear_warn_once(tree: Tree, journal: Journal) -> EarlierWarnings:
-    """Have every WARN_ON_ONCE fire again, where the kernel permits it; never raises.
+    """Let every WARN_ON_ONCE fire again where the kernel permits that; never raises.
 
-    Where debugfs is not mounted, and a WARN may have fired, it is mounted in no directory.
+    Where debugfs is not mounted, and a WARN may have fired, this mounts it in no directory.
     """
     known = EarlierWarnings(read_taint(tree), None)
     if tree.exists(CLEAR):
@@ -94,7 +94,7 @@ def _clear_unmounted(journal: Journal) -> Missing | None:
 
 @contextmanager
 def _debugfs() -> Iterator[Path]:
-    """Give a debugfs that is mounted nowhere (fsmount(2), Linux 5.2). Raises OSError."""
+    """Yield a debugfs that is mounted in no directory (fsmount(2), Linux 5.2). Raises OSError."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -47,7 +47,7 @@ class Journal(Protocol):
 
 
 class KprobeEvent:
-    """A kprobe event ``event`` at ``place``, in an instance of that name; close it after use.
+    """The kprobe event ``event`` at ``place``, in an instance of that name; close it after use.
 
     ``arguments`` are fetched as 64-bit numbers, by the name that each gets in hits: ``%si`` or
     ``@SYMBOL+8``, as kprobetrace.rst has them. Hits are only those of the tasks named by
@@ -65,7 +65,7 @@ class KprobeEvent:
         own = f"{GROUP}/{event}"
         journal.append(KPROBE_EVENTS, f"p:{own} {place} {fetch}", undo=f"-:{own}")
         journal.make_directory(self._instance)
-        # Its end takes these settings along; each undo only has to be something that is taken.
+        # Removing the instance ends these settings: each undo need only be a value that it takes.
         self._set("trace_clock", "mono", "local")
         self._set("buffer_percent", "0", "50")
         self._set("set_event_pid", str(os.getpid()), "")
@@ -78,8 +78,8 @@ class KprobeEvent:
             raise TracingError(f"{path} can't be opened: {error.strerror}; run as root") from error
 
     def follow(self, tasks: Iterable[int]) -> None:
-        """Take hits of these tasks (thread ids) alone from now on."""
-        # Until the instance's end: without tasks it would take hits of all.
+        """Record only hits of these tasks (thread ids) from now on."""
+        # Kept until the instance's end: without tasks it would record the hits of all.
         with self._journal.kept():
             self._set("set_event_pid", " ".join(map(str, tasks)), "")
 
@@ -127,9 +127,8 @@ class ProbePool:
     def get(self, event: str, place: str, arguments: Mapping[str, str]) -> KprobeEvent:
         """Return the probe, which has no hits yet and follows this task; raises as KprobeEvent.
 
-        Whoever asks for another place or other arguments gets another probe; of one name in the
-        kernel there is only one, so that a number is added to its event. What failed once is not
-        tried again.
+        Another place or other arguments give another probe, whose event gets a number: the kernel
+        takes each name once. A probe that failed is not tried again.
         """
         wanted = (event, place, tuple(arguments.items()))
         found = self._probes.get(wanted)

@@ -74,7 +74,7 @@ class Kernel:
     candidate has the numbers of its release. None where the release begins with no number."""
 
     compiler: str | None
-    """None where the version string has none."""
+    """None where the version string names none."""
 
     build_date: str | None
     """As the version string has it; None where the build left it out."""
@@ -145,7 +145,7 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def vmlinux_btf(tree: Tree) -> Btf | Missing:
-    """Return the BTF of the kernel image; that of the running kernel is read once a process."""
+    """Return the BTF of the kernel image; the running kernel's is read once in a process."""
     return _running_vmlinux_btf(tree) if tree.is_live else _read_vmlinux_btf(tree)
 
 
@@ -164,7 +164,7 @@ _running_vmlinux_btf = cache(_read_vmlinux_btf)
 
 @lru_cache(maxsize=4)
 def _module_btf(data: bytes, base: Btf) -> Btf:
-    """Parse split BTF; a module that was loaded anew has, mostly, the same types."""
+    """Parse split BTF; a reloaded module mostly has the same types."""
     return Btf(data, base, own_first=True)
 
 
@@ -212,14 +212,14 @@ def fix_presence(tree: Tree, vmlinux: Btf | Missing | None = None) -> FixPresenc
 
 
 def _vendor_btfs(tree: Tree, vmlinux: Btf | Missing | None) -> Iterator[tuple[str, Btf]]:
-    """Give name and BTF of each loaded vendor module whose BTF can be read."""
+    """Yield name and BTF of each loaded vendor module whose BTF can be read."""
     for path in tree.glob(f"{_BTF_FOLDER}/kvm_*"):
         found = module_btf(tree, path.name, vmlinux)
         if not isinstance(found, Missing):
             yield path.name, found.btf
 
 
-# As of the BTF itself: a module that was loaded anew has, mostly, the same.
+# Cached like the BTF itself: a reloaded module mostly has the same.
 _observed_fix = lru_cache(maxsize=4)(observe_fix)
 
 
@@ -249,7 +249,7 @@ def _no_vmlinux_btf(tree: Tree) -> Missing:
 
 def _no_module(tree: Tree, module: str) -> Missing | None:
     """Say why vmlinux does not describe ``module``, or return None where it is built in."""
-    # Only a loaded module has this file; a built-in one has its parameters alone.
+    # Only loaded modules have this file; built-in ones have just their parameters.
     if tree.exists(f"/sys/module/{module}/initstate"):
         return Missing(
             f"module {module} is loaded and has no BTF (/sys/kernel/btf/{module} is absent)",
@@ -280,7 +280,7 @@ def _no_module(tree: Tree, module: str) -> Missing | None:
 
 
 def _loads(tree: Tree, module: str) -> str:
-    """Return what loads ``module``: with kvm, the vendor module that this CPU takes, if any."""
+    """Return how to load ``module``; for kvm, by the vendor module of this CPU, if any."""
     cpu = Cpu.of(tree)
     flags = frozenset() if isinstance(cpu, Missing) else cpu.features
     vendors = (vendor for flag, vendor in _VENDOR_MODULES.items() if flag in flags)

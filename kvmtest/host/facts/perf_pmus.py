@@ -29,14 +29,14 @@ __all__ = [
 
 DEVICES = "/sys/bus/event_source/devices"
 
-# What the first kernels call the PMUs of the cores. There are others: sysfs tells which.
+# What mainline kernels call the PMUs of the cores. Others exist: sysfs tells which.
 CORE_NAMES = ("cpu", "cpu_core", "cpu_atom")
 
 # PERF_TYPE_RAW (include/uapi/linux/perf_event.h): the type of "cpu", and of a hybrid CPU's big
 # cores; other PMUs have numbers above those of this header.
 _RAW = 4
 
-# Files beside an event that qualify it and are no event of their own.
+# Files beside an event that qualify it and are not events themselves.
 _EVENT_QUALIFIERS = (".unit", ".scale", ".snapshot", ".per-pkg")
 
 
@@ -94,24 +94,24 @@ def pmu_names(tree: Tree) -> tuple[str, ...]:
 
 
 def hardware_pmu(tree: Tree, cpu: Cpu | Missing | None = None) -> tuple[Pmu, ...] | Missing:
-    """Return the PMU of the CPU cores, one for each kind of core; pass ``cpu`` where known.
+    """Return the PMU of each kind of CPU core; pass ``cpu`` where known.
 
-    Kinds of core that no CPU online is of have one too, whose ``cpus`` are empty.
+    A kind of core without an online CPU has one too, with empty ``cpus``.
     """
     found = (Pmu.of(tree, name) for name in pmu_names(tree) if _may_be_of_cores(tree, name))
     cores = [pmu for pmu in found if isinstance(pmu, Pmu) and pmu.is_hardware]
-    # The big cores' first, which has the lowest number.
+    # The big cores' PMU first, which has the lowest number.
     pmus = tuple(sorted(cores, key=lambda pmu: pmu.type))
     return pmus or _why_no_hardware_pmu(tree, Cpu.of(tree) if cpu is None else cpu)
 
 
 def _may_be_of_cores(tree: Tree, name: str) -> bool:
-    """Tell whether a PMU has no cpumask: of hundreds those outside the cores are left unread."""
+    """Tell whether a PMU has no cpumask; the hundreds outside the cores have one."""
     return not tree.exists(f"{DEVICES}/{name}/cpumask")
 
 
 def core_pmu(pmus: Sequence[Pmu], cpu: int) -> Pmu | Missing:
-    """Return which of the cores' PMUs counts on ``cpu``."""
+    """Return the core PMU that counts on ``cpu``."""
     for pmu in pmus:
         if pmu.cpus is None or cpu in pmu.cpus:
             return pmu
@@ -125,7 +125,7 @@ def core_pmu(pmus: Sequence[Pmu], cpu: int) -> Pmu | Missing:
 def is_hybrid(tree: Tree, cores: Sequence[Pmu]) -> bool:
     """Tell whether the CPU has cores of several kinds; ``cores`` are the PMUs of its cores.
 
-    Its kinds have a PMU each, and only such a PMU has a file ``cpus``. A hybrid CPU whose other
+    Each kind has a PMU, and only such a PMU has a file ``cpus``. A hybrid CPU whose other
     cores are switched off is one by CPUID.7:EDX[15] (SDM volume 2, CPUID).
     """
     leaf = cpuid(tree, 7)
@@ -156,7 +156,7 @@ def perf_event_paranoid(tree: Tree) -> int | Missing:
 
 
 def nmi_watchdog(tree: Tree) -> bool | Missing:
-    """Tell whether the hard lockup detector is on; :func:`watchdog_counts` is about its counter."""
+    """Tell whether the hard lockup detector is on; see :func:`watchdog_counts` for its counter."""
     text = tree.read("/proc/sys/kernel/nmi_watchdog")
     if text not in {"0", "1"}:
         return Missing("/proc/sys/kernel/nmi_watchdog is absent: this kernel has no NMI watchdog")
@@ -193,7 +193,7 @@ def _why_no_hardware_pmu(tree: Tree, cpu: Cpu | Missing) -> Missing:
 
 
 def _perf_is_off() -> Missing:
-    """Return the reason that holds where perf itself is not there."""
+    """Say that perf itself is missing."""
     return Missing(
         "perf is not in this kernel, or /proc and /sys are not mounted",
         "mount /proc and /sys, or boot a kernel with CONFIG_PERF_EVENTS",
@@ -201,7 +201,7 @@ def _perf_is_off() -> Missing:
 
 
 def _texts(tree: Tree, folder: str, leave_out: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return the text of each readable file in ``folder``, but for endings in ``leave_out``."""
+    """Return the text of each readable file in ``folder``, except for endings ``leave_out``."""
     try:
         names = sorted(entry.name for entry in os.scandir(tree.path(folder)))
     except OSError:
@@ -213,7 +213,7 @@ def _texts(tree: Tree, folder: str, leave_out: tuple[str, ...] = ()) -> dict[str
 def _cpus(tree: Tree, name: str) -> tuple[int, ...] | None:
     """Return the CPUs of PMU ``name``: file cpus for a kind of core, cpumask for an uncore.
 
-    None of a kind of core need be online; a list that is damaged names no CPU for certain.
+    A kind of core may have no CPU online; a damaged list names none.
     """
     texts = (tree.read(f"{DEVICES}/{name}/{file}") for file in ("cpus", "cpumask"))
     text = next((text for text in texts if text is not None), None)

@@ -143,7 +143,7 @@ class Journal:
             self._make(index, lambda: put(target, value, os.O_TRUNC))
 
     def append(self, name: str, text: str, *, undo: str) -> None:
-        """Append ``text`` to the host's file ``name``; the undo appends ``undo`` (kprobe_events)."""
+        """Append ``text`` to the host's file ``name``; its undo appends ``undo``."""
         text = text.strip()
         with self._mutex:
             self._check_writable(name)

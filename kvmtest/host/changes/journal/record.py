@@ -78,7 +78,7 @@ class Record:
 
 def encode(line: Header | Entry) -> bytes:
     """Return ``line`` as it stands in the record file."""
-    # Not by dataclasses.asdict, which copies deeply and takes longer than all else.
+    # Not dataclasses.asdict, which copies deeply and takes longer than the rest.
     body = json.dumps({field.name: getattr(line, field.name) for field in fields(line)}).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
@@ -86,8 +86,8 @@ def encode(line: Header | Entry) -> bytes:
 def parse(data: bytes) -> Record:
     """Read a record file's bytes; a torn end is ignored.
 
-    Raises JournalError where a sound line follows a damaged one, or where a sound line is none of
-    ours. A line counts only with its newline.
+    Raises JournalError where a sound line follows a damaged one, or is not of this format. A line
+    counts only with its newline.
     """
     lines = [_decode(line) for line in data.split(b"\n")[:-1]]
     sound = [line for line in lines if line is not None]
@@ -159,7 +159,7 @@ def load(tree: Tree) -> Record:
 
 
 def settle(tree: Tree, header: Header | None, remaining: Sequence[Entry]) -> None:
-    """Leave in the record what could not be undone, or remove it."""
+    """Keep in the record what could not be undone; remove it where nothing is left."""
     path = tree.path(RECORD)
     try:
         if header and remaining:
@@ -220,9 +220,9 @@ class RecordFile:
         return self._sequence
 
     def close(self) -> None:
-        """Close the file; what it says stays, and the next entry comes after what is there then.
+        """Close the file; the next entry is appended to what the file holds by then.
 
-        So that entries may be undone, and the file be written anew, in between.
+        In between entries may be undone, and the file rewritten.
         """
         if self._fd >= 0:
             os.close(self._fd)
@@ -250,7 +250,7 @@ class RecordFile:
         for parent in reversed([p for p in path.parents if not p.exists()]):
             parent.mkdir()
             _sync(parent.parent)
-        # Truncated: an interrupted attempt may be there, whose change was never made.
+        # Truncated, as an interrupted attempt may be there, whose change was never made.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self.close()
         self._fd = os.open(path, flags, 0o644)

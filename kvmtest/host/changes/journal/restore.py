@@ -1,8 +1,8 @@
 """Restoring
 =========
 
-Undoes what a record says: for ``kvmtest restore``, for the guardian, for the next run, and for a
-run's own end.
+Undoes what a record holds: for ``kvmtest restore``, the guardian, the next run, and a run's own
+end.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -19,9 +19,9 @@ __all__ = ["Restored", "failure", "restore", "undo_left", "undo_record"]
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What became of a record: sentences of the changes undone, and a line per failure.
+    """The outcome for a record: sentences of the changes undone, and a line per failure.
 
-    ``rebooted``: the machine was restarted, which undid whatever is not among these.
+    ``rebooted``: the machine was restarted, which undid all other changes.
     """
 
     undone: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ def undo_left(tree: Tree, *, hold: tuple[int, ...] = ()) -> Restored:
 
 
 def failure(entry: Entry, errors: Mapping[int, str]) -> str:
-    """Return the line that says why ``entry`` is not undone, or nothing where it is."""
+    """Return the line that says why ``entry`` is not undone, or "" where it is."""
     why = errors.get(entry.sequence)
     return f"{entry.sentence}: not undone: {why}" if why else ""
 
@@ -73,16 +73,16 @@ def failure(entry: Entry, errors: Mapping[int, str]) -> str:
 def undo_record(
     site: Site, after: int = 0, kept: Container[int] = ()
 ) -> tuple[Record, dict[int, str], bool]:
-    """Undo the record; return it, why some undos failed, and whether a reboot left none to do.
+    """Undo the record; return it, the errors by sequence number, and whether a reboot came between.
 
-    Entries up to the sequence number ``after`` stay as they are, and so do those ``kept``.
+    Leaves the entries up to the sequence number ``after``, and those ``kept``.
     """
     record = load(site.tree)
     header = record.header
     boot_id = site.tree.read(BOOT_ID)
     rebooted = bool(header and header.boot_id and boot_id and header.boot_id != boot_id)
     left, undone = _split(record.entries, after, kept)
-    # Nearly every kind of undo is about state of the kernel, which a reboot made anew.
+    # Nearly every kind of undo concerns state of the kernel, which a reboot resets.
     errors = _undo_all(site, filter(_outlasts, undone) if rebooted else undone)
     failed = [entry for entry in undone if entry.sequence in errors]
     remaining = sorted(left + failed, key=lambda entry: entry.sequence)
