@@ -38,10 +38,10 @@ __all__ = [
 
 _KMSG = "/dev/kmsg"
 
-# More than a record can have (CONSOLE_EXT_LOG_MAX in kernel/printk): too small a one gives EINVAL.
+# More than a record can have (CONSOLE_EXT_LOG_MAX in kernel/printk): a smaller buffer gives EINVAL.
 _RECORD_SIZE = 32768
 
-# A marker is in the log when its write returns; a record that another CPU has begun can hold it up.
+# A marker is in the log when its write returns; a record that another CPU has begun can delay it.
 _MARKER_PATIENCE_S = 1.0
 
 _KERNEL_FACILITY = 0
@@ -54,23 +54,23 @@ _PREFIX = re.compile(
 # Nearly every record: a prefix, and one line with nothing to decode.
 _PLAIN = re.compile(_PREFIX.pattern + rb";([ -\[\]-~]*)\n?", re.ASCII)
 
-# Kinds of line that may continue a report: an oops comes after its cause, a WARN's own line after
-# the message of its caller, or before. Every other line with a kind begins a report of its own.
+# By kind of line, the kinds of report that it may continue: an oops follows its cause, a WARN's own
+# line follows its caller's message or precedes it. Any other line with a kind begins a new report.
 _WARN = frozenset({"warning", "cut-here"})
 _CONTINUES: Mapping[str, frozenset[str]] = {
     "oops": frozenset({"bug", "kernel-bug", "kasan", "protection-fault", "list", "memory"}),
     "kasan": frozenset({"oops", "protection-fault"}),
     "kernel-bug": frozenset({"list", "memory", "cut-here"}),
     "warning": frozenset({"cut-here"}),
-    # Where CONFIG_BUG_ON_DATA_CORRUPTION is set the words come before the BUG.
+    # With CONFIG_BUG_ON_DATA_CORRUPTION the message comes before the BUG.
     "cut-here": frozenset({"list", "memory"}),
     **dict.fromkeys(("refcount", "list", "odebug", "kvm", "pmu", "memory"), _WARN),
 }
 
-# Reports of these have several lines in a row that each tell.
+# In reports of these kinds several lines in a row each have a kind.
 _SERIES = frozenset({"hardware", "nmi"})
 
-# Further lines of these reports tell the same: a line like this begins no report after one.
+# Further lines of a report of these kinds: after one, a line like this begins no new report.
 _DETAILS: Mapping[str, re.Pattern[str]] = {
     "rcu-stall": re.compile(
         r"(?:rcu: )?(?:All QSes|\w+ kthread |INFO: (?:Expedited )?[sS]tall ended)"
@@ -79,13 +79,13 @@ _DETAILS: Mapping[str, re.Pattern[str]] = {
     "time": re.compile(r"clocksource: +C|tsc: Marking|TSC found unstable|sched_clock: "),
 }
 
-# Flags of a record that goes on with a line of one before ("+" up to Linux 4.9).
+# Flags of a record that continues an earlier record's line ("+" up to Linux 4.9).
 _FRAGMENT = frozenset("c+")
 
-# Where fragments come, other CPUs' records have come between: so many texts are tried as the line's
-# beginning, and no more of it than a report's first line needs.
+# Other CPUs' records come between a line's fragments: so many texts are tried as its beginning,
+# each only as far as a report's first line needs.
 _BEGINNINGS = 12
-# As many of them grow by the fragment, for the next one: the line may be that of the CPU before.
+# So many of the newest are extended by the fragment, for a further one.
 _GROWN = 2
 _LONGEST_BEGINNING = 1000
 
@@ -93,8 +93,8 @@ _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 
 _NO_PAIRS: Mapping[str, str] = MappingProxyType({})
 
-# Lines of a message that are read as one where none tells by itself: a task can have a name of 15
-# newlines, and reports print it ("INFO: task a\nb:2719 blocked for more than 120 seconds.").
+# So many lines of a message are read as one where none has a kind by itself: a task's name may
+# hold 15 newlines, and reports print it ("INFO: task a\nb:2719 blocked for more than 120 …").
 _JOINED = 16
 
 # A register dump with a long call trace and the list of modules has about a hundred lines.
@@ -102,15 +102,15 @@ _LONGEST_REPORT = 200
 
 
 class LogError(KvmtestError):
-    """The kernel log holds what is no record, or can't be read on."""
+    """The kernel log holds something that is no record, or can't be read any further."""
 
 
 class Record(NamedTuple):
-    """One record of the kernel log; ``time_us`` counts from boot, as printk's clock does.
+    """One record of the kernel log; ``time_us`` counts from boot by printk's clock.
 
-    ``flags`` is "c" for the fragment of a line, mostly "-". ``dictionary`` holds the continuation
-    lines, such as SUBSYSTEM and DEVICE. ``caller`` is the task or CPU that printed it ("T2719",
-    "C1") where the kernel says so (CONFIG_PRINTK_CALLER).
+    ``flags`` is "c" for the fragment of a line, else mostly "-". ``dictionary`` has the
+    continuation lines, such as SUBSYSTEM and DEVICE. ``caller`` is the task or CPU that printed the
+    record ("T2719", "C1") on kernels with CONFIG_PRINTK_CALLER.
     """
 
     level: int
@@ -124,7 +124,7 @@ class Record(NamedTuple):
 
     @property
     def is_from_kernel(self) -> bool:
-        """Tell whether the kernel wrote it: it never lets userspace use facility 0."""
+        """Tell whether the kernel wrote it: userspace can't use facility 0."""
         return self.facility == _KERNEL_FACILITY
 
 
@@ -141,7 +141,7 @@ class Marker:
 
 
 class Position(NamedTuple):
-    """A position in what was read of the log: how many records came before it, and were lost."""
+    """A position in the log: the number of records read, and lost, before it."""
 
     records: int
     lost: int
@@ -160,10 +160,10 @@ class LogSlice:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One report of trouble: its kind (a key of TROUBLES), first telling line, and all its lines.
+    """One report of trouble: its kind (a key of TROUBLES), the line that shows it, and all lines.
 
-    ``headline`` is the line that gave the kind; ``lines`` go up to the report's end marker or, for
-    reports without one, as far as the next trouble or a bound.
+    ``headline`` is the line that shows the kind; ``lines`` end at the report's end marker, or
+    without one at the next trouble or a bound.
     """
 
     kind: str
@@ -174,9 +174,9 @@ class Trouble:
 
 
 class KernelLog:
-    """A reader of the kernel log that remembers a position in it.
+    """A reader of the kernel log, from its opening or its marker on.
 
-    What was logged before it was opened is never read. Use it as a context manager, or close it.
+    It never reads what was logged before. Use it as a context manager, or close it.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -248,9 +248,9 @@ class KernelLog:
         return self._since.slice(position)
 
     def drain(self) -> None:
-        """Read what is there now and keep it, before the kernel overwrites it. Raises LogError.
+        """Read and keep what is there, before the kernel overwrites it. Raises LogError.
 
-        Call it now and then where much is logged.
+        Call it now and then while much is logged.
         """
         while data := self._next():
             for part in (data,) if self._is_device else split_records(data):
@@ -265,7 +265,7 @@ class KernelLog:
         return bool(poll.poll(seconds * 1000))
 
     def _next(self) -> bytes:
-        """Return the next record (of a plain file: all that is left), empty at the end."""
+        """Return the next record (of a plain file all that is left), empty at the end."""
         while True:
             try:
                 # A plain file has no record that could be too long for the buffer.
@@ -278,9 +278,9 @@ class KernelLog:
                 raise LogError(f"{self._path} can't be read on: {error.strerror}") from error
 
     def _write(self, line: str) -> Missing | None:
-        """Write ``line`` to the log, or return why it can't be.
+        """Write ``line`` to the log, or return why that fails.
 
-        Through a descriptor of its own, since the rate limit of printk_devkmsg goes by descriptor.
+        A descriptor of its own is used, as printk_devkmsg limits the rate by descriptor.
         """
         if not self._is_device:
             return Missing(f"{self._path} is a plain file, so that no marker was written")
@@ -298,7 +298,7 @@ class KernelLog:
         return None
 
     def _read_up_to(self, token: str) -> Missing | None:
-        """Read until the marker with ``token`` comes back and drop all up to it."""
+        """Read until the marker with ``token`` comes back, and drop everything up to it."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         deadline = time.monotonic() + _MARKER_PATIENCE_S
@@ -327,7 +327,7 @@ class _Since:
         self._overruns = 0
 
     def overrun(self) -> None:
-        """Note that the kernel overwrote records that come next."""
+        """Note that the kernel overwrote the next records."""
         self._overruns = 1
 
     def take(self, data: bytes) -> Record:
@@ -384,10 +384,7 @@ def split_records(data: bytes) -> list[bytes]:
 
 
 def troubles(records: Iterable[Record]) -> list[Trouble]:
-    """Recognise the reports of trouble that the kernel wrote, one for each report.
-
-    What userspace wrote into the log never counts.
-    """
+    """Return the reports of trouble that the kernel wrote; ignores what userspace wrote."""
     reports: list[_Report] = []
     report: _Report | None = None
     beginnings = _Beginnings()
@@ -418,10 +415,10 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
 
 
 def _told(message: str, begun: Sequence[str]) -> Iterator[tuple[str | None, str, str]]:
-    """Yield each line of ``message`` with the kind that it tells, and the words that tell it.
+    """Yield the kind of each line of ``message``, the text that shows it, and the line.
 
-    A line that tells nothing by itself may do so with the next ones of the message, the first line
-    also with one of the texts that it may go on with.
+    A line without a kind may have one together with the message's next lines, and the first line
+    together with one of the texts that it may continue.
     """
     lines = message.split("\n")
     kinds = [kind_of(line) for line in lines]
@@ -429,7 +426,7 @@ def _told(message: str, begun: Sequence[str]) -> Iterator[tuple[str | None, str,
     for number, (kind, line) in enumerate(zip(kinds, lines, strict=True)):
         whole = line
         if kind is None and number == 0:
-            # What told already by its beginning is a report that these lines are of.
+            # Texts that have a kind by themselves are left out: this line is part of their report.
             wholes = (text + gap + line for text in reversed(begun) for gap in ("", " "))
             whole, kind = _first_telling(wholes, line)
         if kind is None and told < number < len(lines) - 1:
@@ -439,7 +436,7 @@ def _told(message: str, begun: Sequence[str]) -> Iterator[tuple[str | None, str,
 
 
 def _first_telling(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
-    """Return the first of ``texts`` that tells trouble with its kind, else ``otherwise``."""
+    """Return the first of ``texts`` that shows trouble, and its kind; else ``otherwise``."""
     for text in texts:
         if kind := kind_of(text):
             return text, kind
@@ -447,7 +444,7 @@ def _first_telling(texts: Iterable[str], otherwise: str) -> tuple[str, str | Non
 
 
 class _Beginnings:
-    """The last texts that a fragment may go on with; those that tell trouble are left out."""
+    """The last texts that a fragment may continue, but for those that show trouble."""
 
     def __init__(self) -> None:
         self._texts: deque[tuple[str, str]] = deque(maxlen=_BEGINNINGS)
@@ -456,7 +453,7 @@ class _Beginnings:
         self._texts.append((record.caller, text))
 
     def of(self, record: Record) -> list[str]:
-        """Return the ends of texts that ``record`` may go on with, the newest last."""
+        """Return the last lines of texts that ``record`` may continue, the newest last."""
         ends = [
             text.rpartition("\n")[2][:_LONGEST_BEGINNING]
             for caller, text in self._texts
@@ -466,7 +463,7 @@ class _Beginnings:
 
 
 class _Report:
-    """A report that is still being read."""
+    """A report whose end was not read yet."""
 
     def __init__(self, record: Record, kind: str, headline: str, line: str) -> None:
         self._record = record
@@ -491,7 +488,7 @@ class _Report:
         return not self._kinds.isdisjoint(_CONTINUES.get(kind, ()))
 
     def add(self, kind: str | None, headline: str, line: str) -> None:
-        """Append ``line``; after the line "cut here" the first that has a kind gives it."""
+        """Append ``line``; after "cut here" the first line with a kind gives the report's."""
         self._lines.append(line)
         self._last = kind
         if kind is not None:
@@ -523,7 +520,7 @@ def _unescape(text: bytes) -> str:
 
 
 def _why_unreadable(tree: Tree, error: OSError) -> Missing:
-    """Return in words why the log could not be opened."""
+    """Return why the log could not be opened."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return Missing(f"{_KMSG} is absent", "run on the host, outside any container")
     if error.errno == errno.EPERM and tree.read("/proc/sys/kernel/dmesg_restrict") == "1":
