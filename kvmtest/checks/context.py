@@ -4,7 +4,7 @@
 What a check may use: the machine's facts, the journal for what it changes, the run's kernel log.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # doctor asks for preconditions alone, and is to be quick
     from kvmtest.host.changes.kprobes import ProbePool
     from kvmtest.host.observe.kernel_log import KernelLog, Marker
 
-__all__ = ["Check", "Context", "RunLog"]
+__all__ = ["Check", "Context", "Observations", "RunLog"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +47,7 @@ class Context:
     found: dict[str, Any] = field(default_factory=dict)
 
 
+#: What was seen, or why a witness could not look, in the order of time.
+Observations = Iterator[Reading | Absence]
 #: A check yields readings as it takes them, so that those before a failure are kept.
 Check = Callable[[Context], Generator[Reading | Absence, None, None]]

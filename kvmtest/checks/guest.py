@@ -14,7 +14,7 @@ from kvmtest.kvm import MsrRefused, System
 from kvmtest.missing import Missing
 
 from .context import Context
-from .scene.guest_msrs import msr_controls
+from .witnesses.guest import msr_controls
 
 __all__ = ["rdmsr_hides"]
 

@@ -12,9 +12,9 @@ from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_TSC, MsrAccess, freeze_bi
 from kvmtest.judge import Absence, Reading, claim, control
 from kvmtest.missing import Missing
 
-from .context import Context
-from .scene import Observations, Scene
-from .scene.affinity import only_on
+from .affinity import only_on
+from .context import Context, Observations
+from .scene import Scene
 
 __all__ = ["knob_effective", "msr_survives"]
 

@@ -7,7 +7,7 @@ any.no-warnings: the kernel reported no trouble during the run.
 from collections.abc import Iterator
 
 from kvmtest.checks.context import Context, RunLog
-from kvmtest.checks.scene.guest_msrs import NO_SUCH_MSR
+from kvmtest.checks.witnesses.guest import NO_SUCH_MSR
 from kvmtest.guests import commands, long_guest, real_guest
 from kvmtest.host.changes.clear_warn_once import EarlierWarnings
 from kvmtest.host.facts.msr import IA32_DEBUGCTL

@@ -13,14 +13,14 @@ from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene
-from kvmtest.checks.scene.affinity import only_on
-from kvmtest.checks.svm.flag_never import look_at, places
+from kvmtest.checks.affinity import only_on
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.witnesses import owned_mask
+from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.guests import Guest, Spinning, commands
 from kvmtest.host.facts.kvm_module import KvmModule
-from kvmtest.judge import Absence, Reading, control, measure
-from kvmtest.missing import Missing
+from kvmtest.judge import Reading, control, measure
 
 __all__ = ["Crowd", "soak"]
 
@@ -148,7 +148,8 @@ def _vmx(context: Context) -> Observations:
                 yield from _toggle(scene, crowd)
             else:
                 crowd.step()
-        scene.collect(crowd.entries)
+        if runflags := scene.witness(RunFlagsWitness):
+            runflags.collect(crowd.entries)
         # First as the steps left them: a toggle could mend what one before it has lost.
         yield from _at_rest(scene, crowd)
         yield from _toggle(scene, crowd)
@@ -175,19 +176,17 @@ def _at_rest(scene: Scene, crowd: Crowd) -> Observations:
 
 def _svm(context: Context) -> Observations:
     """Look at the entries that this thread made: none is told to load a bit, and KVM owns none."""
-    fetch = places(context.machine)
-    if isinstance(fetch, Missing):
-        yield Absence("runflags", fetch)
-        return
-    with Scene(context, "runflags", fetch=fetch) as scene, ExitStack() as stack:
+    with Scene(context, "runflags") as scene, ExitStack() as stack:
         yield from scene.begin()
-        if scene.probe is None:
+        runflags = scene.witness(RunFlagsWitness)
+        if runflags is None:
             return
         crowd = yield from _crowd(scene, stack, SVM)
         for _ in range(SVM.steps):
             crowd.step()
         yield from _done(scene, crowd)
-        yield from look_at(scene, crowd.entries, f"while {SVM.steps} random steps were done")
+        state = f"while {SVM.steps} random steps were done"
+        yield from owned_mask.look(runflags, crowd.entries, state)
         yield from scene.end(crowd.guests[0][0])
 
 

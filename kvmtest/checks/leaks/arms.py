@@ -9,14 +9,16 @@ of these writes. kvmtest.judge.leak judges them.
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Observations
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.toggles import toggle_and_show
 from kvmtest.host.changes.toggler import Toggler
 from kvmtest.judge import Absence, Reading, Verdict, control, judge, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle
 
 from .plan import MOST_S, Plan
-from .windows import Crew, arm_under, more_quiet, record, set_knob
+from .windows import Crew, arm_under, more_quiet, record
 
 __all__ = ["interleaved", "interleaved_and_toggled", "stages", "stages_and_toggled"]
 
@@ -75,7 +77,7 @@ def _round(
     for at in range(len(order)):
         arm = order[(turn + at) % len(order)]
         yield from _set_knob(scene, KNOB[arm], samples)
-        yield from crew.renew()
+        yield from crew.apply_own()
         if arm is not Arm.TREATMENT:
             crew.settle()
         taken = crew.take(arm, length)
@@ -161,7 +163,7 @@ def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:
 
 
 def _set_knob(scene: Scene, value: int, samples: Samples) -> Observations:
-    toggle = yield from set_knob(scene, value)
+    toggle = yield from toggle_and_show(scene, value)
     yield from _toggles([toggle], samples)
 
 

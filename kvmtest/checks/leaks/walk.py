@@ -8,32 +8,34 @@ is counted then. Each property has its own step's windows judged, against one ot
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from kvmtest._native import lib
-from kvmtest.checks.context import Context
-from kvmtest.checks.preconditions import answer, witness_lacks
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.affinity import only_on
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.preconditions import answer
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.debugctl_writes import (
+    FREEZE_BIT_WRITES,
+    GUEST_WRITES_0,
+    USERSPACE_WRITES_0,
+)
+from kvmtest.checks.stimuli.nesting import FailingL2
+from kvmtest.checks.stimuli.stimulus import Stimulus
+from kvmtest.checks.stimuli.toggles import toggle, toggle_and_show
 from kvmtest.guests import Guest, commands
-from kvmtest.guests.nested import NestedGuest
-from kvmtest.host.changes.freeze_knob import write_knob
-from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, Reading
-from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle, Window
-from kvmtest.kvm import MsrRefused
-from kvmtest.missing import Missing
 
-from .counters import Counters, HostCounters
-from .windows import Body, Crew, Disturbed, Watcher, disturbance, experiment, more_quiet, set_knob
+from .counters import PATIENCE_S, Counters, HostCounters
+from .windows import Body, Crew, Disturbed, experiment, more_quiet
 
-__all__ = ["LENGTH", "OFF", "ON", "Step", "also_leaks"]
+__all__ = ["LENGTH", "OFF", "ON", "Step", "Walk", "walked"]
 
 #: Windows with SMIs of a step with the knob on, and with it off, and their length in those of other
 #: experiments. With it on a hundredth of what is counted with it off must show, in all fewer than a
@@ -87,34 +89,12 @@ class Walk:
         return Samples(windows, toggles=self.toggles)
 
 
-def also_leaks(context: Context, step: Step) -> Observations:
-    """Have the witness leak look at a step, where it can; elsewhere others have to do.
-
-    Raises what ended the walk before the step was done.
-    """
-    if witness_lacks(context.machine, "leak"):
-        return
-    hindrance = answer(context.machine, "guest-events")
-    if hindrance:
-        yield Absence("leak", hindrance)
-        return
+def walked(context: Context) -> Walk:
+    """Return the run's walk; the first that asks performs it."""
     if __name__ not in context.found:
         context.found[__name__] = _walked(context)
     walk: Walk = context.found[__name__]
-    yield from walk.before
-    if walk.has(step):
-        for each in (REFERENCE[step], step):
-            yield from walk.readings[each]
-        samples = walk.samples(step)
-        yield from (toggle.reading(at) for at, toggle in enumerate(samples.toggles))
-        yield from (window.reading(at) for at, window in enumerate(samples.windows))
-        yield from conclude(samples)
-    elif isinstance(walk.error, Disturbed):
-        # Noise, of which another run may be free: no precondition is missing.
-        yield disturbance(walk.error)
-        yield Absence("leak", Missing(str(walk.error)))
-    elif walk.error:
-        raise walk.error
+    return walk
 
 
 def _walked(context: Context) -> Walk:
@@ -167,8 +147,8 @@ class Walkers(NamedTuple):
 
     def set_knob(self, value: int) -> Observations:
         """Write the knob for certain, and keep when."""
-        toggle = yield from set_knob(self.scene, value)
-        self.walk.toggles.append(toggle)
+        toggled = yield from toggle_and_show(self.scene, value)
+        self.walk.toggles.append(toggled)
 
     def take(self, knob: int, count: int) -> None:
         """Take windows with SMIs, and one without, more of both where SMIs come by ones."""
@@ -200,32 +180,16 @@ def _new(walkers: Walkers) -> Observations:
 
 def _refused(walkers: Walkers) -> Observations:
     """Have guest and userspace write bit 14, refused or not, under a vCPU that saw no toggle."""
-
-    def wrote(watcher: Watcher) -> bool:
-        watcher.guest.execute(commands.wrmsr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM))
-        with suppress(MsrRefused):
-            watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM)
-        return True
-
-    yield from walkers.crew.undergo("the guest and userspace wrote bit 14, or tried", wrote)
+    yield from walkers.crew.apply(FREEZE_BIT_WRITES)
     walkers.take(0, OFF)
 
 
 def _written(walkers: Walkers) -> Observations:
     """Have the guest, then userspace write what both may, once KVM has seen the knob on."""
-
-    def guest_wrote(watcher: Watcher) -> bool:
-        (result,) = watcher.guest.execute(commands.wrmsr(IA32_DEBUGCTL, 0))
-        return result.fault is None
-
-    def userspace_wrote(watcher: Watcher) -> bool:
-        watcher.guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
-        return True
-
     yield from walkers.set_knob(1)
     walkers.crew.settle()
-    for writer, wrote in (("the guest", guest_wrote), ("userspace", userspace_wrote)):
-        yield from walkers.crew.undergo(f"{writer} wrote 0 to DEBUGCTL", wrote)
+    for stimulus in (GUEST_WRITES_0, USERSPACE_WRITES_0):
+        yield from walkers.crew.apply(stimulus)
         walkers.take(1, ON // 2)
 
 
@@ -235,19 +199,16 @@ def _migrated(walkers: Walkers) -> Observations:
     if len(cpus) < 2:
         return
 
-    def moved(watcher: Watcher) -> bool:
+    def moved(guest: Guest) -> bool:
         own = os.sched_getaffinity(0)  # of the vCPU's thread
-        os.sched_setaffinity(0, {min(cpus - own)})
-        try:
-            watcher.settle()
-        finally:
-            os.sched_setaffinity(0, own)
+        with only_on(min(cpus - own)):
+            guest.execute(commands.nop(), timeout=PATIENCE_S)
         return True
 
     yield from walkers.set_knob(0)
     walkers.crew.settle()
     yield from walkers.set_knob(1)
-    yield from walkers.crew.undergo("the vCPU ran on another CPU, and came back", moved)
+    yield from walkers.crew.apply(Stimulus("the vCPU ran on another CPU, and came back", moved))
     walkers.take(1, ON)
 
 
@@ -261,40 +222,26 @@ def _running(walkers: Walkers) -> Observations:
     for _ in range(walkers.times * ON):
         yield from walkers.set_knob(0)
         walkers.crew.settle()
-        toggle, taken = walkers.crew.take_around(
-            Arm.TREATMENT, partial(_toggle, walkers.scene, 1), LENGTH
+        toggled, taken = walkers.crew.take_around(
+            Arm.TREATMENT, partial(toggle, walkers.scene, 1), LENGTH
         )
-        walkers.walk.toggles.append(toggle)
+        walkers.walk.toggles.append(toggled)
         for window, _ in taken:
-            arm = window.arm if window.began < toggle.began else Arm.MIXED
+            arm = window.arm if window.began < toggled.began else Arm.MIXED
             walkers.taken.append(replace(window, arm=arm, state=walkers.step.value))
-
-
-def _toggle(scene: Scene, value: int) -> Toggle:
-    """Write the knob, and look at nothing."""
-    began = lib.clock_tsc()
-    write_knob(scene.journal, scene.knob, value)
-    return Toggle(value, began, lib.clock_tsc())
 
 
 def _vmfail(walkers: Walkers) -> Observations:
     """Have an entry to L2 fail that is the first to see the knob on."""
     if answer(walkers.scene.machine, "nested"):
         return
-    nested: dict[int, NestedGuest] = {}
-
-    def launched(watcher: Watcher) -> bool:
-        l2 = nested[watcher.vcpu] = NestedGuest(watcher.guest)
-        l2.enter()
-        l2.spoil()
-        return l2.is_in_l2
-
+    l2 = FailingL2()
     yield from walkers.set_knob(0)
     walkers.crew.settle()
-    yield from walkers.crew.undergo("L1 launched L2", launched)
+    yield from walkers.crew.apply(Stimulus("L1 launched L2", l2.launch))
     yield from walkers.set_knob(1)
     what = "L1 went on after an entry to L2 failed that saw the toggle"
-    yield from walkers.crew.undergo(what, lambda watcher: nested[watcher.vcpu].fail())
+    yield from walkers.crew.apply(Stimulus(what, l2.fail))
     walkers.take(1, ON)
 
 

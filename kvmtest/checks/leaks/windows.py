@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from kvmtest._native import lib
-from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, GuestFault, commands
 from kvmtest.host.facts.msr import IA32_TSC
@@ -56,7 +57,6 @@ __all__ = [
     "Crew",
     "Disturbed",
     "MakeCounters",
-    "Renewal",
     "Smis",
     "Taken",
     "Watcher",
@@ -66,7 +66,6 @@ __all__ = [
     "more_quiet",
     "proved_smis",
     "record",
-    "set_knob",
     "tell_noise",
     "with_host_counters",
 ]
@@ -322,26 +321,17 @@ class _Watch(NamedTuple):
     ended: int
 
 
-class Renewal(Protocol):
-    """What a vCPU goes through between a toggle and the window that is to show what came of it."""
-
-    does: str
-
-    def renew(self) -> bool:
-        """Do it, in the vCPU's thread; tell whether it was done."""
-
-
 class Watcher:
     """Watches one guest, which runs in the caller's thread, and whose ``counters`` count it.
 
-    ``renewal`` is done before each window of an arm, if there is one.
+    ``stimulus`` is applied before each window of an arm, if there is one.
     """
 
     def __init__(
-        self, guest: Guest, counters: Counters, vcpu: int, renewal: Renewal | None = None
+        self, guest: Guest, counters: Counters, vcpu: int, stimulus: Stimulus | None = None
     ) -> None:
         self.vcpu = vcpu
-        self.renewal = renewal
+        self.stimulus = stimulus
         self.watch_other(guest)
         self._counters = counters
         self._threshold = NO_GAP
@@ -444,17 +434,18 @@ class Crew:
         ticks = int(TRIAL_S * self._tsc_hz)
         self._each(lambda watcher: watcher.calibrate(ticks), MOST_TRIALS)
 
-    def renew(self) -> Iterator[Reading]:
-        """Have each vCPU do its renewal, and show that it did."""
+    def apply_own(self) -> Iterator[Reading]:
+        """Apply to each guest its own stimulus, one after the other, and show that it was done."""
         for runner, watcher in self._watchers:
-            if watcher.renewal:
-                done = self.workers.result(runner.ask(watcher.renewal.renew), 2 * PATIENCE_S)
-                yield control("leak", watcher.renewal.does, done, True, "report this KVM")
+            if watcher.stimulus:
+                apply = partial(watcher.stimulus.apply, watcher.guest)
+                done = self.workers.result(runner.ask(apply), 2 * PATIENCE_S)
+                yield control("leak", watcher.stimulus.does, done, True, "report this KVM")
 
-    def undergo(self, does: str, do: Callable[[Watcher], bool]) -> Iterator[Reading]:
-        """Have each vCPU go through something in its thread, and show that it did."""
-        for done in self._each(do, 1):
-            yield control("leak", does, done, True, "report this KVM")
+    def apply(self, stimulus: Stimulus) -> Iterator[Reading]:
+        """Apply a stimulus to all guests at once, and show that it was done."""
+        for done in self._each(lambda watcher: stimulus.apply(watcher.guest), 1):
+            yield control("leak", stimulus.does, done, True, "report this KVM")
 
     def begin_anew(self, scene: Scene) -> Iterator[Reading]:
         """Have each watch a guest on a new vCPU, in a VM of its own, which runs for a moment."""
@@ -571,15 +562,16 @@ def experiment(
     context: Context,
     make: MakeCounters,
     body: Callable[[Scene, Crew], Observations],
-    renewal: Callable[[Guest], Renewal] | None = None,
+    stimulus: Callable[[Guest], Stimulus] | None = None,
     *,
     knob: int | None = None,
     make_guest: MakeGuest = Scene.guest,
 ) -> Observations:
     """Prove the SMIs, have a crew ready with counters that ``make`` makes, and do the ``body``.
 
-    ``renewal`` makes what each guest goes through before a window. The vCPUs are made, and run for
-    a moment, with the ``knob`` so, or as it is. Raises Disturbed, and what ``make_guest`` raises.
+    ``stimulus`` makes what is applied to a guest before each of its windows. The vCPUs are made,
+    and run for a moment, with the ``knob`` so, or as it is. Raises Disturbed, and what
+    ``make_guest`` raises.
     """
     with ExitStack() as stack:
         proved = yield from proved_smis(context, stack)
@@ -590,7 +582,7 @@ def experiment(
         if knob is not None:
             yield from scene.set_knob(knob)
         try:
-            crew = _hired(scene, stack, smis, make, renewal, make_guest)
+            crew = _hired(scene, stack, smis, make, stimulus, make_guest)
         except CounterError as error:
             yield Absence("leak", Missing(str(error)))
             return
@@ -610,7 +602,7 @@ def _hired(
     stack: ExitStack,
     smis: Smis,
     make: MakeCounters,
-    renewal: Callable[[Guest], Renewal] | None,
+    stimulus: Callable[[Guest], Stimulus] | None,
     make_guest: MakeGuest,
 ) -> Crew:
     """Return a crew with a guest on each CPU; what it needs ends with the stack.
@@ -626,17 +618,10 @@ def _hired(
 
         def watcher(vcpu: int, guest: Guest = guest, cpu: int = cpu) -> Watcher:
             counters = make(opened, scene.machine, guest, cpu)
-            return Watcher(guest, counters, vcpu, renewal(guest) if renewal else None)
+            return Watcher(guest, counters, vcpu, stimulus(guest) if stimulus else None)
 
         crew.hire(guest, cpu, watcher)
     return crew
-
-
-def set_knob(scene: Scene, value: int) -> Generator[Reading | Absence, None, Toggle]:
-    """Write the knob for certain, and return when; no vCPU enters before what comes next."""
-    began = lib.clock_tsc()
-    yield from scene.set_knob(value)
-    return Toggle(value, began, lib.clock_tsc())
 
 
 def record(taken: Iterable[Taken], samples: Samples) -> Observations:

@@ -4,10 +4,11 @@
 nvmx.*: what L2 runs with, and L1 after an entry to L2 that only the CPU refuses.
 """
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene
-from kvmtest.guests.nested import NestedGuest
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.nesting import FailingL2
+from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.judge import control
 
 __all__ = ["vmfail_reload"]
@@ -21,15 +22,14 @@ def vmfail_reload(context: Context) -> Observations:
     with Scene(context, "vmcs") as scene, scene.guest() as guest:
         yield from scene.begin()
         scene.run(guest)
-        nested = NestedGuest(guest)
+        l2 = FailingL2()
         for value in (1, 0, 1):
             yield from scene.set_knob(1 - value)
-            nested.enter()
-            nested.spoil()
+            l2.launch(guest)
             yield from scene.set_knob(value)
             state = f"after an entry to L2 failed that saw freeze_on_smi go to {value}"
             what, remedy = f"L1 went on {state}", "report this KVM: it does not refuse it"
-            yield control("vmcs", what, nested.fail(), True, remedy)
+            yield control("vmcs", what, l2.fail(guest), True, remedy)
             yield from scene.look(guest, state, value)
         yield from scene.end(guest)
-    yield from also_leaks(context, Step.VMFAIL)
+    yield from look_for_leaks(context, Step.VMFAIL)

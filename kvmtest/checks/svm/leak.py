@@ -13,7 +13,7 @@ used here); what a VM-exit costs is learnt from windows without SMIs.
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from kvmtest.checks.context import Context
+from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.windows import (
     Body,
     Crew,
@@ -22,7 +22,7 @@ from kvmtest.checks.leaks.windows import (
     tell_noise,
     with_host_counters,
 )
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene import Scene
 from kvmtest.judge import Reading, measure
 from kvmtest.judge.arms import ran
 from kvmtest.judge.baseline import Baseline, Covariates

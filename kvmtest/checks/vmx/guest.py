@@ -6,19 +6,21 @@ vmx.guest.wrmsr-refused, vmx.guest.write-keeps-host-bit and vmx.guest.rtm-debug.
 
 from collections.abc import Callable
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene
-from kvmtest.checks.scene.guest_msrs import (
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.debugctl_writes import (
     REFUSED,
     TAKEN,
     allowed_bits,
+    both_write,
     guest_bits,
     guest_write,
-    msr_controls,
-    take_control,
     user_write,
 )
+from kvmtest.checks.witnesses.guest import msr_controls, write_control
+from kvmtest.checks.witnesses.leak import look_for_leaks
+from kvmtest.checks.witnesses.vmcs import VmcsWitness
 from kvmtest.guests import Guest
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.msr import (
@@ -49,26 +51,28 @@ def wrmsr_refused(context: Context) -> Observations:
         yield from scene.begin()
         scene.run(guest)
         yield from msr_controls(guest)
-        yield take_control(guest)
+        yield write_control(guest)
         own = sum(allowed_bits(guest.vcpu))
+        vmcs = scene.witness(VmcsWitness)
         for knob in (1, 0):
             yield from scene.set_knob(knob)
             with_knob = f"with freeze_on_smi={knob}"
             before = after = None
-            if scene.refusals:
-                before = yield from scene.dump(guest.vcpu, f"before refused writes {with_knob}")
+            if vmcs:
+                before = yield from vmcs.dump(guest.vcpu, f"before refused writes {with_knob}")
             for value in {IA32_DEBUGCTL_FREEZE_WHILE_SMM, IA32_DEBUGCTL_FREEZE_WHILE_SMM | own}:
+                by_guest, by_userspace = both_write(guest, value)
                 what = f"WRMSR 0x1d9={value:#x} in the guest {with_knob}"
-                yield claim("guest", what, guest_write(guest, value), REFUSED)
+                yield claim("guest", what, by_guest, REFUSED)
                 what = f"KVM_SET_MSRS 0x1d9={value:#x} {with_knob}"
-                yield claim("guest", what, user_write(guest, value), REFUSED)
-            if scene.refusals:
-                after = yield from scene.dump(guest.vcpu, f"after refused writes {with_knob}")
+                yield claim("guest", what, by_userspace, REFUSED)
+            if vmcs:
+                after = yield from vmcs.dump(guest.vcpu, f"after refused writes {with_knob}")
             if before and after:
                 what = f"DebugCtl in the VMCS after refused writes {with_knob}"
                 yield claim("vmcs", what, hex(after.debugctl), hex(before.debugctl))
         yield from scene.end(guest)
-    yield from also_leaks(context, Step.REFUSED)
+    yield from look_for_leaks(context, Step.REFUSED)
 
 
 def write_keeps_host_bit(context: Context) -> Observations:
@@ -95,7 +99,7 @@ def write_keeps_host_bit(context: Context) -> Observations:
         for bit in writers[1][2][:1]:
             yield from _bits_under_toggles(scene, guest, bit)
         yield from scene.end(guest)
-    yield from also_leaks(context, Step.WRITTEN)
+    yield from look_for_leaks(context, Step.WRITTEN)
 
 
 def rtm_debug(context: Context) -> Observations:
@@ -108,7 +112,7 @@ def rtm_debug(context: Context) -> Observations:
             with scene.guest(_with_rtm(supported, guest_has)) as guest:
                 scene.run(guest)
                 yield from msr_controls(guest)
-                yield take_control(guest)
+                yield write_control(guest)
                 who = f"a guest {'with' if guest_has else 'without'} RTM"
                 on = f"on a host {'with' if has_rtm else 'without'} RTM"
                 expected = TAKEN if has_rtm else REFUSED
@@ -133,14 +137,7 @@ def _written(
     seen = guest.vcpu.get_msr(IA32_DEBUGCTL)
     value &= ~BTF
     yield claim("guest", f"MSR 0x1d9 as userspace reads it {state}", hex(seen), hex(value))
-    if scene.refusals is None:
-        return
-    dump = yield from scene.dump(guest.vcpu, state)
-    if dump:
-        yield scene.debugctl_claim(f"bit 14 of DebugCtl in the VMCS {state}", dump, knob)
-        own = dump.debugctl & ~IA32_DEBUGCTL_FREEZE_WHILE_SMM
-        remedy = "report this kernel: what was written is not in the VMCS"
-        yield control("vmcs", f"the other bits of DebugCtl {state}", hex(own), hex(value), remedy)
+    yield from scene.look(guest, state, knob, own_bits=value)
 
 
 def _bits_under_toggles(scene: Scene, guest: Guest, bit: int) -> Observations:

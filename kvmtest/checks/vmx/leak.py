@@ -4,7 +4,7 @@
 vmx.leak.*: what is counted while SMIs come in guest mode, by the host's events and the guest's own.
 """
 
-from kvmtest.checks.context import Context
+from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.arms import (
     interleaved,
     interleaved_and_toggled,
@@ -14,7 +14,7 @@ from kvmtest.checks.leaks.arms import (
 from kvmtest.checks.leaks.counters import GuestCounters
 from kvmtest.checks.leaks.guests_own_pmu import guest_with_pmu, make_way, refused, whose_counters
 from kvmtest.checks.leaks.windows import Body, Crew, experiment, tell_noise, with_host_counters
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene import Scene
 from kvmtest.judge import Absence
 from kvmtest.kvm import KvmError
 

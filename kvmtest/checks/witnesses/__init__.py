@@ -1,5 +1,6 @@
 """Witnesses
 =========
 
-A module for each way to look at a property.
+What looks at properties, a module for each: ``vmcs`` and ``runflags`` look at VM-entries, ``leak``
+at what vCPUs went through. :mod:`.witness` says what a witness of entries has to have.
 """

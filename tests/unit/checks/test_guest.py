@@ -8,7 +8,7 @@ from support.stand_in import (
 )
 
 from kvmtest.checks import guest as guest_view
-from kvmtest.checks.scene import guest_msrs
+from kvmtest.checks.witnesses import guest as guest_witness
 from kvmtest.guests import Guest, long_guest
 from kvmtest.host.facts.msr import IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
@@ -72,7 +72,7 @@ def test_rdmsr_hides_decides_nothing_where_the_guest_shows_other_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The TSC is never what was put into it a moment ago.
-    monkeypatch.setattr(guest_msrs, "IA32_SYSENTER_EIP", 0x10)
+    monkeypatch.setattr(guest_witness, "IA32_SYSENTER_EIP", 0x10)
     judgement = judged(observe("guest.rdmsr-hides", without_knob()))
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "control did not hold" in judgement.reason

@@ -8,15 +8,10 @@ svm.guest.debugctl: MSR 0x1d9 as KVM on SVM has it (arch/x86/kvm/svm/svm.c, ``sv
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene
-from kvmtest.checks.scene.guest_msrs import (
-    REFUSED,
-    TAKEN,
-    guest_write,
-    msr_controls,
-    user_write,
-)
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.debugctl_writes import REFUSED, TAKEN, guest_write, user_write
+from kvmtest.checks.witnesses.guest import msr_controls
 from kvmtest.guests import Guest, commands
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.kernel import Kernel

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvmtest._native import ffi
-from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.scene import Scene
 from kvmtest.guests import guest_memory, long_guest
 from kvmtest.judge import Absence, claim, control
 from kvmtest.kvm import HltExit, IoExit, Memory, Vcpu

@@ -5,26 +5,30 @@ vmx.entry.after-emulation: without unrestricted guest KVM emulates what vm86 mod
 vmx_vcpu_run returns without an entry.
 """
 
-from typing import Any
-
-from kvmtest.checks.context import Context
+from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.arms import interleaved, stages
 from kvmtest.checks.leaks.windows import Body, experiment, tell_noise, with_host_counters
 from kvmtest.checks.preconditions import answer, witness_lacks
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.emulation import (
+    OUT_AND_AGAIN,
+    emulate,
+    emulated,
+    load,
+    reset_state,
+    save,
+)
+from kvmtest.checks.witnesses.runflags import RunFlagsWitness
+from kvmtest.checks.witnesses.vmcs import VmcsWitness
+from kvmtest.checks.witnesses.witness import Entry
 from kvmtest.guests import Guest, guest_memory, long_guest
-from kvmtest.host.facts.msr import freeze_bit
-from kvmtest.judge import Absence, control, measure
-from kvmtest.kvm import CapabilityMissing, IoExit, Memory, Vcpu
+from kvmtest.judge import Absence, control
+from kvmtest.kvm import Memory, Vcpu
 
 __all__ = ["after_emulation"]
 
-#: The last page below 4 GiB, where a CPU begins; and the first instruction: OUT to a port, again.
+#: The last page below 4 GiB, where a CPU begins.
 RESET_PAGE, RESET_VECTOR = 0xFFFFF000, 0xFFFFFFF0
-PORT = 0x10
-OUT_AND_AGAIN = bytes([0xE6, PORT, 0xEB, 0xFC])
-#: A page of the guests' memory that they do not use.
-EMULATED_CODE = 0x30000
 
 
 def after_emulation(context: Context) -> Observations:
@@ -54,61 +58,23 @@ def _leaks(context: Context) -> Observations:
         return
     with Scene(context, "leak") as scene:
         yield from scene.set_knob(0)
-        reset = _reset_state(scene)
+        reset = reset_state(scene.system)
         yield from tell_noise(
             experiment(
                 context,
                 with_host_counters,
                 Body(interleaved, stages),
-                lambda guest: Emulation(guest, *reset),
+                lambda guest: emulated(guest, reset),
             )
         )
-
-
-def _reset_state(scene: Scene) -> tuple[Any, Any]:
-    """Return the registers that a vCPU begins with."""
-    with scene.system.create_vm() as vm:
-        vcpu = vm.create_vcpu()
-        return vcpu.get_sregs(), vcpu.get_regs()
-
-
-class Emulation:
-    """A renewal: KVM emulates an instruction in a state that vm86 mode can't run.
-
-    It is a CPU's state after reset, with code in the guest's memory.
-    """
-
-    does = "KVM emulated the vCPU after a toggle"
-
-    def __init__(self, guest: Guest, sregs: Any, regs: Any) -> None:
-        self._vcpu = guest.vcpu
-        self._sregs, self._regs = sregs, regs
-        # vm86 mode has a segment's selector tell its base.
-        sregs.cs.base, sregs.cs.selector, regs.rip = EMULATED_CODE, 0, 0
-        guest.memory.write(EMULATED_CODE, OUT_AND_AGAIN)
-
-    def renew(self) -> bool:
-        """Do it, and give the vCPU its state back; tell whether KVM emulated."""
-        vcpu, before = self._vcpu, _emulations(self._vcpu)
-        vcpu.complete()
-        kept = vcpu.get_sregs(), vcpu.get_regs()
-        _put(vcpu, self._sregs, self._regs)
-        end, after = vcpu.run(), _emulations(vcpu)
-        vcpu.complete()
-        _put(vcpu, *kept)
-        is_seen = before is not None and after is not None and after > before
-        return is_seen and isinstance(end, IoExit) and end.port == PORT
 
 
 def _unemulated(scene: Scene) -> Observations:
     yield from scene.set_knob(1)
     with scene.guest() as guest:
         scene.run(guest)
-        if scene.refusals:
-            dump = yield from scene.dump(guest.vcpu, "without emulation before")
-            if dump:
-                what = "bit 14 of DebugCtl without emulation before"
-                yield measure("vmcs", what, freeze_bit(dump.debugctl), debugctl=hex(dump.debugctl))
+        if vmcs := scene.witness(VmcsWitness):
+            yield from vmcs.look(Entry(guest, "without emulation before", None))
 
 
 def _new_vcpu(scene: Scene) -> Observations:
@@ -128,15 +94,14 @@ def _used_vcpu(scene: Scene) -> Observations:
         _write_reset_page(vm.add_memory(0x1000, RESET_PAGE))
         memory = guest_memory(vm)
         vcpu = scene.vcpu(vm)
-        reset = vcpu.get_sregs(), vcpu.get_regs()
+        reset = save(vcpu)
         guest = long_guest(vm, vcpu, memory)
         scene.run(guest)
-        vcpu.complete()
-        used = vcpu.get_sregs(), vcpu.get_regs()
-        _put(vcpu, *reset)
+        used = save(vcpu)
+        load(vcpu, reset)
         yield from scene.set_knob(0)
         yield from _emulate(scene, vcpu, "a vCPU that had run, as freeze_on_smi went to 0")
-        _put(vcpu, *used)
+        load(vcpu, used)
         state = "after a vCPU was emulated as freeze_on_smi went to 0"
         yield from _look(scene, guest, state, 0)
         yield from scene.end(guest)
@@ -144,54 +109,34 @@ def _used_vcpu(scene: Scene) -> Observations:
 
 def _emulate(scene: Scene, vcpu: Vcpu, what: str) -> Observations:
     """Run the vCPU at the reset vector; show that KVM emulated its instruction."""
-    scene.collect()
-    entries, before = vcpu.entries, _emulations(vcpu)
-    end = vcpu.run()
-    after = _emulations(vcpu)
+    runflags, entries = scene.witness(RunFlagsWitness), vcpu.entries
+    if runflags:
+        runflags.collect()
+    end, emulated = emulate(vcpu)
+    did: bool | str = bool(emulated)
     remedy = "load kvm_intel with unrestricted_guest=0"
-    did: bool | str = False
-    if before is None or after is None:
+    if emulated is None:
         did, remedy = "not visible: no binary statistics", "use Linux 5.14 or later"
-    elif isinstance(end, IoExit) and end.port == PORT:
-        did = after > before
     for witness in scene.speakers:
         yield control(witness, f"KVM emulated {what}", did, True, remedy, exit=str(end))
-    yield from _flags(scene, f"while KVM emulated {what}", vcpu.entries - entries)
-    # The OUT is done with, so that the state can be set.
-    vcpu.complete()
+    if runflags:
+        yield from runflags.figure(f"while KVM emulated {what}", vcpu.entries - entries)
 
 
 def _look(scene: Scene, guest: Guest, state: str, value: int) -> Observations:
-    """Run for a moment, and look at the entry after it."""
-    scene.collect()
-    entries = guest.vcpu.entries
+    """Run for a moment, and look at the entry after it.
+
+    The run flags are a figure: KVM may mend the VMCS with the flag or without.
+    """
+    runflags, entries = scene.witness(RunFlagsWitness), guest.vcpu.entries
+    if runflags:
+        runflags.collect()
     scene.run(guest)
-    yield from _flags(scene, f"at the first entry {state}", guest.vcpu.entries - entries)
+    if runflags:
+        entries = guest.vcpu.entries - entries
+        yield from runflags.figure(f"at the first entry {state}", entries)
     yield from scene.look(guest, state, value)
-
-
-def _flags(scene: Scene, state: str, entries: int) -> Observations:
-    """Tell what the run flags were: no claim, as KVM may mend this with the flag or without."""
-    hits = scene.collect(entries).hits
-    if hits:
-        raised = sum(scene.is_flagged(hit.values["flags"]) for hit in hits)
-        yield measure("runflags", f"KVM_RUN_LOAD_DEBUGCTL raised {state}", raised, hits=len(hits))
-
-
-def _emulations(vcpu: Vcpu) -> int | None:
-    """Return how many instructions KVM has emulated, None where it does not tell."""
-    # Before Linux kernel commit cb082bfab59a ("KVM: stats: Add fd-based API to read binary stats
-    # data") (in v5.14), a vCPU has no statistics of its own.
-    try:
-        return vcpu.stat("insn_emulation")
-    except CapabilityMissing:
-        return None
 
 
 def _write_reset_page(memory: Memory) -> None:
     memory.write(RESET_VECTOR, OUT_AND_AGAIN)
-
-
-def _put(vcpu: Vcpu, sregs: object, regs: object) -> None:
-    vcpu.set_sregs(sregs)
-    vcpu.set_regs(regs)

@@ -4,8 +4,9 @@
 vmx.entry.flag-economy: KVM_RUN_LOAD_DEBUGCTL is raised once for each change of the host's bit.
 """
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.guests import Guest, commands
 from kvmtest.judge import claim, control, measure
 from kvmtest.kvm import MsrRefused
@@ -26,26 +27,27 @@ def flag_economy(context: Context) -> Observations:
     """Count KVM_RUN_LOAD_DEBUGCTL over many entries: one after a change, none without."""
     with Scene(context, "runflags") as scene:
         yield from scene.begin()
-        if scene.probe is None:
+        runflags = scene.witness(RunFlagsWitness)
+        if runflags is None:
             return
         yield from scene.set_knob(0)
         with scene.guest() as guest:
-            yield from _count(scene, guest, "of a new vCPU with freeze_on_smi=0", 0)
+            yield from _count(scene, runflags, guest, "of a new vCPU with freeze_on_smi=0", 0)
             for value in (1, 0, 1):
                 yield from scene.set_knob(value)
-                yield from _count(scene, guest, f"after freeze_on_smi went to {value}", 1)
-                yield from _count(scene, guest, f"while freeze_on_smi stayed {value}", 0)
+                yield from _count(scene, runflags, guest, f"after freeze_on_smi went to {value}", 1)
+                yield from _count(scene, runflags, guest, f"while freeze_on_smi stayed {value}", 0)
             yield from scene.set_knob(0)
             yield from scene.set_knob(1)
-            yield from _count(scene, guest, "after freeze_on_smi was on, off, on", 0)
+            yield from _count(scene, runflags, guest, "after freeze_on_smi was on, off, on", 0)
         with scene.guest() as guest:
-            yield from _count(scene, guest, "of a new vCPU with freeze_on_smi=1", 1)
+            yield from _count(scene, runflags, guest, "of a new vCPU with freeze_on_smi=1", 1)
         with scene.guest(irqchip=True) as guest:
-            yield from _on_the_fast_path(scene, guest)
+            yield from _on_the_fast_path(scene, runflags, guest)
             yield from scene.end(guest)
 
 
-def _on_the_fast_path(scene: Scene, guest: Guest) -> Observations:
+def _on_the_fast_path(scene: Scene, runflags: RunFlagsWitness, guest: Guest) -> Observations:
     """Have the first exit after a toggle be one after which KVM enters again without a look around.
 
     That is what it does after an IPI (arch/x86/kvm/x86.c, ``handle_fastpath_set_msr_irqoff``). Here
@@ -60,27 +62,29 @@ def _on_the_fast_path(scene: Scene, guest: Guest) -> Observations:
     scene.run(guest)
     for value in (1, 0, 1, 0):
         yield from scene.set_knob(value)
-        scene.collect()
+        runflags.collect()
         before = guest.vcpu.entries
         (sent,) = guest.execute(commands.wrmsr(X2APIC_ICR, IPI_TO_NOBODY))
-        hits = scene.collect(guest.vcpu.entries - before).hits
+        hits = runflags.collect(guest.vcpu.entries - before)
         remedy = "use a KVM whose guests have x2APIC"
         yield control("runflags", "the guest's IPI was taken", sent.fault is None, True, remedy)
-        raised = sum(scene.is_flagged(hit.values["flags"]) for hit in hits)
+        raised = len(runflags.flagged(hits))
         what = f"KVM_RUN_LOAD_DEBUGCTL raised around an IPI after freeze_on_smi went to {value}"
-        yield claim("runflags", what, raised, 1, hits=len(hits))
+        yield claim("runflags", what, raised, 1, hits=len(hits.hits))
 
 
-def _count(scene: Scene, guest: Guest, state: str, raised: int) -> Observations:
+def _count(
+    scene: Scene, runflags: RunFlagsWitness, guest: Guest, state: str, raised: int
+) -> Observations:
     """Enter many times; claim how often the flag was raised, and that if it was, at once."""
-    scene.collect()
+    runflags.collect()
     before = guest.vcpu.entries
     scene.run(guest)
     guest.ring(MANY)
     entries = guest.vcpu.entries - before
-    hits = scene.collect(entries).hits
-    flagged = [at for at, hit in enumerate(hits) if scene.is_flagged(hit.values["flags"])]
+    hits = runflags.collect(entries)
+    flagged = runflags.flagged(hits)
     what = f"KVM_RUN_LOAD_DEBUGCTL raised in {entries} KVM_RUNs {state}"
-    yield claim("runflags", what, len(flagged), raised, hits=len(hits))
+    yield claim("runflags", what, len(flagged), raised, hits=len(hits.hits))
     if raised and flagged:
         yield claim("runflags", f"the first entry with it {state}", flagged[0], 0)

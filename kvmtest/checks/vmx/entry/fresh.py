@@ -4,9 +4,10 @@
 vmx.entry.fresh: the first entry of a new vCPU carries the host's bit.
 """
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.witnesses.leak import look_for_leaks
 
 __all__ = ["fresh"]
 
@@ -33,4 +34,4 @@ def fresh(context: Context) -> Observations:
                 yield from scene.look(guest, state, value, flagged=1 if value else None)
                 if is_last:
                     yield from scene.end(guest)
-    yield from also_leaks(context, Step.NEW)
+    yield from look_for_leaks(context, Step.NEW)

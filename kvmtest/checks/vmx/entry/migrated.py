@@ -4,12 +4,12 @@
 vmx.entry.migrated: an entry on another CPU than the one before carries the host's bit.
 """
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene
-from kvmtest.checks.scene.affinity import move_to, own_cpus_kept, two_cpus
-from kvmtest.guests import Guest
-from kvmtest.judge import Absence, control
+from kvmtest.checks.affinity import move_to, own_cpus_kept, two_cpus
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.witnesses.leak import look_for_leaks
+from kvmtest.judge import Absence
 from kvmtest.missing import Missing
 
 __all__ = ["migrated"]
@@ -32,35 +32,26 @@ def migrated(context: Context) -> Observations:
             yield from scene.set_knob(value)
             move_to(there)
             state = f"after freeze_on_smi went to {value} and the vCPU to another CPU"
-            yield from _look_on(scene, guest, there, state, value)
+            yield from scene.look(guest, state, value, cpu=there)
+            scene.run(guest)
 
             move_to(here)
             yield from scene.set_knob(1 - value)
             state = f"after the vCPU went to another CPU and freeze_on_smi to {1 - value}"
-            yield from _look_on(scene, guest, here, state, 1 - value)
+            yield from scene.look(guest, state, 1 - value, cpu=here)
+            scene.run(guest)
 
             yield from scene.set_knob(value)
             move_to(there)
             yield from scene.set_knob(1 - value)
             yield from scene.set_knob(value)
             state = f"after freeze_on_smi was toggled before and after the move, to {value}"
-            yield from _look_on(scene, guest, there, state, value)
+            yield from scene.look(guest, state, value, cpu=there)
+            scene.run(guest)
 
             move_to(here)
             state = f"after the vCPU moved with freeze_on_smi={value}"
-            yield from _look_on(scene, guest, here, state, value)
+            yield from scene.look(guest, state, value, cpu=here)
+            scene.run(guest)
         yield from scene.end(guest)
-    yield from also_leaks(context, Step.MIGRATED)
-
-
-def _look_on(scene: Scene, guest: Guest, cpu: int, state: str, value: int) -> Observations:
-    """Look, and show that the entry was on that CPU."""
-    if scene.refusals is None:
-        return
-    dump = yield from scene.dump(guest.vcpu, state)
-    if dump:
-        where: int | None = dump.cpu if dump.cpu is not None else guest.vcpu.kvm_run.fail_entry.cpu
-        remedy = "leave the CPUs of kvmtest's threads alone"
-        yield control("vmcs", f"the CPU of the entry {state}", where, cpu, remedy)
-        yield scene.debugctl_claim(f"bit 14 of DebugCtl in the VMCS {state}", dump, value)
-    scene.run(guest)
+    yield from look_for_leaks(context, Step.MIGRATED)

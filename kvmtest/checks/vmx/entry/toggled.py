@@ -4,9 +4,10 @@
 vmx.entry.toggled: the entry after a toggle carries the host's new bit.
 """
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.witnesses.leak import look_for_leaks
 
 __all__ = ["toggled"]
 
@@ -24,4 +25,4 @@ def toggled(context: Context) -> Observations:
             scene.run(guest)
         yield from scene.look(guest, "at a later entry with freeze_on_smi=1", 1)
         yield from scene.end(guest)
-    yield from also_leaks(context, Step.TOGGLED)
+    yield from look_for_leaks(context, Step.TOGGLED)

@@ -4,8 +4,8 @@
 vmx.entry.toggled-back: the entry after the knob was toggled away and back carries its value.
 """
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.scene import Observations, Scene
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.scene import Scene
 
 __all__ = ["toggled_back"]
 

@@ -8,13 +8,15 @@ KVM_RUN.
 import os
 import time
 
-from kvmtest.checks.context import Context
-from kvmtest.checks.leaks.walk import Step, also_leaks
-from kvmtest.checks.scene import Observations, Scene
-from kvmtest.checks.scene.affinity import only_on, two_cpus
+from kvmtest.checks.affinity import only_on, two_cpus
+from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.scene import Scene
+from kvmtest.checks.stimuli.toggles import toggle
+from kvmtest.checks.witnesses.leak import look_for_leaks
+from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Guest, Spinning
-from kvmtest.host.changes.freeze_knob import write_knob
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
 from kvmtest.host.observe.trace import Hits
 from kvmtest.judge import Absence, claim, control
@@ -46,16 +48,16 @@ def toggled_running(context: Context) -> Observations:
             scene.run(guest)
             yield from _episode(scene, guest, there, last)
         yield from scene.end(guest)
-    yield from also_leaks(context, Step.RUNNING)
+    yield from look_for_leaks(context, Step.RUNNING)
 
 
 def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
     with Spinning(guest, cpu) as spinning:
-        if scene.probe:
-            scene.probe.follow([os.getpid(), spinning.task])
+        if runflags := scene.witness(RunFlagsWitness):
+            runflags.follow([os.getpid(), spinning.task])
         before = guest.vcpu.entries
         for value in (last, 1 - last, last):
-            yield from _toggle(scene, guest, cpu, value)
+            yield from _toggle_and_look(scene, guest, cpu, value)
         calls, goes_on = guest.vcpu.entries - before, spinning.is_running
     what = "KVM_RUN calls between the first toggle and the last, and whether the first went on"
     for witness in scene.speakers:
@@ -65,34 +67,40 @@ def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
     spinning.release()
 
 
-def _toggle(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
+def _toggle_and_look(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
     """Toggle, and see the vCPU out of guest mode and in again."""
-    scene.collect()
+    runflags = scene.witness(RunFlagsWitness)
+    if runflags:
+        runflags.collect()
     exits = guest.vcpu.stat("exits")
-    write_knob(scene.journal, scene.knob, value)
+    toggle(scene, value)
     others = tuple(other for other in scene.msr.cpus if other != cpu)
     # Not of the vCPU's own CPU: there the MSR is in KVM's hands.
     yield from scene.show_msrs(value, others)
-    toggled_us = time.monotonic_ns() // 1000
-    hits = _reentered(scene, guest, cpu, exits, toggled_us)
-    if scene.probe:
-        flagged = any(scene.is_flagged(hit.values["flags"]) for hit in hits.hits)
+    hits = _hits_of_reentry(scene, runflags, guest, cpu, exits)
+    if runflags:
+        flagged = int(bool(runflags.flagged(hits)))
         what = f"KVM_RUN_LOAD_DEBUGCTL at the re-entry after freeze_on_smi went to {value}"
-        yield claim("runflags", what, int(flagged), 1, hits=len(hits.hits))
+        yield claim("runflags", what, flagged, 1, hits=len(hits.hits))
 
 
-def _reentered(scene: Scene, guest: Guest, cpu: int, exits: int, toggled_us: int) -> Hits:
-    """Wait until the vCPU has surely entered the guest again since the toggle; give its hits.
+def _hits_of_reentry(
+    scene: Scene, runflags: RunFlagsWitness | None, guest: Guest, cpu: int, exits: int
+) -> Hits:
+    """Wait until the vCPU has surely entered the guest again, now that the knob was toggled.
 
-    Reading an MSR of its CPU takes it out once more, so that nothing depends on the clock's tick.
+    Return its hits since the toggle. Reading an MSR of its CPU takes it out once more, so that
+    nothing depends on the clock's tick.
     """
-    hits = Hits()
+    hits, toggled_us = Hits(), time.monotonic_ns() // 1000
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         scene.msr.read(IA32_DEBUGCTL, cpu)
-        hits += scene.collect()
-        is_in = not scene.probe or any(hit.time_us > toggled_us for hit in hits.hits)
+        if runflags:
+            hits += runflags.collect()
+        is_in = not runflags or any(hit.time_us > toggled_us for hit in hits.hits)
         if is_in and guest.vcpu.stat("exits") > exits:
-            scene.account(hits)
+            if runflags:
+                runflags.account(hits)
             return hits
     raise KvmtestError(f"the vCPU on CPU {cpu} did not enter again in {PATIENCE_S:g} s; try again")

@@ -1,6 +1,6 @@
 """What any.soak says of a KVM that follows the knob, and of ones that do not."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Self, cast
@@ -53,9 +53,7 @@ class PretendedScene:
 
     rule: Rule
 
-    def __init__(
-        self, context: Context, *wanted: str, fetch: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, context: Context, *names: str) -> None:
         self.bit = 0
         self.speakers = ["vmcs"]
 
@@ -79,8 +77,8 @@ class PretendedScene:
     def run(self, guest: PretendedGuest) -> None:
         guest.enter()
 
-    def collect(self, entries: int = 0) -> None:
-        pass
+    def witness(self, kind: type) -> None:
+        return None
 
     def look(
         self, guest: PretendedGuest, state: str, value: int, *, flagged: int | None
@@ -144,9 +142,19 @@ def test_the_same_seed_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(r.what, r.observed) for r in once] == [(r.what, r.observed) for r in again]
 
 
-def test_on_amd_entries_are_looked_at_and_no_knob_is_touched(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gone = Missing("no BTF")
-    monkeypatch.setattr(module, "places", lambda machine: gone)
-    assert list(soak(context_of("kvm_amd"))) == [Absence("runflags", gone)]
+class BlindScene(PretendedScene):
+    """A scene in which no witness of entries can look, and that has no knob."""
+
+    def begin(self) -> Iterator[Absence]:  # type: ignore[override]
+        yield Absence("runflags", GONE)
+
+    def set_knob(self, value: int) -> Iterator[Reading]:
+        raise AssertionError("there is no knob on AMD")
+
+
+GONE = Missing("no BTF")
+
+
+def test_on_amd_nothing_is_done_where_no_witness_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Scene", BlindScene)
+    assert list(soak(context_of("kvm_amd"))) == [Absence("runflags", GONE)]

@@ -64,7 +64,7 @@ class Crew:
     def smis(self) -> Any:
         return self
 
-    def renew(self) -> Iterator[Reading]:
+    def apply_own(self) -> Iterator[Reading]:
         yield from ()
 
     def settle(self) -> None:

@@ -11,8 +11,9 @@ from support.stand_in import intel_host, write
 from kvmtest.checks.context import Context
 from kvmtest.checks.leaks import guests_own_pmu
 from kvmtest.checks.leaks.guests_own_pmu import make_way, refused, whose_counters
-from kvmtest.checks.leaks.walk import Step, also_leaks
+from kvmtest.checks.leaks.walk import Step
 from kvmtest.checks.vmx.entry import after_emulation
+from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.changes.kprobes import ProbePool
 from kvmtest.host.machine import Machine
@@ -118,12 +119,14 @@ def test_with_it_a_mediated_pmu_is_one_beside_which_perf_counts_no_guests(
 
 
 @pytest.mark.parametrize(
-    "look", [lambda c: also_leaks(c, Step.NEW), after_emulation._leaks], ids=["walk", "emulation"]
+    "look",
+    [lambda c: look_for_leaks(c, Step.NEW), after_emulation._leaks],
+    ids=["walk", "emulation"],
 )
 def test_other_properties_count_no_guests_where_that_would_hinder_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Any
 ) -> None:
-    monkeypatch.setattr("kvmtest.checks.leaks.walk.witness_lacks", lambda *_: [])
+    monkeypatch.setattr("kvmtest.checks.witnesses.leak.witness_lacks", lambda *_: [])
     tree = host(tmp_path)
     tree.path("/proc/77/fd").mkdir(parents=True)
     tree.path("/proc/77/fd/3").symlink_to("/dev/kvm")

@@ -11,8 +11,12 @@ import pytest
 
 from kvmtest._native import lib
 from kvmtest.checks.leaks import walk as leak_walk
-from kvmtest.checks.leaks.walk import LENGTH, OFF, ON, PATIENT, REFERENCE, STEPS, Step, also_leaks
+from kvmtest.checks.leaks.walk import LENGTH, OFF, ON, PATIENT, REFERENCE, STEPS, Step
 from kvmtest.checks.leaks.windows import PROOFS, SMIS_PER_WINDOW, Disturbed, arm_under
+from kvmtest.checks.stimuli import nesting
+from kvmtest.checks.stimuli.stimulus import Stimulus
+from kvmtest.checks.witnesses import leak as leak_witness
+from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import commands
 from kvmtest.judge import Absence, Reading, Role, Verdict, control, judge
@@ -92,8 +96,10 @@ class Kvm:
 
     # The guest and its vCPU
 
-    def execute(self, command: commands.Command) -> list[commands.Result]:
+    def execute(self, command: commands.Command, *, timeout: float = 1.0) -> list[commands.Result]:
         self.enter()
+        if command == commands.nop():
+            return [commands.Result((0, 0, 0, 0))]
         fault = None
         try:
             self.write(command.arguments[1], "guest")
@@ -129,13 +135,21 @@ class Nested:
         return True
 
 
+class GuestOf:
+    """A guest on that KVM, which is its own vCPU."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.execute = kvm.execute
+        self.vcpu = self.kvm = kvm
+
+
 class Crew:
     """One guest; ``per_smi`` is what an SMI counts where the bit is 0."""
 
     def __init__(self, kvm: Kvm, per_smi: int = PER_SMI, noise: Callable[[], int] = int) -> None:
         self.kvm = kvm
         self.watcher: Any = SimpleNamespace(
-            guest=SimpleNamespace(execute=kvm.execute, vcpu=kvm, kvm=kvm), vcpu=0,
+            guest=GuestOf(kvm), vcpu=0,
             settle=kvm.enter,
         )  # fmt: skip
         self.is_late = False
@@ -147,13 +161,13 @@ class Crew:
         self.kvm.create()
         yield control("leak", "a new vCPU ran", True, True, "")
 
-    def undergo(self, does: str, do: Callable[[Any], bool]) -> Iterator[Reading]:
+    def apply(self, stimulus: Stimulus) -> Iterator[Reading]:
         # In the vCPU's thread, which is on one CPU.
         others, self.kvm.cpus = self.kvm.cpus, {0}
-        done = do(self.watcher)
+        done = stimulus.apply(self.watcher.guest)
         assert self.kvm.cpus == {0}
         self.kvm.cpus = others
-        yield control("leak", does, done, True, "")
+        yield control("leak", stimulus.does, done, True, "")
 
     def settle(self) -> None:
         self.kvm.enter()
@@ -215,16 +229,17 @@ def walk(
     monkeypatch.setattr(leak_walk, "experiment", experiment)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: kvm.cpus)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(kvm, "cpus", cpus))
-    monkeypatch.setattr(leak_walk, "NestedGuest", lambda guest: Nested(guest.kvm))
-    monkeypatch.setattr(leak_walk, "witness_lacks", lambda machine, _: machine)
-    monkeypatch.setattr(
-        leak_walk, "answer", lambda _, need: None if need != "nested" or has_nested else "no"
-    )
+    monkeypatch.setattr(nesting, "NestedGuest", lambda guest: Nested(guest.kvm))
+    monkeypatch.setattr(leak_witness, "witness_lacks", lambda machine, _: machine)
+    for each in (leak_walk, leak_witness):
+        monkeypatch.setattr(
+            each, "answer", lambda _, need: None if need != "nested" or has_nested else "no"
+        )
     return SimpleNamespace(machine=[], found={})
 
 
 def read(context: Any, step: Step) -> list[Reading]:
-    readings = list(also_leaks(context, step))
+    readings = list(look_for_leaks(context, step))
     assert all(isinstance(reading, Reading) for reading in readings)
     return readings  # type: ignore[return-value]
 
@@ -367,7 +382,7 @@ def test_what_ends_it_is_told_by_the_steps_that_were_not_done(
         assert judge(read(context, step)).verdict is Verdict.PASS
     for step in list(Step)[2:]:
         if isinstance(error, Disturbed):
-            *before, last = also_leaks(context, step)
+            *before, last = look_for_leaks(context, step)
             assert isinstance(last, Absence)
             assert last.missing.what == "try again"
             readings = [each for each in before if isinstance(each, Reading)]
@@ -375,7 +390,7 @@ def test_what_ends_it_is_told_by_the_steps_that_were_not_done(
             assert "try again" in judge(readings, [last]).reason
         else:
             with pytest.raises(KvmtestError, match="it broke"):
-                list(also_leaks(context, step))
+                list(look_for_leaks(context, step))
 
 
 @pytest.mark.parametrize(
@@ -395,7 +410,7 @@ def test_whatever_ends_it_nobody_walks_it_again(
     monkeypatch.setattr(leak_walk, "experiment", experiment)
     for step in Step:
         with pytest.raises(type(error), match="it broke"):
-            list(also_leaks(context, step))
+            list(look_for_leaks(context, step))
     assert len(walks) == 1
 
 
@@ -448,6 +463,6 @@ def test_where_smis_waited_come_the_walk_says_so_and_others_decide(
 ) -> None:
     kvm = Kvm()
     context = walk(monkeypatch, kvm, slow(kvm, is_waited=True), is_patient=True)
-    observations = list(also_leaks(context, Step.NEW))
+    observations = list(look_for_leaks(context, Step.NEW))
     absences = [each for each in observations if isinstance(each, Absence)]
     assert "come by themselves" in absences[0].missing.what

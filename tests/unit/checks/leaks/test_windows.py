@@ -27,6 +27,7 @@ from kvmtest.checks.leaks.windows import (
     more_quiet,
     proved_smis,
 )
+from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
 from kvmtest.guests import commands
@@ -175,16 +176,16 @@ def test_a_window_may_be_longer_than_others() -> None:
     assert other / one == pytest.approx(1.5, rel=1e-6)
 
 
-def test_vcpus_go_through_things_in_their_own_threads_and_show_it() -> None:
+def test_a_stimulus_is_applied_in_each_vcpu_s_own_thread_and_shown() -> None:
     guests = FakeGuest(), FakeGuest()
     went: list[tuple[object, int]] = []
 
-    def do(watcher: Watcher) -> bool:
-        went.append((watcher.guest, threading.get_native_id()))
-        return watcher.vcpu == 0
+    def apply(guest: object) -> bool:
+        went.append((guest, threading.get_native_id()))
+        return guest is guests[0]
 
     with crew_of(*guests, count=Count(0, 1)) as crew:
-        readings = list(crew.undergo("it went", do))
+        readings = list(crew.apply(Stimulus("it went", apply)))
         crew.take(Arm.QUIET)
     assert [(r.what, r.agrees) for r in readings] == [("it went", True), ("it went", False)]
     assert [{thread} for guest, thread in went] == [guest.threads for guest, _ in went]  # type: ignore
