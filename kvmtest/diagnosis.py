@@ -10,6 +10,7 @@ from typing import Any
 
 from kvmtest import __version__
 from kvmtest.checks.preconditions import answer, lacking, witness_lacks
+from kvmtest.evidence.coding import encode
 from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
@@ -43,9 +44,9 @@ class Diagnosis:
             "kvmtest": __version__,
             "good_for": self.good_for,
             "next": [command for command, _ in self.next_steps],
-            "machine": machine_facts(machine),
-            "host": host_facts(machine),
-            "kernel": kernel_facts(machine),
+            "machine": encode(machine_facts(machine)),
+            "host": encode(host_facts(machine)),
+            "kernel": encode(kernel_facts(machine)),
             "properties": {
                 property_id: [{"missing": m.what, "remedy": m.remedy} for m in missing]
                 for property_id, missing in self.properties.items()

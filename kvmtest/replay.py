@@ -21,7 +21,8 @@ def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
     A SKIP or ERROR was not: there is nothing to be judged. Raises KeyError, ValueError or, of
     numbers that no float holds, ArithmeticError where a sample is broken.
     """
-    demands_on = _recorded if evidence.requirements else _by_command(evidence.kvmtest["command"])
+    is_recorded = evidence.requirements is not None
+    demands_on = _recorded if is_recorded else _by_command(evidence.kvmtest.command)
     for result in evidence.results:
         if result.verdict not in (Verdict.SKIP, Verdict.ERROR):
             readings = again(result.readings)
@@ -34,7 +35,7 @@ def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
 
 
 def _recorded(result: Result) -> Sequence[Demand]:
-    return result.demands
+    return result.demands or ()
 
 
 def _by_command(command: Sequence[str]) -> Callable[[Result], Sequence[Demand]]:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,16 @@ from rich.text import Text
 from kvmtest import __version__
 from kvmtest.checks.demands import asked_for
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.evidence import Evidence, save
+from kvmtest.evidence import (
+    ChangeRecord,
+    Evidence,
+    JournalRecord,
+    KernelLogRecord,
+    RunRecord,
+    WarningsRecord,
+    save,
+)
+from kvmtest.evidence.coding import decode
 from kvmtest.evidence.counting import bisect_status, run_status, unanswered
 from kvmtest.evidence.directory import claim
 from kvmtest.evidence.file import write_whole
@@ -246,29 +255,29 @@ def _write(
 ) -> None:
     log = session.log
     evidence = Evidence(
-        kvmtest={
-            "version": __version__,
-            "command": options.command,
-            "started": _utc(session.started),
-            "ended": _utc(time.time()),
-            "interrupted": interrupted,
-            "strict": options.strict,
+        kvmtest=RunRecord(
+            version=__version__,
+            command=options.command,
+            started=_utc(session.started),
+            ended=_utc(time.time()),
+            interrupted=interrupted,
+            strict=options.strict,
             # Those of undoing are the journal's.
-            "problems": [line for line in problems if line not in session.undo_failures],
-        },
+            problems=[line for line in problems if line not in session.undo_failures],
+        ),
         machine=machine_facts(session.machine),
         host=host_facts(session.machine),
-        kernel={**kernel_facts(session.machine), "warnings": _warnings(session)},
-        journal={
-            "changes": [asdict(change) for change in session.changes],
-            "failures": session.undo_failures,
-            "recovered": session.recovered,
-        },
-        kernel_log={
-            "missing": str(session.log_missing) if session.log_missing else None,
-            "records": len(log.records),
-            "lost": log.lost,
-        },
+        kernel=replace(kernel_facts(session.machine), warnings=_warnings(session)),
+        journal=JournalRecord(
+            changes=[decode(ChangeRecord, asdict(change)) for change in session.changes],
+            failures=session.undo_failures,
+            recovered=session.recovered,
+        ),
+        kernel_log=KernelLogRecord(
+            missing=str(session.log_missing) if session.log_missing else None,
+            records=len(log.records),
+            lost=log.lost,
+        ),
         results=session.results,
         exit_status=status,
         requirements=session.required(),
@@ -284,14 +293,13 @@ def _write(
         write_beside(evidence, output)
 
 
-def _warnings(session: Session) -> dict[str, object]:
-    """Return the kernel's taint around the run, and whether a WARN that fired could fire again."""
+def _warnings(session: Session) -> WarningsRecord:
     before = session.before
-    return {
-        "taint_before": plain(before and before.taint),
-        "taint_after": plain(session.taint_after),
-        "once_not_given_back": plain(before and before.not_cleared),
-    }
+    return WarningsRecord(
+        taint_before=plain(before and before.taint),
+        taint_after=plain(session.taint_after),
+        once_not_given_back=plain(before and before.not_cleared),
+    )
 
 
 def _utc(seconds: float) -> str:

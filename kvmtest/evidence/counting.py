@@ -108,9 +108,9 @@ def run_problem(evidence: Evidence) -> str:
     status = evidence.exit_status
     if status == PASSED:
         return ""
-    problems = [f"not undone: {line}" for line in evidence.journal.get("failures", ())]
-    problems += evidence.kvmtest.get("problems", ())
-    if evidence.kvmtest.get("interrupted"):
+    problems = [f"not undone: {line}" for line in evidence.journal.failures]
+    problems += evidence.kvmtest.problems or ()
+    if evidence.kvmtest.interrupted:
         problems.append("the run was interrupted: verdicts after that are missing")
     if not problems and not any(fails(r, strict=evidence.strict) for r in evidence.results):
         problems.append(_unexplained(evidence))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from kvmtest.evidence import CpuRecord, HostRecord, KernelRecord, LabRecord, MachineRecord
+from kvmtest.evidence.coding import decode
 from kvmtest.host.facts.census import Census
 from kvmtest.host.facts.freeze_knob import Knob, KnobError
 from kvmtest.host.machine import Machine
@@ -33,41 +35,42 @@ def plain(value: Any) -> Any:
     return value
 
 
-def machine_facts(machine: Machine) -> dict[str, Any]:
+def machine_facts(machine: Machine) -> MachineRecord:
     """Return what the machine is."""
-    facts = {
-        "kind": "host" if machine.tree.is_live else "stand-in",
-        "root": str(machine.tree.root),
-        "hostname": machine.hostname,
-        "virtualisation": str(machine.virtualisation),
-        "cpu": plain(machine.cpu),
-    }
-    return facts if machine.lab is None else {**facts, "kind": "lab", "lab": plain(machine.lab)}
+    kind = "lab" if machine.lab else "host" if machine.tree.is_live else "stand-in"
+    return MachineRecord(
+        kind=kind,
+        root=str(machine.tree.root),
+        hostname=machine.hostname,
+        virtualisation=str(machine.virtualisation),
+        cpu=decode(CpuRecord, plain(machine.cpu)),
+        lab=decode(LabRecord, plain(machine.lab)) if machine.lab else None,
+    )
 
 
-def kernel_facts(machine: Machine) -> dict[str, Any]:
+def kernel_facts(machine: Machine) -> KernelRecord:
     """Return which kernel runs, without its whole configuration."""
     kernel = plain(machine.kernel)
     if not isinstance(machine.kernel, Missing):
         config = machine.kernel.configuration
         kernel["configuration"] = plain(config) if isinstance(config, Missing) else config.source
-    return {**kernel, "fix": plain(machine.fix)}
+    return decode(KernelRecord, {**kernel, "fix": plain(machine.fix)})
 
 
-def host_facts(machine: Machine) -> dict[str, Any]:
+def host_facts(machine: Machine) -> HostRecord:
     """Return what decides which properties can be decided."""
-    return {
-        "kvm_module": plain(machine.kvm_module),
-        "mediated_pmu": plain(machine.mediated_pmu),
-        "knob": plain(_knob_values(machine.knob)),
-        "msr": plain(machine.msr),
-        "lockdown": plain(machine.lockdown),
-        "secure_boot": plain(machine.secure_boot),
-        "pmus": plain(machine.pmus),
-        "pmu_names": plain(machine.pmu_names),
-        "fadt": plain(machine.fadt),
-        "kvm_users": _census(machine.census),
-    }
+    return HostRecord(
+        kvm_module=plain(machine.kvm_module),
+        mediated_pmu=plain(machine.mediated_pmu),
+        knob=plain(_knob_values(machine.knob)),
+        msr=plain(machine.msr),
+        lockdown=plain(machine.lockdown),
+        secure_boot=plain(machine.secure_boot),
+        pmus=plain(machine.pmus),
+        pmu_names=plain(machine.pmu_names),
+        fadt=plain(machine.fadt),
+        kvm_users=_census(machine.census),
+    )
 
 
 def _census(census: Census) -> dict[str, Any]:

@@ -137,23 +137,25 @@ def run(
 
 
 def _surveyed(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:
-    machine = evidence.machine["lab"]
-    details = machine["details"]
-    parts = [f"{machine['emulator']} {machine['version']}", machine["model"]]
+    machine = evidence.machine.lab
+    details = machine and machine.details
+    if not machine or not details or not details.cpus:
+        raise EnvironmentUnfit("the evidence does not say which machine it is from; run it again")
+    parts = [f"{machine.emulator} {machine.version}", machine.model]
     if name not in _LAB_OF.values():
-        parts.append(details.get("board") or name)
+        parts.append(details.board or name)
     return Surveyed(
         kernel.release,
         kernel.version,
         kernel.debian_version,
         kernel.date,
-        evidence.kvmtest["version"],
-        ", ".join([*parts, f"{details['cpus']} CPU"]),
+        evidence.kvmtest.version,
+        ", ".join([*parts, f"{details.cpus} CPU"]),
         {r.id: r.verdict.value for r in evidence.results},
         {r.id: r.known_defect for r in evidence.results if r.known_defect},
         name,
-        details["cpus"],
-        details.get("kvm_parameters", ""),
+        details.cpus,
+        details.kvm_parameters or "",
     )
 
 

@@ -23,6 +23,8 @@ from kvmtest.judge.baseline import Baseline, Covariates
 from kvmtest.judge.excess import LEAK, due
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
+from .heading import model_name
+
 if TYPE_CHECKING:
     # Imported by what draws: the module itself must do without, as in the lab's machine.
     from matplotlib.axes import Axes
@@ -349,13 +351,12 @@ def _latencies(axes: "Axes", samples: Samples) -> None:
 
 
 def _title(figure: "Figure", evidence: Evidence, result: Result) -> None:
-    cpu = (evidence.machine["cpu"] or {}).get("model_name", "unknown CPU")
-    release = evidence.kernel.get("release")
-    kernel = f"Linux {release}" if release else evidence.kernel.get("missing")
+    release = evidence.kernel.release
+    kernel = f"Linux {release}" if release else evidence.kernel.missing
     height = figure.get_figheight()
     lines = textwrap.wrap(result.reason, 150, max_lines=2, placeholder=" …")
-    about = f"{kernel}, {evidence.machine_name}: {cpu}"
-    if evidence.machine.get("lab"):
+    about = f"{kernel}, {evidence.machine_name}: {model_name(evidence)}"
+    if evidence.machine.lab:
         about += "; EMULATED, not hardware"
     known = " (known defect)" if result.is_known_failure else ""
     left = 0.25 / WIDTH

@@ -20,7 +20,7 @@ from kvmtest.judge import Judgement, Verdict
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, Property
 
-from .heading import cpu_name, hostname_of, machine_words
+from .heading import cpu_name, machine_words
 from .telling import would_be_seen
 
 __all__ = [
@@ -148,24 +148,24 @@ def show_evidence(evidence: Evidence) -> None:
     screen = console()
     screen.print(facts_table(_head(evidence)))
     screen.print()
-    show_results(screen, evidence.results, evidence.requirements)
+    show_results(screen, evidence.results, evidence.requirements or ())
     if problem := run_problem(evidence):
         screen.print(_text(problem))
-    cut = " (the run was interrupted)" if evidence.kvmtest["interrupted"] else ""
+    cut = " (the run was interrupted)" if evidence.kvmtest.interrupted else ""
     screen.print(f"{summary(evidence.results)}{cut}")
 
 
 def _head(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Give what the run was of."""
-    yield "run", f"{evidence.kvmtest['started']}, kvmtest {evidence.kvmtest['version']}"
-    hostname = hostname_of(evidence)
-    if evidence.machine.get("lab"):
+    yield "run", f"{evidence.kvmtest.started}, kvmtest {evidence.kvmtest.version}"
+    hostname = evidence.machine.hostname or ""
+    if evidence.machine.lab:
         yield "machine", machine_words(evidence)
         yield "CPU", f"{cpu_name(evidence)}{f', emulated on {hostname}' * bool(hostname)}"
     else:
         kind = f"{machine_words(evidence)}{f' {hostname}' * bool(hostname)}"
         yield "machine", f"{kind}: {cpu_name(evidence)}"
-    yield "kernel", str(evidence.kernel.get("release", evidence.kernel.get("missing")))
+    yield "kernel", str(evidence.kernel.release or evidence.kernel.missing)
 
 
 def show_replay(screen: Console, judged: Sequence[tuple[Result, Judgement]], others: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from kvmtest import __version__
 from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.evidence.coding import encode
 from kvmtest.host.as_json import machine_facts, plain
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.machine import Machine
@@ -42,7 +43,7 @@ class Probed:
         """Return this as JSON has it, with the facts of the machine."""
         return {
             "kvmtest": __version__,
-            "machine": machine_facts(machine),
+            "machine": encode(machine_facts(machine)),
             "count": plain(self.count) if isinstance(self.count, Missing) else self.count.name,
             "sources": {
                 name: plain(self.proofs[name])

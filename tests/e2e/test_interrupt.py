@@ -129,13 +129,13 @@ def check(ended: Interrupted, number: signal.Signals) -> str:
     assert ended.evidence.exit_status == ended.status
     assert ended.files == {"evidence.json", "junit.xml", "ktap.txt", "kernel.log"}
     assert ended.err == ""
-    if not ended.evidence.kvmtest["interrupted"]:
+    if not ended.evidence.kvmtest.interrupted:
         assert ended.status == 4
         return "ended"
     assert ended.status == 128 + number
     assert f"(stopped by {number.name}; the host is as it was)" in ended.out
-    changes = ended.evidence.journal["changes"]
-    assert all(change["undone"] for change in changes)
+    changes = ended.evidence.journal.changes
+    assert all(change.undone for change in changes)
     return "changed" if changes else "begun"
 
 
@@ -184,5 +184,5 @@ def test_a_second_interruption_waits_for_the_end(hosts: list[Host]) -> None:
     await_free(host.tree)
     assert snapshot(host.tree) == before
     evidence = load(host.outputs / "twice")
-    assert evidence.kvmtest["interrupted"]
+    assert evidence.kvmtest.interrupted
     assert [r.id for r in evidence.results] == ["host.knob-effective"]

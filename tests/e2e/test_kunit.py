@@ -7,6 +7,7 @@ these tests are skipped, with KVMTEST_LAB_TESTS=required in the environment fail
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,7 +46,7 @@ def test_it_agrees_with_the_exit_status_of_every_recorded_run(
 
 def test_the_recorded_runs_ended_in_every_way() -> None:
     assert {load(path).exit_status for path in RECORDED} >= {0, 1, 3, 4, 130}
-    kinds = {load(path).machine["kind"] for path in RECORDED}
+    kinds = {load(path).machine.kind for path in RECORDED}
     assert kinds == {"host", "stand-in", "lab"}
 
 
@@ -68,10 +69,10 @@ def test_it_agrees_with_the_exit_status_of_any_run(kunits: list[Kunit], run: Evi
 DECIDED = (Verdict.PASS, Verdict.FAIL, Verdict.ERROR)
 
 
-def _run(*results: Result, exit_status: int, **about: object) -> Evidence:
+def _run(*results: Result, exit_status: int, **about: Any) -> Evidence:
     old = load(RECORDED[0])
-    journal = {**old.journal, "failures": []}
-    run = {**old.kvmtest, "strict": False, "interrupted": False, **about}
+    journal = replace(old.journal, failures=[])
+    run = replace(old.kvmtest, **{"strict": False, "interrupted": False, **about})
     return replace(
         old, kvmtest=run, journal=journal, results=list(results), exit_status=exit_status
     )

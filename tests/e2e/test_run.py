@@ -25,7 +25,7 @@ from support.stand_in import (
     write,
 )
 
-from kvmtest.evidence import load
+from kvmtest.evidence import KernelLogRecord, WarningsRecord, load
 from kvmtest.host.changes.clear_warn_once import CLEAR
 from kvmtest.host.changes.journal import RECORD, Journal
 from kvmtest.host.tree import Tree
@@ -142,7 +142,7 @@ def test_what_went_wrong_besides_verdicts_is_in_the_evidence_and_its_reports(
     words = ["run", "--root", tree.root, "-o", tmp_path / "out", "--require", "host.knob-effective"]
     ended = run_kvmtest(*words, "--", "-q", "-k", "kernel.fix")
     assert ended.status == 3
-    assert load(tmp_path / "out").kvmtest["problems"] == [ended.complaint]
+    assert load(tmp_path / "out").kvmtest.problems == [ended.complaint]
     last = (tmp_path / "out/ktap.txt").read_text().splitlines()[-2:]
     assert last == [f"# exit status 3: {ended.complaint}", "not ok 2 kvmtest.run"]
     suite = ElementTree.parse(tmp_path / "out/junit.xml").getroot()[0]
@@ -163,11 +163,11 @@ def test_the_files_of_a_run_agree_with_each_other(tree: Tree, tmp_path: Path) ->
     evidence = load(output)
     assert [r.id for r in evidence.results] == [p.id for p in PROPERTIES]
     assert evidence.exit_status == 0
-    assert evidence.kvmtest["command"][:2] == ["kvmtest", "run"]
-    assert evidence.kvmtest["started"] <= evidence.kvmtest["ended"]
-    assert evidence.machine["kind"] == "stand-in"
-    (change,) = evidence.journal["changes"]
-    assert (change["path"], change["old"], change["undone"]) == (KNOB, "1", True)
+    assert evidence.kvmtest.command[:2] == ["kvmtest", "run"]
+    assert evidence.kvmtest.started <= evidence.kvmtest.ended
+    assert evidence.machine.kind == "stand-in"
+    (change,) = evidence.journal.changes
+    assert (change.path, change.old, change.undone) == (KNOB, "1", True)
     suite = ElementTree.parse(output / "junit.xml").getroot()[0]
     assert int(suite.get("tests", "0")) == len(PROPERTIES)
     assert (output / "ktap.txt").read_text().startswith(f"KTAP version 1\n1..{len(PROPERTIES)}\n")
@@ -196,7 +196,7 @@ def test_a_run_of_this_machine_has_valid_evidence_and_leaves_it_alone(tmp_path: 
     evidence = load(output)
     assert evidence.exit_status == ended.status
     assert ended.status in (0, 1, 4), ended
-    assert evidence.machine["kind"] == "host"
+    assert evidence.machine.kind == "host"
     assert [r.verdict for r in evidence.results if r.verdict is Verdict.ERROR] == []
     assert not Tree().exists(RECORD)
     assert {name: Path(name).read_text() for name in knobs} == knobs
@@ -282,7 +282,7 @@ def test_a_run_undoes_what_a_dead_one_left_and_says_so(tree: Tree, tmp_path: Pat
     assert ended.status == 0
     assert ended.complaint == f"undone for a dead run: write 0 to {KNOB} (was 1)"
     assert tree.read(KNOB) == "1"
-    assert load(tmp_path / "out").journal["recovered"] == [f"write 0 to {KNOB} (was 1)"]
+    assert load(tmp_path / "out").journal.recovered == [f"write 0 to {KNOB} (was 1)"]
 
 
 def test_restore_undoes_what_a_dead_run_left(tree: Tree) -> None:
@@ -408,14 +408,8 @@ def test_the_evidence_has_the_taint_and_whether_warnings_got_their_once_back(
     write(tree, CLEAR, "")
     run_kvmtest("run", "--root", tree.root, *FIX, "-o", tmp_path / "out")
     evidence = load(tmp_path / "out")
-    assert evidence.kernel["warnings"] == {
-        "taint_before": 512,
-        "taint_after": 512,
-        "once_not_given_back": None,
-    }
-    assert [c["sentence"] for c in evidence.journal["changes"]] == [
-        f"write 1 to {CLEAR} (for good)"
-    ]
+    assert evidence.kernel.warnings == WarningsRecord(512, 512, None)
+    assert [c.sentence for c in evidence.journal.changes] == [f"write 1 to {CLEAR} (for good)"]
     assert tree.read(CLEAR) == "1"
 
 
@@ -430,7 +424,7 @@ def test_the_log_of_the_run_is_kept(tree: Tree, tmp_path: Path) -> None:
     write(tree, KMSG, b"6,1,1,-;before the run\n")
     run_kvmtest("run", "--root", tree.root, *FIX, "-o", tmp_path / "out")
     assert (tmp_path / "out" / "kernel.log").read_text() == ""
-    assert load(tmp_path / "out").kernel_log == {"missing": None, "records": 0, "lost": 0}
+    assert load(tmp_path / "out").kernel_log == KernelLogRecord(None, 0, 0)
 
 
 # Known defects

@@ -68,12 +68,12 @@ def test_what_is_not_decided_says_what_it_lacks(output: Path) -> None:
 
 def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd: Lab) -> None:
     evidence = load(output)
-    machine = evidence.machine["lab"]
-    assert evidence.machine["kind"] == "lab"
-    assert (machine["emulator"], machine["model"]) == ("QEMU", "EPYC")
-    assert machine["details"]["cpus"] == 2
-    assert machine["details"]["kernel_digest"] == amd.kernel.digest
-    assert evidence.kernel["release"] == amd.kernel.release
+    machine = evidence.machine.lab
+    assert evidence.machine.kind == "lab"
+    assert (machine.emulator, machine.model) == ("QEMU", "EPYC")
+    assert machine.details.cpus == 2
+    assert machine.details.kernel_digest == amd.kernel.digest
+    assert evidence.kernel.release == amd.kernel.release
 
 
 def probe(where: Lab, source: str, count: int = 40, rate: str = "20") -> dict[str, Any]:

@@ -92,13 +92,13 @@ def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
     stock: Path, kernel: BootableKernel, lab: Lab
 ) -> None:
     evidence = load(stock)
-    machine = evidence.machine["lab"]
-    assert evidence.machine["kind"] == "lab"
-    assert evidence.kernel["release"] == kernel.release
-    assert machine["emulator"] == "Bochs"
-    assert machine["details"]["kernel_digest"] == kernel.digest
-    assert machine["details"]["image_digest"] == lab.image_digest
-    assert machine["details"]["modules"] == "the kernel's own"
+    machine = evidence.machine.lab
+    assert evidence.machine.kind == "lab"
+    assert evidence.kernel.release == kernel.release
+    assert machine.emulator == "Bochs"
+    assert machine.details.kernel_digest == kernel.digest
+    assert machine.details.image_digest == lab.image_digest
+    assert machine.details.modules == "the kernel's own"
 
 
 def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
@@ -131,12 +131,12 @@ def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
         assert {found[name] for name in LEAKS} == {Verdict.FAIL}
     assert found["host.knob-effective"] is Verdict.PASS
     assert evidence.exit_status == 1
-    details = evidence.machine["lab"]["details"]
-    assert details["modules_laid_over"] == "kvm.ko, kvm-intel.ko"
+    details = evidence.machine.lab.details
+    assert details.modules_laid_over == "kvm.ko, kvm-intel.ko"
     for path in modules.iterdir():
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert f"{path.name} (sha256 {digest})" in details["modules"]
-    assert details["start"] == "restored from a saved machine"
+        assert f"{path.name} (sha256 {digest})" in details.modules
+    assert details.start == "restored from a saved machine"
 
 
 def test_why_the_kernel_refuses_a_module_is_said(
@@ -212,7 +212,7 @@ def test_a_machine_that_was_booted_judges_like_one_that_was_restored(stock: Path
     outcome, evidence = run_once(replace(lab, cold=True), [])
     assert verdicts(evidence) == verdicts(load(stock))
     assert outcome.status == 0
-    assert evidence.machine["lab"]["details"]["start"] == "booted"
+    assert evidence.machine.lab.details.start == "booted"
 
 
 def test_counters_agree_and_a_guest_has_them_if_its_vm_was_asked_for_a_pmu(counting: Lab) -> None:

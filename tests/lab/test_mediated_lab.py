@@ -71,8 +71,8 @@ def test_leaks_are_decided_and_the_guests_counters_are_seen_to_be_the_cpus_own(
     new_lab: Lab,
 ) -> None:
     evidence = decided(new_lab, *LEAKS)
-    assert evidence.host["mediated_pmu"] is True
-    assert evidence.machine["lab"]["details"]["kvm_parameters"] == str(MEDIATED)
+    assert evidence.host.mediated_pmu is True
+    assert evidence.machine.lab.details.kvm_parameters == str(MEDIATED)
     assert {each.id: each.verdict for each in evidence.results} == dict.fromkeys(
         LEAKS, Verdict.PASS
     )
@@ -88,7 +88,7 @@ def test_the_nmi_watchdog_stops_and_goes_on(new_lab: Lab) -> None:
     on = ["sh", "-c", f"echo 1 > {WATCHDOG}"]
     evidence = decided(new_lab, LEAKS[1], commands=(on,))
     assert result(evidence, LEAKS[1]).verdict is Verdict.PASS
-    (change,) = [c for c in evidence.journal["changes"] if c["path"] == WATCHDOG]
+    (change,) = [c for c in evidence.journal.changes if c.path == WATCHDOG]
     assert (change["old"], change["new"], change["undone"]) == ("1", "0", True)
 
 

@@ -4,7 +4,22 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from kvmtest.evidence import Evidence, Required, Result
+from kvmtest.evidence import (
+    ChangeRecord,
+    CpuRecord,
+    Evidence,
+    HostRecord,
+    JournalRecord,
+    KernelLogRecord,
+    KernelRecord,
+    LabDetails,
+    LabRecord,
+    MachineRecord,
+    Required,
+    Result,
+    RunRecord,
+    WarningsRecord,
+)
 from kvmtest.evidence.counting import run_status
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.judge.requirements import Demand, Kind
@@ -42,46 +57,58 @@ RESULTS = st.builds(
     missing=st.lists(MISSING, max_size=2),
     detail=TEXT,
     known_defect=st.sampled_from(["", "docs/findings/x.md"]),
-    demands=st.lists(st.builds(Demand, WORDS, st.sampled_from(Kind), WORDS, TEXT), max_size=2),
+    demands=st.none()
+    | st.lists(st.builds(Demand, WORDS, st.sampled_from(Kind), WORDS, TEXT), max_size=2),
 )
+# Names that no field has: what other versions of kvmtest write.
+EXTRA = st.dictionaries(TEXT.map("other {}".format), FACTS, max_size=2)
+COUNTS = st.integers(0, 1 << 40)
+TEXTS = st.lists(TEXT, max_size=2)
+LABS = st.builds(
+    LabRecord, TEXT, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=2),
+    st.none() | st.builds(LabDetails, cpus=st.none() | COUNTS, modules_laid_over=st.none() | TEXT),
+)  # fmt: skip
 EVIDENCE = st.builds(
     Evidence,
-    kvmtest=st.fixed_dictionaries(
-        {
-            "version": TEXT,
-            "command": st.lists(TEXT, max_size=3),
-            "started": TEXT,
-            "ended": TEXT,
-            "interrupted": st.booleans(),
-            "strict": st.booleans(),
-        }
+    kvmtest=st.builds(
+        RunRecord,
+        TEXT,
+        TEXTS,
+        TEXT,
+        TEXT,
+        st.booleans(),
+        st.none() | st.booleans(),
+        st.none() | TEXTS,
+        EXTRA,
     ),
-    machine=st.fixed_dictionaries(
-        {
-            "kind": st.sampled_from(["host", "stand-in", "lab"]),
-            "virtualisation": TEXT,
-            "cpu": st.none() | st.dictionaries(TEXT, FACTS, max_size=2),
-        }
+    machine=st.builds(
+        MachineRecord,
+        kind=st.sampled_from(["host", "stand-in", "lab"]),
+        virtualisation=TEXT,
+        cpu=st.none() | st.builds(CpuRecord, vendor=st.none() | TEXT, extra=EXTRA),
+        hostname=st.none() | st.sampled_from(["", "runner17"]),
+        lab=st.none() | LABS,
+        extra=EXTRA,
     ),
-    host=st.dictionaries(TEXT, FACTS, max_size=2),
-    kernel=st.dictionaries(TEXT, FACTS, max_size=2),
-    journal=st.fixed_dictionaries(
-        {
-            "changes": st.lists(st.fixed_dictionaries({"sentence": TEXT}), max_size=2),
-            "failures": st.lists(TEXT, max_size=2),
-            "recovered": st.lists(TEXT, max_size=2),
-        }
+    host=st.builds(HostRecord, knob=FACTS, pmus=FACTS, extra=EXTRA),
+    kernel=st.builds(
+        KernelRecord,
+        release=st.none() | TEXT,
+        fix=FACTS,
+        warnings=st.none() | st.builds(WarningsRecord, FACTS, FACTS, FACTS),
+        missing=st.none() | TEXT,
+        extra=EXTRA,
     ),
-    kernel_log=st.fixed_dictionaries(
-        {
-            "missing": st.none() | TEXT,
-            "records": st.integers(0, 1 << 40),
-            "lost": st.integers(0, 1 << 40),
-        }
+    journal=st.builds(
+        JournalRecord,
+        st.lists(st.builds(ChangeRecord, TEXT, old=st.none() | TEXT, extra=EXTRA), max_size=2),
+        TEXTS,
+        TEXTS,
     ),
+    kernel_log=st.builds(KernelLogRecord, st.none() | TEXT, COUNTS, COUNTS, EXTRA),
     results=st.lists(RESULTS, max_size=4),
     exit_status=st.integers(0, 255),
-    requirements=st.lists(st.builds(Required, WORDS, st.booleans(), TEXT), max_size=2),
+    requirements=st.none() | st.lists(st.builds(Required, WORDS, st.booleans(), TEXT), max_size=2),
 )
 
 # Runs: evidence whose exit status is the one that kvmtest run ends with.
@@ -116,13 +143,10 @@ def runs(draw: st.DrawFn) -> Evidence:
     failures = draw(st.lists(REASONS, max_size=1))
     return replace(
         evidence,
-        kvmtest={
-            **evidence.kvmtest,
-            "strict": strict,
-            "interrupted": bool(signal),
-            "problems": problems,
-        },
-        journal={**evidence.journal, "failures": failures},
+        kvmtest=replace(
+            evidence.kvmtest, strict=strict, interrupted=bool(signal), problems=problems
+        ),
+        journal=replace(evidence.journal, failures=failures),
         results=results,
         exit_status=run_status(results, problems + failures, strict=strict, signal=signal),
     )

@@ -7,19 +7,20 @@ machine's config, names. In its folder it finds what kvmtest is to leave inside 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvmtest.cache import Cache
-from kvmtest.evidence import Evidence, Result, save
+from kvmtest.evidence import CpuRecord, Evidence, Result, save
 from kvmtest.judge import Verdict
 from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators import bochs
 from kvmtest.lab.image import disk, userland
 from kvmtest.lab.lab import Lab
+from support.evidence_samples import BOCHS, evidence_of
 from support.kernel_files import RELEASE, tree_files, write_tree
 
 SCRIPT = r"""#!/bin/sh
@@ -64,17 +65,9 @@ exit 1
 def evidence(verdicts: Mapping[str, Verdict]) -> Evidence:
     """The evidence of a run with these verdicts."""
     results = [Result(name, verdict, "btf: yes") for name, verdict in verdicts.items()]
-    versions = {"version": "0.1.0", "command": [], "started": "S", "ended": "E"}
-    return Evidence(
-        {**versions, "interrupted": False},
-        {"kind": "lab", "virtualisation": "none", "cpu": {"model_name": "Skylake"}},
-        {},
-        {"release": RELEASE},
-        {"changes": [], "failures": [], "recovered": []},
-        {"missing": None, "records": 0, "lost": 0},
-        results,
-        0,
-    )
+    made = evidence_of(results, release=RELEASE, lab=BOCHS)
+    cpu = CpuRecord(model_name="Skylake")
+    return replace(made, machine=replace(made.machine, cpu=cpu))
 
 
 @dataclass

@@ -74,7 +74,7 @@ class _Seen(NamedTuple):
     @classmethod
     def of(cls, evidence: Evidence) -> Self:
         """Return what the evidence of a run says."""
-        cpu = evidence.machine["cpu"] or {}
+        cpu = evidence.machine.cpu
         return cls(
             {result.id: result.verdict for result in evidence.results},
             frozenset(
@@ -84,7 +84,7 @@ class _Seen(NamedTuple):
                 if reading.role is Role.CLAIM
             ),
             frozenset((r.id, w) for r in evidence.results for w in witnesses_against(r.readings)),
-            cpu.get("features", []),
+            (cpu and cpu.features) or [],
         )
 
 

@@ -4,8 +4,10 @@ import io
 import json
 import zlib
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from xml.etree import ElementTree
 
+from support.evidence_samples import BOCHS, evidence_of
 from support.leak_simulation import readings, simulated
 
 from fuzz.harness import Harness
@@ -13,7 +15,14 @@ from fuzz.json_mutator import mutate
 from fuzz.scratch import scratch
 from kvmtest import replay
 from kvmtest.errors import EnvironmentUnfit, UsageError
-from kvmtest.evidence import Evidence, EvidenceUnreadable, Result, load
+from kvmtest.evidence import (
+    ChangeRecord,
+    EvidenceUnreadable,
+    HostRecord,
+    JournalRecord,
+    Result,
+    load,
+)
 from kvmtest.judge import Absence, Verdict, claim, control, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.missing import Missing
@@ -44,22 +53,12 @@ def parse(data: bytes) -> None:
 
 
 def seed(results: list[Result]) -> bytes:
-    evidence = Evidence(
-        kvmtest={
-            "version": "1", "command": ["run", "--require", "vmx.entry.fresh"], "started": "now",
-            "ended": "then", "interrupted": False, "strict": False,
-        },
-        machine={
-            "kind": "lab", "virtualisation": "none", "cpu": {"model_name": "a CPU"},
-            "lab": {"emulator": "Bochs", "model": "i7", "version": "3", "lacks": {}},
-        },
-        host={"lockdown": "none", "pmus": [1, None]},
-        kernel={"release": "6.12"},
-        journal={"changes": [{"sentence": "write"}], "failures": [], "recovered": []},
-        kernel_log={"missing": None, "records": 3, "lost": 0},
-        results=results,
-        exit_status=1,
-    )  # fmt: skip
+    evidence = evidence_of(
+        results, 1, command=["run", "--require", "vmx.entry.fresh"], lab=BOCHS, strict=False
+    )
+    host = HostRecord(lockdown="none", pmus=[1, None])
+    journal = JournalRecord([ChangeRecord("write")], [], [])
+    evidence = replace(evidence, host=host, journal=journal)
     return json.dumps(evidence.to_dict()).encode()
 
 

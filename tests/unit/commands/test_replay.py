@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from support.evidence_samples import evidence_of
 from support.simulated_machine import Machine
 
 from kvmtest.cli import main
-from kvmtest.evidence import Evidence, Required, Result, load, save
+from kvmtest.evidence import Required, Result, load, save
 from kvmtest.judge import Absence, Reading, Role, Verdict, claim, control, judge, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.requirements import Demand, Kind
@@ -41,13 +42,7 @@ def simple(verdict: Verdict, observed: bool = True) -> Result:
 
 
 def written(path: Path, results: Sequence[Result], command: Sequence[str] = ()) -> Path:
-    versions = {"version": "0", "command": ["kvmtest", "run", *command], "started": "", "ended": ""}
-    evidence = Evidence(
-        {**versions, "interrupted": False},
-        {"kind": "host", "virtualisation": "", "cpu": None},
-        {}, {}, {"changes": [], "failures": [], "recovered": []},
-        {"missing": None, "records": 0, "lost": 0}, list(results), 0,
-    )  # fmt: skip
+    evidence = evidence_of(results, command=["kvmtest", "run", *command])
     save(evidence, path / "evidence.json")
     return path / "evidence.json"
 

@@ -3,6 +3,7 @@
 import json
 
 from hypothesis import given
+from support.evidence_samples import evidence_of
 from support.evidence_strategies import EVIDENCE, RESULTS
 
 from kvmtest.evidence import SCHEMA, Evidence, Result
@@ -17,7 +18,7 @@ def test_evidence_survives_json(evidence: Evidence) -> None:
 
 @given(RESULTS)
 def test_what_comes_back_has_its_types(result: Result) -> None:
-    data = Evidence({}, {}, {}, {}, {}, {}, [result], 0).to_dict()
+    data = evidence_of([result]).to_dict()
     (back,) = Evidence.from_dict(json.loads(json.dumps(data))).results
     assert isinstance(back.verdict, Verdict)
     assert all(isinstance(reading.role, Role) for reading in back.readings)
@@ -28,8 +29,7 @@ def test_a_lab_s_name_says_which_modules_are_not_its_kernel_s() -> None:
     lab = {"emulator": "Bochs", "version": "2.7", "model": "m", "lacks": {}}
     names = []
     for details in ({}, {"details": {}}, {"details": {"modules_laid_over": "kvm.ko"}}):
-        machine = {"kind": "lab", "lab": {**lab, **details}}
-        names.append(Evidence({}, machine, {}, {}, {}, {}, [], 0).machine_name)
+        names.append(evidence_of(lab={**lab, **details}).machine_name)
     stock = "lab (Bochs 2.7, m)"
     assert names == [stock, stock, "lab (Bochs 2.7, m; kvm.ko laid over the kernel's)"]
 
@@ -41,7 +41,7 @@ def test_the_summary_counts_every_result_once(evidence: Evidence) -> None:
 
 
 def test_the_top_level_is_what_the_design_promises() -> None:
-    data = Evidence({}, {}, {}, {}, {}, {}, [], 4).to_dict()
+    data = evidence_of().to_dict()
     assert data["schema"] == SCHEMA
     promised = "schema kvmtest machine host kernel journal results summary exit_status"
     assert set(promised.split()) <= set(data)
@@ -54,7 +54,7 @@ def test_readings_know_bools_from_numbers_after_the_round_trip() -> None:
         measure("btf", "m", 0.5),
     ]
     result = Result("kernel.fix-present", Verdict.FAIL, "r", readings=readings)
-    data = Evidence({}, {}, {}, {}, {}, {}, [result], 0).to_dict()
+    data = evidence_of([result]).to_dict()
     (back,) = Evidence.from_dict(json.loads(json.dumps(data))).results
     assert [type(r.observed) for r in back.readings] == [bool, int, float]
     assert [r.agrees for r in back.readings] == [r.agrees for r in readings]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.stand_in import KNOB, intel_host
 
+from kvmtest.evidence.coding import encode
 from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
@@ -57,14 +58,14 @@ def test_every_fact_of_a_machine_is_json_and_tells_alike_what_is_missing(
     tmp_path: Path, empty: bool
 ) -> None:
     machine = Machine(Tree(tmp_path) if empty else intel_host(tmp_path))
-    facts = [machine_facts(machine), host_facts(machine), kernel_facts(machine)]
+    facts = [encode(of(machine)) for of in (machine_facts, host_facts, kernel_facts)]
     told = words_missing(json.loads(json.dumps(facts)))
     assert told
     assert all(isinstance(each, dict) and "missing" in each for each in told)
 
 
 def test_the_knob_is_told_by_its_files(tmp_path: Path) -> None:
-    assert host_facts(Machine(intel_host(tmp_path, knob=1)))["knob"] == {KNOB: 1}
+    assert host_facts(Machine(intel_host(tmp_path, knob=1))).knob == {KNOB: 1}
 
 
 @pytest.mark.parametrize("text", ["Y", "", "2"])
@@ -73,6 +74,6 @@ def test_a_knob_that_says_nothing_known_is_missing_and_the_other_facts_are_there
 ) -> None:
     tree = intel_host(tmp_path)
     tree.path(KNOB).write_text(text)
-    facts = host_facts(Machine(tree))
+    facts = encode(host_facts(Machine(tree)))
     assert f"says {text!r}, where 0 or 1 is expected" in facts["knob"]["missing"]
     assert facts["kvm_module"]["name"] == "kvm_intel"

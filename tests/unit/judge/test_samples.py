@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from kvmtest.evidence.coding import decode, encode
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Verdict, measure
 from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
@@ -23,7 +24,7 @@ def through_json(samples):
         for number, each in enumerate(kind)
     ]
     result = Result("vmx.leak.host-events", Verdict.PASS, "so", readings=readings)
-    return Result.from_dict(json.loads(json.dumps(result.to_dict()))).readings
+    return decode(Result, json.loads(json.dumps(encode(result)))).readings
 
 
 def test_samples_come_back_from_evidence_as_they_were():

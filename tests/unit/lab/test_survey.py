@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from support.evidence_samples import in_lab
 from support.kernel_files import RELEASE
 from support.lab_emulator import Emulator, evidence
 
@@ -38,12 +39,10 @@ def test_each_machine_has_a_table_of_what_it_decides() -> None:
 def survey(installed: Emulator, folder: Path, *words: str, **machine: object) -> list[str]:
     """Survey the tree's kernel where evidence says this of the machine; return the headings."""
     details = {"cpus": machine.pop("cpus", 2), **machine.pop("details", {})}  # type: ignore[dict-item]
-    left = evidence({"any.soak": Verdict.PASS})
-    left.machine["lab"] = {
+    lab: dict[str, object] = {
         "emulator": "QEMU", "version": "7.2", "model": "EPYC", "lacks": {}, "details": details,
-        **machine,
     }  # fmt: skip
-    installed.leaves(left, 0)
+    installed.leaves(in_lab(evidence({"any.soak": Verdict.PASS}), {**lab, **machine}), 0)
     assert main(["lab", "survey", "-o", str(folder), *words, str(installed.tree)]) == 0
     text = (folder / "kernels.md").read_text()
     return [line for line in text.splitlines() if line.startswith("## ")]
@@ -154,17 +153,14 @@ def test_a_machine_s_row_is_made_anew_and_another_s_stays(
         "emulator": "Bochs", "version": "2.7", "model": "m", "lacks": {}, "details": {"cpus": 1},
     }  # fmt: skip
     for verdict in (Verdict.FAIL, Verdict.PASS):
-        left = evidence({"any.soak": verdict})
-        left.machine["lab"] = machine
-        emulator.leaves(left, 0)
+        emulator.leaves(in_lab(evidence({"any.soak": verdict}), machine), 0)
         assert main(surveyed) == 0
         machine = {**machine, "version": "2.8"}
     text = (folder / "kernels.md").read_text()
     assert text.count(f"| {RELEASE} |") == 1
     assert "## Bochs 2.8, m, 1 CPU" in text
     machine["emulator"] = "QEMU"
-    left.machine["lab"] = machine
-    emulator.leaves(left, 0)
+    emulator.leaves(in_lab(evidence({"any.soak": Verdict.PASS}), machine), 0)
     assert main(surveyed) == 0
     assert (folder / "kernels.md").read_text().count(f"| {RELEASE} |") == 2
 

@@ -2,9 +2,11 @@
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support.evidence_samples import BOCHS, I7, evidence_of
 from support.evidence_strategies import EVIDENCE
 
 from kvmtest.errors import EnvironmentUnfit
@@ -25,7 +27,7 @@ def test_each_result_is_in_both(tmp_path: Path, evidence: Evidence) -> None:
     junit = ET.parse(tmp_path / "junit.xml")
     assert len(junit.findall(".//testcase")) == tests
     (suite,) = junit.iter("testsuite")
-    assert suite.get("hostname") == "here"
+    assert suite.get("hostname") == (evidence.machine.hostname or "here")
 
 
 @settings(max_examples=1)
@@ -37,47 +39,11 @@ def test_a_folder_that_is_not_there_is_told(evidence: Evidence) -> None:
 
 # Of which machine
 
-BOCHS = {
-    "emulator": "Bochs", "version": "2.7", "model": "corei7_skylake_x", "lacks": {},
-    "details": {"cpus": 1},
-}  # fmt: skip
-I7 = "Intel(R) Core(TM) i7-7800X CPU @ 3.50GHz"
+PASSED = Result("kernel.fix-present", Verdict.PASS, "r")
 
 
-def evidence_of(
-    hostname: str | None = "runner17",
-    release: str = "6.12.117",
-    lab: dict[str, object] | None = None,
-    results: list[Result] | None = None,
-    exit_status: int = 0,
-    **run: object,
-) -> Evidence:
-    machine = {
-        "kind": "lab" if lab else "host",
-        "virtualisation": "bare metal",
-        "cpu": {"vendor": "intel", "model_name": I7},
-    }
-    return Evidence(
-        {
-            "version": "0.1.0",
-            "command": [],
-            "started": "2026-11-29T14:03:42Z",
-            "ended": "E",
-            "interrupted": False,
-            **run,
-        },
-        {
-            **machine,
-            **({"lab": lab} if lab else {}),
-            **({"hostname": hostname} if hostname is not None else {}),
-        },
-        {},
-        {"release": release},
-        {"changes": [], "failures": [], "recovered": []},
-        {"missing": None, "records": 0, "lost": 0},
-        [Result("any.soak", Verdict.PASS, "r")] if results is None else results,
-        exit_status,
-    )
+def evidence_here(hostname: str | None = "runner17", **about: Any) -> Evidence:
+    return evidence_of([PASSED], hostname=hostname, **about)
 
 
 def properties(evidence: Evidence) -> dict[str | None, str | None]:
@@ -88,7 +54,7 @@ def properties(evidence: Evidence) -> dict[str | None, str | None]:
 def test_reports_of_many_hosts_can_be_told_apart() -> None:
     ktaps, junits = set(), set()
     for number in range(40):
-        evidence = evidence_of(f"runner{number}")
+        evidence = evidence_here(f"runner{number}")
         ktap, (suite,) = ktap_of(evidence), ET.fromstring(junit_of(evidence))
         assert f"# hostname: runner{number}\n" in ktap
         assert suite.get("hostname") == f"runner{number}"
@@ -98,21 +64,21 @@ def test_reports_of_many_hosts_can_be_told_apart() -> None:
 
 
 def test_the_kernel_and_the_cpu_are_in_the_head() -> None:
-    head = ktap_of(evidence_of()).partition("ok 1")[0]
+    head = ktap_of(evidence_here()).partition("ok 1")[0]
     assert "# kernel: 6.12.117\n" in head
     assert "# machine: host\n" in head
     assert f"# cpu.model: {I7}\n" in head
-    known = properties(evidence_of())
+    known = properties(evidence_here())
     assert (known["kernel"], known["machine.kind"]) == ("6.12.117", "host")
     assert (known["cpu.vendor"], known["cpu.model"]) == ("Intel", I7)
     assert known["kvmtest"] == "0.1.0"
-    (suite,) = ET.fromstring(junit_of(evidence_of()))
+    (suite,) = ET.fromstring(junit_of(evidence_here()))
     assert suite.get("timestamp") == "2026-11-29T14:03:42"
 
 
 def test_an_emulated_machine_does_not_read_like_hardware() -> None:
     words = "EMULATED Intel (Bochs 2.7, 1 CPU): proves the kernel's code, not hardware"
-    evidence = evidence_of(lab=BOCHS)
+    evidence = evidence_here(lab=BOCHS)
     ktap = ktap_of(evidence)
     assert f"# machine: {words}\n" in ktap
     known = properties(evidence)
@@ -122,7 +88,7 @@ def test_an_emulated_machine_does_not_read_like_hardware() -> None:
 
 
 def test_older_evidence_has_no_hostname_and_is_reported_all_the_same() -> None:
-    old = evidence_of(hostname=None)
+    old = evidence_here(None)
     assert "hostname" not in ktap_of(old)
     (suite,) = ET.fromstring(junit_of(old))
     assert suite.get("hostname") == ""
@@ -148,7 +114,6 @@ def run_case(evidence: Evidence) -> str | None:
 
 SKIPPED = Result("any.soak", Verdict.SKIP, "r")
 KNOWN = Result("vmx.entry.fresh", Verdict.FAIL, "r", known_defect="docs/findings/x.md")
-PASSED = Result("kernel.fix-present", Verdict.PASS, "r")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +136,7 @@ PASSED = Result("kernel.fix-present", Verdict.PASS, "r")
 def test_what_no_verdict_says_of_the_exit_status_fails_as_a_test_of_its_own(
     results: list[Result], status: int, run: dict[str, object], said: str | None
 ) -> None:
-    evidence = evidence_of(results=results, exit_status=status, **run)
+    evidence = evidence_of(results, status, **run)
     ktap = ktap_of(evidence).splitlines()
     found = run_case(evidence)
     assert ktap[1] == f"1..{len(results) + (said is not None)}"
@@ -186,8 +151,8 @@ def test_what_no_verdict_says_of_the_exit_status_fails_as_a_test_of_its_own(
 @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.FAIL])
 def test_a_host_that_was_not_put_back_fails_beside_any_verdict(verdict: Verdict) -> None:
     status = 1 if verdict is Verdict.FAIL else 3
-    evidence = evidence_of(results=[Result("any.soak", verdict, "r")], exit_status=status)
-    evidence.journal["failures"].append("write 1 to /sys/x: No such file")
+    evidence = evidence_of([Result("any.soak", verdict, "r")], status)
+    evidence.journal.failures.append("write 1 to /sys/x: No such file")
     assert run_case(evidence) == (
         f"exit status {status}: not undone: write 1 to /sys/x: No such file"
     )

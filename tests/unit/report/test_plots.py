@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.evidence_samples import BOCHS, I7, evidence_of
 from support.leak_simulation import COUNTER, readings, simulated
 
 from kvmtest.cli import main
@@ -24,7 +25,7 @@ from matplotlib.figure import Figure
 from kvmtest.report import leak_figure
 
 Capture = pytest.CaptureFixture[str]
-LAB = {"emulator": "Bochs", "model": "skylake", "version": "2.7", "lacks": {}}
+LAB = {**BOCHS, "details": {}}
 
 
 def judged(samples: Samples) -> Result:
@@ -34,24 +35,13 @@ def judged(samples: Samples) -> Result:
     return Result("vmx.leak.host-events", judgement.verdict, judgement.reason, readings=taken)
 
 
-def evidence_of(*results: Result) -> Evidence:
-    machine = {"kind": "lab", "virtualisation": "none", "cpu": {"model_name": "i7"}, "lab": LAB}
-    run = {"version": "0", "command": [], "started": "S", "ended": "E", "interrupted": False}
-    return Evidence(
-        run,
-        machine,
-        {},
-        {"release": "6.12.117"},
-        {"changes": [], "failures": [], "recovered": []},
-        {"missing": None, "records": 0, "lost": 0},
-        list(results),
-        0,
-    )
+def evidence_in_lab(*results: Result) -> Evidence:
+    return evidence_of(results, lab=LAB)
 
 
 def panels(result: Result) -> tuple[Figure, dict[str, Axes]]:
     """Draw, and return the panels by how the label of their x axis begins."""
-    figure = leak_figure.draw(evidence_of(result), result)
+    figure = leak_figure.draw(evidence_in_lab(result), result)
     return figure, {axes.get_xlabel().partition(" ")[0]: axes for axes in figure.axes}
 
 
@@ -71,7 +61,8 @@ def test_each_arm_is_drawn_with_its_excess(leaks: bool, verdict: Verdict, counte
     samples = simulated(rounds=9, leaks=leaks)
     figure, at = panels(judged(samples))
     assert text_of(figure).startswith(f"vmx.leak.host-events: {verdict}\n")
-    assert "Linux 6.12.117, lab (Bochs 2.7, skylake): i7; EMULATED, not hardware" in text_of(figure)
+    machine = f"lab (Bochs 2.7, corei7_skylake_x): {I7}; EMULATED, not hardware"
+    assert f"Linux 6.12.117, {machine}" in text_of(figure)
     (against_time,) = (a for a in figure.axes if a.get_ylabel().startswith("excess per window"))
     assert COUNTER in against_time.get_ylabel()
     per_smi = {Arm.QUIET: 0, Arm.CONTROL: 11, Arm.TREATMENT: counted}
@@ -172,7 +163,7 @@ def test_thousands_of_gaps_and_none_can_be_drawn() -> None:
 
 def test_the_same_evidence_gives_the_same_files(tmp_path: Path) -> None:
     undrawn = Result("kernel.fix-present", Verdict.PASS, "btf: yes")
-    evidence = evidence_of(judged(simulated(rounds=4)), undrawn)
+    evidence = evidence_in_lab(judged(simulated(rounds=4)), undrawn)
     names = ["vmx.leak.host-events.svg", "vmx.leak.host-events.png"]
     again = Evidence.from_dict(json.loads(json.dumps(evidence.to_dict())))
     first, second = (write_plots(e, tmp_path / n) for e, n in ((evidence, "a"), (again, "b")))
@@ -189,10 +180,10 @@ def test_the_same_evidence_gives_the_same_files(tmp_path: Path) -> None:
 def test_report_draws_and_says_where_there_is_nothing_to_draw(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    save(evidence_of(judged(simulated(rounds=4))), tmp_path / "evidence.json")
+    save(evidence_in_lab(judged(simulated(rounds=4))), tmp_path / "evidence.json")
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "new")]) == 0
     assert len(list((tmp_path / "new").iterdir())) == 2
-    save(evidence_of(), tmp_path / "evidence.json")
+    save(evidence_in_lab(), tmp_path / "evidence.json")
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "none")]) == 3
     assert "no result has samples to draw" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
@@ -205,16 +196,16 @@ def test_missing_matplotlib_is_one_line_and_fails_no_run(
         monkeypatch.setitem(sys.modules, name, None)
     # The lab's machine imports all of kvmtest, and has none.
     importlib.reload(leak_figure)
-    save(evidence_of(judged(simulated(rounds=4))), tmp_path / "evidence.json")
+    save(evidence_in_lab(judged(simulated(rounds=4))), tmp_path / "evidence.json")
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "new")]) == 3
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "python3 -m pip install 'kvmtest[plots]'" in said
-    write_beside(evidence_of(judged(simulated(rounds=4))), tmp_path / "new")
+    write_beside(evidence_in_lab(judged(simulated(rounds=4))), tmp_path / "new")
     assert capsys.readouterr().err.startswith("kvmtest: no plots: drawing plots needs")
     assert not (tmp_path / "new").exists()
     # Who has nothing to draw is not told of it.
-    write_beside(evidence_of(), tmp_path / "new")
+    write_beside(evidence_in_lab(), tmp_path / "new")
     assert capsys.readouterr().err == ""
 
 
@@ -228,6 +219,6 @@ def test_a_broken_sample_is_told(tmp_path: Path, capsys: Capture) -> None:
 
     result = judged(simulated(rounds=4))
     result = replace(result, readings=[broken(reading) for reading in result.readings])
-    write_beside(evidence_of(result), tmp_path)
+    write_beside(evidence_in_lab(result), tmp_path)
     assert "vmx.leak.host-events: its samples can't be drawn (None is no" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -24,8 +24,8 @@ def test_it_is_shown_and_an_emulated_machine_says_so(recorded: Path, capsys: Cap
     shown = capsys.readouterr().out
     run = load(recorded)
     assert all(result.id in shown for result in run.results)
-    assert ("EMULATED" in shown) == (run.machine["kind"] == "lab")
-    is_named = "hostname" in run.machine
+    assert ("EMULATED" in shown) == (run.machine.kind == "lab")
+    is_named = run.machine.hostname is not None
     assert ("runner" in shown) == is_named
     assert is_named == (recorded.stem != "intel-lab")
 

@@ -16,9 +16,10 @@ from typing import TextIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.evidence_samples import BOCHS, in_lab
 from support.evidence_strategies import EVIDENCE, RESULTS
 
-from kvmtest.evidence import Evidence, Result
+from kvmtest.evidence import CpuRecord, Evidence, Result
 from kvmtest.judge import Verdict, measure
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES
@@ -210,22 +211,17 @@ def test_any_evidence_is_shown(evidence: Evidence) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", stream := io.StringIO())
         show_evidence(evidence)
-    assert ("interrupted" in stream.getvalue().splitlines()[-1]) == evidence.kvmtest["interrupted"]
+    assert ("interrupted" in stream.getvalue().splitlines()[-1]) == evidence.kvmtest.interrupted
 
 
 def emulated(evidence: Evidence, hostname: str | None) -> str:
     """Return what is shown of evidence had in the lab."""
-    lab = {
-        "emulator": "Bochs", "version": "2.7", "model": "corei7_skylake_x", "lacks": {},
-        "details": {"cpus": 1},
-    }  # fmt: skip
-    cpu = {"vendor": "intel", "model_name": "Intel(R) Core(TM) i7-7800X"}
-    machine = {**evidence.machine, "kind": "lab", "lab": lab, "cpu": cpu}
-    if hostname is not None:
-        machine["hostname"] = hostname
+    made = in_lab(evidence, BOCHS)
+    cpu = CpuRecord("intel", model_name="Intel(R) Core(TM) i7-7800X")
+    machine = replace(made.machine, cpu=cpu, hostname=hostname)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", stream := io.StringIO())
-        show_evidence(replace(evidence, machine=machine))
+        show_evidence(replace(made, machine=machine))
     return stream.getvalue()
 
 
@@ -251,10 +247,10 @@ def test_a_pass_says_what_it_would_have_missed() -> None:
 @settings(max_examples=5)
 @given(EVIDENCE)
 def test_what_was_wrong_with_the_run_is_shown(evidence: Evidence) -> None:
-    evidence.kvmtest["problems"] = ["pytest broke"]
+    run = replace(evidence.kvmtest, problems=["pytest broke"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", stream := io.StringIO())
-        show_evidence(replace(evidence, exit_status=3))
+        show_evidence(replace(evidence, kvmtest=run, exit_status=3))
     assert "pytest broke" in " ".join(stream.getvalue().split())
 
 

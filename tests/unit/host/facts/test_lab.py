@@ -6,6 +6,7 @@ import os
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.evidence.coding import encode
 from kvmtest.host.as_json import machine_facts
 from kvmtest.host.facts.lab import VARIABLE, LabFacts
 from kvmtest.host.machine import Machine
@@ -60,11 +61,11 @@ def test_nonsense_is_refused_in_one_line(text: str) -> None:
 def test_facts_say_that_the_machine_is_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps(BOCHS))
     facts = machine_facts(Machine(Tree()))
-    assert (facts["kind"], facts["lab"]) == ("lab", BOCHS)
+    assert (facts.kind, encode(facts.lab)) == ("lab", BOCHS)
     monkeypatch.delenv(VARIABLE)
     facts = machine_facts(Machine(Tree()))
-    assert facts["kind"] == "host"
-    assert "lab" not in facts
+    assert facts.kind == "host"
+    assert facts.lab is None
 
 
 def test_facts_name_the_host_and_of_an_emulated_machine_the_host_that_emulates_it(
@@ -72,12 +73,12 @@ def test_facts_name_the_host_and_of_an_emulated_machine_the_host_that_emulates_i
 ) -> None:
     here = os.uname().nodename
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert machine_facts(Machine(Tree()))["hostname"] == here
+    assert machine_facts(Machine(Tree())).hostname == here
     monkeypatch.setenv(VARIABLE, json.dumps(BOCHS))
-    assert machine_facts(Machine(Tree()))["hostname"] == here
+    assert machine_facts(Machine(Tree())).hostname == here
     details = {"emulated_on": "runner17"}
     monkeypatch.setenv(VARIABLE, json.dumps({**BOCHS, "details": details}))
-    assert machine_facts(Machine(Tree()))["hostname"] == "runner17"
+    assert machine_facts(Machine(Tree())).hostname == "runner17"
 
 
 def test_a_stand_in_tree_is_no_lab_wherever_it_is(
@@ -85,4 +86,4 @@ def test_a_stand_in_tree_is_no_lab_wherever_it_is(
 ) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps(BOCHS))
     machine = Machine(Tree(tmp_path_factory.mktemp("tree")))
-    assert machine_facts(machine)["kind"] == "stand-in"
+    assert machine_facts(machine).kind == "stand-in"

@@ -22,7 +22,7 @@ HIDDEN = KvmModule("kvm_intel", False, {"enable_mediated_pmu": None}, {}, 0)
 def test_it_is_a_fact_of_the_host(tmp_path: Path, text: str, is_on: bool) -> None:
     tree = intel_host(tmp_path)
     write(tree, PARAMETER, f"{text}\n")
-    assert host_facts(Machine(tree))["mediated_pmu"] is is_on
+    assert host_facts(Machine(tree)).mediated_pmu is is_on
 
 
 @pytest.mark.parametrize(("text", "said"), [("Y", "on: guests get the CPU's own"), ("N", "off")])
