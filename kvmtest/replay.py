@@ -5,33 +5,35 @@ The readings of a recorded run judged again, by this version's rules: so a reade
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from kvmtest.checks.demands import requirement
 from kvmtest.evidence import Evidence, EvidenceUnreadable, Result
-from kvmtest.judge import Judgement, Verdict, judge, skip
-from kvmtest.judge.leak import again
+from kvmtest.judge import Verdict, judge, skip
+from kvmtest.judge.leak import conclude_again
 from kvmtest.judge.requirements import Demand, Kind, enforce
 
 __all__ = ["replay"]
 
 
-def replay(evidence: Evidence) -> Iterator[tuple[Result, Judgement]]:
-    """Judge again what was judged, and give it beside the result.
+def replay(evidence: Evidence) -> Iterator[Result]:
+    """Give each result that was judged, with verdict and reason as they are by today's rules.
 
-    A SKIP or ERROR was not: there is nothing to be judged. Raises KeyError, ValueError or, of
+    A SKIP or ERROR was not judged. Raises KeyError, ValueError or, of
     numbers that no float holds, ArithmeticError where a sample is broken.
     """
     is_recorded = evidence.requirements is not None
     demands_on = _recorded if is_recorded else _by_command(evidence.kvmtest.command)
     for result in evidence.results:
         if result.verdict not in (Verdict.SKIP, Verdict.ERROR):
-            readings = again(result.readings)
+            readings = conclude_again(result.readings)
             judgement = (
                 skip(map(str, result.missing))
                 if result.missing
                 else judge(readings, result.absences)
             )
-            yield result, enforce(judgement, demands_on(result), readings, result.absences)
+            now = enforce(judgement, demands_on(result), readings, result.absences)
+            yield replace(result, verdict=now.verdict, reason=now.reason)
 
 
 def _recorded(result: Result) -> Sequence[Demand]:

@@ -33,7 +33,7 @@ from kvmtest.evidence import (
 )
 from kvmtest.evidence.coding import decode
 from kvmtest.evidence.counting import bisect_status, run_status, unanswered
-from kvmtest.evidence.directory import claim
+from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import write_whole
 from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.facts.lab import VARIABLE
@@ -116,7 +116,7 @@ def _decide(
             session.begin()
             # Only now: a run that may not begin leaves nothing behind.
             if options.output and not options.dry_run:
-                output = claim(options.output)
+                output = new_folder(options.output)
             interruption.defer()
             return output, _pytest(session, options, interruption)
         finally:

@@ -27,17 +27,20 @@ def run(options: argparse.Namespace) -> int:
     this version does not know.
     """
     from kvmtest.evidence import EvidenceUnreadable, load
+    from kvmtest.evidence.compare import compare_results
     from kvmtest.replay import replay
     from kvmtest.report.terminal import console, show_replay
 
     evidence = load(options.evidence)
     try:
-        judged = list(replay(evidence))
+        replayed = list(replay(evidence))
     except (ArithmeticError, KeyError, ValueError) as error:
         problem = f"a sample is broken or lacks {error}"
         raise EvidenceUnreadable(
             f"{options.evidence}: {problem}; copy it again, or run again"
         ) from None
-    show_replay(console(), judged, len(evidence.results) - len(judged))
-    differs = any(result.verdict is not judgement.verdict for result, judgement in judged)
-    return DIFFERENT if differs else SAME
+    judged = {result.id for result in replayed}
+    recorded = [result for result in evidence.results if result.id in judged]
+    compared = compare_results(recorded, replayed)
+    show_replay(console(), compared, replayed, len(evidence.results) - len(replayed))
+    return DIFFERENT if any(each.is_changed for each in compared) else SAME

@@ -1,7 +1,7 @@
 """Output directories
 ==================
 
-The folder that ``-o`` names: it holds one run, and never mixes two.
+The folder that ``-o`` names holds one run, never two.
 """
 
 import errno
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from kvmtest.errors import UsageError
 
-__all__ = ["claim"]
+__all__ = ["new_folder"]
 
 
-def claim(path: Path) -> Path:
+def new_folder(path: Path) -> Path:
     """Create the folder, or take it if it is empty; raises UsageError otherwise."""
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from rich.text import Text
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence
-from kvmtest.evidence.directory import claim
+from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import loads
 from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.kernels.kernel import BootableKernel
@@ -79,7 +79,7 @@ class Options:
 def run(options: Options) -> int:
     """Do one run in a machine, show what came of it, and return kvmtest's exit status there."""
     clock = _Clock()
-    output = claim(options.output) if options.output else None
+    output = new_folder(options.output) if options.output else None
     with _failure_shown(output), Progress() as progress:
         tell = teller(progress)
         # Looked for first: without it there is no need for a kernel.

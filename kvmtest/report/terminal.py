@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmtest.evidence import Evidence, Required, Result
+from kvmtest.evidence.compare import PropertyComparison
 from kvmtest.evidence.counting import run_problem
 from kvmtest.findings import reference
-from kvmtest.judge import Judgement, Verdict
+from kvmtest.judge import Verdict
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, Property
 
@@ -168,17 +169,25 @@ def _head(evidence: Evidence) -> Iterator[tuple[str, str]]:
     yield "kernel", str(evidence.kernel.release or evidence.kernel.missing)
 
 
-def show_replay(screen: Console, judged: Sequence[tuple[Result, Judgement]], others: int) -> None:
+def show_replay(
+    screen: Console,
+    compared: Sequence[PropertyComparison],
+    replayed: Sequence[Result],
+    others: int,
+) -> None:
     """Print recorded verdicts beside those of the same readings now; ``others`` were not judged."""
     table = _table("recorded", "replayed", "property", "reason")
-    for result, now in sorted(judged, key=lambda pair: RANK[pair[1].verdict]):
-        marks = (Text(verdict.value, STYLES[verdict]) for verdict in (result.verdict, now.verdict))
-        table.add_row(*marks, Text(result.id), _text(now.reason))
+    rows = zip(compared, replayed, strict=True)
+    for each, now in sorted(rows, key=lambda row: RANK[row[1].verdict]):
+        marks = (
+            Text(verdict.value, STYLES[verdict]) for verdict in (each.old, each.new) if verdict
+        )
+        table.add_row(*marks, Text(now.id), _text(now.reason))
     screen.print(table)
     screen.print()
-    different = [result.id for result, now in judged if result.verdict is not now.verdict]
-    same = f"all {len(judged)} verdicts are the same" if judged else "nothing was judged"
-    said = f"{len(different)} of {len(judged)} verdicts differ: {', '.join(different)}"
+    different = [each.id for each in compared if each.is_changed]
+    same = f"all {len(compared)} verdicts are the same" if compared else "nothing was judged"
+    said = f"{len(different)} of {len(compared)} verdicts differ: {', '.join(different)}"
     left = f" ({others} SKIP or ERROR were not judged)" if others else ""
     screen.print(f"{said if different else same}{left}", soft_wrap=True)
 

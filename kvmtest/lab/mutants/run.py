@@ -18,7 +18,7 @@ from rich.text import Text
 from kvmtest.cache import Cache
 from kvmtest.errors import UsageError
 from kvmtest.evidence import Evidence
-from kvmtest.evidence.directory import claim
+from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Role, Verdict, witnesses_against
 from kvmtest.kernels.resolve import resolve
@@ -186,7 +186,7 @@ def run(options: Options) -> int:
     decided. Raises UsageError, EnvironmentUnfit.
     """
     chosen = _chosen(options)
-    output = claim(options.output) if options.output else None
+    output = new_folder(options.output) if options.output else None
     with Progress() as progress:
         tell = teller(progress)
         emulator = MACHINES[options.machine]()

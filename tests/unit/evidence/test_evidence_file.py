@@ -15,7 +15,7 @@ from support.stand_in import as_nobody, fill, small_disk
 
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save
-from kvmtest.evidence.directory import claim
+from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import loads, write_whole
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.missing import Missing
@@ -250,11 +250,11 @@ def test_text_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    assert claim(tmp_path / "a" / "b").is_dir()
+    assert new_folder(tmp_path / "a" / "b").is_dir()
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    assert claim(tmp_path) == tmp_path
+    assert new_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_folder_with_files_is_refused_and_left_alone(
 ) -> None:
     (tmp_path / held).write_text("dear")
     with pytest.raises(UsageError, match=said):
-        claim(tmp_path)
+        new_folder(tmp_path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(held, "dear")]
 
 
@@ -277,7 +277,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("dear")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="choose another folder"):
-            claim(path)
+            new_folder(path)
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444, 0o555])
@@ -290,7 +290,7 @@ def test_a_folder_that_can_not_be_written_is_refused_before_the_run(
     for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o755)
     with as_nobody(), pytest.raises(UsageError, match="Permission denied; choose another"):
-        claim(folder)
+        new_folder(folder)
 
 
 def test_the_schema_s_name_is_that_of_the_model() -> None:
