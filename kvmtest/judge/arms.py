@@ -12,9 +12,9 @@ from typing import Self
 
 from .samples import Arm, Gap, Window
 
-__all__ = ["Arms", "Key", "key", "ran", "smis_of", "sure"]
+__all__ = ["Arms", "Key", "all_in_guest_mode", "smis_of", "ticks_run", "window_key"]
 
-#: So many windows of an arm are enough where all of its SMIs came in guest mode.
+#: Windows of an arm that are enough where all their SMIs came in guest mode.
 SURE = 6
 #: What tells a window from the others of its experiment: vCPU and start.
 Key = tuple[int, int]
@@ -24,23 +24,23 @@ Key = tuple[int, int]
 class Arms:
     """Windows by their use.
 
-    ``quiet`` have no SMI. ``control`` and ``treatment`` have SMIs in guest mode, in a known number.
-    ``bounds`` are treatment windows with SMIs of which nobody knows how many came in guest mode.
-    ``unheard`` says how many treatment windows had to be left out.
+    ``quiet`` have no SMI. ``off`` and ``on`` were taken with the knob so, and have a known number
+    of SMIs in guest mode. ``bounds`` have the knob on, and nobody knows how many of their SMIs came
+    in guest mode. ``left_out`` counts the windows with the knob on that can not be used.
     """
 
     quiet: list[Window]
-    control: list[Window]
-    treatment: list[Window]
+    off: list[Window]
+    on: list[Window]
     bounds: list[Window]
-    unheard: int = 0
+    left_out: int = 0
 
     @classmethod
     def of(cls, windows: Iterable[Window]) -> Self:
-        """Sort the windows; those with a toggle in them, or without the SMIs of their arm, go.
+        """Sort the windows, without those that have a toggle, or lack the SMIs of their arm.
 
-        Where enough windows are sure, whose SMIs all came in guest mode by their gaps, the arms are
-        of these: two VM-exits in one gap hide an SMI.
+        Where enough windows have all their SMIs in guest mode, by their gaps, the others count as
+        bounds: two VM-exits in one gap hide an SMI.
         """
         arms = cls([], [], [], [])
         for window in windows:
@@ -48,32 +48,32 @@ class Arms:
             if arm is Arm.QUIET:
                 if not window.smis:
                     arms.quiet.append(window)
-            elif arm is Arm.TREATMENT:
+            elif arm is Arm.KNOB_ON:
                 if window.smis:
-                    (arms.treatment if in_guest else arms.bounds).append(window)
-            elif arm is Arm.CONTROL and in_guest:
-                arms.control.append(window)
-        control, treatment = sure(arms.control), sure(arms.treatment)
-        if min(len(control), len(treatment)) < SURE:
+                    (arms.on if in_guest else arms.bounds).append(window)
+            elif arm is Arm.KNOB_OFF and in_guest:
+                arms.off.append(window)
+        off, on = all_in_guest_mode(arms.off), all_in_guest_mode(arms.on)
+        if min(len(off), len(on)) < SURE:
             return arms
-        unsure = [window for window in arms.treatment if window not in treatment]
-        return cls(arms.quiet, control, treatment, arms.bounds + unsure)
+        unsure = [window for window in arms.on if window not in on]
+        return cls(arms.quiet, off, on, arms.bounds + unsure)
 
     def only(self, keys: Container[Key]) -> "Arms":
         """Return the windows that ``keys`` names."""
-        lists = (self.quiet, self.control, self.treatment, self.bounds)
-        quiet, control, treatment, bounds = ([w for w in ws if key(w) in keys] for ws in lists)
-        left = len(treatment) + len(bounds)
-        unheard = len(self.treatment) + len(self.bounds) - left
-        return Arms(quiet, control, treatment, bounds, unheard)
+        lists = (self.quiet, self.off, self.on, self.bounds)
+        quiet, off, on, bounds = ([w for w in ws if window_key(w) in keys] for ws in lists)
+        left = len(on) + len(bounds)
+        left_out = len(self.on) + len(self.bounds) - left
+        return Arms(quiet, off, on, bounds, left_out)
 
 
-def sure(windows: Iterable[Window]) -> list[Window]:
-    """Return those whose SMIs all came in guest mode by their gaps."""
+def all_in_guest_mode(windows: Iterable[Window]) -> list[Window]:
+    """Return the windows whose SMIs all came in guest mode, by their gaps."""
     return [window for window in windows if window.guest_smis == window.smis]
 
 
-def key(window: Window) -> Key:
+def window_key(window: Window) -> Key:
     """Return what tells the window from others."""
     return window.vcpu, window.began
 
@@ -83,7 +83,7 @@ def smis_of(windows: Iterable[Window]) -> list[int]:
     return [window.guest_smis or window.smis for window in windows]
 
 
-def ran(windows: Iterable[Window], gaps: Sequence[Gap]) -> dict[Key, float]:
+def ticks_run(windows: Iterable[Window], gaps: Sequence[Gap]) -> dict[Key, float]:
     """Return for how many ticks the guest ran in each window, where all of its gaps are recorded.
 
     A counter of guest mode stands still in them, unless it counts SMM.
@@ -100,5 +100,5 @@ def ran(windows: Iterable[Window], gaps: Sequence[Gap]) -> dict[Key, float]:
         lost = sum(lengths.get(window.vcpu, [])[first:last])
         left = window.ended - window.began - lost
         if last - first == window.gaps and left > 0:
-            ticks[key(window)] = float(left)
+            ticks[window_key(window)] = float(left)
     return ticks

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil, hypot, inf, sqrt
 from typing import NamedTuple, Self
 
-from .arms import Arms, Key, key, smis_of
+from .arms import Arms, Key, smis_of, window_key
 from .baseline import Baseline, Columns, Covariates, dot
 from .quantiles import QUANTILES
 from .samples import Window
@@ -22,15 +22,15 @@ __all__ = [
     "WINDOWS",
     "Excess",
     "View",
-    "due",
+    "expected_counts",
     "more_smis",
     "quantile",
     "views",
 ]
 
-#: A leak counts from this part of the control's on.
+#: The smallest excess, as a share of that with the knob off, that is called a leak.
 LEAK = 0.01
-#: Windows with the knob off that count less than this part of the control's are frozen.
+#: Windows with the knob off whose excess is a smaller share of the reference's are frozen.
 COUNTED = 0.5
 #: A window leaks by itself where it is so many times as far off as any quiet one, and so many
 #: events where these agree to the last one. One that gives no figure is suspect much sooner.
@@ -73,14 +73,15 @@ class Excess:
 class View:
     """What one counter shows.
 
-    ``standing_out`` treatment windows of ``windows`` leak by themselves. ``obscure`` ones say
-    nothing for the claim: nobody knows what they should have counted. ``counts`` says whether the
+    ``off`` and ``on`` are the excesses with the knob so. Of the ``windows`` with the knob on,
+    ``standing_out`` leak by themselves, and ``obscure`` say nothing for the claim: nobody knows
+    what they should have counted. ``counts`` says whether the
     counter counts the guest at all.
     """
 
     counts: bool
-    control: Excess
-    treatment: Excess
+    off: Excess
+    on: Excess
     windows: int
     standing_out: int
     obscure: int
@@ -88,47 +89,47 @@ class View:
     @property
     def leaks(self) -> bool:
         """Whether it counts SMM with the knob off."""
-        return self.control.is_clear
+        return self.off.is_clear
 
     @property
     def limit(self) -> float:
         """The excess per SMI that is a leak."""
-        return LEAK * self.control.mean
+        return LEAK * self.off.mean
 
     @property
     def half(self) -> float:
-        """Half the interval of the treatment's excess against the limit, itself uncertain."""
-        return hypot(self.treatment.half, LEAK * self.control.half)
+        """Half the interval of the excess with the knob on against the limit, itself uncertain."""
+        return hypot(self.on.half, LEAK * self.off.half)
 
     @property
     def is_against(self) -> bool:
         """Whether SMM is surely counted with the knob on."""
-        is_above = self.treatment.mean - self.limit > self.half
-        return self.standing_out > 0 or (is_above and self.treatment.is_clear)
+        is_above = self.on.mean - self.limit > self.half
+        return self.standing_out > 0 or (is_above and self.on.is_clear)
 
     @property
     def is_for(self) -> bool:
         """Whether SMM is surely not counted with the knob on."""
-        return not self.obscure and abs(self.treatment.mean) + self.half < self.limit
+        return not self.obscure and abs(self.on.mean) + self.half < self.limit
 
     @property
     def is_counted(self) -> bool:
-        """Whether SMM is surely counted as in the control, in windows with the knob off, too."""
-        return self.treatment.mean - self._counted_half > COUNTED * self.control.mean
+        """Whether SMM is surely counted in windows that are expected to count it, too."""
+        return self.on.mean - self._counted_half > COUNTED * self.off.mean
 
     @property
     def is_frozen(self) -> bool:
-        """Whether it is surely not, though the knob is off."""
-        return abs(self.treatment.mean) + self._counted_half < COUNTED * self.control.mean
+        """Whether SMM is surely not counted in windows that are expected to count it."""
+        return abs(self.on.mean) + self._counted_half < COUNTED * self.off.mean
 
     @property
     def _counted_half(self) -> float:
-        return hypot(self.treatment.half, COUNTED * self.control.half)
+        return hypot(self.on.half, COUNTED * self.off.half)
 
     @property
     def wanted(self) -> str:
-        """What would decide it."""
-        mean, limit = self.treatment.mean, self.limit
+        """What would decide whether SMM is counted with the knob on."""
+        mean, limit = self.on.mean, self.limit
         if self.obscure:
             return (
                 f"{self.obscure} windows with the knob on are like no quiet one: "
@@ -136,10 +137,10 @@ class View:
             )
         if mean + self.half < -limit:
             return "quiet windows counted more than those with SMIs: take them in the same way"
-        of_many = hypot(self.treatment.of_many, LEAK * self.control.of_many)
+        of_many = hypot(self.on.of_many, LEAK * self.off.of_many)
         # A mean beside the limit by chance would ask for ever.
         wanted = max(abs(abs(mean) - limit), limit / 2)
-        return more_smis(self.treatment.smis, of_many, wanted, "on")
+        return more_smis(self.on.smis, of_many, wanted, "on")
 
 
 def more_smis(smis: int, half: float, wanted: float, knob: str) -> str:
@@ -182,7 +183,7 @@ class _Frame:
     """What is the same for all counters.
 
     ``off`` and ``on`` are the windows of both arms that a figure can be made of, ``loose`` other
-    treatment windows.
+    windows with the knob on.
     """
 
     covariates: Covariates
@@ -190,22 +191,22 @@ class _Frame:
     off: _Side
     on: _Side
     loose: _Side
-    unheard: int
+    left_out: int
 
     @classmethod
     def of(cls, arms: Arms) -> Self:
         covariates = Covariates(arms.quiet)
-        off = [window for window in arms.control if covariates.explain(window)]
-        on = [window for window in arms.treatment if covariates.explain(window)]
-        loose = arms.bounds + [w for w in arms.treatment if not covariates.explain(w)]
+        off = [window for window in arms.off if covariates.explain(window)]
+        on = [window for window in arms.on if covariates.explain(window)]
+        loose = arms.bounds + [w for w in arms.on if not covariates.explain(w)]
         off_side, on_side, loose_side = (
             _Side(each, smis_of(each), covariates.of(each)) for each in (off, on, loose)
         )
-        return cls(covariates, arms.quiet, off_side, on_side, loose_side, arms.unheard)
+        return cls(covariates, arms.quiet, off_side, on_side, loose_side, arms.left_out)
 
 
 def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View | None:
-    expected = due(name, frame.quiet, ticks)
+    expected = expected_counts(name, frame.quiet, ticks)
 
     def gains(windows: Iterable[Window]) -> list[float]:
         return [window.counted[name] - expected(window) for window in windows]
@@ -217,29 +218,29 @@ def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View |
         baseline.rests(gains(side.windows), side.columns)
         for side in (frame.off, frame.on, frame.loose)
     )
-    control = _excess(baseline, off, frame.off, pooled=False)
-    limit = LEAK * control.mean
+    with_knob_off = _excess(baseline, off, frame.off, pooled=False)
+    limit = LEAK * with_knob_off.mean
     odd = _beyond(STANDS_OUT, baseline, loose, frame.loose, limit)
     leaking = sum(frame.covariates.explain(window) for window in odd)
     suspects = len(_beyond(SUSPECT, baseline, loose, frame.loose, limit))
     return View(
         _counts(name, frame.quiet),
-        control,
+        with_knob_off,
         _excess(baseline, on, frame.on, pooled=True),
         len(on) + len(loose),
         len(_beyond(STANDS_OUT, baseline, on, frame.on, limit)) + leaking,
-        suspects - leaking + frame.unheard,
+        suspects - leaking + frame.left_out,
     )
 
 
-def due(
+def expected_counts(
     name: str, quiet: Sequence[Window], ticks: Mapping[Key, float] | None
 ) -> Callable[[Window], float]:
     """Return what a counter should gain in a window, but for its baseline."""
     if ticks is None:
         return lambda window: window.known[name]
-    rate = sum(window.counted[name] for window in quiet) / sum(ticks[key(w)] for w in quiet)
-    return lambda window: rate * ticks[key(window)]
+    rate = sum(window.counted[name] for window in quiet) / sum(ticks[window_key(w)] for w in quiet)
+    return lambda window: rate * ticks[window_key(window)]
 
 
 def _counts(name: str, quiet: Sequence[Window]) -> bool:

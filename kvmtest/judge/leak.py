@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
-from .arms import Arms, ran, smis_of
+from .arms import Arms, smis_of, ticks_run
 from .excess import COUNTED, WINDOWS, View, more_smis, views
 from .readings import Reading, Role, Scalar, claim, control, measure
 from .samples import WITNESS, Samples, Window
-from .states import REFERENCE, Group, groups, held
-from .toggled import Split, beside, splits
+from .states import REFERENCE, Group, excess_of, groups
+from .toggled import Split, followed, splits
 
-__all__ = ["again", "conclude"]
+__all__ = ["conclude", "conclude_again"]
 
 #: The part of all windows whose gaps, VM-exits and SMIs must fit each other.
 FITTING = 0.75
@@ -31,8 +31,8 @@ _HERE = "here"
 def conclude(samples: Samples) -> list[Reading]:
     """Return what the samples say; raises ValueError where windows count different things.
 
-    Counters of which it is known what the guest executed must be decided. Others are heard where
-    they are sure and are figures where not, unless there are no better ones.
+    Counters of which it is known what the guest executed must be decided. Others make
+    claims where they are sure, and figures where not, unless no counter is known.
     """
     windows = samples.windows
     names = windows[0].counted.keys() if windows else ()
@@ -49,7 +49,7 @@ def conclude(samples: Samples) -> list[Reading]:
         return readings
     seen = views(known, arms)
     if others:
-        ticks = ran(windows, samples.gaps)
+        ticks = ticks_run(windows, samples.gaps)
         seen |= views(others, arms.only(ticks), ticks)
     parts = splits(samples)
     for name in names:
@@ -73,8 +73,7 @@ def _conclude_by_state(
 
     Each group must count SMM where the knob is off, and must not where it is on; windows with the
     knob off and no state show that the counter can. Windows are few, and other witnesses look at
-    the same: a group that is surely against the claim is heard, whatever others leave open; else,
-    where one is left open, none is.
+    the same: one group that refutes the claim decides; otherwise an undecided one silences all.
     """
     windows = samples.windows
     quiet, reference = Arms.of(windows).quiet, found.get(REFERENCE, ())
@@ -89,10 +88,10 @@ def _conclude_by_state(
     ]
     if not all(reading.agrees for reading in readings):
         return readings
-    ticks = ran(windows, samples.gaps) if others else None
+    ticks = ticks_run(windows, samples.gaps) if others else None
     seen = {
-        group: held(known, quiet, reference, taken)
-        | (held(others, quiet, reference, taken, ticks) if others else {})
+        group: excess_of(known, quiet, reference, taken)
+        | (excess_of(others, quiet, reference, taken, ticks) if others else {})
         for group, taken in states.items()
     }
     concluded: list[Reading] = []
@@ -106,22 +105,22 @@ def _conclude_by_state(
     is_against = any(r.role is Role.CLAIM and not r.agrees for r in concluded)
     is_undecided = not all(r.agrees for r in concluded if r.role is Role.CONTROL)
     for reading in concluded:
-        is_unheard = (
-            _is_open(reading) if is_against else is_undecided and reading.role is Role.CLAIM
+        is_as_figure = (
+            _is_undecided(reading) if is_against else is_undecided and reading.role is Role.CLAIM
         )
-        readings.append(_unheard(reading) if is_unheard else reading)
+        readings.append(_as_figure(reading) if is_as_figure else reading)
     shown_ = [view for views in seen.values() for view in views.values()]
     if not any(view.leaks for view in shown_):
         readings.append(_nothing_leaks(shown_))
     return readings
 
 
-def _unheard(reading: Reading) -> Reading:
+def _as_figure(reading: Reading) -> Reading:
     return replace(reading, role=Role.MEASURE, expected=None, remedy="")
 
 
-def _is_open(reading: Reading) -> bool:
-    """Whether it is of a group that nothing was decided of."""
+def _is_undecided(reading: Reading) -> bool:
+    """Whether this is the open question about a group."""
     return reading.role is Role.CONTROL and not reading.agrees and _HERE in reading.raw
 
 
@@ -129,23 +128,23 @@ def _held_against(name: str, shown: Mapping[Group, View], must_decide: bool) -> 
     """Return the readings of one counter, for all groups."""
     views = list(shown.values())
     counts = _counts(name, views[0])
-    clear = [view.control for view in views if view.leaks]
+    clear = [view.off for view in views if view.leaks]
     if not clear:
-        excesses = [views[0].control, *(view.treatment for view in views)]
+        excesses = [views[0].off, *(view.on for view in views)]
         means = ", ".join(f"{each.mean:.4g}" for each in excesses)
         where = ", ".join(str(group) for group in (REFERENCE, *shown))
         return [counts, _figure(f"{name} per SMI {where}", means)]
     noise = f"{clear[0]} per SMI, noise up to {clear[0].floor:.4g}"
-    concluded = [counts, _held(f"{name} counts SMM {REFERENCE} ({noise})", True, "")]
+    concluded = [counts, _must_hold(f"{name} counts SMM {REFERENCE} ({noise})", True, "")]
     for group, view in shown.items():
-        off = view.control
+        off = view.off
         raw: dict[str, Scalar] = {
             "reference": off.mean, "reference_half": off.half, "reference_floor": off.floor,
-            _HERE: view.treatment.mean, "here_half": view.treatment.half,
-            "here_smis": view.treatment.smis, "standing_out": view.standing_out,
+            _HERE: view.on.mean, "here_half": view.on.half,
+            "here_smis": view.on.smis, "standing_out": view.standing_out,
             "obscure": view.obscure,
         }  # fmt: skip
-        what = f"{name} counts SMM {group} ({view.treatment} per SMI)"
+        what = f"{name} counts SMM {group} ({view.on} per SMI)"
         does, does_not = (
             (view.is_against, view.is_for) if group.is_on else (view.is_counted, view.is_frozen)
         )
@@ -155,7 +154,7 @@ def _held_against(name: str, shown: Mapping[Group, View], must_decide: bool) -> 
             )
         elif must_decide:
             wanted = _wanted(view, group)
-            concluded.append(_held(f"it is sure whether {what}", False, wanted, **raw))
+            concluded.append(_must_hold(f"it is sure whether {what}", False, wanted, **raw))
         else:
             concluded.append(_figure(f"it is sure whether {what}", False, **raw))
     return concluded
@@ -165,11 +164,11 @@ def _wanted(view: View, group: Group) -> str:
     """Return what would decide whether a group counts SMM."""
     if group.is_on:
         return view.wanted
-    off = view.treatment
-    return more_smis(off.smis, off.of_many, COUNTED * view.control.mean, "off")
+    off = view.on
+    return more_smis(off.smis, off.of_many, COUNTED * view.off.mean, "off")
 
 
-def again(readings: Iterable[Reading]) -> list[Reading]:
+def conclude_again(readings: Iterable[Reading]) -> list[Reading]:
     """Return a check's readings with what was concluded from its samples concluded anew.
 
     Raises KeyError or ValueError where a sample is broken.
@@ -181,7 +180,7 @@ def again(readings: Iterable[Reading]) -> list[Reading]:
     return taken + conclude(Samples.of(taken))
 
 
-def _held(what: str, held: bool, remedy: str, **raw: Scalar) -> Reading:
+def _must_hold(what: str, held: bool, remedy: str, **raw: Scalar) -> Reading:
     # The remedies count what is missing, which of one that held is less than nothing.
     return control(WITNESS, what, held, True, "" if held else remedy, **raw, **{CONCLUDED: True})
 
@@ -191,25 +190,25 @@ def _figure(what: str, observed: Scalar, **raw: Scalar) -> Reading:
 
 
 def _enough(arms: Arms) -> list[Reading]:
-    """Return whether there is something to compare."""
+    """Return the controls that there is enough to compare."""
     return [
         _quiet_enough(arms.quiet),
-        _raised("with the knob off", arms.control),
-        _raised("with the knob on", arms.treatment),
+        _raised("with the knob off", arms.off),
+        _raised("with the knob on", arms.on),
     ]
 
 
 def _quiet_enough(windows: Sequence[Window]) -> Reading:
     quiet = len(windows)
     remedy = f"take {WINDOWS - quiet} more windows without SMIs"
-    return _held(f"enough windows without SMIs ({quiet})", quiet >= WINDOWS, remedy)
+    return _must_hold(f"enough windows without SMIs ({quiet})", quiet >= WINDOWS, remedy)
 
 
 def _raised(when: str, windows: Sequence[Window]) -> Reading:
     count, total = len(windows), sum(smis_of(windows))
     lacking = WINDOWS - count
     more = ceil(lacking * max(total, 1) / max(count, 1))
-    return _held(
+    return _must_hold(
         f"enough SMIs in guest mode {when} ({total} in {count} windows)",
         lacking <= 0,
         f"about {more} more SMIs in guest mode {when}, in {lacking} more windows",
@@ -219,7 +218,7 @@ def _raised(when: str, windows: Sequence[Window]) -> Reading:
 def _fitting(windows: Sequence[Window]) -> Reading:
     count = len(windows)
     fit = sum(window.guest_smis is not None for window in windows)
-    return _held(
+    return _must_hold(
         f"gaps, VM-exits and SMIs fit each other (in {fit} of {count} windows)",
         fit >= FITTING * count,
         "have the guest see every gap, and count the SMIs on its own CPU",
@@ -230,18 +229,18 @@ def _unseen(name: str, must_decide: bool) -> Reading:
     what = f"enough windows to tell what {name} counts without SMIs"
     if must_decide:
         remedy = "take more windows, quiet ones with as many VM-exits, and record every gap"
-        return _held(what, False, remedy)
+        return _must_hold(what, False, remedy)
     return _figure(what, False)
 
 
 def _counts(name: str, view: View) -> Reading:
     remedy = "free the counter: the NMI watchdog or another user of perf may hold it"
-    return _held(f"{name} counts the guest", view.counts, remedy)
+    return _must_hold(f"{name} counts the guest", view.counts, remedy)
 
 
 def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
     """Return the readings of one counter."""
-    off, on = view.control, view.treatment
+    off, on = view.off, view.on
     figures: dict[str, Scalar] = {
         "off": off.mean, "off_half": off.half, "off_floor": off.floor, "off_smis": off.smis,
         "on": on.mean, "on_half": on.half, "on_floor": on.floor, "on_smis": on.smis,
@@ -252,7 +251,7 @@ def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
         both = f"{off.mean:.4g}, {on.mean:.4g}"
         return [counts, _figure(f"{name} per SMI with the knob off, on", both, **figures)]
     noise = f"{off} per SMI, noise up to {off.floor:.4g}"
-    readings = [counts, _held(f"{name} counts SMM with the knob off ({noise})", True, "")]
+    readings = [counts, _must_hold(f"{name} counts SMM with the knob off ({noise})", True, "")]
     where = f", {view.standing_out} of {view.windows} windows by themselves"
     shown = f"{on} per SMI{where if view.standing_out else ''}"
     if view.is_for or view.is_against:
@@ -262,7 +261,7 @@ def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
         )
     else:
         what = f"{name} with the knob on ({shown}) is surely above or below {view.limit:.4g}"
-        undecided = _held(what, False, view.wanted, **figures)
+        undecided = _must_hold(what, False, view.wanted, **figures)
         readings.append(undecided if must_decide else _figure(what, False, **figures))
     least = round(100 * view.half / off.mean, 3)
     rare = round(100 * (1 - RARE ** (1 / on.smis)), 3)
@@ -279,7 +278,7 @@ def _followed(
     begin with the knob off, and too little in others.
     """
     for value, state in enumerate(("off", "on")):
-        seen = beside(name, quiet, [p for p in parts if p.begins == value], view.control)
+        seen = followed(name, quiet, [p for p in parts if p.begins == value], view.off)
         if not seen:
             continue
         what = (
@@ -301,10 +300,8 @@ def _followed(
 def _nothing_leaks(seen: Iterable[View]) -> Reading:
     what = "SMM is counted with the knob off"
     # The counter nearest to a clear effect says how far it is.
-    nearest = max(
-        (view.control for view in seen), key=lambda off: off.mean - off.half, default=None
-    )
+    nearest = max((view.off for view in seen), key=lambda off: off.mean - off.half, default=None)
     if nearest is None or nearest.mean <= 0:
-        return _held(what, False, "have SMIs whose handlers run longer")
+        return _must_hold(what, False, "have SMIs whose handlers run longer")
     half = nearest.of_many + nearest.floor
-    return _held(what, False, more_smis(nearest.smis, half, nearest.mean, "off"))
+    return _must_hold(what, False, more_smis(nearest.smis, half, nearest.mean, "off"))

@@ -25,8 +25,8 @@ class Arm(StrEnum):
     """The condition that a window was taken under."""
 
     QUIET = "quiet"  # no SMIs are raised
-    CONTROL = "control"  # SMIs, and the knob off: they must be counted
-    TREATMENT = "treatment"  # SMIs, and the knob on: they must not be counted
+    KNOB_OFF = "control"  # SMIs, and the knob off: they must be counted
+    KNOB_ON = "treatment"  # SMIs, and the knob on: they must not be counted
     MIXED = "mixed"  # SMIs, and a toggle among them or just before: of no arm
 
 

@@ -12,10 +12,10 @@ from math import hypot, sqrt
 from typing import NamedTuple
 
 from .baseline import Baseline, Covariates
-from .excess import SUM_UNSURE, Excess, due, quantile
+from .excess import SUM_UNSURE, Excess, expected_counts, quantile
 from .samples import Arm, Gap, Samples, Toggle, Window
 
-__all__ = ["Beside", "Split", "beside", "splits"]
+__all__ = ["Followed", "Split", "followed", "splits"]
 
 #: So much of what the SMIs under one state of the knob would count is a fault.
 PART = 0.2
@@ -95,7 +95,7 @@ class _Near:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Followed:
     """What a counter gained in toggled windows above what it should have, in events.
 
     ``on`` is what SMIs with the knob on gained, ``off`` what those with it off lack: each from so
@@ -120,33 +120,33 @@ class Beside:
         return True if all(most + self.half < limit for _, most, limit in sides) else None
 
 
-def beside(
-    name: str, quiet: Sequence[Window], parts: Iterable[Split], control: Excess
-) -> Beside | None:
+def followed(
+    name: str, quiet: Sequence[Window], parts: Iterable[Split], off: Excess
+) -> Followed | None:
     """Return what a counter shows in toggled windows; None where there are none to compare.
 
-    What it should count without SMIs is known; ``control`` is what an SMI counts with the knob off.
+    What it should count without SMIs is known; ``off`` is what an SMI counts with the knob off.
     Where there are windows whose every SMI is known to be the one or the other's, these are taken.
     """
     covariates = Covariates(list(quiet))
     parts = [part for part in parts if covariates.explain(part.window)]
     parts = [part for part in parts if part.off_least == part.off_most] or parts
-    expected = due(name, quiet, None)
+    expected = expected_counts(name, quiet, None)
     baseline = Baseline.fit(covariates, [w.counted[name] - expected(w) for w in quiet])
     if not baseline or not parts:
         return None
     windows = [part.window for part in parts]
     columns = covariates.of(windows)
     rests = baseline.rests([w.counted[name] - expected(w) for w in windows], columns)
-    gained, per_smi = sum(rests), control.mean
+    gained, per_smi = sum(rests), off.mean
     smis = sum(part.smis for part in parts)
     least, most = sum(part.off_least for part in parts), sum(part.off_most for part in parts)
-    # The control's mean is unsure, and so many handlers are not as long as the mean.
-    handlers = SKEWED * control.half * hypot(most, sqrt(most * control.smis))
+    # The mean with the knob off is uncertain, and a few handlers may be longer or shorter than it.
+    handlers = SKEWED * off.half * hypot(most, sqrt(most * off.smis))
     noise = baseline.squares / baseline.freedom
     leverage = baseline.leverage(columns, len(parts))
     scatter = quantile(baseline.freedom) * sqrt(noise * (len(parts) + leverage))
-    return Beside(
+    return Followed(
         len(parts),
         smis,
         (gained - most * per_smi, gained - least * per_smi),

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvmtest.evidence import Evidence, Result
 from kvmtest.judge import Reading, Scalar
-from kvmtest.judge.arms import Arms, key, ran, smis_of
+from kvmtest.judge.arms import Arms, smis_of, ticks_run, window_key
 from kvmtest.judge.baseline import Baseline, Covariates
-from kvmtest.judge.excess import LEAK, due
+from kvmtest.judge.excess import LEAK, expected_counts
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
 from .heading import model_name
@@ -47,11 +47,11 @@ class Style(NamedTuple):
 
 STYLES = {
     Arm.QUIET: Style("o", GREY, "none", "no SMIs"),
-    Arm.CONTROL: Style("^", VERMILLION, VERMILLION, "SMIs, freeze_on_smi 0"),
-    Arm.TREATMENT: Style("s", BLUE, BLUE, "SMIs, freeze_on_smi 1"),
+    Arm.KNOB_OFF: Style("^", VERMILLION, VERMILLION, "SMIs, freeze_on_smi 0"),
+    Arm.KNOB_ON: Style("s", BLUE, BLUE, "SMIs, freeze_on_smi 1"),
     Arm.MIXED: Style("x", BLACK, BLACK, "toggled amid it or before"),
 }
-ARMS = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
+ARMS = (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)
 
 
 class Kind(Enum):
@@ -135,13 +135,13 @@ def _series(name: str, samples: Samples, readings: Sequence[Reading]) -> Series:
     windows = samples.windows
     ticks = None
     if not all(name in window.known for window in windows):
-        ticks = ran(windows, samples.gaps)
-        windows = [window for window in windows if key(window) in ticks]
+        ticks = ticks_run(windows, samples.gaps)
+        windows = [window for window in windows if window_key(window) in ticks]
     intervals = _intervals(name, readings)
     if quiet := Arms.of(windows).quiet:
-        covariates, expected = Covariates(quiet), due(name, quiet, ticks)
-        gains = {key(window): window.counted[name] - expected(window) for window in windows}
-        if baseline := Baseline.fit(covariates, [gains[key(window)] for window in quiet]):
+        covariates, expected = Covariates(quiet), expected_counts(name, quiet, ticks)
+        gains = {window_key(window): window.counted[name] - expected(window) for window in windows}
+        if baseline := Baseline.fit(covariates, [gains[window_key(window)] for window in quiet]):
             excess = baseline.rests(list(gains.values()), covariates.of(windows))
             return Series(name, "excess", windows, excess, intervals)
     what = "counted" if ticks else "counted \N{MINUS SIGN} known"
@@ -157,8 +157,8 @@ def _intervals(name: str, readings: Sequence[Reading]) -> dict[Arm, Interval]:
     noise = _number(figures["off_floor"])
     return {
         Arm.QUIET: Interval(0.0, -noise, noise),
-        Arm.CONTROL: _interval(figures, "off"),
-        Arm.TREATMENT: _interval(figures, "on"),
+        Arm.KNOB_OFF: _interval(figures, "off"),
+        Arm.KNOB_ON: _interval(figures, "on"),
     }
 
 
@@ -210,7 +210,7 @@ def _distributions(axes: "Axes", counter: Series) -> None:
     values = {arm: _per_smi(counter, arm) for arm in ARMS}
     seen = [*(v for each in values.values() for v in each), *chain(*counter.intervals.values())]
     low, high = min(seen, default=-1.0), max(seen, default=1.0)
-    off = counter.intervals.get(Arm.CONTROL)
+    off = counter.intervals.get(Arm.KNOB_OFF)
     limit = LEAK * off.mean if off and off.low > 0 else 0.0
     if limit:
         _mark_limit(axes, limit, low, high)

@@ -191,7 +191,7 @@ def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: Lab) -> None
     assert result.verdict is Verdict.PASS
     windows = [w for w in Samples.of(result.readings).windows if w.smis]
     assert {w.smis for w in windows} == {1}
-    interleaved = [w for w in windows if w.arm in (Arm.CONTROL, Arm.TREATMENT)]
+    interleaved = [w for w in windows if w.arm in (Arm.KNOB_OFF, Arm.KNOB_ON)]
     assert 30 <= len(interleaved) <= len(windows) <= 36
     assert sum(w.guest_smis == 1 for w in windows) >= 30
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from kvmtest.judge import Reading
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
-ARMS = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
+ARMS = (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)
 COUNTER = "instructions:k"
 LENGTH = 2_000_000  # TSC ticks of guest execution in a window
 SMI = 40_000
@@ -25,7 +25,7 @@ def simulated(
     for number in range(3 * rounds):
         arm = ARMS[number % 3]
         if arm is not Arm.QUIET:
-            samples.toggles.append(Toggle(int(arm is Arm.TREATMENT), now - 90_000, now - 80_000))
+            samples.toggles.append(Toggle(int(arm is Arm.KNOB_ON), now - 90_000, now - 80_000))
         took = smis + chance.randint(-1, 1) if arm is not Arm.QUIET else 0
         left = exits * (number // 3 % 2)
         began, at = now, now
@@ -35,7 +35,7 @@ def simulated(
             samples.gaps.append(Gap(at, at + length))
             at += length
         now = max(at, began + LENGTH)
-        counted = took * per_smi if arm is Arm.CONTROL or leaks else 0
+        counted = took * per_smi if arm is Arm.KNOB_OFF or leaks else 0
         counted += chance.randint(-noise, noise)
         samples.windows.append(
             Window(

@@ -89,7 +89,7 @@ class Machine:
         """Return one experiment's samples."""
         samples = Samples()
         plan = self._walk() if self.walk else self._blocks()
-        treated = [at for at, (arm, *_) in enumerate(plan[: self.first]) if arm is Arm.TREATMENT]
+        treated = [at for at, (arm, *_) in enumerate(plan[: self.first]) if arm is Arm.KNOB_ON]
         stale = set(random.sample(treated, self.lost_updates))
         walk, clock = 0.0, 0
         slope = 10 * self.drift * self.noise / len(plan) * random.choice((-1, 1))
@@ -111,7 +111,7 @@ class Machine:
 
     def _blocks(self) -> Steps:
         """Return the arms, what part of a handler is counted in each, and no states."""
-        shares = {Arm.QUIET: 0.0, Arm.CONTROL: self.control, Arm.TREATMENT: self.leak}
+        shares = {Arm.QUIET: 0.0, Arm.KNOB_OFF: self.control, Arm.KNOB_ON: self.leak}
         blocks, order = self.blocks, tuple(shares)
         if self.plan:
             blocks, order = sum(self.plan.stages), self.plan.order
@@ -121,15 +121,15 @@ class Machine:
         quiet = (Arm.QUIET, 0.0, "")
         again = self.control * (1 - self.frozen)
         if self.by_ones:
-            off = [(Arm.CONTROL, self.control, "")] * QUIET_EACH + [quiet]
-            on = [(Arm.TREATMENT, self.leak, "after")] * QUIET_EACH + [quiet]
-            off_again = [(Arm.CONTROL, again, "after")] * QUIET_EACH + [quiet]
+            off = [(Arm.KNOB_OFF, self.control, "")] * QUIET_EACH + [quiet]
+            on = [(Arm.KNOB_ON, self.leak, "after")] * QUIET_EACH + [quiet]
+            off_again = [(Arm.KNOB_OFF, again, "after")] * QUIET_EACH + [quiet]
             offs, ons = PATIENT * OFF // QUIET_EACH, PATIENT * ON // QUIET_EACH
             return [*off * offs, *on * ons, *off_again * offs]
         return [
-            *[(Arm.CONTROL, self.control, "")] * OFF, quiet, quiet,
-            *[(Arm.TREATMENT, self.leak, "after")] * ON, quiet, quiet,
-            *[(Arm.CONTROL, again, "after")] * OFF, quiet, quiet, quiet,
+            *[(Arm.KNOB_OFF, self.control, "")] * OFF, quiet, quiet,
+            *[(Arm.KNOB_ON, self.leak, "after")] * ON, quiet, quiet,
+            *[(Arm.KNOB_OFF, again, "after")] * OFF, quiet, quiet, quiet,
         ]  # fmt: skip
 
     def _window(

@@ -24,8 +24,8 @@ __all__ = ["interleaved", "interleaved_and_toggled", "stages", "stages_and_toggl
 
 #: Of the interleaved arms; each time another one comes first, against drift.
 ROUNDS = 8
-ORDER = (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)
-KNOB = {Arm.QUIET: 0, Arm.CONTROL: 0, Arm.TREATMENT: 1}
+ORDER = (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)
+KNOB = {Arm.QUIET: 0, Arm.KNOB_OFF: 0, Arm.KNOB_ON: 1}
 #: Their length in others', alone and where windows beside a toggler come after: by fewer than a
 #: hundred SMIs in all, and enough in six windows of each arm, should others not show all of theirs.
 LENGTH, WITH_TOGGLER = 1.4, 1.05
@@ -78,7 +78,7 @@ def _round(
         arm = order[(turn + at) % len(order)]
         yield from _set_knob(scene, KNOB[arm], samples)
         yield from crew.apply_own()
-        if arm is not Arm.TREATMENT:
+        if arm is not Arm.KNOB_ON:
             crew.settle()
         taken = crew.take(arm, length)
         if is_waited:
@@ -154,11 +154,11 @@ def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:
             state = arm_under(samples.toggles, window)
             smis[state] += window.smis
             # A control begins settled; here it is mostly the first entry after its toggle.
-            arm = Arm.MIXED if state is Arm.CONTROL else state
+            arm = Arm.MIXED if state is Arm.KNOB_OFF else state
             taken[at] = replace(window, arm=arm), gaps
     yield from record(taken, samples)
     what = f"SMIs beside {len(toggles)} toggles, with the knob off, on, being written"
-    counts = ", ".join(str(smis[arm]) for arm in (Arm.CONTROL, Arm.TREATMENT, Arm.MIXED))
+    counts = ", ".join(str(smis[arm]) for arm in (Arm.KNOB_OFF, Arm.KNOB_ON, Arm.MIXED))
     yield measure("leak", what, counts)
 
 

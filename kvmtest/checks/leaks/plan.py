@@ -85,6 +85,4 @@ class Plan:
 #: With one SMI in each window that has any. A strong control needs few of them; a leak that is not
 #: in every window is met in the more windows with the knob on. Thirty SMIs decide where what they
 #: count is well above noise, and three times as many mostly where it is not.
-BY_ONES = Plan(
-    (Arm.QUIET, Arm.CONTROL, Arm.QUIET, Arm.TREATMENT, Arm.QUIET, Arm.TREATMENT), (10, 20)
-)
+BY_ONES = Plan((Arm.QUIET, Arm.KNOB_OFF, Arm.QUIET, Arm.KNOB_ON, Arm.QUIET, Arm.KNOB_ON), (10, 20))

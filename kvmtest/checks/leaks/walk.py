@@ -82,7 +82,7 @@ class Walk:
 
     def samples(self, step: Step) -> Samples:
         """Return what a step is judged by, in the order in which it was taken."""
-        off = [window for window in self.windows[REFERENCE[step]] if window.arm is Arm.CONTROL]
+        off = [window for window in self.windows[REFERENCE[step]] if window.arm is Arm.KNOB_OFF]
         reference = [replace(window, state="") for window in off]
         windows = [*self.quiet, *reference, *self.windows[step]]
         windows.sort(key=lambda window: window.began)
@@ -152,7 +152,7 @@ class Walkers(NamedTuple):
 
     def take(self, knob: int, count: int) -> None:
         """Take windows with SMIs, and one without, more of both where SMIs come by ones."""
-        arm = Arm.TREATMENT if knob else Arm.CONTROL
+        arm = Arm.KNOB_ON if knob else Arm.KNOB_OFF
         each = count if self.times == 1 else QUIET_EACH
         for number in range(1, self.times * count + 1):
             windows = [window for window, _ in self.crew.take(arm, LENGTH)]
@@ -223,7 +223,7 @@ def _running(walkers: Walkers) -> Observations:
         yield from walkers.set_knob(0)
         walkers.crew.settle()
         toggled, taken = walkers.crew.take_around(
-            Arm.TREATMENT, partial(toggle, walkers.scene, 1), LENGTH
+            Arm.KNOB_ON, partial(toggle, walkers.scene, 1), LENGTH
         )
         walkers.walk.toggles.append(toggled)
         for window, _ in taken:

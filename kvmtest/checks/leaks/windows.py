@@ -657,7 +657,7 @@ def arm_under(toggles: Sequence[Toggle], window: Window) -> Arm:
     arm = Arm.MIXED
     for toggle in toggles:
         if toggle.ended <= window.began:
-            arm = Arm.TREATMENT if toggle.value else Arm.CONTROL
+            arm = Arm.KNOB_ON if toggle.value else Arm.KNOB_OFF
         elif toggle.began < window.ended:
             return Arm.MIXED
     return arm

@@ -24,9 +24,9 @@ from kvmtest.checks.leaks.windows import (
 )
 from kvmtest.checks.scene import Scene
 from kvmtest.judge import Reading, measure
-from kvmtest.judge.arms import ran
+from kvmtest.judge.arms import ticks_run
 from kvmtest.judge.baseline import Baseline, Covariates
-from kvmtest.judge.excess import due
+from kvmtest.judge.excess import expected_counts
 from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.missing import Missing
 
@@ -66,10 +66,11 @@ def figures(samples: Samples, count: str) -> list[Reading]:
     readings = [measure("leak", f"SMIs that {count} counted", told)]
     if not quiet or not noisy:
         return readings
-    ran_for = ran(samples.windows, samples.gaps)
+    ticks = ticks_run(samples.windows, samples.gaps)
     for name in quiet[0].counted:
         known = all(name in window.known for window in samples.windows)
-        excess = _excess(name, quiet, noisy, due(name, quiet, None if known else ran_for))
+        expected = expected_counts(name, quiet, None if known else ticks)
+        excess = _excess(name, quiet, noisy, expected)
         what = f"{name} per SMI"
         observed = "too few quiet windows" if excess is None else round(excess / smis, 3)
         readings.append(measure("leak", what, observed, smis=smis, windows=len(noisy)))

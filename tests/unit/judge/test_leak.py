@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from support.simulated_machine import Machine
 
 from kvmtest.judge import Judgement, Reading, Role, Verdict, judge
-from kvmtest.judge.arms import ran
+from kvmtest.judge.arms import ticks_run
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Gap, Samples, Window
 
@@ -31,7 +31,7 @@ def samples(
     """Return an exact experiment: so many instructions per SMI with the knob on, off."""
     made = Samples()
     for block in range(blocks):
-        for at, (arm, per) in enumerate([(Arm.QUIET, 0), (Arm.CONTROL, off), (Arm.TREATMENT, on)]):
+        for at, (arm, per) in enumerate([(Arm.QUIET, 0), (Arm.KNOB_OFF, off), (Arm.KNOB_ON, on)]):
             count = 0 if arm is Arm.QUIET else smis
             began = (3 * block + at) * 1_100_000
             window = Window(
@@ -195,7 +195,7 @@ def test_a_control_of_uncertain_size_makes_the_limit_uncertain() -> None:
         return more(counted=5 if window.began // 3_300_000 % 2 else -5)(window)
 
     assert verdict(samples(smis=2)).verdict is Verdict.PASS
-    made = samples(smis=2, change=only(Arm.CONTROL, varying))
+    made = samples(smis=2, change=only(Arm.KNOB_OFF, varying))
     assert verdict(made).verdict is Verdict.INCONCLUSIVE
 
 
@@ -240,7 +240,7 @@ def test_a_mean_that_is_beside_the_limit_by_chance_does_not_ask_for_ever() -> No
 def test_where_smis_are_enough_but_windows_few_as_many_again_are_wanted() -> None:
     machine = Machine(handler=1e5, kind="gaussian", noise=600, blocks=4, exits=0)
     made = machine.samples(random.Random(4))
-    smis = sum(window.smis for window in made.windows if window.arm is Arm.TREATMENT)
+    smis = sum(window.smis for window in made.windows if window.arm is Arm.KNOB_ON)
     assert f"about {smis} more SMIs in guest mode with the knob on" in verdict(made).reason
 
 
@@ -265,7 +265,7 @@ def test_a_doubtful_excess_in_a_window_of_unknown_smis_is_no_evidence_for() -> N
 
 
 def test_smis_in_host_mode_are_not_counted() -> None:
-    readings = conclude(samples(change=only(Arm.TREATMENT, more(smis=45))))
+    readings = conclude(samples(change=only(Arm.KNOB_ON, more(smis=45))))
     said = next(r for r in readings if r.role is Role.CLAIM)
     assert (said.raw["off_smis"], said.raw["on_smis"]) == (50, 50)
 
@@ -388,14 +388,14 @@ def cycles(made: Samples, smm: dict[Arm, int], noise: int = 0) -> Samples:
     return made
 
 
-SOUND = {Arm.QUIET: 0, Arm.CONTROL: 20_000, Arm.TREATMENT: 0}
+SOUND = {Arm.QUIET: 0, Arm.KNOB_OFF: 20_000, Arm.KNOB_ON: 0}
 
 
 def test_cycles_stand_still_in_gaps_and_leak_like_the_rest() -> None:
     readings = conclude(cycles(samples(), SOUND))
     assert judge(readings).verdict is Verdict.PASS
     assert any(r.role is Role.CLAIM and r.what.startswith("cycles") for r in readings)
-    assert verdict(cycles(samples(), {**SOUND, Arm.TREATMENT: 20_000})).verdict is Verdict.FAIL
+    assert verdict(cycles(samples(), {**SOUND, Arm.KNOB_ON: 20_000})).verdict is Verdict.FAIL
 
 
 def test_cycles_that_are_not_sure_do_not_hold_up_what_is() -> None:
@@ -435,9 +435,9 @@ def test_the_ticks_that_a_guest_ran_leave_out_its_gaps() -> None:
     window = samples(blocks=1).windows[0]
     two = dataclasses.replace(window, gaps=2)
     gaps = [Gap(500, 700), Gap(100, 200), Gap(300, 400, 1), Gap(window.ended, window.ended + 5)]
-    assert ran([two], gaps) == {(0, 0): 1_000_000 - 300}
-    assert ran([window], gaps) == {}
-    assert ran([dataclasses.replace(window, gaps=1)], [Gap(0, window.ended)]) == {}
+    assert ticks_run([two], gaps) == {(0, 0): 1_000_000 - 300}
+    assert ticks_run([window], gaps) == {}
+    assert ticks_run([dataclasses.replace(window, gaps=1)], [Gap(0, window.ended)]) == {}
 
 
 def test_windows_that_count_different_things_are_refused() -> None:
@@ -483,7 +483,7 @@ def test_a_treatment_that_scatters_more_than_quiet_windows_is_less_sure() -> Non
     def unsteady(window: Window) -> Window:
         return more(counted=9 if window.began // 3_300_000 % 2 else -9)(window)
 
-    made = samples(off=100_000, change=only(Arm.TREATMENT, unsteady))
+    made = samples(off=100_000, change=only(Arm.KNOB_ON, unsteady))
     said = next(r for r in conclude(made) if r.role is Role.CLAIM)
     # Ten windows, each 9 off: their own variance is the wider.
     own = 10 * 10 / 9 * 81

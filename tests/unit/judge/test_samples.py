@@ -11,7 +11,7 @@ from kvmtest.judge import Verdict, measure
 from kvmtest.judge.samples import Arm, Clock, Gap, Samples, Toggle, Window
 
 WINDOW = Window(
-    Arm.CONTROL, 100, 900, {"instructions:k": 510, "cycles:k": 777}, {"instructions:k": 400},
+    Arm.KNOB_OFF, 100, 900, {"instructions:k": 510, "cycles:k": 777}, {"instructions:k": 400},
     exits=2, smis=10, gaps=12,
 )  # fmt: skip
 SAMPLES = Samples([WINDOW], [Gap(150, 190), Gap(200, 207, 1)], [Toggle(1, 120, 130)])

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import pytest
 
 from kvmtest.judge import Judgement, Reading, Role, Verdict, claim, control, judge
-from kvmtest.judge.leak import again, conclude
+from kvmtest.judge.leak import conclude, conclude_again
 from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.judge.states import Group, groups
 
-OFF, ON = Group(Arm.CONTROL, "after it"), Group(Arm.TREATMENT, "after it")
-REFERENCE = Group(Arm.CONTROL, "")
+OFF, ON = Group(Arm.KNOB_OFF, "after it"), Group(Arm.KNOB_ON, "after it")
+REFERENCE = Group(Arm.KNOB_OFF, "")
 RIGHT = {REFERENCE: [11] * 6, ON: [0] * 6, OFF: [11] * 6}
 SMIS = 5
 
@@ -128,8 +128,8 @@ def test_the_record_is_enough() -> None:
     made = samples(RIGHT | {OFF: [0] * 6})
     readings = [window.reading(at) for at, window in enumerate(made.windows)]
     assert Samples.of(readings) == made
-    assert again([*readings, *conclude(made)])[len(readings) :] != []
-    assert judge(again([*readings, *conclude(made)])).verdict is Verdict.FAIL
+    assert conclude_again([*readings, *conclude(made)])[len(readings) :] != []
+    assert judge(conclude_again([*readings, *conclude(made)])).verdict is Verdict.FAIL
 
 
 def test_groups_are_of_windows_with_smis_by_knob_and_state() -> None:

@@ -65,7 +65,7 @@ def test_each_arm_is_drawn_with_its_excess(leaks: bool, verdict: Verdict, counte
     assert f"Linux 6.12.117, {machine}" in text_of(figure)
     (against_time,) = (a for a in figure.axes if a.get_ylabel().startswith("excess per window"))
     assert COUNTER in against_time.get_ylabel()
-    per_smi = {Arm.QUIET: 0, Arm.CONTROL: 11, Arm.TREATMENT: counted}
+    per_smi = {Arm.QUIET: 0, Arm.KNOB_OFF: 11, Arm.KNOB_ON: counted}
     for arm, each in per_smi.items():
         windows = [window for window in samples.windows if window.arm is arm]
         middles = [(w.began + w.ended) / 2 - samples.windows[0].began for w in windows]
@@ -80,13 +80,13 @@ def test_a_window_without_its_smis_is_of_no_distribution() -> None:
     samples = simulated(exits=0)
     samples.windows[1] = replace(samples.windows[1], smis=0, gaps=0)
     _, at = panels(judged(samples))
-    assert len(points(at["excess"], Arm.CONTROL)) == 7
+    assert len(points(at["excess"], Arm.KNOB_OFF)) == 7
 
 
 def test_arms_differ_without_colour() -> None:
     _, at = panels(judged(simulated()))
     markers = {line.get_label(): line.get_marker() for line in at["excess"].lines}
-    assert len({markers[arm] for arm in (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)}) == 3
+    assert len({markers[arm] for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)}) == 3
 
 
 def test_intervals_are_those_of_the_verdict() -> None:
@@ -112,7 +112,7 @@ def test_without_a_verdict_there_are_points_and_no_intervals() -> None:
     samples = simulated(rounds=2)
     _, at = panels(replace(judged(samples), readings=readings(samples)))
     assert not at["counted"].containers
-    assert len(points(at["counted"], Arm.CONTROL)) == 2
+    assert len(points(at["counted"], Arm.KNOB_OFF)) == 2
 
 
 def test_a_gap_is_an_smi_only_where_its_window_says_so() -> None:

@@ -121,7 +121,7 @@ def test_every_window_gap_and_toggle_is_recorded_under_the_knobs_state(scene: Sc
     samples = Samples.of(readings)
     interleaved = 3 * arms.ROUNDS
     assert crew.asked[:6] == [
-        Arm.QUIET, Arm.CONTROL, Arm.TREATMENT, Arm.CONTROL, Arm.TREATMENT, Arm.QUIET
+        Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON, Arm.KNOB_OFF, Arm.KNOB_ON, Arm.QUIET
     ]  # fmt: skip
     assert crew.asked[interleaved:] == list(arms.TOGGLED)
     assert len(samples.windows) == 2 * (interleaved + len(arms.TOGGLED))
@@ -136,9 +136,9 @@ def test_every_window_gap_and_toggle_is_recorded_under_the_knobs_state(scene: Sc
         assert window.arm in (Arm.QUIET, arm_under(samples.toggles, window)), window
     for window in beside:
         state = arm_under(samples.toggles, window)
-        of_no_arm = Arm.MIXED if state is Arm.CONTROL else state
+        of_no_arm = Arm.MIXED if state is Arm.KNOB_OFF else state
         assert window.arm in (Arm.QUIET, of_no_arm), window
-    assert {w.arm for w in beside} >= {Arm.QUIET, Arm.TREATMENT, Arm.MIXED}
+    assert {w.arm for w in beside} >= {Arm.QUIET, Arm.KNOB_ON, Arm.MIXED}
 
 
 def test_a_first_entry_with_the_old_bit_does_not_blur_the_control(
@@ -176,7 +176,7 @@ def test_a_figure_says_how_many_smis_came_beside_the_toggler(scene: Scene) -> No
     assert figure.what == f"SMIs beside {toggles} toggles, with the knob off, on, being written"
     told = ", ".join(
         str(sum(w.smis for w in beside if w.smis and arm_under(samples.toggles, w) is arm))
-        for arm in (Arm.CONTROL, Arm.TREATMENT, Arm.MIXED)
+        for arm in (Arm.KNOB_OFF, Arm.KNOB_ON, Arm.MIXED)
     )
     assert figure.observed == told
 
@@ -311,7 +311,7 @@ def test_a_strong_control_needs_thirty_smis(scene: Scene, leaks_when_on: bool) -
     assert len(crew.asked) == FIRST + len(arms.TOGGLED)
     first = crew.asked[:FIRST]
     assert sum(arm is not Arm.QUIET for arm in first) == 30
-    assert set(first) == {Arm.QUIET, Arm.CONTROL, Arm.TREATMENT}
+    assert set(first) == {Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON}
 
 
 def test_where_thirty_decide_nothing_there_are_more_and_the_verdict_is_of_all(
@@ -350,7 +350,7 @@ def test_smis_that_are_waited_for_are_in_some_windows_and_the_others_are_quiet(
     samples = Samples.of(readings)
     assert all((w.arm is Arm.QUIET) == (not w.smis) for w in samples.windows)
     assert {arm_under(samples.toggles, w) for w in samples.windows if w.smis} == {
-        Arm.CONTROL, Arm.TREATMENT
+        Arm.KNOB_OFF, Arm.KNOB_ON
     }  # fmt: skip
     assert all(w.arm is arm_under(samples.toggles, w) for w in samples.windows if w.smis)
     assert judge(readings).verdict is Verdict.PASS

@@ -25,7 +25,7 @@ def test_the_judge_is_first_asked_after_thirty_smis_and_twice_at_most() -> None:
 
 def test_each_stage_has_windows_of_every_arm_for_the_judge() -> None:
     for rounds in BY_ONES.stages:
-        for arm in (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT):
+        for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON):
             assert rounds * BY_ONES.order.count(arm) >= WINDOWS
 
 

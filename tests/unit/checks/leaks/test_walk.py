@@ -20,7 +20,7 @@ from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import commands
 from kvmtest.judge import Absence, Reading, Role, Verdict, control, judge
-from kvmtest.judge.leak import again
+from kvmtest.judge.leak import conclude_again
 from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.kvm import MsrRefused
 from kvmtest.properties import PROPERTIES
@@ -257,7 +257,7 @@ def test_a_kvm_that_is_right_passes_at_every_step(monkeypatch: pytest.MonkeyPatc
         assert judge(readings).verdict is Verdict.PASS, step
         claims = [r for r in readings if r.role is Role.CLAIM]
         assert all(f"counts SMM {step.value} with the knob" in r.what for r in claims)
-        assert judge(again(readings)).verdict is Verdict.PASS, "from the record alone, too"
+        assert judge(conclude_again(readings)).verdict is Verdict.PASS, "from the record alone, too"
 
 
 @pytest.mark.parametrize(("fault", "where"), FAULTS.items())
@@ -284,13 +284,13 @@ def test_each_step_has_both_its_knobs_and_no_window_of_another(
         assert sum(w.arm is Arm.QUIET for w in windows) >= 6
         arms = [w.arm for w in windows if w.state]
         assert {arm: arms.count(arm) for arm in arms}.items() <= {
-            Arm.CONTROL: OFF, Arm.TREATMENT: ON
+            Arm.KNOB_OFF: OFF, Arm.KNOB_ON: ON
         }.items()  # fmt: skip
-        both = {Arm.CONTROL, Arm.TREATMENT}
+        both = {Arm.KNOB_OFF, Arm.KNOB_ON}
         assert set(arms) == (
             both if step is Step.NEW
-            else {Arm.CONTROL} if step in (Step.TOGGLED, Step.REFUSED)
-            else {Arm.TREATMENT}
+            else {Arm.KNOB_OFF} if step in (Step.TOGGLED, Step.REFUSED)
+            else {Arm.KNOB_ON}
         )  # fmt: skip
         with_smis = [w for w in windows if w.arm is not Arm.QUIET]
         expected = Arm.MIXED if step is Step.RUNNING else None

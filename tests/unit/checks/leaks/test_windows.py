@@ -137,9 +137,9 @@ def test_a_window_is_what_its_guest_and_its_cpu_counted() -> None:
 
     first, second = FakeGuest(), FakeGuest(smis, exits=2)
     with crew_of(first, second, count=count) as crew:
-        (one, gaps), (other, others) = crew.take(Arm.CONTROL)
+        (one, gaps), (other, others) = crew.take(Arm.KNOB_OFF)
     assert one == Window(
-        Arm.CONTROL, OFFSET, OFFSET + 1000, {"a": 107}, {"a": 100}, 1, 0, 1, vcpu=0
+        Arm.KNOB_OFF, OFFSET, OFFSET + 1000, {"a": 107}, {"a": 100}, 1, 0, 1, vcpu=0
     )
     assert (other.exits, other.smis, other.gaps, other.vcpu) == (2, 2, 2, 1)
     assert [gap.vcpu for gap in (*gaps, *others)] == [0, 1, 1]
@@ -161,7 +161,7 @@ def test_smis_come_in_all_windows_but_quiet_ones_and_stop_with_them() -> None:
     raised: list[str] = []
     guest = FakeGuest(lambda: raised.append("watch"))
     with crew_of(guest, count=Count(0), raised=raised) as crew:
-        for arm in (Arm.QUIET, Arm.CONTROL, Arm.MIXED):
+        for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.MIXED):
             ((window, _),) = crew.take(arm)
             assert window.arm is arm
     assert raised == ["watch", *["100 Hz", "watch", "off"] * 2]
@@ -223,8 +223,8 @@ def test_what_is_done_amid_a_window_comes_after_its_begin_and_before_smis() -> N
         return "done"
 
     with crew_of(FakeGuest(watch), count=Count(0), raised=raised) as crew:
-        done, ((window, _),) = crew.take_around(Arm.TREATMENT, amid)
-    assert (done, window.arm) == ("done", Arm.TREATMENT)
+        done, ((window, _),) = crew.take_around(Arm.KNOB_ON, amid)
+    assert (done, window.arm) == ("done", Arm.KNOB_ON)
     assert raised == ["watch", "amid", "100 Hz", "off", "end"]
 
 
@@ -257,21 +257,21 @@ def test_an_smi_that_is_asked_for_comes_once_amid_each_window_but_quiet_ones() -
         events.append("end")
 
     with crew_by_ones(FakeGuest(watch), count, fire) as crew:
-        windows = [crew.take(arm)[0][0] for arm in (Arm.QUIET, Arm.CONTROL, Arm.TREATMENT)]
+        windows = [crew.take(arm)[0][0] for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)]
     assert events == ["watch", "end", *["watch", "fire", "end"] * 2]
     assert [(w.arm, w.smis) for w in windows] == [
         (Arm.QUIET, 0),
-        (Arm.CONTROL, 1),
-        (Arm.TREATMENT, 1),
+        (Arm.KNOB_OFF, 1),
+        (Arm.KNOB_ON, 1),
     ]
 
 
 def test_windows_are_as_long_as_each_other_where_smis_are_asked_for() -> None:
     guest = FakeGuest()
     with crew_by_ones(guest, Count(0), lambda: None) as crew:
-        for arm in (Arm.QUIET, Arm.CONTROL):
+        for arm in (Arm.QUIET, Arm.KNOB_OFF):
             crew.take(arm)
-        crew.take_around(Arm.TREATMENT, lambda: None)
+        crew.take_around(Arm.KNOB_ON, lambda: None)
     assert len({ticks for ticks, _ in guest.seen}) == 1
 
 
@@ -281,7 +281,7 @@ def test_smis_are_not_asked_for_more_often_than_the_source_takes_them() -> None:
         FakeGuest(), Count(0), lambda: times.append(time.monotonic()), rate_hz=8
     ) as crew:
         for _ in range(4):
-            crew.take(Arm.CONTROL)
+            crew.take(Arm.KNOB_OFF)
     assert min(b - a for a, b in pairwise(times)) >= 1 / 8
 
 
@@ -307,7 +307,7 @@ def test_the_turn_of_the_source_is_waited_for_before_a_window_and_not_in_it() ->
     with Supervisor() as workers:
         crew = Crew(Smis(source, Count(0), 1, (0,), fire=turn), workers, ExitStack())
         crew.hire(guest, cpu, lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
-        crew.take(Arm.CONTROL)
+        crew.take(Arm.KNOB_OFF)
     assert events == ["wait", "watch", "fire"]
 
 
@@ -325,7 +325,7 @@ def test_what_fires_has_a_thread_of_its_own_on_a_cpu_without_a_guest() -> None:
     with Supervisor() as workers, smis.opened() as opened:
         crew = Crew(opened, workers, ExitStack())
         crew.hire(guest, allowed[0], lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
-        crew.take(Arm.CONTROL)
+        crew.take(Arm.KNOB_OFF)
     ((thread, cpus),) = ran
     assert cpus == {allowed[-1]}
     assert thread not in {threading.get_native_id(), *guest.threads}
@@ -377,7 +377,7 @@ def test_where_an_smi_came_before_what_was_done_amid_a_window_it_is_of_no_arm() 
         count.counts[1] += 1
 
     with crew_of(FakeGuest(), FakeGuest(), count=count) as crew:
-        _, taken = crew.take_around(Arm.TREATMENT, smi)
+        _, taken = crew.take_around(Arm.KNOB_ON, smi)
     assert [(window.arm, window.smis) for window, _ in taken] == [(Arm.MIXED, 0), (Arm.MIXED, 1)]
 
 
@@ -440,7 +440,7 @@ def test_a_failing_worker_takes_the_guests_out_and_ends_it_with_its_error() -> N
         guest._meanwhile = lambda: guest.stopped.wait(10)
         with crew_of(guest, count=Count(0)) as crew:
             crew.workers.start(Failing())
-            crew.take(Arm.CONTROL)
+            crew.take(Arm.KNOB_OFF)
 
     with pytest.raises(KvmtestError, match="freeze_on_smi: write: EIO"):
         experiment()
@@ -470,8 +470,8 @@ def expected(toggles: tuple[Toggle, ...], began: int, ended: int) -> Arm:
         is_written = any(toggle.began <= tick < toggle.ended for toggle in toggles)
         seen.add(None if is_written or not before else before[-1].value)
     if seen == {0}:
-        return Arm.CONTROL
-    return Arm.TREATMENT if seen == {1} else Arm.MIXED
+        return Arm.KNOB_OFF
+    return Arm.KNOB_ON if seen == {1} else Arm.MIXED
 
 
 TIMES = range(7)
@@ -491,7 +491,7 @@ def test_a_window_has_the_arm_of_the_knobs_state_at_every_time_in_it(count: int)
                 arm = arm_under(toggles, window(began, ended))
                 assert arm is expected(toggles, began, ended), (toggles, began, ended)
                 tried.add(arm)
-    assert tried == ({Arm.MIXED} if not count else {Arm.CONTROL, Arm.TREATMENT, Arm.MIXED})
+    assert tried == ({Arm.MIXED} if not count else {Arm.KNOB_OFF, Arm.KNOB_ON, Arm.MIXED})
 
 
 # Which CPUs
@@ -745,7 +745,7 @@ def test_quiet_windows_are_taken_until_they_say_what_exits_cost(
             asked.append((arm, length))
             return [(next(left), [])]
 
-    taken = [*windows(Arm.QUIET, quiet), *windows(Arm.TREATMENT, others, 3)]
+    taken = [*windows(Arm.QUIET, quiet), *windows(Arm.KNOB_ON, others, 3)]
     found = list(more_quiet(Taking(), taken, 1.5))  # type: ignore[arg-type]
     assert len(found) == more
     assert asked == [(Arm.QUIET, 1.5)] * more
