@@ -3,7 +3,7 @@
  * The kernel's KVM interface as the installed headers give it, and, declared here and nowhere else,
  * what headers older than Linux 7.2 do not know yet. Values and layouts are those of the uapi
  * headers of Linux 7.2 (include/uapi/linux/kvm.h, arch/x86/include/uapi/asm/kvm.h); newer installed
- * headers win, and tests/unit/kvm/test_abi.py checks sizes and offsets either way.
+ * headers win, and tests/unit/c_helpers/test_kvm_abi.py checks sizes and offsets either way.
  */
 #ifndef KVMTEST_KVM_ABI_H
 #define KVMTEST_KVM_ABI_H

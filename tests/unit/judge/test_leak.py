@@ -1,4 +1,4 @@
-"""The leak experiment judged: exact cases by hand; how often it errs is test_leak_grid.py's."""
+"""The leak experiment judged, exact cases by hand; how often it errs: docs/test_leak_judge_doc.py."""
 
 import dataclasses
 import random

@@ -10,7 +10,7 @@ from shutil import which
 import pytest
 from support.stand_in import NOBODY
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.skipif(which("cc") is None, reason="needs a C compiler")
 
