@@ -4,7 +4,6 @@ Three ways are mixed: the victim alone, so that its guardian must undo; the guar
 `kvmtest restore` must; and the victim while it undoes.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,8 +45,6 @@ def test_a_run_killed_at_any_moment_leaves_the_host_as_it_was(stand_in: StandIn)
     start = forked(lambda tell: change_everything(stand_in, tell))
     outcomes = check_kills(start, stand_in, KILLS, SEED, WAYS, 3 * KILLS)
     assert sum(outcome.entries > 0 for outcome in outcomes) > KILLS / 2
-    changed = Counter(name for outcome in outcomes for name in outcome.differed)
-    assert set(changed) == set(stand_in.state()), "some kinds of change met no kill"
 
 
 def test_the_kills_find_a_victim_that_changes_the_host_without_the_journal(
