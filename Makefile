@@ -34,7 +34,8 @@ lint: $(INSTALLED)
 	for source in c_helpers/*.c c_helpers/*/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
 
 bench: $(INSTALLED)
-	@$(BIN)/python bench/run.py
+	@status=0; PYTHONPATH=tests $(BIN)/python bench/speed.py || status=1; \
+		$(BIN)/python bench/run.py && exit $$status
 
 # RUNS: inputs for each harness; ARGS: harnesses, and other options of tests/fuzz/__main__.py.
 fuzz: $(INSTALLED)

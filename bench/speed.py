@@ -1,0 +1,106 @@
+"""Speed of kvmtest's own work
+===========================
+
+What a start of the command, the judge of leaks and the reader of the lab's channel take, without
+KVM. Prints each beside its goal, and ends with 1 where one is missed. CPU time counts, the least of
+several turns: what else runs on the machine adds nothing to it.
+"""
+
+import gc
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from support.simulated_machine import Machine
+
+from kvmtest.judge.leak import conclude
+from kvmtest.lab.channel import Channel
+
+#: Seconds of a start, or where the machine is slow, so many starts of a bare interpreter.
+START_S, STARTS = 0.5, 20
+COMMANDS = (["doctor"], ["doctor", "--json"], ["list"])
+#: A leak is judged in so many times of what simulating its samples takes: a table of how often the
+#: judge errs is made of a hundred thousand (docs/leak-judge.md).
+JUDGING = 4
+#: Eight times as many lines would take 64 times as long where each copies what comes after it.
+LINES, MORE_LINES, LONGER = 1 << 16, 1 << 19, 24
+
+
+def started(words: list[str]) -> float:
+    """Return the CPU seconds of a process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of this thread's work, without the garbage collector's."""
+    gc.disable()
+    try:
+        began = time.thread_time()
+        work()
+        return time.thread_time() - began
+    finally:
+        gc.enable()
+
+
+def flood(lines: int) -> None:
+    """Read a channel with as many empty lines."""
+    assert sum(1 for _ in Channel().feed(b"\n" * lines)) == lines
+
+
+def reaches(name: str, seconds: float, goal: float) -> bool:
+    """Print what something took beside its goal; tell whether it reaches it."""
+    reached = seconds <= goal
+    mark = "ok    " if reached else "MISSED"
+    print(f"{mark} {name}: {seconds * 1e3:.1f} ms of CPU time (goal <= {goal * 1e3:.1f} ms)")
+    return reached
+
+
+def least(turns: int, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """Take several turns, and return the least of each figure."""
+    taken = [measure() for _ in range(turns)]
+    return {name: min(turn[name] for turn in taken) for name in taken[0]}
+
+
+def starts() -> dict[str, float]:
+    """Return what a bare interpreter takes, and each command."""
+    figures = {"": started([sys.executable, "-c", "pass"])}
+    for words in COMMANDS:
+        figures[" ".join(words)] = started([sys.executable, "-m", "kvmtest", *words])
+    return figures
+
+
+def judgement() -> dict[str, float]:
+    """Return what it takes to simulate an experiment, and to judge it."""
+    machine = Machine(handler=1e5, kind="gaussian", noise=500, blocks=20)
+    samples = machine.samples(random.Random(1))
+    simulating = timed(lambda: machine.samples(random.Random(1)))
+    return {"simulate": simulating, "judge": timed(lambda: conclude(samples))}
+
+
+def floods() -> dict[str, float]:
+    """Return what a flood of lines takes, and a longer one."""
+    return {"short": timed(lambda: flood(LINES)), "long": timed(lambda: flood(MORE_LINES))}
+
+
+def main() -> int:
+    """Measure all, and return the exit status."""
+    os.environ.pop("PYTHONPATH", None)
+    begun, judged, read = least(5, starts), least(30, judgement), least(3, floods)
+    goal = max(START_S, STARTS * begun.pop(""))
+    reached = [
+        *(reaches(f"kvmtest {words}", seconds, goal) for words, seconds in begun.items()),
+        reaches("judging 20 blocks of windows", judged["judge"], JUDGING * judged["simulate"]),
+        reaches(f"{MORE_LINES} lines of a lab's machine", read["long"], LONGER * read["short"]),
+    ]
+    return 0 if all(reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
