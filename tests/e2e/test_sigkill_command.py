@@ -52,7 +52,7 @@ def _frozen() -> Iterator[None]:
 @pytest.fixture
 def host(tmp_path: Path) -> Knob:
     # What the run last writes is 1, so that there is something to undo to the end.
-    return Knob(intel_host(tmp_path, cpus=CPUS, knob=0), os.getpid())
+    return Knob(intel_host(tmp_path, cpus=CPUS, knob=0))
 
 
 def victim(root: Path, tell: Callable[[bytes], object]) -> None:
