@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kvmtest.host.observe.trace import Hit
-from kvmtest.host.tree import Tree
-from support.stand_in import KMSG, KNOB
-from support.vmcs_lines import as_kmsg
 
 FREEZE_IN_SMM, RTM_DEBUG, LBR, BTF = 1 << 14, 1 << 15, 1 << 0, 1 << 1
 #: FREEZE_LBRS_ON_PMI and BUS_LOCK_DETECT, which this host gives to every guest.
@@ -33,46 +30,27 @@ class Refused(Exception):
 
 @dataclass
 class Host:
-    """The machine, with two CPUs: the knob is a file of the tree, and their DEBUGCTLs follow it.
+    """The machine whose CPUs' DEBUGCTL follow the knob; this thread is on the first of ``cpus``.
 
     ``has_rtm`` and ``lbrv`` are features of CPU and KVM; ``hides`` is what can't be observed.
     """
 
-    tree: Tree
     has_rtm: bool = True
     lbrv: bool = False
     hides: Hidden = ""
+    knob: int = 1
+    cpus: set[int] = field(default_factory=lambda: {0, 1})
     #: What this CPU last saw, for a fault that stores it by CPU.
     seen: dict[int, int] = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
-    #: Called where a CPU gets an interrupt, with its number.
-    kicked: list[Callable[[int], None]] = field(default_factory=list)
-    _affinity: dict[int, set[int]] = field(default_factory=dict)
-    _lines: int = 1
 
     def debugctl(self, cpu: int) -> int:
         """Return the CPU's DEBUGCTL."""
-        if self.hides == "knob" and cpu == 1:
-            return 0
-        return FREEZE_IN_SMM if self.tree.read(KNOB) == "1" else 0
-
-    def affinity(self, _: int = 0) -> set[int]:
-        """Return the CPUs of this thread: 0 and 1 at first."""
-        return set(self._affinity.get(threading.get_native_id(), {0, 1}))
-
-    def set_affinity(self, _: int, cpus: set[int]) -> None:
-        """Set the CPUs of this thread."""
-        self._affinity[threading.get_native_id()] = set(cpus)
+        return FREEZE_IN_SMM if self.knob and not (self.hides == "knob" and cpu == 1) else 0
 
     def cpu(self) -> int:
         """Return the CPU that this thread is on."""
-        return min(self.affinity())
-
-    def log(self, lines: list[str]) -> None:
-        """Write lines to the kernel log."""
-        with self.tree.path(KMSG).open("ab") as file:
-            file.write(as_kmsg(lines, self._lines))
-        self._lines += len(lines)
+        return min(self.cpus)
 
 
 class Vmx:

@@ -42,8 +42,8 @@ from kvmtest.lab.mutants import MUTANTS
 from kvmtest.missing import Missing
 from kvmtest.properties import find
 from support.debugctl_model import FAULTS, FREEZE_IN_SMM, Host, Refused, Svm, Vmx
-from support.stand_in import BTF, KNOB, intel_host, kvm_btf, kvm_intel_btf, write
-from support.vmcs_lines import dump_lines
+from support.stand_in import BTF, KMSG, KNOB, intel_host, kvm_btf, kvm_intel_btf, write
+from support.vmcs_lines import as_kmsg, dump_lines
 
 CPUID_RTM = 1 << 11
 EFER, EFER_LMA, EFER_SVME = 0xC0000080, 1 << 10, 1 << 12
@@ -58,10 +58,44 @@ CR0_PE = 1
 PATIENCE_S = 20
 
 
+class FakeHost(Host):
+    """A host whose knob and kernel log are files of a stand-in tree, with CPUs for each thread."""
+
+    def __init__(self, tree: Tree, **has: Any) -> None:
+        self.tree = tree
+        #: Called where a CPU gets an interrupt, with its number.
+        self.kicked: list[Callable[[int], None]] = []
+        self._cpus: dict[int, set[int]] = {}
+        self._lines = 1
+        super().__init__(**has)
+
+    @property  # type: ignore[override]
+    def knob(self) -> int:
+        return int(self.tree.read(KNOB) == "1")
+
+    @knob.setter
+    def knob(self, value: int) -> None:
+        pass  # The tree has it.
+
+    @property  # type: ignore[override]
+    def cpus(self) -> set[int]:
+        return self._cpus.get(threading.get_native_id(), {0, 1})
+
+    @cpus.setter
+    def cpus(self, cpus: set[int]) -> None:
+        self._cpus[threading.get_native_id()] = set(cpus)
+
+    def log(self, lines: list[str]) -> None:
+        """Write lines to the kernel log."""
+        with self.tree.path(KMSG).open("ab") as file:
+            file.write(as_kmsg(lines, self._lines))
+        self._lines += len(lines)
+
+
 class FakeSystem(System):
     """/dev/kvm of ``host``, whose vCPUs are of the class ``model``."""
 
-    host: Host
+    host: FakeHost
     model: type[Vmx]
 
     def __init__(self, path: str | Path = "/dev/kvm") -> None:
@@ -104,7 +138,7 @@ class FakeVm(Vm):
 class FakeVcpu(Vcpu):
     """A vCPU of the model, and the guest on it."""
 
-    def __init__(self, vm: FakeVm, host: Host, model: Vmx) -> None:
+    def __init__(self, vm: FakeVm, host: FakeHost, model: Vmx) -> None:
         self.fd = -1
         self.id = len(vm.vcpus)
         self._name = f"fake vCPU {self.id}"
@@ -362,7 +396,7 @@ class FakeMsrs:
     cpus = (0, 1)
     write_refusal = None
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: FakeHost) -> None:
         self._host = host
 
     def read(self, index: int, cpu: int) -> int:
@@ -380,7 +414,7 @@ class FakeMsrs:
 class FakeProbe:
     """The kernel's probe, and the run's: instead of RunProbe and KprobeEvent."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: FakeHost) -> None:
         self._host = host
         self._tasks: Sequence[int] = ()
 
@@ -421,7 +455,7 @@ def fake_kvm(
     """
     tree = amd_host(root) if issubclass(model, Svm) else intel_host(root)
     write(tree, "/sys/kernel/tracing/kprobe_events", "")
-    host = Host(tree, **host_has)
+    host = FakeHost(tree, **host_has)
     if not host.has_rtm:
         cpus = tree.path("/proc/cpuinfo")
         cpus.write_text(cpus.read_text().replace(" rtm", ""))
@@ -433,8 +467,8 @@ def fake_kvm(
     for name, module in list(sys.modules.items()):
         if name.startswith("kvmtest.checks.") and getattr(module, "System", None) is System:
             patch.setattr(module, "System", fake)
-    patch.setattr(os, "sched_getaffinity", host.affinity)
-    patch.setattr(os, "sched_setaffinity", host.set_affinity)
+    patch.setattr(os, "sched_getaffinity", lambda _: set(host.cpus))
+    patch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(host, "cpus", cpus))
     with Journal.open(tree) as journal:
         yield Context(machine, journal, Missing("no log of the run"), FakeProbe(host))  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.debugctl_model import FAULTS, FREEZE_IN_SMM, Host, Refused, Vmx
 
 from kvmtest._native import lib
 from kvmtest.checks.leaks import walk as leak_walk
@@ -23,12 +24,12 @@ from kvmtest.judge import Absence, Reading, Role, Verdict, control, judge
 from kvmtest.judge.leak import conclude_again
 from kvmtest.judge.samples import Arm, Samples, Window
 from kvmtest.kvm import MsrRefused
+from kvmtest.lab.mutants import MUTANTS
 from kvmtest.properties import PROPERTIES
 
-BIT = 1 << 14
 PER_SMI, SMIS = 11, 5
 
-#: The property that looks at a step; and the faults that it must notice.
+#: The property that looks at a step; and the step that must notice a fault.
 OWNERS = {
     Step.TOGGLED: "vmx.entry.toggled",
     Step.NEW: "vmx.entry.fresh",
@@ -38,61 +39,43 @@ OWNERS = {
     Step.RUNNING: "vmx.entry.toggled-running",
     Step.VMFAIL: "nvmx.entry.vmfail-reload",
 }
-FAULTS = {
-    "turning-off-unnoticed": Step.TOGGLED,
-    "snapshot-at-creation": Step.NEW,
-    "created-with-bit": Step.NEW,
-    "snapshot-per-cpu": Step.NEW,
-    "bit-14-by-guest": Step.REFUSED,
-    "bit-14-by-userspace": Step.REFUSED,
-    "guest-write-drops-host-bit": Step.WRITTEN,
-    "migration-not-compared": Step.MIGRATED,
-    "snapshot-once-per-run": Step.RUNNING,
-    "vmfail-without-reload": Step.VMFAIL,
+# One that lags a toggle behind is noticed by several steps here.
+FOUND_AT = {
+    mutant.name: step
+    for mutant in MUTANTS
+    for step, owner in OWNERS.items()
+    if mutant.leak == owner and mutant.name != "snapshot-stored-late"
 }
 
 
-class Kvm:
-    """What the fix does, with a fault; one vCPU at a time, which is its own guest.
-
-    ``cpus`` are those of its thread; its snapshot by CPU is of the first alone.
-    """
+class Kvm(Host):
+    """A KVM, whole or with a fault; one vCPU at a time, which is its own guest."""
 
     def __init__(self, fault: str = "") -> None:
+        super().__init__()
         self.fault = fault
-        self.knob = 1
-        self.cpu_saw = 0
-        self.cpus = {0, 1}
-        self.last_cpu = 0
         self.create()
 
     def create(self) -> None:
         """Make a new vCPU, and run it for a moment."""
-        self.bit = int(self.fault == "created-with-bit")
-        self.saw = self.knob if self.fault == "snapshot-at-creation" else 0
+        self.model = FAULTS.get(self.fault, Vmx)(self)
         self.enter()
 
     def enter(self) -> None:
-        """Compare, store and load, as before a VM-entry."""
-        old = self.cpu_saw if self.fault == "snapshot-per-cpu" else self.saw
-        is_new = self.knob != old
-        if self.fault == "turning-off-unnoticed":
-            is_new = self.knob > old
-        cpu = min(self.cpus)
-        if self.fault == "migration-not-compared":
-            is_new = is_new and cpu == self.last_cpu
-        self.saw = self.cpu_saw = self.knob
-        self.last_cpu = cpu
-        if is_new:
-            self.bit = self.saw
+        """Be in a KVM_RUN."""
+        self.model.vcpu_run()
+        self.model.vcpu_enter_guest()
 
-    def write(self, value: int, by: str) -> None:
+    @property
+    def bit(self) -> int:
+        return self.model.vmcs & FREEZE_IN_SMM
+
+    def write(self, value: int, *, by_host: bool) -> None:
         """Write DEBUGCTL. Raises MsrRefused."""
-        if value & BIT and self.fault != f"bit-14-by-{by}":
-            raise MsrRefused(0x1D9, value)
-        self.bit = int(bool(value & BIT))
-        if self.fault != "guest-write-drops-host-bit":
-            self.bit |= self.saw
+        try:
+            self.model.set_debugctl(value, by_host=by_host)
+        except Refused:
+            raise MsrRefused("KVM_SET_MSRS", 0x1D9, value) from None
 
     # The guest and its vCPU
 
@@ -102,14 +85,14 @@ class Kvm:
             return [commands.Result((0, 0, 0, 0))]
         fault = None
         try:
-            self.write(command.arguments[1], "guest")
+            self.write(command.arguments[1], by_host=False)
         except MsrRefused:
             fault = commands.Fault(13, 0, 0)
         return [commands.Result((0, 0, 0, 0), fault)]
 
     def set_msr(self, index: int, value: int) -> None:
         assert index == 0x1D9
-        self.write(value, "userspace")
+        self.write(value, by_host=True)
 
 
 class Nested:
@@ -117,10 +100,13 @@ class Nested:
 
     def __init__(self, kvm: Kvm) -> None:
         self.kvm = kvm
-        self.is_in_l2 = False
+
+    @property
+    def is_in_l2(self) -> bool:
+        return self.kvm.model.vmcs01 is not None
 
     def enter(self) -> None:
-        self.kept, self.is_in_l2 = self.kvm.bit, True
+        self.kvm.model.enter_l2()
         self.kvm.enter()
 
     def spoil(self) -> None:
@@ -128,10 +114,7 @@ class Nested:
 
     def fail(self) -> bool:
         self.kvm.enter()
-        self.kvm.bit = self.kept
-        if self.kvm.fault != "vmfail-without-reload":
-            self.kvm.bit = self.kvm.saw
-        self.is_in_l2 = False
+        self.kvm.model.fail_l2()
         return True
 
 
@@ -186,8 +169,7 @@ class Crew:
         done = amid()
         if self.is_late:
             began = int(lib.clock_tsc())
-        if self.kvm.fault != "snapshot-once-per-run":
-            self.kvm.enter()
+        self.kvm.model.vcpu_enter_guest()
         return done, self._taken(arm, began)
 
     def _taken(self, arm: Arm, began: int) -> list[tuple[Window, list[object]]]:
@@ -260,7 +242,7 @@ def test_a_kvm_that_is_right_passes_at_every_step(monkeypatch: pytest.MonkeyPatc
         assert judge(conclude_again(readings)).verdict is Verdict.PASS, "from the record alone, too"
 
 
-@pytest.mark.parametrize(("fault", "where"), FAULTS.items())
+@pytest.mark.parametrize(("fault", "where"), FOUND_AT.items())
 def test_a_fault_fails_at_its_step_and_at_no_other(
     monkeypatch: pytest.MonkeyPatch, fault: str, where: Step
 ) -> None:
@@ -443,7 +425,7 @@ def slow(kvm: Kvm, *, is_waited: bool = False) -> Crew:
     return crew
 
 
-@pytest.mark.parametrize(("fault", "step"), [("", None), *FAULTS.items()])
+@pytest.mark.parametrize(("fault", "step"), [("", None), *FOUND_AT.items()])
 def test_with_one_smi_a_window_each_fault_is_found_at_its_step_too(
     monkeypatch: pytest.MonkeyPatch, fault: str, step: Step | None
 ) -> None:
