@@ -1,4 +1,8 @@
-"""What pyproject.toml cannot say: native parts and guests are made at build time."""
+"""What pyproject.toml cannot say.
+
+Native parts and guests are made at build time; and kvmtest.suite is a package whose folder is not
+below kvmtest/, which no finder of packages would find.
+"""
 
 import runpy
 from typing import ClassVar
