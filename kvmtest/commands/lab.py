@@ -6,10 +6,15 @@ Runs in emulated machines.
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .parser import Commands, Parser, add_command, add_group, path
 from .run import EXIT, add_verdict_options
+
+if TYPE_CHECKING:
+    from kvmtest.lab.target import LabOptions
 
 __all__ = ["add"]
 
@@ -90,7 +95,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run this same kvmtest in a machine; return its exit status there."""
     from kvmtest.checks.demands import asked_for
-    from kvmtest.lab.run import Options, run
+    from kvmtest.commands.lab_run import run
+    from kvmtest.target import Job
 
     # Refused inside the machine they would have cost a boot.
     asked_for(options.only, options.require)
@@ -98,20 +104,16 @@ def run(options: argparse.Namespace) -> int:
     words += [f"--require={text}" for text in options.require]
     words += [f"--smi-source={options.smi_source}"] * (options.smi_source is not None)
     words += ["--strict"] * options.strict + ["--bisect"] * options.bisect
-    return run(
-        Options(
-            machine=options.machine,
-            kernel=options.kernel,
-            modules=options.modules,
-            cpus=options.cpus,
-            cpu_features=tuple(options.cpu_features),
-            parameters=tuple(options.parameters),
-            cold=options.cold,
-            deadline=options.deadline,
-            output=options.output,
-            run_options=words,
-        )
-    )
+    job = Job(words, parameters=options.parameters, deadline=options.deadline)
+    return run(_lab_options(options), job, options.output)
+
+
+def _lab_options(options: argparse.Namespace) -> "LabOptions":
+    """Return those options that say which machine and kernel; a command may lack some."""
+    from kvmtest.lab.target import LabOptions
+
+    given = {field.name for field in fields(LabOptions)} & vars(options).keys()
+    return LabOptions(**{name: getattr(options, name) for name in given})
 
 
 def list_kernels(options: argparse.Namespace) -> int:
@@ -120,10 +122,10 @@ def list_kernels(options: argparse.Namespace) -> int:
     from kvmtest.kernels.archive import Archive
     from kvmtest.report.terminal import console, kernels_table
 
-    def tell(step: str) -> None:
+    def on_step(step: str) -> None:
         print(f"kvmtest: lab: {step}", file=sys.stderr)  # noqa: T201
 
-    offers = Archive(Cache.default(), tell).offers()
+    offers = Archive(Cache.default(), on_step).offers()
     rows = [(o.release, o.debian_version, ", ".join(o.suites)) for o in offers]
     console().print(kernels_table(rows))
     return 0
@@ -131,17 +133,18 @@ def list_kernels(options: argparse.Namespace) -> int:
 
 def survey(options: argparse.Namespace) -> int:
     """Run the suite on each kernel; return the exit status."""
-    from kvmtest.lab.survey import run
+    from kvmtest.commands.lab_survey import run
+    from kvmtest.target import Job
 
-    where = options.output, options.machine, options.cpus
-    return run(options.kernels, *where, tuple(options.parameters))
+    job = Job(parameters=options.parameters)
+    return run(options.kernels, options.output, _lab_options(options), job)
 
 
 def mutants(options: argparse.Namespace) -> int:
     """Run the suite on each mutant; return the exit status."""
-    from kvmtest.lab.mutants.run import Options, run
+    from kvmtest.commands.lab_mutants import run
 
-    return run(Options(options.machine, options.kernel, options.only, options.output))
+    return run(_lab_options(options), options.only, options.output)
 
 
 def _add_machine(parser: Parser) -> None:

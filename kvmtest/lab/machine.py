@@ -1,8 +1,8 @@
-"""A running machine
-=================
+"""An emulated machine
+===================
 
-One process of the emulator, from its start to its end: what its kernel says on the serial port,
-what its agent says on the parallel port, and no trace of it afterwards, however this process ends.
+One process of the emulator, from its start to its end: what its kernel prints on the serial port,
+what its agent sends on the parallel port, and no trace of it afterwards, however this process ends.
 """
 
 import contextlib
@@ -30,64 +30,52 @@ from kvmtest.lab.emulators.emulator import (
     Launch,
     Start,
 )
+from kvmtest.target import TargetFailed
 
-from .channel import Channel, Received, Said, Told
+from .channel import Channel, Line, Message, ReceivedFile
 from .image import disk
 
-__all__ = ["Machine", "MachineFailed", "Outcome"]
+__all__ = ["EmulatedMachine", "MachineOutput"]
 
-# What ends a machine that will not speak again, as its console shows it.
+# Lines on the console of a machine that will do nothing more.
 _FATAL = re.compile(r"Kernel panic - not syncing: .*|^lab: .*", re.M)
-# How long a machine may go on after that, so that the console is whole.
-_LAST_WORDS = 2.0
-_TAIL_LINES = 15
+# Seconds that a machine may go on after that, so that the console is whole.
+_LAST_LINES_S = 2.0
 # More than a FIFO holds.
 _CHUNK = 1 << 20
 
 
-class MachineFailed(EnvironmentUnfit):
-    """A machine did not do its job; ``console`` is all that it said."""
-
-    def __init__(self, what: str, console: str) -> None:
-        self.console = console
-        super().__init__(what)
-
-    @property
-    def tail(self) -> str:
-        """The last lines of its console that say something."""
-        return "\n".join(self.console.strip().splitlines()[-_TAIL_LINES:])
-
-
 @dataclass(slots=True)
-class Outcome:
-    """What came out of a machine: kvmtest's exit status, files, and when which stage was reached.
+class MachineOutput:
+    """What came out of one machine: kvmtest's exit status and files.
 
-    ``stages`` are seconds from the emulator's start, ``console`` all that the
-    kernel said, and ``said`` all that kvmtest printed.
+    ``stages`` are the seconds from the emulator's start to each stage of the agent, ``console`` is
+    all that the kernel printed, ``printed`` all that kvmtest did.
     """
 
     status: int = 3
     files: dict[str, bytes] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     console: str = ""
-    said: str = ""
+    printed: str = ""
 
 
 @dataclass
-class Machine:
-    """Runs one machine; ``hear`` gets each line that it says."""
+class EmulatedMachine:
+    """One machine to run; ``payload`` goes to its drive, ``on_line`` gets each line it prints."""
 
     emulator: Emulator
     start: Start
     payload: bytes
-    hear: Callable[[str], None]
+    on_line: Callable[[str], None]
 
-    def run(self, deadline: float, goal: str) -> Outcome:
-        """Run it to its end, ``deadline`` seconds at most, in which it must reach the stage goal.
+    def run(self, deadline: float, goal: str) -> MachineOutput:
+        """Run it to its end within ``deadline`` seconds; it must reach the stage ``goal``.
 
-        Raises MachineFailed where it panics, hangs, or ends before.
+        Raises TargetFailed where it panics, hangs, or ends before, EnvironmentUnfit where it can't
+        be started.
         """
-        with _folder() as folder, _Listener(folder, goal, self.hear, self.emulator) as listener:
+        with _folder() as folder, _Listener(folder, goal, self.on_line, self.emulator) as listener:
             try:
                 disk.payload(folder / PAYLOAD, self.payload)
                 launch = self.emulator.launch(self.start, folder)
@@ -99,25 +87,25 @@ class Machine:
             with _process(launch, folder) as process:
                 listener.listen(process, launch.dialogue, deadline)
             save = self.start.save
-            # One that does not know the command goes on past the breakpoint as if it were saved.
+            # An emulator that lacks the command goes on past the breakpoint as if it had saved.
             if save and not self.emulator.is_saved(save):
-                raise MachineFailed(
+                raise TargetFailed(
                     f"the emulator did not save its machine to {save}; use --cold",
-                    listener.outcome.console,
+                    listener.output.console,
                 )
-            return listener.outcome
+            return listener.output
 
 
 class _Listener:
     """Reads both ports while the emulator runs, and talks to it."""
 
     def __init__(
-        self, folder: Path, goal: str, hear: Callable[[str], None], emulator: Emulator
+        self, folder: Path, goal: str, on_line: Callable[[str], None], emulator: Emulator
     ) -> None:
-        self.outcome = Outcome()
+        self.output = MachineOutput()
         self._folder = folder
         self._goal = goal
-        self._hear = hear
+        self._on_line = on_line
         self._emulator = emulator
         self._channel = Channel()
         self._console = bytearray()
@@ -127,11 +115,11 @@ class _Listener:
         self._fatal = ""
 
     def __enter__(self) -> "_Listener":
-        for name, take in ((SERIAL, self._take_serial), (PARALLEL, self._take_parallel)):
+        for name, read in ((SERIAL, self._read_serial), (PARALLEL, self._read_parallel)):
             os.mkfifo(self._folder / name)
-            # Opened for writing too, so that it never ends while nobody writes.
+            # Opened for writing too: without a writer the FIFO would end.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._selector.register(fd, selectors.EVENT_READ, take)
+            self._selector.register(fd, selectors.EVENT_READ, read)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -143,7 +131,7 @@ class _Listener:
     def listen(
         self, process: "subprocess.Popen[bytes]", dialogue: Dialogue | None, allowed: float
     ) -> None:
-        """Listen until the emulator's end, ``allowed`` seconds at most; raises MachineFailed."""
+        """Listen until the emulator ends, ``allowed`` seconds at most; raises TargetFailed."""
         until = time.monotonic() + allowed
         pidfd = os.pidfd_open(process.pid)
         self._selector.register(pidfd, selectors.EVENT_READ, None)
@@ -163,23 +151,23 @@ class _Listener:
                 else:
                     key.data(key.fd)
             if self._fatal:
-                until = min(until, time.monotonic() + _LAST_WORDS)
+                until = min(until, time.monotonic() + _LAST_LINES_S)
         self._drain()
-        self.outcome.console = self._console.decode(errors="replace").replace("\r\n", "\n")
-        done = self._goal in self.outcome.stages and ended and not self._fatal
+        self.output.console = self._console.decode(errors="replace").replace("\r\n", "\n")
+        done = self._goal in self.output.stages and ended and not self._fatal
         if done and self._emulator.ended_well(process.wait()):
             return
-        raise MachineFailed(self._why(ended, process, allowed), self.outcome.console)
+        raise TargetFailed(self._why(ended, process, allowed), self.output.console)
 
     def _drain(self) -> None:
-        """Take what is left: once, as one that does not end may write for ever."""
+        """Take what is left, once: an emulator that does not end may write for ever."""
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 with contextlib.suppress(BlockingIOError):
                     key.data(key.fd)
 
-    def _take_serial(self, fd: int) -> None:
-        # A restored machine's port says NULs, which make a log that other programs call binary.
+    def _read_serial(self, fd: int) -> None:
+        # A restored machine's port sends NULs, which make other programs call the log binary.
         self._console += os.read(fd, _CHUNK).replace(b"\0", b"")
         complete = self._console.rfind(b"\n") + 1
         if complete <= self._searched:
@@ -189,46 +177,46 @@ class _Listener:
         if found := _FATAL.search(lines):
             self._fatal = self._fatal or found[0].strip()
 
-    def _take_parallel(self, fd: int) -> None:
+    def _read_parallel(self, fd: int) -> None:
         for event in self._channel.feed(os.read(fd, _CHUNK)):
-            if isinstance(event, Said):
-                self.outcome.said += event.line + "\n"
-                self._hear(event.line)
-            elif isinstance(event, Received):
-                self.outcome.files[event.name] = event.data
-            elif isinstance(event, Told):
-                self._take_message(event.message)
+            if isinstance(event, Line):
+                self.output.printed += event.text + "\n"
+                self._on_line(event.text)
+            elif isinstance(event, ReceivedFile):
+                self.output.files[event.name] = event.data
+            elif isinstance(event, Message):
+                self._take_message(event.fields)
 
     def _talk(self, process: "subprocess.Popen[bytes]", dialogue: Dialogue, fd: int) -> None:
         assert process.stdin
-        said = os.read(fd, _CHUNK)
-        if not said:
+        data = os.read(fd, _CHUNK)
+        if not data:
             self._selector.unregister(fd)
             return
         try:
-            answer = dialogue.answer(said)
+            answer = dialogue.answer(data)
         except EnvironmentUnfit as trouble:
             self._fatal = self._fatal or str(trouble)
             return
-        # It may have ended meanwhile.
+        # The emulator may have ended meanwhile.
         with contextlib.suppress(BrokenPipeError):
             os.write(process.stdin.fileno(), answer)
 
     def _take_message(self, message: dict[str, object]) -> None:
         now = time.monotonic() - self._began
         if stage := message.get("stage"):
-            self.outcome.stages[str(stage)] = now
+            self.output.stages[str(stage)] = now
         if failed := message.get("failed"):
             self._fatal = str(failed)
         if "end" in message:
-            self.outcome.status = _status(message["end"])
-            self.outcome.stages["end"] = now
+            self.output.status = _status(message["end"])
+            self.output.stages["end"] = now
 
     def _why(self, ended: bool, process: "subprocess.Popen[bytes]", allowed: float) -> str:
         if self._fatal:
             return f"the lab's machine failed: {self._fatal}"
         if not ended:
-            reached = ", ".join(self.outcome.stages) or "nothing"
+            reached = ", ".join(self.output.stages) or "nothing"
             return (
                 f"the lab's machine did not end within {allowed:.0f} s (it reached: {reached}); "
                 "allow more with --deadline, or look at its console"
@@ -240,8 +228,8 @@ class _Listener:
         return f"the emulator {how} before its machine was done{detail}"
 
 
-def _status(told: object) -> int:
-    return told if isinstance(told, int) and 0 <= told <= 255 else 3
+def _status(sent: object) -> int:
+    return sent if isinstance(sent, int) and 0 <= sent <= 255 else 3
 
 
 def _signal(number: int) -> str:
@@ -255,8 +243,8 @@ def _signal(number: int) -> str:
 def _folder() -> Iterator[Path]:
     """Make a folder that is removed at the end, and also when this process is killed."""
     path = Path(tempfile.gettempdir(), f"kvmtest-lab-{secrets.token_hex(8)}")
-    # Waits for the end of its input, which comes with our end, whatever ends us. It is there before
-    # the folder is.
+    # It waits for the end of its input, which comes with our end, whatever ends us. It starts
+    # before the folder is made.
     janitor = subprocess.Popen(
         ["sh", "-c", 'read -r _; rm -rf -- "$1"', "janitor", str(path)],
         stdin=subprocess.PIPE, start_new_session=True,
@@ -282,10 +270,10 @@ def _make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _process(launch: Launch, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the emulator, which dies with us, and have it ended at the end."""
+    """Start the emulator, which dies with us; kill it at the end."""
     if shutil.which("setpriv") is None:
         raise EnvironmentUnfit("setpriv is missing; apt-get install util-linux")
-    # The shell looks whether we were gone before setpriv asked for the signal of our death.
+    # Where we died before setpriv asked for the signal of our death, the shell stops.
     unless_orphaned = ["sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(

@@ -14,7 +14,8 @@ from kvmtest.errors import KvmtestError
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs import Bochs
-from kvmtest.lab.lab import Lab
+from kvmtest.lab.saved_machine import SavedMachine
+from kvmtest.lab.target import LabTarget
 
 WANTED = os.environ.get("KVMTEST_LAB_TESTS")
 
@@ -49,5 +50,5 @@ def kernel(bochs: Bochs) -> BootableKernel:
 
 
 @pytest.fixture(scope="session")
-def lab(bochs: Bochs, kernel: BootableKernel) -> Lab:
-    return Lab(bochs, kernel, Cache.default(), print, print)
+def lab(bochs: Bochs, kernel: BootableKernel) -> LabTarget:
+    return LabTarget(SavedMachine(bochs, kernel, Cache.default(), print, print))

@@ -15,7 +15,8 @@ from kvmtest.judge import Verdict
 from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.emulators.qemu import PC, Q35, Board, Qemu
-from kvmtest.lab.lab import Lab
+from kvmtest.lab.saved_machine import SavedMachine
+from kvmtest.lab.target import LabTarget
 
 DECIDED = {
     "kernel.fix-present",
@@ -30,22 +31,22 @@ BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")
 EFIVARFS = Path(__file__).with_name("efivarfs_inside.py")
 
 
-def lab(board: Board) -> Lab:
+def lab(board: Board) -> LabTarget:
     try:
         qemu, cache = Qemu.find(board), Cache.default()
         kernel = resolve(None, None, cache, print, needed=qemu.modules)
     except KvmtestError as error:
         pytest.skip(f"needs QEMU and a kernel of Debian's archive: {error}")
-    return Lab(qemu, kernel, cache, print, print, Hardware(qemu.cpus))
+    return LabTarget(SavedMachine(qemu, kernel, cache, print, print, Hardware(qemu.cpus)))
 
 
 @pytest.fixture(scope="module")
-def amd() -> Lab:
+def amd() -> LabTarget:
     return lab(PC)
 
 
 @pytest.fixture(scope="module")
-def output(amd: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(amd: LabTarget, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of the command, which the test below asserts."""
     folder = tmp_path_factory.mktemp("lab") / "out"
     done = run_kvmtest("lab", "run", "--machine", "amd", "-o", folder, timeout=1500)
@@ -66,7 +67,7 @@ def test_what_is_not_decided_says_what_it_lacks(output: Path) -> None:
     assert "no PMU" in reasons["svm.leak.guest-only"]
 
 
-def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd: Lab) -> None:
+def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd: LabTarget) -> None:
     evidence = load(output)
     machine = evidence.machine.lab
     assert evidence.machine.kind == "lab"
@@ -76,11 +77,11 @@ def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(output: Path, amd:
     assert evidence.kernel.release == amd.kernel.release
 
 
-def probe(where: Lab, source: str, count: int = 40, rate: str = "20") -> dict[str, Any]:
+def probe(where: LabTarget, source: str, count: int = 40, rate: str = "20") -> dict[str, Any]:
     """Return what kvmtest smi probe says of a source inside, after ``count`` triggers."""
     words = ["smi", "probe", "--source", source, "--count", str(count), "--rate", rate, "--json"]
     outcome = run_inside(where, words)
-    (proof,) = json.loads(outcome.said)["sources"].values()
+    (proof,) = json.loads(outcome.printed)["sources"].values()
     assert outcome.status == 0
     assert proof["proved"]
     assert proof["quiet"] == {"0": 0, "1": 0}
@@ -88,13 +89,13 @@ def probe(where: Lab, source: str, count: int = 40, rate: str = "20") -> dict[st
     return proof
 
 
-def test_the_smi_command_port_is_proved_by_a_count_that_is_exact(amd: Lab) -> None:
+def test_the_smi_command_port_is_proved_by_a_count_that_is_exact(amd: LabTarget) -> None:
     proof = probe(amd, "apm-port")
     assert (proof["sent"], proof["counted"]) == (40, {"0": 40, "1": 0})
 
 
 @pytest.fixture(scope="module")
-def uefi() -> Lab:
+def uefi() -> LabTarget:
     return lab(Q35)
 
 
@@ -108,29 +109,31 @@ def uefi() -> Lab:
     ],
 )
 def test_a_source_of_uefi_raises_as_many_smis_each_time_on_every_cpu(
-    uefi: Lab, source: str, smis: int, sent: int, rate: str
+    uefi: LabTarget, source: str, smis: int, sent: int, rate: str
 ) -> None:
     proof = probe(uefi, source, sent, rate)
     assert (proof["sent"], proof["counted"]) == (sent, {"0": smis * sent, "1": smis * sent})
 
 
-def test_the_kernel_limits_one_source_of_uefi_and_nothing_is_left_of_another(uefi: Lab) -> None:
+def test_the_kernel_limits_one_source_of_uefi_and_nothing_is_left_of_another(
+    uefi: LabTarget,
+) -> None:
     run_script_inside(uefi, EFIVARFS)
 
 
-def test_a_source_that_raises_no_smi_is_not_proved(amd: Lab) -> None:
+def test_a_source_that_raises_no_smi_is_not_proved(amd: LabTarget) -> None:
     words = ["smi", "probe", "--source", "passive", "--count", "10", "--rate", "20"]
     outcome = run_inside(amd, words)
     assert outcome.status == 4
-    assert "no SMI that MSR 0x34 counts" in outcome.said
+    assert "no SMI that MSR 0x34 counts" in outcome.printed
 
 
-def test_smis_are_counted_exactly_while_a_guest_runs(amd: Lab) -> None:
+def test_smis_are_counted_exactly_while_a_guest_runs(amd: LabTarget) -> None:
     run_script_inside(amd, BESIDE_GUEST)
 
 
-def test_on_a_kernel_that_had_warned_warnings_get_their_once_back(amd: Lab) -> None:
+def test_on_a_kernel_that_had_warned_warnings_get_their_once_back(amd: LabTarget) -> None:
     warned = ["sh", "-c", "echo 512 > /proc/sys/kernel/tainted"]
     outcome = run_inside(amd, ["run", "--only", "any.no-warnings"], commands=[warned])
-    assert outcome.status == 0, outcome.said
-    assert "their once was given back" in " ".join(outcome.said.split())
+    assert outcome.status == 0, outcome.printed
+    assert "their once was given back" in " ".join(outcome.printed.split())

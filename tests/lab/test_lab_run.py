@@ -15,12 +15,11 @@ from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
 from kvmtest.judge.samples import Arm, Samples
 from kvmtest.kernels.kernel import BootableKernel
-from kvmtest.lab.lab import Lab
-from kvmtest.lab.machine import MachineFailed
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
-from kvmtest.lab.run import run_once
+from kvmtest.lab.target import LabTarget
 from kvmtest.smi.sources.lab import TURNS
+from kvmtest.target import Job, TargetFailed
 
 # What one CPU of the emulated machine decides, and what it can't show.
 DECIDED = {
@@ -67,10 +66,10 @@ def stock(kernel: BootableKernel, tmp_path_factory: pytest.TempPathFactory) -> P
     return output
 
 
-def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: Lab) -> None:
+def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: LabTarget) -> None:
     evidence = load(stock)
     found = verdicts(evidence)
-    counted = Verdict.PASS if lab.emulator.details.get("pmu") else Verdict.SKIP
+    counted = Verdict.PASS if lab.machine.emulator.details.get("pmu") else Verdict.SKIP
     assert {name: found.pop(name) for name in NEED_COUNTERS} == dict.fromkeys(
         NEED_COUNTERS, counted
     )
@@ -78,18 +77,18 @@ def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: L
     assert found[LOST_UPDATE] is Verdict.FAIL
 
 
-def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: Lab) -> None:
+def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: LabTarget) -> None:
     speaking = {
         result.id
         for result in load(stock).results
         if any(r.witness == "leak" and r.role is Role.CLAIM for r in result.readings)
     }
-    counts = lab.emulator.details.get("pmu")
+    counts = lab.machine.emulator.details.get("pmu")
     assert speaking == ({LOST_UPDATE, *LEAKS, *WALKED} if counts else set())
 
 
 def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
-    stock: Path, kernel: BootableKernel, lab: Lab
+    stock: Path, kernel: BootableKernel, lab: LabTarget
 ) -> None:
     evidence = load(stock)
     machine = evidence.machine.lab
@@ -97,7 +96,7 @@ def test_evidence_says_that_it_is_of_a_lab_and_what_it_booted(
     assert evidence.kernel.release == kernel.release
     assert machine.emulator == "Bochs"
     assert machine.details.kernel_digest == kernel.digest
-    assert machine.details.image_digest == lab.image_digest
+    assert machine.details.image_digest == lab.machine.image_digest
     assert machine.details.modules == "the kernel's own"
 
 
@@ -111,7 +110,7 @@ def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
 
 
 def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
-    lab: Lab, kernel: BootableKernel, tmp_path: Path
+    lab: LabTarget, kernel: BootableKernel, tmp_path: Path
 ) -> None:
     cache = Cache.default()
     try:
@@ -127,7 +126,7 @@ def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
     assert {found[f"vmx.entry.{name}"] for name in entries} == {Verdict.FAIL}
     assert found["any.soak"] is Verdict.FAIL
     assert found["kernel.fix-present"] is Verdict.FAIL
-    if lab.emulator.details.get("pmu"):
+    if lab.machine.emulator.details.get("pmu"):
         assert {found[name] for name in LEAKS} == {Verdict.FAIL}
     assert found["host.knob-effective"] is Verdict.PASS
     assert evidence.exit_status == 1
@@ -140,29 +139,28 @@ def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
 
 
 def test_why_the_kernel_refuses_a_module_is_said(
-    kernel: BootableKernel, lab: Lab, tmp_path: Path
+    kernel: BootableKernel, lab: LabTarget, tmp_path: Path
 ) -> None:
     (own,) = [module for module in kernel.load_order("kvm_intel") if module.name == "kvm_intel"]
     # A symbol that nobody exports takes the place of one that kvm does.
     name = b"kvm_emulate_wrmsr"
     assert name in own.data
     (tmp_path / "kvm-intel.ko").write_bytes(own.unsigned.replace(name, b"kvm_emulate_nomsr"))
-    with pytest.raises(MachineFailed, match=r"\(the kernel: .*Unknown symbol kvm_emulate_nomsr"):
-        run_once(lab, [], modules=tmp_path)
+    with pytest.raises(TargetFailed, match=r"\(the kernel: .*Unknown symbol kvm_emulate_nomsr"):
+        lab.run(Job(modules=tmp_path))
 
 
 @pytest.fixture
-def counting(lab: Lab) -> Lab:
+def counting(lab: LabTarget) -> LabTarget:
     """The lab, where its machines have counters."""
-    if not lab.emulator.details.get("pmu"):
+    if not lab.machine.emulator.details.get("pmu"):
         pytest.skip("this build of the emulator has no counters")
     return lab
 
 
-def leaks_where(lab: Lab, words: list[str], commands: list[list[str]]) -> Result:
+def leaks_where(lab: LabTarget, words: list[str], commands: list[list[str]]) -> Result:
     only = ["--only", "vmx.leak.host-events"]
-    _, evidence = run_once(lab, [*only, *words], commands=commands)
-    (result,) = evidence.results
+    (result,) = lab.run(Job([*only, *words], commands=commands)).evidence.results
     return result
 
 
@@ -178,14 +176,14 @@ def fault(msr: int) -> list[list[str]]:
     return wrmsr(msr, 1)
 
 
-def test_without_smis_nothing_is_decided(counting: Lab) -> None:
+def test_without_smis_nothing_is_decided(counting: LabTarget) -> None:
     result = leaks_where(counting, ["--smi-source", "passive"], [])
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "no SMI" in result.reason
 
 
-def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: Lab) -> None:
-    two = replace(counting, hardware=replace(counting.hardware, cpus=2))
+def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: LabTarget) -> None:
+    two = counting.with_hardware(replace(counting.machine.hardware, cpus=2))
     # Long enough for a gap where the TSC goes on in steps.
     result = leaks_where(two, ["--smi-source", "apm-port"], wrmsr(0x4B500004, TURNS))
     assert result.verdict is Verdict.PASS
@@ -196,24 +194,28 @@ def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: Lab) -> None
     assert sum(w.guest_smis == 1 for w in windows) >= 30
 
 
-def test_with_a_dead_counter_nothing_is_decided(counting: Lab) -> None:
+def test_with_a_dead_counter_nothing_is_decided(counting: LabTarget) -> None:
     result = leaks_where(counting, [], fault(0x4B500002))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "counts the guest: no" in result.reason
 
 
-def test_with_a_knob_that_does_not_reach_the_msr_nothing_is_decided(counting: Lab) -> None:
+def test_with_a_knob_that_does_not_reach_the_msr_nothing_is_decided(counting: LabTarget) -> None:
     result = leaks_where(counting, [], fault(0x4B500003))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "the host's bit 14" in result.reason
 
 
-def test_a_machine_that_was_booted_judges_like_one_that_was_restored(stock: Path, lab: Lab) -> None:
-    outcome, evidence = run_once(replace(lab, cold=True), [])
-    assert verdicts(evidence) == verdicts(load(stock))
-    assert outcome.status == 0
-    assert evidence.machine.lab.details.start == "booted"
+def test_a_machine_that_was_booted_judges_like_one_that_was_restored(
+    stock: Path, lab: LabTarget
+) -> None:
+    outcome = LabTarget(replace(lab.machine, cold=True)).run(Job())
+    assert verdicts(outcome.evidence) == verdicts(load(stock))
+    assert outcome.exit_status == 0
+    assert outcome.evidence.machine.lab.details.start == "booted"
 
 
-def test_counters_agree_and_a_guest_has_them_if_its_vm_was_asked_for_a_pmu(counting: Lab) -> None:
+def test_counters_agree_and_a_guest_has_them_if_its_vm_was_asked_for_a_pmu(
+    counting: LabTarget,
+) -> None:
     run_script_inside(counting, COUNTERS_INSIDE)

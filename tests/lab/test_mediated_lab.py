@@ -17,9 +17,10 @@ from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
 from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs import Bochs
-from kvmtest.lab.lab import Lab
 from kvmtest.lab.parameters import Parameters
-from kvmtest.lab.run import run_once
+from kvmtest.lab.saved_machine import SavedMachine
+from kvmtest.lab.target import LabTarget
+from kvmtest.target import Job
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("KVMTEST_LAB_TESTS") != "all",
@@ -47,7 +48,7 @@ WATCHDOG = "/proc/sys/kernel/nmi_watchdog"
 
 
 @pytest.fixture(scope="module")
-def new_lab(bochs: Bochs) -> Lab:
+def new_lab(bochs: Bochs) -> LabTarget:
     """The lab on the newest kernel of the series that Debian's archive offers."""
     if not bochs.is_known:
         pytest.skip("this build of the emulator has no counters")
@@ -55,12 +56,12 @@ def new_lab(bochs: Bochs) -> Lab:
         kernel = resolve(SERIES, None, Cache.default(), print)
     except KvmtestError as error:
         pytest.skip(f"needs a kernel of Debian's archive: {error}")
-    return Lab(bochs, kernel, Cache.default(), print, print)
+    return LabTarget(SavedMachine(bochs, kernel, Cache.default(), print, print))
 
 
-def decided(lab: Lab, *only: str, commands: tuple[list[str], ...] = ()) -> Evidence:
+def decided(lab: LabTarget, *only: str, commands: tuple[list[str], ...] = ()) -> Evidence:
     words = [f"--only={name}" for name in only]
-    return run_once(lab, words, commands=commands, parameters=MEDIATED)[1]
+    return lab.run(Job(words, parameters=[str(MEDIATED)], commands=commands)).evidence
 
 
 def result(evidence: Evidence, name: str) -> Result:
@@ -68,7 +69,7 @@ def result(evidence: Evidence, name: str) -> Result:
 
 
 def test_leaks_are_decided_and_the_guests_counters_are_seen_to_be_the_cpus_own(
-    new_lab: Lab,
+    new_lab: LabTarget,
 ) -> None:
     evidence = decided(new_lab, *LEAKS)
     assert evidence.host.mediated_pmu is True
@@ -80,11 +81,11 @@ def test_leaks_are_decided_and_the_guests_counters_are_seen_to_be_the_cpus_own(
     assert [(r.role, r.observed) for r in said] == [(Role.CONTROL, "mediated")]
 
 
-def test_a_vm_without_a_pmu_is_in_nobodys_way(new_lab: Lab) -> None:
+def test_a_vm_without_a_pmu_is_in_nobodys_way(new_lab: LabTarget) -> None:
     run_script_inside(new_lab, INSIDE, MEDIATED)
 
 
-def test_the_nmi_watchdog_stops_and_goes_on(new_lab: Lab) -> None:
+def test_the_nmi_watchdog_stops_and_goes_on(new_lab: LabTarget) -> None:
     on = ["sh", "-c", f"echo 1 > {WATCHDOG}"]
     evidence = decided(new_lab, LEAKS[1], commands=(on,))
     assert result(evidence, LEAKS[1]).verdict is Verdict.PASS
@@ -93,14 +94,14 @@ def test_the_nmi_watchdog_stops_and_goes_on(new_lab: Lab) -> None:
 
 
 def test_somebody_who_counts_guests_is_named_as_what_keeps_a_guest_from_its_pmu(
-    new_lab: Lab,
+    new_lab: LabTarget,
 ) -> None:
     found = result(decided(new_lab, LEAKS[1], commands=(HOLD_EVENT,)), LEAKS[1])
     assert found.verdict is Verdict.SKIP
     assert "while an event that counts guests is open" in found.reason
 
 
-def test_guests_are_not_counted_beside_others_who_may_start_a_vm(new_lab: Lab) -> None:
+def test_guests_are_not_counted_beside_others_who_may_start_a_vm(new_lab: LabTarget) -> None:
     evidence = decided(new_lab, LEAKS[0], "vmx.entry.toggled", commands=(HOLD_KVM,))
     hindered = result(evidence, LEAKS[0])
     assert hindered.verdict is Verdict.SKIP

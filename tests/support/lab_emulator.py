@@ -19,7 +19,8 @@ from kvmtest.judge import Verdict
 from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators import bochs
 from kvmtest.lab.image import disk, userland
-from kvmtest.lab.lab import Lab
+from kvmtest.lab.saved_machine import SavedMachine
+from kvmtest.lab.target import LabTarget
 from support.evidence_samples import BOCHS, evidence_of
 from support.kernel_files import RELEASE, tree_files, write_tree
 
@@ -119,7 +120,11 @@ class Emulator:
         assert isinstance(job, dict)
         return job
 
-    def lab(self, **more: object) -> Lab:
-        """Return the lab of the tree's kernel."""
+    def machine(self, **more: object) -> SavedMachine:
+        """Return the saved machine of the tree's kernel."""
         kernel = resolve(str(self.tree), None, self.cache, print)
-        return Lab(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]
+        return SavedMachine(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]
+
+    def target(self, **more: object) -> LabTarget:
+        """Return that machine as a target."""
+        return LabTarget(self.machine(**more))

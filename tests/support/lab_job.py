@@ -6,27 +6,27 @@ from pathlib import Path
 
 from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.lab.image import payload
-from kvmtest.lab.lab import Lab
-from kvmtest.lab.machine import Outcome
+from kvmtest.lab.machine import MachineOutput
 from kvmtest.lab.parameters import Parameters
+from kvmtest.lab.target import LabTarget
 
 
 def run_inside(
-    lab: Lab,
+    lab: LabTarget,
     words: Sequence[str],
     files: Mapping[str, bytes] | None = None,
     commands: Sequence[Sequence[str]] = (),
-) -> Outcome:
+) -> MachineOutput:
     """Run kvmtest with these words inside, and the commands before."""
     environment = {VARIABLE: json.dumps(lab.facts())}
-    return lab.run({**(files or {}), **payload.job(words, environment, commands)}, 600)
+    return lab.machine.run({**(files or {}), **payload.job(words, environment, commands)}, 600)
 
 
-def run_script_inside(lab: Lab, script: Path, parameters: Parameters | None = None) -> None:
-    """Run a Python script inside; raises MachineFailed, with its last line, where it fails.
+def run_script_inside(lab: LabTarget, script: Path, parameters: Parameters | None = None) -> None:
+    """Run a Python script inside; raises TargetFailed, with its last line, where it fails.
 
     KVM's modules get ``parameters`` before.
     """
-    setting = parameters or Parameters(lab.emulator.modules[0])
+    setting = parameters or Parameters(lab.vendor)
     files = {script.name: script.read_bytes(), **setting.files}
     run_inside(lab, ["list"], files, [*setting.commands, ["/bin/python3", script.name]])

@@ -18,7 +18,6 @@ __all__ = [
     "COMMAND_LINE",
     "MODULE_ARGUMENTS",
     "digest",
-    "file_name",
     "module_entries",
     "own_entries",
 ]

@@ -24,7 +24,7 @@ __all__ = ["archive", "job", "package", "with_bytecode"]
 Files = Mapping[str, bytes]
 
 # What runs outside the machine only.
-_OUTSIDE = ("kvmtest/lab/", "kvmtest/cache.py")
+_OUTSIDE = ("kvmtest/lab/", "kvmtest/commands/lab_", "kvmtest/cache.py")
 # Of kvmtest/kernels, what runs inside too: the types of KVM and its banner, not kernels' files.
 _KERNELS = "kvmtest/kernels/"
 _OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "fix.py"}

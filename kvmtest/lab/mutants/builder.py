@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.image.contents import file_name
+from kvmtest.kernels.modules import file_name
 
 __all__ = ["BuildKit", "ModuleBuilder", "PatchRefused"]
 
@@ -75,7 +75,7 @@ class BuildKit:
 
     @property
     def release(self) -> str:
-        """The kernel's release, as uname(1) says it."""
+        """The kernel's release, as uname -r gives it."""
         header = "include/generated/utsrelease.h"
         return self._find(header, r'UTS_RELEASE "([^"]+)"', f"#define UTS_RELEASE in {header}")
 
@@ -108,13 +108,13 @@ class BuildKit:
 class ModuleBuilder:
     """Builds the modules of one kernel; what was built is kept in ``cache``.
 
-    ``tell`` is called with a line before each step that takes seconds. ``vendor`` is the module
-    that is built beside kvm; it uses kvm, and both the stock irqbypass.
+    ``on_step`` gets a line before each step that takes seconds. ``vendor`` is the module that is
+    built beside kvm; it uses kvm, and both use the stock irqbypass.
     """
 
     kit: BuildKit
     cache: Cache
-    tell: Callable[[str], None]
+    on_step: Callable[[str], None]
     vendor: str = "kvm_intel"
 
     @property
@@ -134,7 +134,7 @@ class ModuleBuilder:
 
     @cached_property
     def _tree_digest(self) -> str:
-        """What tells the compiled source of this kernel, as this code and these tools make it."""
+        """The digest of the compiled source of this kernel, of this code and of the tools."""
         kit = self.kit
         self._require_tools()
         files = [
@@ -181,7 +181,7 @@ class ModuleBuilder:
                 self._apply(patch, work / "source", log)
             names = " ".join(patch.stem for patch in patches)
             if patches:
-                self.tell(f"compiling KVM of {self.kit.release} with {names}")
+                self.on_step(f"compiling KVM of {self.kit.release} with {names}")
                 self._compile(work, log)
             for name in self.modules:
                 built = work / "source" / _KVM / name
@@ -198,9 +198,9 @@ class ModuleBuilder:
         """Put the compiled source without patches into ``folder``."""
         with self._work() as (work, log):
             source = work / "source"
-            self.tell(f"unpacking KVM of {self.kit.release} from {self.kit.source.name}")
+            self.on_step(f"unpacking KVM of {self.kit.release} from {self.kit.source.name}")
             self._unpack(source, log)
-            self.tell(f"compiling KVM of {self.kit.release}")
+            self.on_step(f"compiling KVM of {self.kit.release}")
             self._compile(work, log)
             self._run(_copying(source, folder / "source"), work, log)
 
@@ -208,8 +208,8 @@ class ModuleBuilder:
     def _work(self) -> Iterator[tuple[Path, IO[bytes]]]:
         """Give the one folder that this kernel is compiled in, empty, and the log of the work.
 
-        It is always the same one, because kbuild compiles anew what was compiled elsewhere. The log
-        is its lock: a compiler that outlives this process holds it open.
+        The folder is always the same: kbuild compiles again what was compiled elsewhere. The log is
+        its lock: a compiler that outlives this process holds it open.
         """
         work = self.cache.root.resolve() / "kvm-work" / self._tree_digest
         if re.search(r"[\s:%]", str(work)):
@@ -259,7 +259,7 @@ class ModuleBuilder:
         makefile.write_text(text)
 
     def _apply(self, patch: Path, source: Path, log: IO[bytes]) -> None:
-        # A patch that has to be bent to fit may break another line than it says.
+        # A patch that fits only with fuzz may break another line than it says.
         options = ["--strip=1", "--forward", "--batch", "--fuzz=0", "--reject-file=-"]
         command = ["patch", *options, f"--input={patch.absolute()}"]
         start = log.tell()
@@ -306,8 +306,8 @@ class ModuleBuilder:
 
 
 def _run(command: Sequence[str], folder: Path, log: IO[bytes]) -> int:
-    """Run a command to its end, or end it and all it started; return its exit status."""
-    # Variables for make or kbuild that the user has set are not meant for this.
+    """Run a command to its end; kill it and its children where this process is interrupted."""
+    # The user's variables for make and kbuild are not meant for this.
     environment = {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
     }

@@ -20,13 +20,13 @@ from .builder import BuildKit
 __all__ = ["fetch"]
 
 
-def fetch(kernel: BootableKernel, cache: Cache, tell: Callable[[str], None]) -> BuildKit:
+def fetch(kernel: BootableKernel, cache: Cache, on_step: Callable[[str], None]) -> BuildKit:
     """Return the unpacked kit of a kernel.
 
-    Raises UsageError where Debian's archive has no such kernel, EnvironmentUnfit where its parts
-    can't be had.
+    Raises UsageError where Debian's archive has no such kernel, EnvironmentUnfit where a part of
+    the kit is missing.
     """
-    archive = Archive(cache, tell)
+    archive = Archive(cache, on_step)
     packages = archive.build_kit(archive.find(kernel.release))
     wanted = [*packages.headers, packages.source]
     digest = hashlib.sha256("".join(package.sha256 for package in wanted).encode())
@@ -35,7 +35,7 @@ def fetch(kernel: BootableKernel, cache: Cache, tell: Callable[[str], None]) -> 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:
             for path in archive.download(wanted, Path(downloads)):
-                tell(f"unpacking {path.name}")
+                on_step(f"unpacking {path.name}")
                 deb.unpack(path, folder, lambda name: name.parts[:1] == ("usr",))
         (folder / "vmlinux").write_bytes(bzimage.vmlinux(kernel.image.read_bytes()))
 

@@ -1,4 +1,4 @@
-"""lab/survey.py: the data of surveys before, which a new one is added to."""
+"""commands/lab_survey.py: the data of surveys before, which a new one is added to."""
 
 import json
 from dataclasses import asdict
@@ -6,8 +6,9 @@ from dataclasses import asdict
 from fuzz.harness import Harness
 from fuzz.json_mutator import mutate
 from fuzz.scratch import scratch
+from kvmtest.commands.lab_survey import load, save
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.survey import Surveyed, _load, _write
+from kvmtest.report.kernels_page import Surveyed
 
 ROW = Surveyed(
     "6.12.7-amd64", "6.12.7", "6.12.7-1", "2026-01-02", "0.1", "Bochs 2.7, i7, 2 CPU",
@@ -20,7 +21,7 @@ def parse(data: bytes) -> None:
     folder = scratch("survey")
     path = folder / "kernels.json"
     path.write_bytes(data)
-    _write(folder, _load(path))
+    save(folder, load(path))
 
 
 HARNESS = Harness(

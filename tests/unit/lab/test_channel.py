@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.lab.channel import _LONGEST_LINE, Channel, Received, Said, Told
+from kvmtest.lab.channel import _LONGEST_LINE, Channel, Line, Message, ReceivedFile
 
-Event = Said | Told | Received
+Event = Line | Message | ReceivedFile
 
 
 def message(**fields: Any) -> bytes:
@@ -29,14 +29,14 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 # Events with the bytes that say them.
 LINES = st.text('ab {}"\\é\0\x1b', max_size=40).map(
-    lambda text: (Said(text), text.encode() + b"\n")
+    lambda text: (Line(text), text.encode() + b"\n")
 )
 VALUES = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=20)
 MESSAGES = st.dictionaries(st.sampled_from(["stage", "end", "failed", "x"]), VALUES).map(
-    lambda fields: (Told(fields), message(**fields))
+    lambda fields: (Message(fields), message(**fields))
 )
 FILES = st.tuples(st.text("ab1-_é ", min_size=1), st.binary(max_size=300)).map(
-    lambda file: (Received(*file), message(file=file[0], size=len(file[1])) + file[1])
+    lambda file: (ReceivedFile(*file), message(file=file[0], size=len(file[1])) + file[1])
 )
 
 
@@ -84,7 +84,7 @@ def test_of_garbage_no_complete_line_is_kept_back(data: bytes) -> None:
     ids=lambda line: repr(line[:20]),
 )
 def test_a_line_that_is_no_message_is_a_line(line: bytes) -> None:
-    assert heard(line + b"\n") == [Said(line.decode(errors="replace"))]
+    assert heard(line + b"\n") == [Line(line.decode(errors="replace"))]
 
 
 @pytest.mark.parametrize(
@@ -106,28 +106,28 @@ def test_a_line_that_is_no_message_is_a_line(line: bytes) -> None:
     ids=str,
 )
 def test_a_file_without_a_sound_name_and_size_is_not_received(fields: dict[str, Any]) -> None:
-    assert heard(message(**fields), b"ab\n") == [Told(fields), Said("ab")]
+    assert heard(message(**fields), b"ab\n") == [Message(fields), Line("ab")]
 
 
 def test_a_message_is_heard_behind_text_without_a_newline() -> None:
     assert heard(b"50 %", message(file="a", size=2), b"ab", b"50 %", message(end=0)) == [
-        Said("50 %"),
-        Received("a", b"ab"),
-        Said("50 %"),
-        Told({"end": 0}),
+        Line("50 %"),
+        ReceivedFile("a", b"ab"),
+        Line("50 %"),
+        Message({"end": 0}),
     ]
 
 
 def test_a_file_s_bytes_are_its_own_even_if_they_look_like_messages() -> None:
     data = message(end=1) + b"\n\x1e"
     assert heard(message(file="a", size=len(data)), data, message(end=0)) == [
-        Received("a", data),
-        Told({"end": 0}),
+        ReceivedFile("a", data),
+        Message({"end": 0}),
     ]
 
 
 def test_an_empty_file_is_received_at_once() -> None:
-    assert heard(message(file="a", size=0)) == [Received("a", b"")]
+    assert heard(message(file="a", size=0)) == [ReceivedFile("a", b"")]
 
 
 def test_what_is_not_complete_is_not_there_yet() -> None:
@@ -136,7 +136,7 @@ def test_what_is_not_complete_is_not_there_yet() -> None:
 
 
 def test_a_line_of_a_terminal_ends_without_its_carriage_return() -> None:
-    assert heard(b"one\r\n") == [Said("one")]
+    assert heard(b"one\r\n") == [Line("one")]
 
 
 @given(st.lists(st.integers(0)))
@@ -144,13 +144,13 @@ def test_a_line_that_never_ends_comes_in_pieces_the_same_however_it_is_cut(
     places: list[int],
 ) -> None:
     endless = b"x" * (2 * _LONGEST_LINE + 5)
-    pieces = [Said("x" * _LONGEST_LINE)] * 2
+    pieces = [Line("x" * _LONGEST_LINE)] * 2
     assert heard(*cut(endless, places)) == pieces
-    assert heard(*cut(endless + b"\n", places)) == [*pieces, Said("x" * 5)]
+    assert heard(*cut(endless + b"\n", places)) == [*pieces, Line("x" * 5)]
 
 
 @pytest.mark.parametrize("size", [1 << 31, 10**30])
 def test_a_file_larger_than_any_is_not_waited_for(size: int) -> None:
     assert heard(message(file="a", size=size), b"a line\n") == [
-        Told({"file": "a", "size": size}), Said("a line"),
+        Message({"file": "a", "size": size}), Line("a line"),
     ]  # fmt: skip

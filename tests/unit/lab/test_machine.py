@@ -20,7 +20,8 @@ import kvmtest
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.emulators.emulator import Hardware, Start
-from kvmtest.lab.machine import Machine, MachineFailed, Outcome
+from kvmtest.lab.machine import EmulatedMachine, MachineOutput
+from kvmtest.target import TargetFailed
 
 # It finds its ports where a bochsrc, or a saved machine's config, says they are.
 PROLOGUE = r"""#!/bin/sh
@@ -50,7 +51,7 @@ class Lab:
     """Machines of one emulator, in a folder for temporary files of their own."""
 
     root: Path
-    heard: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     @property
     def temporary(self) -> Path:
@@ -58,19 +59,21 @@ class Lab:
 
     def machine(
         self, script: str, payload: bytes = b"", state: Path | None = None, save: Path | None = None
-    ) -> Machine:
+    ) -> EmulatedMachine:
         program = self.root / "emulator"
         program.write_text(PROLOGUE + script)
         program.chmod(0o755)
         bochs = Bochs(program, "2.7", None, "digest")
         start = Start(Hardware(), self.root, state, save)
-        return Machine(bochs, start, payload, self.heard.append)
+        return EmulatedMachine(bochs, start, payload, self.lines.append)
 
-    def run(self, script: str, deadline: float = 30, goal: str = "end", **more: Path) -> Outcome:
+    def run(
+        self, script: str, deadline: float = 30, goal: str = "end", **more: Path
+    ) -> MachineOutput:
         return self.machine(script, **more).run(deadline, goal)  # type: ignore[arg-type]
 
-    def fail(self, script: str, deadline: float = 30, goal: str = "end") -> MachineFailed:
-        with pytest.raises(MachineFailed) as caught:
+    def fail(self, script: str, deadline: float = 30, goal: str = "end") -> TargetFailed:
+        with pytest.raises(TargetFailed) as caught:
             self.run(script, deadline, goal)
         assert "\n" not in str(caught.value)
         return caught.value
@@ -131,11 +134,11 @@ printf 'abcde' >&8
     outcome = lab.run(script + END)
     assert outcome.status == 0
     assert outcome.files == {"evidence.json": b"abcde"}
-    assert outcome.said == "2 tests\n"
+    assert outcome.printed == "2 tests\n"
     assert outcome.console == "Linux version 6.12\n"
     assert list(outcome.stages) == ["awake", "booted", "end"]
     assert sorted(outcome.stages.values()) == list(outcome.stages.values())
-    assert lab.heard == ["2 tests"]
+    assert lab.lines == ["2 tests"]
 
 
 @pytest.mark.parametrize(("told", "status"), [("1", 1), ("125", 125), ("256", 3), ('"0"', 3)])
@@ -160,7 +163,7 @@ seq -f 'said %.0f' 30000 >&8
     outcome = lab.run(script + END)
     assert outcome.console.splitlines() == [f"line {n}" for n in range(1, 30001)]
     assert outcome.files == {"large": bytes(1000000)}
-    assert outcome.said.splitlines() == [f"said {n}" for n in range(1, 30001)]
+    assert outcome.printed.splitlines() == [f"said {n}" for n in range(1, 30001)]
 
 
 def test_its_last_words_are_heard(lab: Lab) -> None:
@@ -184,18 +187,18 @@ say "$(port ata0-master path)"
     outcome = lab.machine(script + END, b"0123456789").run(30, "end")
     assert outcome.files["payload"][:16] == b"KVMTEST1" + (10).to_bytes(8, "little")
     assert outcome.files["payload"][2048:] == b"0123456789"
-    assert outcome.said.splitlines() == [str(64 << 20), str(lab.root / "boot.iso")]
+    assert outcome.printed.splitlines() == [str(64 << 20), str(lab.root / "boot.iso")]
 
 
 def test_it_sees_little_of_our_environment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BXSHARE", "/elsewhere")
     outcome = lab.run('say "${BXSHARE-unset} $TERM"; tail -n +1 <&0 >&8;' + END)
-    assert outcome.said == "unset vt100\n"
+    assert outcome.printed == "unset vt100\n"
 
 
 def test_it_is_no_child_of_a_terminal(lab: Lab) -> None:
     outcome = lab.run("say $(ps -o sid= -p $$) $$;" + END)
-    session, own = outcome.said.split()
+    session, own = outcome.printed.split()
     assert session == own
 
 
@@ -215,7 +218,7 @@ def test_the_debugger_is_told_to_go_on_until_the_machine_is_done(
     (folder / "config").write_text(SAVED)
     more = {"booted": {}, "restored": {"state": folder}, "saved": {"save": folder}}[start]
     outcome = lab.run('cat "$5" >&8;' + END, **more)
-    assert outcome.said.replace(str(folder), "DIR").splitlines() == script
+    assert outcome.printed.replace(str(folder), "DIR").splitlines() == script
 
 
 def test_a_saved_machine_is_restored_with_ports_and_drives_of_its_own(lab: Lab) -> None:
@@ -225,7 +228,7 @@ def test_a_saved_machine_is_restored_with_ports_and_drives_of_its_own(lab: Lab) 
     (state / "cpu0").write_text("registers")
     script = 'say "$1 $2 $(basename "$3") $(cat "$3/cpu0")"; grep -c /gone/ "$3/config" >&8;'
     outcome = lab.run(script + END, state=state)
-    assert outcome.said.splitlines() == ["-q -r state registers", "0"]
+    assert outcome.printed.splitlines() == ["-q -r state registers", "0"]
     assert (state / "config").read_text() == SAVED
     assert sorted(path.name for path in state.iterdir()) == ["config", "cpu0"]
 
@@ -326,7 +329,7 @@ def test_a_machine_that_was_not_saved_has_failed_although_it_booted(lab: Lab) ->
 def test_a_machine_that_went_on_instead_of_being_saved_has_failed(lab: Lab) -> None:
     folder = lab.root / "state"
     folder.mkdir()
-    with pytest.raises(MachineFailed, match=r"did not save its machine to .*state; use --cold"):
+    with pytest.raises(TargetFailed, match=r"did not save its machine to .*state; use --cold"):
         lab.run(END, save=folder)
 
 
@@ -343,7 +346,7 @@ echo '00000000000e[      ] >>PANIC<< dlopen failed' > "$log"; exit 1"""
 def test_an_emulator_that_is_not_there_is_told(lab: Lab) -> None:
     machine = lab.machine("")
     (lab.root / "emulator").unlink()
-    with pytest.raises(MachineFailed, match=r"ended with status 127 .*emulator: not found"):
+    with pytest.raises(TargetFailed, match=r"ended with status 127 .*emulator: not found"):
         machine.run(30, "end")
 
 
@@ -373,16 +376,16 @@ def test_a_state_without_its_configuration_is_told(lab: Lab) -> None:
 
 
 def raising(error: BaseException) -> Callable[[str], None]:
-    def hear(_: str) -> None:
+    def on_line(_: str) -> None:
         raise error
 
-    return hear
+    return on_line
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
 def test_an_exception_ends_the_emulator_and_what_it_started(lab: Lab, error: BaseException) -> None:
     machine = lab.machine("sleep 1000 & say hello; hang")
-    machine.hear = raising(error)
+    machine.on_line = raising(error)
     with pytest.raises(type(error)):
         machine.run(300, "end")
     # The fixture sees that neither process nor folder is left.
@@ -395,12 +398,12 @@ import sys
 from pathlib import Path
 from kvmtest.lab.emulators.bochs import Bochs
 from kvmtest.lab.emulators.emulator import Hardware, Start
-from kvmtest.lab.machine import Machine
+from kvmtest.lab.machine import EmulatedMachine
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 bochs = Bochs(Path(sys.argv[1]), "2.7", None, "digest")
 start = Start(Hardware(), Path("/"))
-Machine(bochs, start, b"", lambda line: print(line, flush=True)).run(300, "end")
+EmulatedMachine(bochs, start, b"", lambda line: print(line, flush=True)).run(300, "end")
 """
 
 

@@ -19,7 +19,8 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.lab.emulators import qemu as module
 from kvmtest.lab.emulators.emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Start
 from kvmtest.lab.emulators.qemu import PC, Q35, Monitor, Qemu, arguments
-from kvmtest.lab.machine import Machine, MachineFailed, Outcome
+from kvmtest.lab.machine import EmulatedMachine, MachineOutput
+from kvmtest.target import TargetFailed
 
 GREETING = {"QMP": {"version": {}, "capabilities": ["oob"]}}
 DONE: dict[str, Any] = {"return": {}}
@@ -294,11 +295,13 @@ esac; done
 """
 
 
-def run(tmp_path: Path, script: str, deadline: float = 60, **more: Path) -> Outcome:
+def run(tmp_path: Path, script: str, deadline: float = 60, **more: Path) -> MachineOutput:
     emulator = Qemu(program(tmp_path, script + MACHINE), "7.2.22", "digest")
     emulator.make_boot(tmp_path, b"", b"", "quiet")
     begun = Start(Hardware(2), tmp_path, **more)
-    return Machine(emulator, begun, b"payload", print).run(deadline, "end" if not more else "ready")
+    return EmulatedMachine(emulator, begun, b"payload", print).run(
+        deadline, "end" if not more else "ready"
+    )
 
 
 def test_a_machine_is_run_through_its_breakpoints_to_its_end(tmp_path: Path) -> None:
@@ -328,7 +331,7 @@ def test_a_machine_that_ends_without_being_saved_has_failed(tmp_path: Path) -> N
     state = tmp_path / "saved"
     state.mkdir()
     script = """save() { exit 0; }; begin() { tell '{"stage": "ready"}'; stop; }"""
-    with pytest.raises(MachineFailed, match=r"did not save its machine to .*saved; use --cold"):
+    with pytest.raises(TargetFailed, match=r"did not save its machine to .*saved; use --cold"):
         run(tmp_path, script, save=state)
 
 
@@ -339,7 +342,7 @@ def test_a_restored_machine_goes_on(tmp_path: Path) -> None:
 
 def test_what_the_monitor_complains_of_ends_the_machine(tmp_path: Path) -> None:
     script = """begin() { echo '{"error": {"desc": "State blocked"}}'; sleep 1000; }"""
-    with pytest.raises(MachineFailed, match="the lab's machine failed: QEMU: State blocked"):
+    with pytest.raises(TargetFailed, match="the lab's machine failed: QEMU: State blocked"):
         run(tmp_path, script)
 
 
@@ -348,5 +351,5 @@ def test_a_machine_that_hangs_is_ended_at_the_deadline_with_its_monitor_closed_o
     tmp_path: Path, way: str
 ) -> None:
     script = f"begin() {{ {way} exec sleep 1000; }}"
-    with pytest.raises(MachineFailed, match="did not end within 1 s"):
+    with pytest.raises(TargetFailed, match="did not end within 1 s"):
         run(tmp_path, script, deadline=1)

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from kvmtest.lab.channel import Channel, Received, Said, Told
+from kvmtest.lab.channel import Channel, Line, Message, ReceivedFile
 from kvmtest.lab.image import payload
 
 AGENT = Path(payload.__file__).parents[1] / "inside" / "agent.py"
@@ -76,21 +76,21 @@ def test_the_serial_ports_interrupts_are_switched_off(agent: ModuleType, tmp_pat
 
 def test_a_message_is_heard_outside(agent: ModuleType, tmp_path: Path) -> None:
     agent.tell(stage="awake", text="é\n\x1e")
-    assert heard(tmp_path) == [Told({"stage": "awake", "text": "é\n\x1e"})]
+    assert heard(tmp_path) == [Message({"stage": "awake", "text": "é\n\x1e"})]
 
 
 def test_a_file_is_heard_outside(agent: ModuleType, tmp_path: Path) -> None:
     data = b"\x1e{}\n\0"
     agent.tell(data, file="evidence.json", size=len(data))
-    assert heard(tmp_path) == [Received("evidence.json", data)]
+    assert heard(tmp_path) == [ReceivedFile("evidence.json", data)]
 
 
 def test_a_stage_is_told_with_the_machine_s_uptime(agent: ModuleType, tmp_path: Path) -> None:
     agent.reached("booted")
     (event,) = heard(tmp_path)
-    assert isinstance(event, Told)
-    assert event.message["stage"] == "booted"
-    assert event.message["uptime"] > 0
+    assert isinstance(event, Message)
+    assert event.fields["stage"] == "booted"
+    assert event.fields["uptime"] > 0
 
 
 def test_a_payload_is_unpacked_where_it_belongs(agent: ModuleType, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_command_that_fails_is_told_and_is_the_last(
 ) -> None:
     agent.JOB.mkdir()
     assert not agent.prepare({"commands": [command, ["touch", "one"]]})
-    assert heard(tmp_path) == [Told({"failed": f"{' '.join(command)}: {why}"})]
+    assert heard(tmp_path) == [Message({"failed": f"{' '.join(command)}: {why}"})]
     assert list(agent.JOB.iterdir()) == []
 
 
@@ -152,7 +152,7 @@ def test_why_the_kernel_refuses_a_module_is_told(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert not agent.prepare({"commands": [["modprobe", "kvm"]]})
-    assert heard(tmp_path) == [Told({"failed": f"modprobe kvm: invalid argument{told}"})]
+    assert heard(tmp_path) == [Message({"failed": f"modprobe kvm: invalid argument{told}"})]
 
 
 RUNNER = """
@@ -202,29 +202,29 @@ def test_a_whole_run_is_heard_in_order(
     agent: ModuleType, tmp_path: Path, word: str, status: int
 ) -> None:
     events = run_agent(tmp_path, [word, "--quiet"], [])
-    stages = [e.message["stage"] for e in events if isinstance(e, Told) and "stage" in e.message]
+    stages = [e.fields["stage"] for e in events if isinstance(e, Message) and "stage" in e.fields]
     assert stages == ["booted", "ready", "awake", "running"]
     rest = events[len(stages) :]
-    lines = [event.line for event in rest if isinstance(event, Said)]
+    lines = [event.text for event in rest if isinstance(event, Line)]
     assert lines == [f"ran {word} --quiet {{}}", "a child", "to stderr", "no newline"]
     assert rest[len(lines) :] == [
-        Received("a.bin", b"\x1e\0"),
-        Received("evidence.json", b"{}\n"),
-        Told({"end": status}),
+        ReceivedFile("a.bin", b"\x1e\0"),
+        ReceivedFile("evidence.json", b"{}\n"),
+        Message({"end": status}),
     ]
     assert (tmp_path / "breakpoints").read_text() == "breakpoint\n" * 3
 
 
 def test_a_job_s_commands_have_its_environment(agent: ModuleType, tmp_path: Path) -> None:
     events = run_agent(tmp_path, ["run"], [["sh", "-c", 'test "$KVMTEST_LAB" = "{}"']])
-    assert events[-1] == Told({"end": 1})
+    assert events[-1] == Message({"end": 1})
 
 
 def test_a_job_whose_commands_fail_does_not_run_nor_reach_the_last_breakpoint(
     agent: ModuleType, tmp_path: Path
 ) -> None:
     events = run_agent(tmp_path, ["run"], [["false"]])
-    assert events[-1] == Told({"failed": "false: status 1"})
+    assert events[-1] == Message({"failed": "false: status 1"})
     assert (tmp_path / "breakpoints").read_text() == "breakpoint\n" * 2
 
 

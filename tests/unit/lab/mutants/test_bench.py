@@ -1,4 +1,4 @@
-"""kvmtest/lab/mutants/run.py: a matrix of verdicts of a made-up machine, and a status.
+"""kvmtest lab mutants: the matrix of a made-up machine's verdicts, and an exit status.
 
 The builder makes no modules here: it names a folder for each mutant, by which the emulator knows
 what to leave.
@@ -15,13 +15,15 @@ from support.kernel_files import module as kernel_module
 from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
+from kvmtest.commands import lab_mutants as command
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.judge import Verdict, claim, control
-from kvmtest.lab.mutants import run as module
+from kvmtest.lab.mutants import bench as module
+from kvmtest.lab.mutants.bench import chosen_mutants, mutants_of_kernel
 from kvmtest.lab.mutants.builder import PatchRefused
 from kvmtest.lab.mutants.table import MUTANTS, REPAIRS, find
-from kvmtest.lab.run import MACHINES, VENDORS
+from kvmtest.lab.target import MACHINES, VENDORS
 
 Capture = pytest.CaptureFixture[str]
 PASS, FAIL, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.SKIP
@@ -57,8 +59,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     emulator = Emulator.install(tmp_path, monkeypatch)
     made = Bench(emulator)
     emulator.leaves(evidence(STOCK), 0)
-    monkeypatch.setattr(module.kit, "fetch", lambda *_: SimpleNamespace())
-    monkeypatch.setattr(module, "ModuleBuilder", lambda *_: made)
+    monkeypatch.setattr(command.kit, "fetch", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(command, "ModuleBuilder", lambda *_: made)
     return made
 
 
@@ -200,11 +202,11 @@ def test_a_mutant_of_a_line_that_the_kernel_has_not_is_left_out_unless_named() -
         ("6.99.1", False),
         ("7.0-rc1", True),
     ):
-        assert (MEDIATED in module._of_kernel(MUTANTS, release, [])) is is_there
-    assert len(module._of_kernel(MUTANTS, "6.12.117", [])) == len(MUTANTS) - 1
+        assert (MEDIATED in mutants_of_kernel(MUTANTS, release, [])) is is_there
+    assert len(mutants_of_kernel(MUTANTS, "6.12.117", [])) == len(MUTANTS) - 1
     with pytest.raises(UsageError, match=r"is one for Linux 7\.0 and later, not 6\.12\.117"):
-        module._of_kernel([MEDIATED], "6.12.117", [MEDIATED.name])
-    assert module._of_kernel([MEDIATED], "7.3.4", [MEDIATED.name]) == [MEDIATED]
+        mutants_of_kernel([MEDIATED], "6.12.117", [MEDIATED.name])
+    assert mutants_of_kernel([MEDIATED], "7.3.4", [MEDIATED.name]) == [MEDIATED]
 
 
 def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
@@ -219,7 +221,7 @@ def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
 
 
 def test_each_machine_is_given_the_mutants_of_its_vendor_s_module() -> None:
-    chosen = {name: module._chosen(module.Options(name)) for name in MACHINES}
+    chosen = {name: chosen_mutants(name, []) for name in MACHINES}
     assert chosen["amd"] == chosen["amd-uefi"]
     assert {mutant.name.startswith("svm-") for mutant in chosen["amd"]} == {True}
     assert {*chosen["intel"], *chosen["amd"]} == {*MUTANTS, *REPAIRS}

@@ -1,18 +1,16 @@
-"""A lab
-=====
+"""Saved machines
+==============
 
-From a kernel to a machine that waits for a job: the image it boots, the machine saved after boot,
-and the one saved with this kvmtest imported. Each is made once and kept in the cache by the digest
-of all that it is made from.
+From a kernel to an emulated machine that waits for a job: the image it boots, the machine saved
+after boot, and the one saved with this kvmtest imported. Each is made once and kept in the cache,
+named by the digest of all that it is made from.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from kvmtest.cache import Cache
 from kvmtest.kernels import bzimage
@@ -23,28 +21,27 @@ from kvmtest.lab.emulators.emulator import Emulator, Hardware, Start
 from .digest import of_files, of_parts
 from .image import bytecode, cpio, disk, flat_kernel, payload, userland
 from .image import contents as image
-from .machine import Machine, Outcome
+from .machine import EmulatedMachine, MachineOutput
 
-__all__ = ["Lab"]
+__all__ = ["SavedMachine"]
 
-# Seconds that either step may take; a loaded host is several times slower than an idle one.
+# Seconds that booting, or starting kvmtest, may take; a loaded host is several times slower.
 _STEP_SECONDS = 600.0
-
-Tell = Callable[[str], None]
 
 
 @dataclass
-class Lab:
-    """Machines that boot one kernel. ``cold`` saves and restores none.
+class SavedMachine:
+    """One kernel in one emulated machine, booted once and restored for each job.
 
-    ``tell`` gets a line at each step, ``hear`` each line that a machine says.
+    ``on_step`` gets a line before each step that takes seconds, ``on_line`` each line that the
+    machine prints. A ``cold`` machine boots for each job, and none is saved.
     """
 
     emulator: Emulator
     kernel: BootableKernel
     cache: Cache
-    tell: Tell
-    hear: Tell
+    on_step: Callable[[str], None]
+    on_line: Callable[[str], None]
     hardware: Hardware = field(default_factory=Hardware)
     cold: bool = False
 
@@ -63,7 +60,7 @@ class Lab:
 
     @property
     def command_line(self) -> str:
-        """What the kernel is booted with."""
+        """The kernel's command line."""
         return f"{image.COMMAND_LINE} {self.emulator.kernel_arguments}"
 
     @cached_property
@@ -80,15 +77,15 @@ class Lab:
         return payload.package()
 
     @property
-    def restores(self) -> bool:
-        """Whether a run begins from a saved machine."""
+    def is_restored(self) -> bool:
+        """Whether a job begins in a restored machine, not in one that boots."""
         return not self.cold and self.emulator.can_save
 
-    def boot(self) -> Path:
-        """Return the folder of what a machine boots from."""
+    def image(self) -> Path:
+        """Return the folder of what the machine boots from. Raises EnvironmentUnfit."""
 
         def make(folder: Path) -> None:
-            self.tell(f"making the image of Linux {self.kernel.release}")
+            self.on_step(f"making the image of Linux {self.kernel.release}")
             archive = cpio.archive({**userland.entries(self._userland), **self._own})
             kernel = self.kernel.image.read_bytes()
             if self.emulator.boots_flat:
@@ -101,25 +98,25 @@ class Lab:
         try:
             return flat_kernel.flatten(kernel)
         except flat_kernel.CannotFlatten as reason:
-            self.tell(f"it decompresses itself, which takes a minute ({reason})")
+            self.on_step(f"it decompresses itself, which takes a minute ({reason})")
             return kernel
 
     def booted(self) -> Path:
-        """Return the state of a machine that has booted and imported all but kvmtest."""
+        """Return the state saved after boot, with all imported but kvmtest; raises TargetFailed."""
 
         def make(folder: Path) -> None:
-            self.tell("booting it, once")
+            self.on_step("booting it, once")
             self._machine(None, {}, save=folder).run(_STEP_SECONDS, "booted")
 
         name = of_parts(self.image_digest, self.emulator.machine_digest(self.hardware))
         return self.cache.entry("booted", name, make)
 
     def ready(self) -> Path:
-        """Return the state of a machine that waits for a job of this kvmtest."""
+        """Return the state in which this kvmtest waits for a job; raises TargetFailed."""
 
         def make(folder: Path) -> None:
             state = self.booted()
-            self.tell("starting kvmtest in it, once")
+            self.on_step("starting kvmtest in it, once")
             package = payload.with_bytecode(self.package)
             self._machine(state, package, save=folder).run(_STEP_SECONDS, "ready")
 
@@ -129,55 +126,24 @@ class Lab:
         )  # fmt: skip
         return self.cache.entry("ready", name, make)
 
-    def run(self, job: Mapping[str, bytes], deadline: float) -> Outcome:
-        """Give a machine a job; return what came of it. Raises MachineFailed, EnvironmentUnfit."""
-        if self.restores:
-            machine = self._machine(self.ready(), job)
-            self.tell("running the suite in a saved machine")
+    def run(self, files: Mapping[str, bytes], deadline: float) -> MachineOutput:
+        """Run the job in ``files`` (payload.job) within ``deadline`` seconds; return its output.
+
+        Raises TargetFailed, EnvironmentUnfit.
+        """
+        if self.is_restored:
+            machine = self._machine(self.ready(), files)
+            self.on_step("running the suite in a saved machine")
         else:
-            machine = self._machine(None, {**payload.with_bytecode(self.package), **job})
-            self.tell("booting it, and running the suite")
+            machine = self._machine(None, {**payload.with_bytecode(self.package), **files})
+            self.on_step("booting it, and running the suite")
         return machine.run(deadline, "end")
 
     def _machine(
         self, state: Path | None, files: Mapping[str, bytes], save: Path | None = None
-    ) -> Machine:
-        start = Start(self.hardware, self.boot(), state, save)
-        return Machine(self.emulator, start, payload.archive(files), self.hear)
-
-    def facts(
-        self,
-        modules: str = "the kernel's own",
-        parameters: str = "",
-        laid_over: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """Return what evidence says of the machine, of KVM's modules and of their parameters.
-
-        ``laid_over`` are the files in place of the kernel's own, which every report names.
-        """
-        laid = {"modules_laid_over": ", ".join(laid_over)} if laid_over else {}
-        return {
-            "emulator": self.emulator.name,
-            "version": self.emulator.version,
-            "model": self.emulator.model,
-            "lacks": dict(self.emulator.lacks),
-            "details": {
-                "emulator_digest": self.emulator.digest,
-                "cpus": self.hardware.cpus,
-                "memory_mib": self.hardware.memory,
-                "shown_cpu_features": " ".join(self.hardware.cpu_features),
-                "kernel": self.kernel.origin,
-                "kernel_digest": self.kernel.digest,
-                "modules": modules,
-                **laid,
-                "kvm_parameters": parameters,
-                "command_line": self.command_line,
-                "image_digest": self.image_digest,
-                **self.emulator.details,
-                "emulated_on": os.uname().nodename,
-                "start": "restored from a saved machine" if self.restores else "booted",
-            },
-        }
+    ) -> EmulatedMachine:
+        start = Start(self.hardware, self.image(), state, save)
+        return EmulatedMachine(self.emulator, start, payload.archive(files), self.on_line)
 
 
 def _makers() -> str:

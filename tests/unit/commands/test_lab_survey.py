@@ -1,4 +1,4 @@
-"""kvmtest/lab/survey.py: what is kept of each kernel in each machine, and the page made of it."""
+"""kvmtest lab survey: what is kept of each kernel in each machine, and the page made of it."""
 
 import json
 from dataclasses import asdict, replace
@@ -11,9 +11,9 @@ from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
 from kvmtest.judge import Verdict
-from kvmtest.lab import survey as module
-from kvmtest.lab.run import MACHINES
-from kvmtest.lab.survey import Surveyed, page
+from kvmtest.lab import target
+from kvmtest.lab.target import MACHINES
+from kvmtest.report.kernels_page import Surveyed, page
 
 BOCHS, QEMU = "Bochs 2.7, corei7_skylake_x, 1 CPU", "QEMU 7.2.22, EPYC, 2 CPU"
 
@@ -52,7 +52,7 @@ def survey(installed: Emulator, folder: Path, *words: str, **machine: object) ->
 def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """One that plays each of the lab's machines."""
     made = Emulator.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(module, "MACHINES", dict.fromkeys(MACHINES, MACHINES["intel"]))
+    monkeypatch.setattr(target, "MACHINES", dict.fromkeys(MACHINES, MACHINES["intel"]))
     return made
 
 

@@ -1,4 +1,4 @@
-"""kvmtest/lab/run.py, by the command kvmtest lab run: one line, the console's end, a status."""
+"""kvmtest lab run: one line for an error, the console's end, an exit status."""
 
 import json
 from hashlib import sha256
@@ -9,11 +9,11 @@ from support.kernel_files import RELEASE, deb, kvm_modules, module, tree_files, 
 from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
+from kvmtest.commands.lab_run import write
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import load
 from kvmtest.judge import Verdict
-from kvmtest.lab.machine import MachineFailed, Outcome
-from kvmtest.lab.run import run_once, write
+from kvmtest.target import Job, Outcome, TargetFailed
 
 Capture = pytest.CaptureFixture[str]
 
@@ -273,24 +273,28 @@ def test_modules_of_another_kernel_are_refused_before_anything_boots(
 def test_a_folder_of_modules_is_named_in_the_evidence_of_a_run(
     emulator: Emulator, tmp_path: Path
 ) -> None:
-    outcome, found = run_once(emulator.lab(), [], modules=built(tmp_path / "built"))
-    assert outcome.status == 0
-    assert [result.id for result in found.results] == ["any.soak"]
+    outcome = emulator.target().run(Job(modules=built(tmp_path / "built")))
+    assert outcome.exit_status == 0
+    assert [result.id for result in outcome.evidence.results] == ["any.soak"]
     assert "kvm-intel.ko (sha256 " in emulator.job()["environment"]["KVMTEST_LAB"]
 
 
 def test_a_failed_machine_s_console_is_that_of_the_exception(emulator: Emulator) -> None:
     (emulator.folder / "panic").touch()
-    with pytest.raises(MachineFailed) as caught:
-        run_once(emulator.lab(cold=True), [])
+    with pytest.raises(TargetFailed) as caught:
+        emulator.target(cold=True).run(Job())
     assert caught.value.tail.splitlines()[0] == "booting"
 
 
 # Writing
 
 
+def outcome_of(files: dict[str, bytes], console: str = "") -> Outcome:
+    return Outcome(0, evidence({}), files, console)
+
+
 def test_all_files_and_the_console_are_written(tmp_path: Path) -> None:
-    write(Outcome(files={"a": b"1", "b": b"\0"}, console="é\n"), tmp_path)
+    write(outcome_of({"a": b"1", "b": b"\0"}, "é\n"), tmp_path)
     held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert held == {"a": b"1", "b": b"\0", "console.log": "é\n".encode()}
 
@@ -299,12 +303,12 @@ def test_all_files_and_the_console_are_written(tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_written_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(EnvironmentUnfit, match=r"can't write .*; choose another -o DIR"):
-        write(Outcome(files={name: b""}), tmp_path)
+        write(outcome_of({name: b""}), tmp_path)
 
 
 def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
-    write(Outcome(files={"../a": b"", "/tmp/b": b""}), folder)
+    write(outcome_of({"../a": b"", "/tmp/b": b""}), folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert {"a", "b"} <= {path.name for path in folder.iterdir()}

@@ -1,23 +1,18 @@
-"""kvmtest/lab/lab.py: what is made once, and what makes it be made anew."""
+"""kvmtest/lab/saved_machine.py: what is made once, and what makes it be made anew."""
 
-import json
-import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
 from support.lab_emulator import Emulator
 
-from kvmtest.host.facts.lab import LabFacts
 from kvmtest.kernels import bzimage as bzimages
 from kvmtest.lab.emulators import bochs
-from kvmtest.lab.emulators.bochs import PMU, Bochs
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.image import contents as image
 from kvmtest.lab.image import disk, flat_kernel, payload, userland
-from kvmtest.lab.machine import MachineFailed
+from kvmtest.target import TargetFailed
 
 Patch = pytest.MonkeyPatch
 MODULES = f"lib/modules/{RELEASE}/kernel/arch/x86/kvm"
@@ -33,10 +28,10 @@ def job() -> dict[str, bytes]:
 
 
 def test_a_machine_is_booted_once_and_kvmtest_started_in_it_once(emulator: Emulator) -> None:
-    outcome = emulator.lab().run(job(), 60)
+    outcome = emulator.machine().run(job(), 60)
     assert set(outcome.files) == {"evidence.json"}
     assert emulator.starts() == ["booted", "saved as booted", "ready", "saved as ready"]
-    emulator.lab().run(job(), 60)
+    emulator.machine().run(job(), 60)
     assert emulator.starts() == ["saved as ready"]
 
 
@@ -44,7 +39,7 @@ def test_a_cold_machine_is_booted_each_time_and_neither_saved_nor_restored(
     emulator: Emulator,
 ) -> None:
     for _ in range(2):
-        outcome = emulator.lab(cold=True).run(job(), 60)
+        outcome = emulator.machine(cold=True).run(job(), 60)
         assert list(outcome.stages) == ["booted", "ready", "awake", "running", "end"]
     assert emulator.starts() == ["cold", "cold"]
     assert not (emulator.cache.root / "booted").exists()
@@ -52,20 +47,19 @@ def test_a_cold_machine_is_booted_each_time_and_neither_saved_nor_restored(
 
 def test_without_the_extension_machines_are_cold(emulator: Emulator, monkeypatch: Patch) -> None:
     monkeypatch.setattr(bochs, "_EXTENSION", emulator.folder / "nowhere")
-    lab = emulator.lab()
-    lab.run(job(), 60)
+    machine = emulator.machine()
+    machine.run(job(), 60)
     assert emulator.starts() == ["cold"]
-    assert lab.facts()["details"]["start"] == "booted"
-    assert lab.facts()["details"]["emulated_on"] == os.uname().nodename
+    assert not machine.is_restored
 
 
 def test_a_machine_that_fails_to_boot_is_not_kept(emulator: Emulator) -> None:
     (emulator.folder / "panic").touch()
-    with pytest.raises(MachineFailed, match="Kernel panic - not syncing: no init"):
-        emulator.lab().booted()
+    with pytest.raises(TargetFailed, match="Kernel panic - not syncing: no init"):
+        emulator.machine().booted()
     assert list((emulator.cache.root / "booted").iterdir()) == []
     (emulator.folder / "panic").unlink()
-    emulator.lab().booted()
+    emulator.machine().booted()
     assert emulator.starts() == ["booted"]
 
 
@@ -148,7 +142,7 @@ MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
 
 
 def made(emulator: Emulator, hardware: Hardware | None = None) -> tuple[Path, Path, Path]:
-    lab = emulator.lab(hardware=hardware or Hardware())
+    lab = emulator.machine(hardware=hardware or Hardware())
     return lab.boot(), lab.booted(), lab.ready()
 
 
@@ -195,41 +189,12 @@ def test_another_kvmtest_is_started_in_the_same_booted_machine(
     assert after[2] != before[2]
 
 
-@pytest.mark.parametrize("cold", [True, False])
-def test_evidence_is_told_what_the_machine_is_and_how_it_began(
-    emulator: Emulator, cold: bool
-) -> None:
-    lab = emulator.lab(cold=cold, hardware=Hardware(cpus=2))
-    facts = lab.facts("changed")
-    read = LabFacts.of({"KVMTEST_LAB": json.dumps(facts)})
-    assert read
-    assert (read.emulator, read.version, read.model) == ("Bochs", "2.7", "corei7_skylake_x")
-    details = read.details
-    assert details["start"] == ("booted" if cold else "restored from a saved machine")
-    assert details["cpus"] == 2
-    assert details["modules"] == "changed"
-    assert details["kernel_digest"] == lab.kernel.digest
-    assert details["image_digest"] == lab.image_digest
-    assert details["command_line"] == lab.command_line
-    assert lab.command_line.startswith(image.COMMAND_LINE)
-
-
-def test_a_known_emulator_has_counters_and_another_lacks_them(emulator: Emulator) -> None:
-    lab = emulator.lab()
-    assert set(lab.facts()["lacks"]) == {"pmu", "debugctl-switch"}
-    assert not lab.facts()["details"].keys() & PMU.keys()
-    assert isinstance(lab.emulator, Bochs)
-    lab.emulator = replace(lab.emulator, is_known=True)
-    assert lab.facts()["lacks"] == {}
-    assert lab.facts()["details"].items() >= PMU.items()
-
-
 def test_steps_are_told_when_they_are_done_and_only_then(
     emulator: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emulator.lab().run(job(), 60)
+    emulator.machine().run(job(), 60)
     told = capsys.readouterr().out
     for step in ("making the image", "booting it, once", "starting kvmtest in it, once"):
         assert told.count(step) == 1
-    emulator.lab().run(job(), 60)
+    emulator.machine().run(job(), 60)
     assert capsys.readouterr().out == "running the suite in a saved machine\ndeciding\n"
