@@ -143,7 +143,7 @@ MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
 
 def made(emulator: Emulator, hardware: Hardware | None = None) -> tuple[Path, Path, Path]:
     lab = emulator.machine(hardware=hardware or Hardware())
-    return lab.boot(), lab.booted(), lab.ready()
+    return lab.image(), lab.booted(), lab.ready()
 
 
 @pytest.mark.parametrize("change", IMAGES)
