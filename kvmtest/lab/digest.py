@@ -1,7 +1,7 @@
 """Digests
 =======
 
-Names for what is made of parts: alike where all parts are, whatever order and place they come from.
+Names for things made from parts, alike where all parts are alike.
 """
 
 import hashlib

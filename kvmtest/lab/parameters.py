@@ -1,7 +1,7 @@
 """Module parameters in a lab's machine
 ====================================
 
-KVM's modules, loaded anew in a machine that has booted, with the parameters that a user asks for.
+KVM's modules are reloaded in a machine that has booted, with the parameters that a user asks for.
 """
 
 import re
@@ -17,12 +17,12 @@ OPTION = "--kvm-parameter"
 _WRITTEN = re.compile(r"(?P<module>\w+)\.(?P<name>\w+)=(?P<value>[\w,-]+)", re.ASCII)
 #: A switch's value, and how the kernel shows it (kernel/params.c, param_get_bool and _int).
 _SHOWN = {"1": "Y|1", "y": "Y", "Y": "Y", "0": "N|0", "n": "N", "N": "N"}
-#: A shell script of a job: module, parameter, and what it may show, with bars between.
+#: A job's shell script; arguments: module, parameter, the values that it may show with | between.
 _SCRIPT = "has-parameter"
 _TEXT = b"""\
 shown=$(cat "${SYSFS:-/sys}/module/$1/parameters/$2" 2>/dev/null) || shown=unknown
 case "|$3|" in *"|$shown|"*) ;; *)
-	echo "$1.$2 is $shown: this kernel, or this machine, can't have it so" >&2; exit 1 ;;
+	echo "$1.$2 is $shown: this kernel, or this machine, does not take that value" >&2; exit 1 ;;
 esac
 """
 
@@ -40,34 +40,33 @@ class Parameter:
 
     @property
     def check(self) -> list[str]:
-        """A command, with the script beside it, that fails where the module does not have it so.
+        """The command that runs the script; it fails where the module shows another value.
 
-        The kernel ignores a parameter that it does not know, and KVM clears one that the CPU can't
-        do.
+        The kernel ignores an unknown parameter, and KVM clears one that the CPU does not support.
         """
         return ["sh", _SCRIPT, self.module, self.name, _SHOWN.get(self.value, self.value)]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Those that KVM's modules get in a machine whose vendor module is ``vendor``."""
+    """The parameters of KVM's modules in a machine whose vendor module is ``vendor``."""
 
     vendor: str
     wanted: tuple[Parameter, ...] = ()
 
     @classmethod
     def parse(cls, texts: Iterable[str], vendor: str) -> "Parameters":
-        """Return what the texts, each MODULE.NAME=VALUE, say; raises UsageError."""
+        """Parse texts, each MODULE.NAME=VALUE; raises UsageError."""
         return cls(vendor, tuple(_parsed(text, vendor) for text in texts))
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What the commands need beside them."""
+        """The files that the commands need beside them."""
         return {_SCRIPT: _TEXT} if self.wanted else {}
 
     @property
     def commands(self) -> list[list[str]]:
-        """What loads KVM's modules with the parameters, and fails where they do not take effect."""
+        """Commands that reload KVM's modules, and fail where a parameter has no effect."""
         if not self.wanted:
             return []
         settings = {

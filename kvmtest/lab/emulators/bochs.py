@@ -1,8 +1,8 @@
 """Bochs
 =====
 
-The emulator behind the lab's Intel machine: what is installed, how a machine is configured, and the
-commands that boot one, save it and restore it. Written for Debian's Bochs 2.7.
+The emulator of the lab's Intel machine: what is installed, how a machine is configured, and the
+commands that boot, save and restore one. Written for Debian's Bochs 2.7.
 """
 
 import hashlib
@@ -40,38 +40,37 @@ __all__ = [
     "reconfigured",
 ]
 
-#: Packages that root on Debian is asked to install.
+#: The Debian packages to install.
 PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "isolinux", "syslinux-common",
             "xorriso", "busybox-static")  # fmt: skip
 
 CPU_MODEL = "corei7_skylake_x"
 
-#: CPU features that a machine can show besides (c_helpers/bochs/cpuid.c).
+#: CPU features that a machine can show although its CPU lacks them (c_helpers/bochs/cpuid.c).
 SHOWN = ("rtm",)
 
 _MSRS = Path(__file__).with_name("bochs-msrs.def")
 _EXTENSION = Path(__file__).with_name("bochs-extension.so")
-# What the extension calls (c_helpers/bochs/save.c).
+# The function that the extension calls (c_helpers/bochs/save.c).
 _SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
-# The build whose insides the extension knows (c_helpers/bochs/build.c).
+# The build that the extension is written for (c_helpers/bochs/build.c).
 _KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
 _BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _BOOT_DISK, _LOG = "boot.iso", "bochs.log"
 _VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 
-#: Emulated instructions a second, by which the machine's clocks go; Bochs manages up to 80 million.
+#: Instructions in an emulated second; Bochs executes up to 80 million in a real one.
 INSTRUCTIONS_PER_SECOND = 100_000_000
 
 
-#: What stock Bochs does not model, by the precondition that it therefore does not meet. In a build
-#: that the extension knows it does.
+#: Why stock Bochs does not meet these preconditions; with the extension it does.
 LACKS = {
     "pmu": "the emulated machine (Bochs) has no performance counters",
     "debugctl-switch": "the emulated machine (Bochs) does not switch DEBUGCTL at VM-entry and "
     "VM-exit",
 }
 
-#: What the extension adds to such a build, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
+#: The counters that the extension adds, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
 PMU: dict[str, str | int] = {
     "pmu": "kvmtest's model, version 3",
     "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
@@ -82,7 +81,7 @@ PMU: dict[str, str | int] = {
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where what leaves the machine goes: FIFOs or files, and the emulator's own log."""
+    """The FIFOs or files behind the machine's ports, and the emulator's own log."""
 
     serial: Path
     parallel: Path
@@ -99,10 +98,10 @@ class Drives:
 
 @dataclass(frozen=True)
 class Bochs:
-    """The installed emulator. ``extension`` is preloaded into it where it fits this build.
+    """The installed emulator; ``extension`` is preloaded into it where it fits this build.
 
-    ``is_known`` tells that the extension knows its insides, and does more than to save.
-    ``digest`` is that of all files that a machine is made of, wherever they are.
+    ``is_known`` tells that this is the build that the extension is written for: then it adds
+    counters and SMIs, not only saving. ``digest`` is that of all files that a machine is made from.
     """
 
     program: Path
@@ -113,7 +112,7 @@ class Bochs:
 
     @classmethod
     def find(cls) -> "Bochs":
-        """Find the emulator; raises EnvironmentUnfit with what to install."""
+        """Find the emulator; raises EnvironmentUnfit with the packages to install."""
         path, version, _ = installed(
             "Bochs",
             "the lab's emulator",
@@ -146,20 +145,22 @@ class Bochs:
 
     @property
     def lacks(self) -> dict[str, str]:
-        """What this build does not model, by precondition."""
+        """Why this build does not meet a precondition, by its name."""
         return {} if self.is_known else LACKS
 
     @property
     def details(self) -> dict[str, str | int]:
-        """What evidence says besides."""
+        """Further facts, for evidence."""
         rate: dict[str, str | int] = {"instructions_per_second": INSTRUCTIONS_PER_SECOND}
         return rate | PMU if self.is_known else rate
 
     def check(self, hardware: Hardware) -> None:
-        """Raise UsageError or EnvironmentUnfit where CPUs can't show what they are to show."""
+        """Raise UsageError or EnvironmentUnfit for CPU features that can't be shown."""
         for feature in hardware.cpu_features:
             if feature not in SHOWN:
-                raise UsageError(f"--show-cpu-feature {feature}: it can show {', '.join(SHOWN)}")
+                raise UsageError(
+                    f"--show-cpu-feature {feature}: the Intel machine can show {', '.join(SHOWN)}"
+                )
             if not self.is_known:
                 raise EnvironmentUnfit(
                     f"--show-cpu-feature {feature}: this build of Bochs can't be made to show it; "
@@ -170,7 +171,7 @@ class Bochs:
         """Return the digest of the emulator and of a machine's configuration."""
         nowhere = Path("x")
         text = configuration(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
-        # What is in this file is in the emulator's digest; where it is does not matter.
+        # The emulator's digest has this file's content; its place does not matter.
         text = text.replace(_quoted(_MSRS), "")
         return of_parts(self.digest, text, *hardware.cpu_features)
 
@@ -183,8 +184,8 @@ class Bochs:
         ports = Ports(folder / SERIAL, folder / PARALLEL, folder / _LOG)
         drives = Drives(start.boot / _BOOT_DISK, folder / PAYLOAD)
         script = folder / "script"
-        ways = [f"!save {start.save}"] if start.save else ["c"] * start.passes
-        script.write_text("\n".join(["c", *ways, "q", ""]))
+        steps = [f"!save {start.save}"] if start.save else ["c"] * start.passes
+        script.write_text("\n".join(["c", *steps, "q", ""]))
         if start.state is None:
             config = folder / "bochsrc"
             config.write_text(configuration(start.hardware, drives, ports))
@@ -196,7 +197,7 @@ class Bochs:
         return Launch(command, self.environment(start.hardware))
 
     def boot(self, config: Path, script: Path) -> list[str]:
-        """Return the command that boots a machine; the debugger obeys ``script``."""
+        """Return the command that boots a machine; the debugger runs ``script``."""
         return [str(self.program), "-q", "-f", str(config), "-rc", str(script)]
 
     def restore(self, state: Path, script: Path) -> list[str]:
@@ -208,7 +209,7 @@ class Bochs:
         return (state / "config").is_file()
 
     def ended_well(self, status: int) -> bool:
-        """Tell a good exit status: that of a debugger that was told to quit is 1."""
+        """Tell whether the status is 0, or 1: that of a debugger that was told to quit."""
         return status in (0, 1)
 
     def complaint(self, folder: Path) -> str:
@@ -219,9 +220,9 @@ class Bochs:
     def environment(self, hardware: Hardware) -> dict[str, str]:
         """Return the environment that the emulator runs in."""
         kept = inherited()
-        # The display "term" writes to standard output, and wants a terminal that it knows.
+        # The display "term" writes to standard output, and asks for a terminal that it knows.
         kept["TERM"] = "vt100"
-        # Restoring fills the machine's memory: in huge pages where the host has them.
+        # Restoring fills the machine's memory, faster in huge pages where the host has them.
         kept["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         if self.extension:
             kept["LD_PRELOAD"] = str(self.extension)
@@ -231,7 +232,7 @@ class Bochs:
 
 
 def _copy_state(state: Path, copy: Path, drives: Drives, ports: Ports) -> None:
-    """Have a saved machine in the folder ``copy``, too, with other drives and ports."""
+    """Copy a saved machine to the folder ``copy``, with other drives and ports."""
     copy.mkdir()
     for file in state.iterdir():
         if file.name != "config":
@@ -243,7 +244,7 @@ def _copy_state(state: Path, copy: Path, drives: Drives, ports: Ports) -> None:
 def configuration(hardware: Hardware, drives: Drives, ports: Ports) -> str:
     """Return the text of a bochsrc: a machine without display, network or sound.
 
-    Raises EnvironmentUnfit where a path can't be said in one.
+    Raises EnvironmentUnfit for a path that a bochsrc can't hold.
     """
     return f"""\
 config_interface: textconfig
@@ -277,7 +278,7 @@ magic_break: enabled=1
 def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
     """Return the configuration of a saved machine with other drives and ports.
 
-    The cache's machines may have been saved by another copy of kvmtest: the MSR file, too, is ours.
+    Another copy of kvmtest may have saved it, so that its path of the MSR file is replaced too.
     """
     changes = {
         r"^ata0-master:.*": f"ata0-master: type=cdrom, path={_quoted(drives.boot)}, "
@@ -299,10 +300,10 @@ def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as a bochsrc has it, where $ begins the name of a variable."""
+    """Return a path as a bochsrc writes it, where $ begins the name of a variable."""
     if not str(path).isprintable() or set('"$') & set(str(path)):
         raise EnvironmentUnfit(
-            f"Bochs can't be told of {str(path)!r}, for its special characters; set TMPDIR and "
+            f"Bochs takes no path like {str(path)!r}, for its special characters; set TMPDIR and "
             "KVMTEST_CACHE to other folders"
         )
     return f'"{path}"'

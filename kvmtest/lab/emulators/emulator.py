@@ -1,12 +1,11 @@
 """Emulators
 =========
 
-What the lab asks of an emulator. Images, jobs, saved machines and evidence are the lab's; of the
-emulator's are its command line, how a kernel gets into it, how a machine of its is saved and
-restored, and why it ended. Each is found in the same way.
+What the lab asks of an emulator: its command line, how a kernel gets into it, how a machine is
+saved and restored, and why it ended. Images, jobs and evidence are the lab's.
 
-Inside, its machine has a serial port for the console, and the channels of c_helpers/lab/port.c: a
-parallel port, a CD drive on the second ATA channel, and a way to stop at a breakpoint.
+A machine has a serial port for the console, and the channels of c_helpers/lab/port.c: a parallel
+port, a CD drive on the second ATA channel, and a way to stop at a breakpoint.
 """
 
 import os
@@ -35,16 +34,16 @@ __all__ = [
     "text_of",
 ]
 
-#: What is in the folder that a machine runs in: two FIFOs, and the image of the payload drive.
+#: The files in the folder that a machine runs in: two FIFOs, and the image of the payload drive.
 SERIAL, PARALLEL, PAYLOAD = "serial", "parallel", "payload"
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine is made of; ``memory`` in MiB.
+    """A machine's parts; ``memory`` in MiB.
 
-    ``cpu_features`` are shown in CPUID although the model has them not, by the names that Linux has
-    for them: for software that asks for them and does something else then.
+    ``cpu_features`` (Linux's names) are shown in CPUID but not implemented by the model, for
+    software that behaves differently where it finds them.
     """
 
     cpus: int = 1
@@ -54,10 +53,10 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How a machine comes to life: booted, or restored from the folder ``state``.
+    """One start of a machine: it boots, or is restored from the folder ``state``.
 
-    ``boot`` is the folder that :meth:`Emulator.make_boot` filled. Where ``save`` is given the
-    machine ends at its first breakpoint, saved to that folder.
+    ``boot`` is the folder that :meth:`Emulator.make_boot` filled. With ``save`` the machine is
+    saved to that folder at its first breakpoint, and ends there.
     """
 
     hardware: Hardware
@@ -67,23 +66,23 @@ class Start:
 
     @property
     def passes(self) -> int:
-        """How many breakpoints it goes on from before it is done at the next (inside/agent.py)."""
+        """How many breakpoints (inside/agent.py) it passes before the one that ends it."""
         return 0 if self.save or self.state else 2
 
 
 class Dialogue(Protocol):
-    """What is said to a running emulator, on its standard input and output."""
+    """A dialogue with a running emulator, on its standard input and output."""
 
-    def answer(self, said: bytes) -> bytes:
-        """Take what it said, in pieces of any size; return what it is told.
+    def answer(self, data: bytes) -> bytes:
+        """Take the emulator's output, in pieces of any size; return its next input.
 
-        Raises EnvironmentUnfit where it says that something failed.
+        Raises EnvironmentUnfit where the emulator reports a failure.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How an emulator is started; without a ``dialogue`` it has been told all beforehand."""
+    """How an emulator is started; without a ``dialogue`` its command line and files say all."""
 
     command: list[str]
     environment: Mapping[str, str]
@@ -91,7 +90,7 @@ class Launch:
 
 
 class Emulator(Protocol):
-    """An installed emulator, and the kind of machine that it is used for."""
+    """An installed emulator with one kind of machine."""
 
     @property
     def name(self) -> str:
@@ -107,19 +106,19 @@ class Emulator(Protocol):
 
     @property
     def digest(self) -> str:
-        """The digest of all files that its machines are made of."""
+        """The digest of all files that its machines are made from."""
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that are loaded in it; the first is KVM's vendor module."""
+        """The modules that its machine loads; the first is KVM's vendor module."""
 
     @property
     def boots_flat(self) -> bool:
-        """Whether it boots a kernel that is not compressed, behind a stub of the lab's."""
+        """Whether it boots a flat kernel (kvmtest.lab.image.flat_kernel)."""
 
     @property
     def cpus(self) -> int:
-        """How many CPUs a machine has where nobody asks for a number."""
+        """The default number of CPUs."""
 
     @property
     def can_save(self) -> bool:
@@ -127,18 +126,18 @@ class Emulator(Protocol):
 
     @property
     def kernel_arguments(self) -> str:
-        """What belongs on a kernel's command line in this machine alone."""
+        """Arguments on the kernel's command line that this machine alone needs."""
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What it does not model, by the precondition that a machine therefore does not meet."""
+        """Why a machine does not meet a precondition, by its name: the model lacks something."""
 
     @property
     def details(self) -> Mapping[str, str | int]:
         """Further facts, for evidence."""
 
     def check(self, hardware: Hardware) -> None:
-        """Raise UsageError or EnvironmentUnfit where it has no such machine."""
+        """Raise UsageError or EnvironmentUnfit where it can't make such a machine."""
 
     def machine_digest(self, hardware: Hardware) -> str:
         """Return the digest of the emulator and of a machine's configuration."""
@@ -147,23 +146,23 @@ class Emulator(Protocol):
         """Write what a machine boots from to a folder; raises EnvironmentUnfit."""
 
     def launch(self, start: Start, folder: Path) -> Launch:
-        """Write to ``folder`` what a machine needs besides what is there; return how it is started.
+        """Write the machine's further files to ``folder``; return how it is started.
 
-        Raises OSError, EnvironmentUnfit.
+        The folder holds ports and payload already. Raises OSError, EnvironmentUnfit.
         """
 
     def is_saved(self, state: Path) -> bool:
         """Tell whether a machine was saved to that folder."""
 
     def ended_well(self, status: int) -> bool:
-        """Tell whether an emulator that was not in trouble ends with this exit status."""
+        """Tell whether the emulator ends with this exit status when nothing went wrong."""
 
     def complaint(self, folder: Path) -> str:
-        """Return why it ended, as it said in a machine's folder, or nothing."""
+        """Return the emulator's own reason for ending, from the machine's folder, or ""."""
 
 
 class Installed(NamedTuple):
-    """An emulator's program, its version, and all that it says of itself."""
+    """An emulator's program, its version, and its whole answer to the question for it."""
 
     program: Path
     version: str
@@ -176,13 +175,13 @@ def installed(
     programs: Iterable[str],
     files: Iterable[Path],
     packages: Iterable[str],
-    ask: str,
-    says: str,
+    version_option: str,
+    version_pattern: str,
 ) -> Installed:
-    """Find the first of ``programs``, which must have ``files`` and be what it is taken for.
+    """Find the first of ``programs`` on PATH; ``files`` must exist.
 
-    Asked by the option ``ask`` it ``says`` its version, in the pattern's only group. Raises
-    EnvironmentUnfit with what to install.
+    Run with ``version_option`` the program must identify itself by ``version_pattern``, whose only
+    group is the version. Raises EnvironmentUnfit with the packages to install.
     """
     install = f"apt-get install --no-install-recommends {' '.join(dict.fromkeys(packages))}"
     found = next(filter(None, map(shutil.which, programs)), None)
@@ -193,7 +192,7 @@ def installed(
             raise EnvironmentUnfit(f"{file}, which {name} needs, is missing; {install}")
     path = Path(found).resolve()
     done = subprocess.run(
-        [path, ask],
+        [path, version_option],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -201,19 +200,19 @@ def installed(
         check=False,
     )
     banner = done.stdout + done.stderr
-    version = re.search(says, banner)
+    version = re.search(version_pattern, banner)
     if version is None:
-        raise EnvironmentUnfit(f"{path} does not say that it is {name}; {install}")
+        raise EnvironmentUnfit(f"{path} does not identify itself as {name}; {install}")
     return Installed(path, version[1], banner)
 
 
 def inherited() -> dict[str, str]:
-    """Return what an emulator gets of this process's environment."""
+    """Return the environment variables of this process that an emulator gets."""
     return {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
 
 
 def text_of(path: Path) -> str:
-    """Return what an emulator wrote to a file, or nothing where there is none."""
+    """Return the text of a file, or "" where there is none."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -1,9 +1,9 @@
 """QEMU
 ====
 
-The emulator behind the lab's AMD machine: what is installed, the command that boots or restores a
-machine, and what QEMU is told on its monitor (docs/interop/qmp-spec.txt). Written for Debian's
-QEMU 7.2, as it emulates CPUs itself (TCG).
+The emulator of the lab's AMD machines: what is installed, the command that boots or restores one,
+and the dialogue on QEMU's monitor (docs/interop/qmp-spec.txt). Written for Debian's QEMU 7.2, with
+CPUs that it emulates itself (TCG).
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from .emulator import (
 
 __all__ = ["CPU_MODEL", "PACKAGES", "PC", "Q35", "Board", "Monitor", "Qemu", "arguments"]
 
-#: Packages that root on Debian is asked to install.
+#: The Debian packages to install.
 PACKAGES = ("qemu-system-x86", "seabios", "busybox-static")
 
 _PROGRAM = "qemu-system-x86_64"
@@ -42,9 +42,10 @@ _PROGRAM = "qemu-system-x86_64"
 class Board:
     """A board with its firmware.
 
-    ``firmware`` are the files that it needs, with their package; ``variables`` is one of them whose
-    copy the machine writes, None where there is none. ``ide`` is the bus of the second ATA channel,
-    ``modules`` what is loaded in it besides. Whether it boots a flat kernel is the firmware's.
+    ``firmware`` are the files that it needs, ``package`` the Debian package that has them;
+    ``variables`` is the one that a machine writes to, in a copy. ``ide`` is the bus of the second
+    ATA channel, ``modules`` are further modules that the machine loads. Whether it ``boots_flat``
+    kernels depends on the firmware.
     """
 
     name: str
@@ -88,7 +89,7 @@ Q35 = Board(
 )  # fmt: skip
 
 CPU_MODEL = "EPYC"
-# SVM as TCG has it. Without AVX, programs inside don't choose code that is slow to emulate.
+# SVM as TCG has it; without AVX, as programs inside would choose code that is slow to emulate.
 _CPU = f"{CPU_MODEL},+svm,+npt,-avx,-avx2,-fma,-f16c"
 
 _KERNEL, _INITRAMFS, _COMMAND_LINE = "vmlinuz", "initramfs", "command-line"
@@ -114,7 +115,7 @@ class Qemu:
     def find(cls, board: Board = PC) -> "Qemu":
         """Find the emulator and a board's firmware.
 
-        Raises EnvironmentUnfit with what to install.
+        Raises EnvironmentUnfit with the packages to install.
         """
         path, version, banner = installed(
             "QEMU",
@@ -131,26 +132,26 @@ class Qemu:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that are loaded in it."""
+        """The modules that its machine loads."""
         return "kvm_amd", "msr", *self.board.modules
 
     @property
     def boots_flat(self) -> bool:
-        """Whether its firmware boots a kernel without the stub that UEFI starts."""
+        """Whether its firmware boots a kernel without an EFI stub."""
         return self.board.boots_flat
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """Nothing that a machine does not say itself."""
+        """Nothing: a machine shows by itself what it lacks."""
         return {}
 
     @property
     def details(self) -> Mapping[str, str | int]:
-        """What evidence says besides."""
+        """Further facts, for evidence."""
         return {"acceleration": "none (TCG), one thread for all CPUs", "board": self.board.name}
 
     def check(self, hardware: Hardware) -> None:
-        """Raise UsageError where CPUs are to show features: none can be shown."""
+        """Raise UsageError for CPU features, none of which can be shown."""
         for feature in hardware.cpu_features:
             raise UsageError(
                 f"--show-cpu-feature {feature}: the AMD machine can show none; use --machine intel"
@@ -163,14 +164,14 @@ class Qemu:
     def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
         """Write kernel, first root file system and command line to a folder.
 
-        QEMU hands them to its BIOS: to read them from an emulated CD takes twenty seconds.
+        QEMU hands them to its BIOS; reading them from an emulated CD takes twenty seconds.
         """
         (folder / _KERNEL).write_bytes(kernel)
         (folder / _INITRAMFS).write_bytes(initramfs)
         (folder / _COMMAND_LINE).write_text(command_line)
 
     def launch(self, start: Start, folder: Path) -> Launch:
-        """Return how a machine is started whose ports and drive are in a folder."""
+        """Return how a machine is started whose ports and drive are in ``folder``."""
         command = [str(self.program), *arguments(start.hardware, folder, self.board)]
         if self.board.variables:
             shutil.copyfile(self.board.variables, folder / _VARIABLES)
@@ -187,11 +188,11 @@ class Qemu:
         return (state / _STATE).is_file()
 
     def ended_well(self, status: int) -> bool:
-        """Tell the one good exit status."""
+        """Tell whether the status is 0."""
         return status == 0
 
     def complaint(self, folder: Path) -> str:
-        """Return the last line that it printed and that is no warning."""
+        """Return the last line of its errors that is no warning."""
         lines = text_of(folder / "stderr").splitlines()
         return ([line for line in lines if line.strip() and "warning:" not in line] or [""])[-1]
 
@@ -199,7 +200,7 @@ class Qemu:
 def arguments(hardware: Hardware, folder: Path, board: Board = PC) -> list[str]:
     """Return the arguments that make a machine: no display, no network, no disk.
 
-    One thread emulates all CPUs: more of them lose SMIs that come together.
+    One thread emulates all CPUs: several lose SMIs that come at the same time.
     """
     payload = _option("if=none", "id=payload", "format=raw", "readonly=on", "media=cdrom",
                       f"file={folder / PAYLOAD}")  # fmt: skip
@@ -231,10 +232,9 @@ def _option(*parts: str) -> str:
 
 
 class Monitor:
-    """Has a machine restored, sends it on from breakpoints, and has it saved or ended at the last.
+    """Restores a machine, passes its breakpoints, and saves or ends it at the last.
 
-    Its state is saved by migrating it to a file: that needs no disk that holds it, and any number
-    of machines can be restored from it at once.
+    A machine is saved by migration to a file, from which any number can be restored at once.
     """
 
     def __init__(self, start: Start) -> None:
@@ -243,12 +243,12 @@ class Monitor:
         self._is_restoring = start.state is not None
         self._pending = b""
 
-    def answer(self, said: bytes) -> bytes:
-        """Take what QEMU said on its monitor; return what it is told there.
+    def answer(self, data: bytes) -> bytes:
+        """Take QEMU's output on its monitor; return the commands that answer it.
 
-        Raises EnvironmentUnfit where something failed.
+        Raises EnvironmentUnfit where QEMU reports an error.
         """
-        *lines, self._pending = (self._pending + said).split(b"\n")
+        *lines, self._pending = (self._pending + data).split(b"\n")
         commands = [each for line in lines if line.strip() for each in self._commands(line)]
         return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
 
@@ -278,8 +278,8 @@ class Monitor:
             self._passes -= 1
             return _command("cont")
         if self._start.save:
-            # It is saved when the whole of it is in the file, not when QEMU has handed it out: so
-            # the shell that takes it ends QEMU.
+            # The shell that writes the file ends QEMU: the machine is saved when the file is
+            # whole, not when QEMU has sent it.
             path = _quoted(self._start.save)
             made = f"cat > {path}.part && mv {path}.part {path}"
             return _command("migrate", uri=f"exec:{made}; kill $PPID")

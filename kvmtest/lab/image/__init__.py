@@ -1,5 +1,5 @@
 """The image
 =========
 
-What a machine of the lab boots from, and the files that are given to it afterwards.
+What a machine of the lab boots from, and the files that it gets afterwards.
 """

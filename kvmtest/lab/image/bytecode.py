@@ -1,9 +1,8 @@
 """Bytecode
 ========
 
-Python bytecode for a machine to import: to compile takes it far longer than to run what was
-compiled. In the form that is never checked against its source (PEP 552), since what goes into a
-machine stays as it is.
+Python bytecode for a machine, which compiles far more slowly than it runs. It has the form that is
+never checked against its source (PEP 552): nothing in a machine is edited.
 """
 
 import importlib.util
@@ -18,14 +17,14 @@ _FLAGS = (0b01).to_bytes(4, "little")  # checked against nothing
 def of_file(path: Path, source: bytes) -> bytes | None:
     """Return the bytecode of a file of this host, whose content is ``source``; None if it has none.
 
-    What the host has compiled already is taken over: compiling all takes ten seconds.
+    Bytecode that the host has compiled already is reused: compiling all takes ten seconds.
     """
     known = _known(path)
     return compiled(str(path), source) if known is None else _head(source) + known
 
 
 def _known(path: Path) -> bytes | None:
-    """Return what the host has compiled of a file, without its head; None if not, or of another."""
+    """Return the host's bytecode of a file without its head; None without one, or an old one."""
     try:
         data = Path(importlib.util.cache_from_source(str(path))).read_bytes()
         status = path.stat()
@@ -37,7 +36,7 @@ def _known(path: Path) -> bytes | None:
 
 
 def compiled(name: str, source: bytes) -> bytes | None:
-    """Return the bytecode of ``source``, whose tracebacks call it ``name``; None if it has none."""
+    """Return the bytecode of ``source``, called ``name`` in tracebacks; None if it has none."""
     try:
         return _head(source) + marshal.dumps(compile(source, name, "exec", dont_inherit=True))
     except (SyntaxError, ValueError):

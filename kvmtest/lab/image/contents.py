@@ -1,8 +1,8 @@
 """The machine's image
 ===================
 
-What a lab's machine boots: its command line, and its first root file system made of this host's
-userland, the kernel's modules, and the programs of kvmtest/lab/inside.
+The kernel's command line in a lab's machine, and kvmtest's own part of its first root file system:
+the kernel's modules, and the programs of kvmtest/lab/inside.
 """
 
 import json
@@ -24,7 +24,7 @@ __all__ = [
 
 _INSIDE = Path(__file__).parents[1] / "inside"
 
-#: For a slow, small, emulated machine: nothing that waits, probes, checks itself or mitigates.
+#: For a slow, small, emulated machine: no waiting, probing, self-tests or mitigations.
 COMMAND_LINE = " ".join(
     [
         "console=ttyS0,115200", "quiet", "rdinit=/init", "panic=1", "nokaslr", "mitigations=off",
@@ -35,7 +35,7 @@ COMMAND_LINE = " ".join(
     ]
 )  # fmt: skip
 
-# What the agent imports before the machine is saved: all that a run imports but kvmtest itself.
+# The modules that the agent imports before the machine is saved: all of a run but kvmtest's own.
 _IMPORTS = (
     "_cffi_backend", "_pytest.junitxml", "argparse", "array", "concurrent.futures", "dataclasses",
     "difflib", "doctest", "elftools.elf.elffile", "fastjsonschema", "fcntl", "inspect", "lzma",
@@ -44,12 +44,12 @@ _IMPORTS = (
     "tempfile", "threading", "unittest", "xml.etree.ElementTree", "xml.sax.saxutils", "zlib",
 )  # fmt: skip
 
-#: Arguments of the modules that a machine loads at boot.
+#: The arguments that a machine's modules are loaded with at boot, by module.
 MODULE_ARGUMENTS: dict[str, tuple[str, ...]] = {"kvm_intel": ("nested=1",)}
 
 
 def own_entries(modules: Sequence[Module]) -> dict[str, Entry]:
-    """Return kvmtest's own part; ``modules`` are loaded in this order."""
+    """Return the programs inside and their data; ``modules`` are loaded in this order."""
     lines = [" ".join([m.name, *MODULE_ARGUMENTS.get(m.name, ())]) + "\n" for m in modules]
     return {
         "init": File((_INSIDE / "init").read_bytes(), executable=True),
@@ -61,10 +61,10 @@ def own_entries(modules: Sequence[Module]) -> dict[str, Entry]:
 
 
 def module_entries(release: str, modules: Sequence[Module]) -> dict[str, Entry]:
-    """Return modules where modprobe looks for them, and what it reads about them.
+    """Return modules and their indexes where modprobe looks for them.
 
-    They come without their signatures: the machine has no keys (COMMAND_LINE), and to find that out
-    takes the kernel more time than all else that it does to load one.
+    The modules come without their signatures. The machine has no keys (COMMAND_LINE), and finding
+    that out takes the kernel longer than the rest of loading a module.
     """
     folder = f"lib/modules/{release}"
     entries: dict[str, Entry] = {f"{folder}/{file_name(m.name)}": File(m.unsigned) for m in modules}

@@ -1,7 +1,7 @@
-"""Boot disks
-==========
+"""Disks
+=====
 
-A CD image that boots one kernel with one first root file system and one command line.
+The CD image that a machine boots from, and the image of its payload drive.
 """
 
 import os
@@ -31,12 +31,12 @@ label lab
 
 _SECTOR = 2048
 _MAGIC = b"KVMTEST1"  # c_helpers/lab/port.c
-#: The payload drive's size: it must be the one that the machine was saved with.
+#: The payload drive's size in bytes, which must be that of the saved machine.
 _PAYLOAD_SIZE = 64 << 20
 
 
 def make(target: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
-    """Write the image. Raises EnvironmentUnfit where a tool is missing or fails."""
+    """Write the boot CD's image. Raises EnvironmentUnfit where a tool is missing or fails."""
     for file, package in LOADER.items():
         if not file.exists():
             raise EnvironmentUnfit(f"{file} is missing; apt-get install {package}")

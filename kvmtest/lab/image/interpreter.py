@@ -1,7 +1,7 @@
 """The machine's Python
 ====================
 
-Which of this host's Pythons runs kvmtest in a lab's machine.
+Chooses which of this host's Pythons runs kvmtest in a lab's machine.
 """
 
 import json
@@ -22,7 +22,7 @@ import ctypes, lzma, tarfile, unittest
 paths = sysconfig.get_paths(vars={"base": sys.base_prefix})
 print(json.dumps([paths["stdlib"], sysconfig.get_config_var("EXT_SUFFIX")]))
 """
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 
 
 class Interpreter(NamedTuple):
@@ -33,23 +33,23 @@ class Interpreter(NamedTuple):
 
     @classmethod
     def running(cls) -> "Interpreter":
-        """Return the one that runs here, whatever virtual environment it is in."""
+        """Return the Python that runs here, outside its virtual environment."""
         program = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
         return cls(program, Path(sysconfig.get_paths(vars={"base": sys.base_prefix})["stdlib"]))
 
     @classmethod
     def of_machine(cls, folder: Path = _SYSTEM) -> "Interpreter":
-        """Return the distribution's, where it takes this one's native modules, else this one.
+        """Return the distribution's where it loads this one's native modules, else this one.
 
-        Distributions build theirs with profiles and link-time optimisation. One built by hand
-        without takes an emulated machine a seventh more time.
+        Distributions build theirs with profiles and link-time optimisation. A Python that was built
+        without them takes an emulated machine a seventh longer.
         """
         program = folder / f"python{sys.version_info.major}.{sys.version_info.minor}"
         if not os.access(program, os.X_OK):
             return cls.running()
         command = [str(program), "-I", "-c", _ASK]
         try:
-            said = subprocess.run(command, capture_output=True, check=True, timeout=_PATIENCE_S)
+            said = subprocess.run(command, capture_output=True, check=True, timeout=_TIMEOUT_S)
             stdlib, suffix = json.loads(said.stdout)
         except (OSError, subprocess.SubprocessError, ValueError, TypeError):
             return cls.running()

@@ -1,8 +1,7 @@
 """Payloads
 ========
 
-What a machine is given on its payload drive: kvmtest itself, or the job of one run. As tar archives
-of files by their names.
+What a machine gets on its payload drive, as a tar archive: kvmtest itself, or one job.
 """
 
 import importlib.util
@@ -23,15 +22,15 @@ __all__ = ["archive", "job", "package", "with_bytecode"]
 
 Files = Mapping[str, bytes]
 
-# What runs outside the machine only.
+# Parts of kvmtest that no run inside needs.
 _OUTSIDE = ("kvmtest/lab/", "kvmtest/commands/lab_", "kvmtest/cache.py")
-# Of kvmtest/kernels, what runs inside too: the types of KVM and its banner, not kernels' files.
+# What a run needs of kvmtest/kernels: the types and the banner of a running kernel, not files.
 _KERNELS = "kvmtest/kernels/"
 _OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "fix.py"}
 
 
 def package() -> dict[str, bytes]:
-    """Return the files of kvmtest as it is running here, the suite and native parts included."""
+    """Return the files of the running kvmtest, with suite and native parts."""
     files = {}
     for module, name in ((kvmtest, "kvmtest"), (kvmtest.suite, "kvmtest/suite")):
         assert module.__file__
@@ -61,10 +60,10 @@ def with_bytecode(files: Files) -> dict[str, bytes]:
 def job(
     command: Sequence[str], environment: Mapping[str, str], commands: Sequence[Sequence[str]] = ()
 ) -> dict[str, bytes]:
-    """Return the job of running kvmtest with the words ``command``, as the agent reads it.
+    """Return the job that runs kvmtest with the words ``command``, as the agent reads it.
 
-    ``commands`` are run before. A restored machine wakes with the clock and the randomness that it
-    was saved with: the job has new ones.
+    ``commands`` run before. A restored machine has the clock and the entropy that it was saved
+    with, so the job brings new ones.
     """
     description = {
         "command": list(command),

@@ -1,9 +1,9 @@
 """The machine's userland
 ======================
 
-What of this host's own programs goes into a lab's machine: a static busybox, a Python with its
-standard library, and the libraries that kvmtest needs, with the shared objects they are linked to.
-kvmtest itself is not among them: it comes to the machine with each run.
+The programs of this host that go into a lab's machine: a static busybox, a Python with its standard
+library, the libraries that kvmtest needs, and the shared objects that these are linked to. kvmtest
+itself comes to the machine with each run.
 """
 
 import importlib.metadata
@@ -25,15 +25,15 @@ from .interpreter import Interpreter
 
 __all__ = ["SITE", "digest", "entries", "sources"]
 
-#: Where libraries are inside the machine, for sys.path.
+#: The folder of libraries inside the machine, for sys.path.
 SITE = "/site"
 _PYTHON = "/bin/python3"
 
-# What kvmtest is installed with but does not import while it decides properties.
+# Libraries that kvmtest requires but does not import while it decides properties.
 _LEFT_OUT = {"markdown-it-py", "mdurl", "pycparser", "python-ptrace"}
 _FILES_LEFT_OUT = re.compile(r"(?:.*/)?tests?/.*")
 
-# Parts of the standard library that are large, or linked to much, and that nothing here imports.
+# Parts of the standard library that nothing here imports, and that are large or linked to much.
 _STDLIB_LEFT_OUT = re.compile(
     r"(?:tests?|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|venv"
     r"|site-packages|dist-packages|config-.*|__pycache__|_test.*|xxlimited.*"
@@ -46,7 +46,7 @@ Sources = Mapping[str, Path]
 def sources() -> dict[str, Path]:
     """Return the files that go inside, by their absolute names there.
 
-    Raises EnvironmentUnfit where one is missing, with what to install.
+    Raises EnvironmentUnfit, with the package to install, where one is missing.
     """
     found = {"/bin/busybox": _busybox()}
     interpreter = Interpreter.of_machine()
@@ -72,7 +72,7 @@ def entries(files: Sources) -> dict[str, Entry]:
     for name, path in files.items():
         data = path.read_bytes()
         if name == _PYTHON:
-            # It finds its standard library from where it is installed.
+            # Python finds its standard library by where it is installed.
             made[name.lstrip("/")] = Link(str(path))
             name = str(path)
         made[name.lstrip("/")] = File(data, os.access(path, os.X_OK))
@@ -97,7 +97,7 @@ def _is_dynamic(path: Path) -> bool:
         with reading(path.read_bytes()) as file:
             return any(s["p_type"] == "PT_INTERP" for s in file.iter_segments())
     except ElfError:
-        return True  # A script, say: nothing that can be taken inside alone.
+        return True  # A script, say, which needs another program.
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -117,7 +117,7 @@ def _libraries(distribution: str) -> Iterator[tuple[str, Path]]:
         listed = importlib.metadata.files(name)
         if not listed:
             raise EnvironmentUnfit(
-                f"the library {name} does not say which files it has; install kvmtest and what it "
+                f"the library {name} has no list of its files; install kvmtest and what it "
                 "requires into a virtual environment, by python3 -m pip"
             )
         for file in listed:
@@ -160,7 +160,7 @@ def _linked(objects: Collection[Path]) -> set[Path]:
         raise EnvironmentUnfit("ldd is missing; apt-get install libc-bin")
     command = [ldd, *map(str, objects)]
     listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    # A library in a wheel may need its neighbours, which are loaded by then.
+    # A library in a wheel may need its neighbours, which are loaded before it.
     there = {path.name for path in objects}
     missing = re.findall(r"^\s*(\S+) => not found", listing, re.M)
     if lacking := [name for name in missing if name not in there]:

@@ -1,13 +1,13 @@
 """The agent inside a lab's machine.
 
-Runs up to a breakpoint twice: with all imported that is not kvmtest's, where a booted machine is
-saved, and with kvmtest imported and warm, where the machine of this version of kvmtest is saved.
-From there on it takes one job, runs kvmtest as the job says, and sends out what that wrote.
+It stops at two breakpoints: the machine is saved at the first with everything imported but kvmtest,
+and at the second with kvmtest imported and warm. Then it takes one job, runs kvmtest as the job
+says, and sends out the files that kvmtest wrote.
 
-It talks to the outside by the parallel port: lines of text, and messages, each a line of JSON
-behind the ASCII record separator (RFC 7464); the message "file" is followed by that many raw bytes.
+It writes to the parallel port: lines of text, and messages, each a line of JSON behind the ASCII
+record separator (RFC 7464); the message "file" is followed by that many raw bytes.
 
-It is run as it stands inside the machine, and imports nothing of kvmtest before that has come.
+This file runs alone inside the machine, and imports nothing of kvmtest before kvmtest has come.
 """
 
 import contextlib
@@ -36,26 +36,26 @@ COM1_IER = 0x3F9  # the serial port's enables of interrupts (include/uapi/linux/
 
 
 def breakpoint_() -> None:
-    """Stop at the emulator's prompt, and go on from there."""
+    """Stop the machine; return when the emulator goes on."""
     subprocess.run([PORT, "breakpoint"], check=True)
 
 
-def tell(data: bytes = b"", **message: object) -> None:
-    """Send a message, and data after it; returns when all of it is out."""
+def send(data: bytes = b"", **message: object) -> None:
+    """Send a message, and data after it; return when all of it is out."""
     line = b"\x1e" + json.dumps(message).encode() + b"\n"
     subprocess.run([PORT, "send"], input=line + data, check=True)
 
 
-def reached(stage: str) -> None:
-    """Tell how far the machine has come."""
-    tell(stage=stage, uptime=float(Path("/proc/uptime").read_text().split()[0]))
+def report_stage(stage: str) -> None:
+    """Send the stage that the machine has reached."""
+    send(stage=stage, uptime=float(Path("/proc/uptime").read_text().split()[0]))
 
 
 def receive(folder: Path) -> None:
     """Unpack the payload drive's files into a folder."""
     data = subprocess.run([PORT, "receive"], stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        # Python has filters since 3.11.4; what comes is kvmtest's own.
+        # Python has filters since 3.11.4; the files are kvmtest's own.
         archive.extraction_filter = getattr(tarfile, "data_filter", None)
         archive.extractall(folder)
 
@@ -83,7 +83,7 @@ def kvmtest(*words: str) -> int:
 
 
 def warm_up() -> None:
-    """Have kvmtest imported, and what it needs of an unchanging kernel and of its guests read."""
+    """Import kvmtest, and read what it needs of the kernel's types and of its guests."""
     sys.path.insert(0, str(PACKAGE))
     import kvmtest as package
 
@@ -102,16 +102,16 @@ def warm_up() -> None:
         contextlib.redirect_stderr(nothing),
     ):
         kvmtest("run", "-o", "/tmp/warm/output", "--only", "kernel.fix-present")
-    # There is memory enough for one run without the collector, which takes its time.
+    # The memory suffices for one run without the collector, which costs time.
     gc.disable()
 
 
-def silence() -> None:
+def silence_serial_port() -> None:
     """Switch the serial port's interrupts off; the kernel writes to its console without them.
 
-    A restored machine's port receives NULs that nobody sent, one a millisecond, and each would
-    interrupt it: a twelfth of its time, and a VM-exit in nearly every stretch of a guest. A kernel
-    without CONFIG_DEVPORT has to bear them.
+    A restored machine's port receives a NUL each millisecond that nobody sent. Its interrupts would
+    take a twelfth of the machine's time, and exit nearly every window of a guest. A kernel without
+    CONFIG_DEVPORT keeps them.
     """
     with contextlib.suppress(FileNotFoundError):
         ports = os.open(PORTS, os.O_WRONLY)
@@ -121,8 +121,8 @@ def silence() -> None:
             os.close(ports)
 
 
-def wake(job: dict[str, Any]) -> None:
-    """Give a restored machine the time of day, and randomness of its own."""
+def set_clock_and_entropy(job: dict[str, Any]) -> None:
+    """Give a restored machine the time of day, and entropy of its own."""
     time.clock_settime(time.CLOCK_REALTIME, job["time"])
     seed = bytes.fromhex(job["entropy"])
     with Path("/dev/urandom").open("wb", buffering=0) as device:
@@ -130,10 +130,10 @@ def wake(job: dict[str, Any]) -> None:
         fcntl.ioctl(device, RNDRESEEDCRNG)
 
 
-def kernel_said(command: list[str]) -> str:
-    """Return the last line of the kernel's log where a command loads a module: why it refuses it.
+def kernel_reason(command: list[str]) -> str:
+    """Return the last line of the kernel's log where ``command`` is modprobe, which failed.
 
-    modprobe knows the errno alone, which stands for a dozen reasons.
+    modprobe knows only the errno, which has a dozen reasons.
     """
     if command[0] != "modprobe":
         return ""
@@ -142,19 +142,19 @@ def kernel_said(command: list[str]) -> str:
     return f" (the kernel: {lines[-1]})" if lines else ""
 
 
-def prepare(job: dict[str, Any]) -> bool:
-    """Run the job's commands, such as loading other modules; tell whether all succeeded."""
+def run_commands(job: dict[str, Any]) -> bool:
+    """Run the job's commands, which load other modules, say; tell whether all succeeded."""
     for command in job["commands"]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=JOB)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            tell(failed=f"{' '.join(command)}: {why}{kernel_said(command)}")
+            send(failed=f"{' '.join(command)}: {why}{kernel_reason(command)}")
             return False
     return True
 
 
 def run(job: dict[str, Any]) -> int:
-    """Run kvmtest with its output going out as it comes; return its exit status."""
+    """Run kvmtest, sending its output as it comes; return its exit status."""
     sender = subprocess.Popen([PORT, "send"], stdin=subprocess.PIPE)
     assert sender.stdin
     kept = [os.dup(number) for number in (1, 2)]
@@ -172,30 +172,30 @@ def run(job: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Do it all."""
+    """Take the machine from boot through one job to its end."""
     import_others()
-    reached("booted")
+    report_stage("booted")
     breakpoint_()
-    silence()
+    silence_serial_port()
     receive(PACKAGE)
     warm_up()
-    reached("ready")
+    report_stage("ready")
     breakpoint_()
-    silence()
+    silence_serial_port()
     receive(JOB)
     job = json.loads((JOB / "job.json").read_text())
-    wake(job)
+    set_clock_and_entropy(job)
     os.environ.update(job["environment"])
-    reached("awake")
-    if not prepare(job):
+    report_stage("awake")
+    if not run_commands(job):
         return
-    reached("running")
+    report_stage("running")
     status = run(job)
     if OUTPUT.is_dir():
         for path in sorted(OUTPUT.iterdir()):
             data = path.read_bytes()
-            tell(data, file=path.name, size=len(data))
-    tell(end=status)
+            send(data, file=path.name, size=len(data))
+    send(end=status)
     breakpoint_()
 
 

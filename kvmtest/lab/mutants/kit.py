@@ -1,5 +1,5 @@
-"""What mutants are built from
-===========================
+"""The build kit of a kernel
+=======================
 
 Fetches the source and the headers of one of Debian's kernels, and unpacks them into the cache.
 """

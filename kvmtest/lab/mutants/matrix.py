@@ -1,7 +1,7 @@
-"""The kill matrix
-===============
+"""The matrix of mutants
+=====================
 
-Which property failed on which mutant, as values and in words. Pure.
+Which property failed on which mutant, as values and as a page. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _LETTERS = {
     Verdict.MEASURED: "m", Verdict.SKIP: " ",
 }  # fmt: skip
 
-#: What a row's letters mean.
+#: The meaning of a row's letters.
 LEGEND = ", ".join(f"{letter} {v}" for v, letter in _LETTERS.items() if letter.strip())
 
 
@@ -47,11 +47,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One mutant's run: its fate, why, and the verdicts by property; ``seconds`` build and run.
-
-    ``witnesses`` are those that spoke against some property, and not on the stock kernel. A leak
-    that the mutant must show can be ``is_unseen``.
-    """
+    """One mutant's run: its fate, the reason, and the verdicts by property."""
 
     mutant: Mutant
     fate: Fate
@@ -60,15 +56,18 @@ class Row:
     build_seconds: float = 0.0
     run_seconds: float = 0.0
     witnesses: tuple[str, ...] = ()
+    """Those that spoke against a property, and not on the stock kernel."""
+
     is_unseen: bool = False
+    """The leak that the mutant must show was looked for and not seen."""
 
 
 def fate(mutant: Mutant, verdicts: Verdicts, wanted: Verdict = Verdict.FAIL) -> tuple[Fate, str]:
     """Return a mutant's fate by its owner's verdict, and the reason in words.
 
-    It is killed where the owner FAILs (of a repair: PASSes), and survives where the owner says
-    anything else that is decided, whatever other properties say. Nobody else's FAIL counts: each
-    property is to see its own faults. Where the owner decides nothing, so does the mutant.
+    A mutant is killed where its owner has the verdict ``wanted`` (PASS for a repair), survives
+    where the owner decides otherwise, and is undecided where the owner decides nothing. Other
+    properties' FAILs do not count: each must see its own faults.
     """
     verdict = verdicts.get(mutant.owner)
     if verdict is wanted:
@@ -82,7 +81,7 @@ def fate(mutant: Mutant, verdicts: Verdicts, wanted: Verdict = Verdict.FAIL) -> 
 
 
 def differences(stock: Verdicts, rebuilt: Verdicts) -> list[str]:
-    """Return in which properties the unmutated build is judged other than the stock kernel."""
+    """Say which properties differ between the stock kernel and the unmutated build."""
     return [
         f"{name}: {stock.get(name, 'not run')} on the stock kernel, "
         f"{rebuilt.get(name, 'not run')} on the unmutated build"
@@ -92,12 +91,12 @@ def differences(stock: Verdicts, rebuilt: Verdicts) -> list[str]:
 
 
 def survivors(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of mutants that nobody noticed."""
+    """Return the rows of mutants whose owner did not notice them."""
     return [row for row in rows if row.fate is Fate.SURVIVED]
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """Return the properties that any run decided, in their order."""
+    """Return the properties that some run decided, in their order."""
     names = dict.fromkeys(name for row in rows for name in row.verdicts)
     return [n for n in names if any(row.verdicts.get(n) in _DECIDED for row in rows)]
 

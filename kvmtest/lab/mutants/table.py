@@ -2,11 +2,11 @@
 ====================
 
 What each mutant breaks, and which property must notice. The patches are in the folder patches/
-beside this module; the text above each patch says what its user would see.
+beside this module; the text above each patch says what a user would see.
 
-They are written for the KVM of Linux 6.12.117, and go through the fix line by line: commits
-2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and 6b1dd26544d0 (in v6.17). Those with a
-``since`` break a line that 6.12 has not, and are written for Linux 7.3.4.
+They follow the fix line by line: commits 2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and
+6b1dd26544d0 (in v6.17). They apply to the KVM of Linux 6.12.117; those with a ``since`` break a line
+that 6.12 lacks, and apply to Linux 7.3.4.
 """
 
 import re
@@ -22,22 +22,26 @@ _PATCHES = Path(__file__).parent / "patches"
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One fault.
-
-    ``line`` is the line of the fix that is wrong and the function it is in, ``owner`` the property
-    that must FAIL on it, ``cpu_flags`` what the host's CPU must have for the fault to show.
-    ``leak`` is a property that FAILs by what SMIs were counted; "" where the VMCS has the host's
-    bit all the same. ``since`` is the first kernel that has the line, and ``parameters`` are those
-    of KVM's modules, such as "kvm_intel.nested=1", with which alone the fault shows.
-    """
+    """One fault."""
 
     name: str
     line: str
+    """The wrong line of the fix, with the function that it is in."""
+
     owner: str
+    """The property that must FAIL."""
+
     cpu_flags: tuple[str, ...] = ()
+    """The CPU features without which the fault does not show."""
+
     leak: str = ""
+    """A property that FAILs by the witness leak; "" where the VMCS keeps the host's bit."""
+
     since: tuple[int, int] = (0, 0)
+    """The first kernel that has the line."""
+
     parameters: tuple[str, ...] = ()
+    """The parameters of KVM's modules without which the fault does not show."""
 
     @property
     def patch(self) -> Path:
@@ -46,14 +50,14 @@ class Mutant:
 
     @property
     def fault(self) -> str:
-        """What is wrong and what a user would see, as the patch's own header says it."""
+        """The fault and what a user would see, from the patch's header."""
         header = re.split(r"^--- ", self.patch.read_text(), maxsplit=1, flags=re.M)[0]
         return " ".join(header.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Uncovered:
-    """A line of the fix, or a way to get it wrong, that no mutant stands for, and why."""
+    """A fault in a line of the fix that has no mutant, and the reason."""
 
     line: str
     fault: str

@@ -151,7 +151,7 @@ def test_what_does_not_exist_is_refused_before_anything_boots(
 
 @pytest.mark.parametrize(
     ("feature", "status", "said"),
-    [("amx", 2, "it can show rtm"), ("rtm", 3, "this build of Bochs")],
+    [("amx", 2, "the Intel machine can show rtm"), ("rtm", 3, "this build of Bochs")],
 )
 def test_a_feature_that_can_not_be_shown_is_refused(
     emulator: Emulator, capsys: Capture, feature: str, status: int, said: str

@@ -93,4 +93,4 @@ def test_a_parameter_that_does_not_take_effect_is_told(
     )  # fmt: skip
     assert (done.returncode == 0) is is_so
     said = f"{parameter.module}.{parameter.name} is {shown or 'unknown'}: this kernel, or this"
-    assert done.stderr == ("" if is_so else f"{said} machine, can't have it so\n")
+    assert done.stderr == ("" if is_so else f"{said} machine, does not take that value\n")

@@ -64,7 +64,9 @@ def test_a_missing_bios_is_named(installed: Path, name: str) -> None:
 @pytest.mark.parametrize("script", ["echo Box 2.7", "exit 1", r"printf '\377'"])
 def test_another_program_of_that_name_is_refused(installed: Path, script: str) -> None:
     program(installed, script)
-    with pytest.raises(EnvironmentUnfit, match="does not say that it is Bochs; apt-get install"):
+    with pytest.raises(
+        EnvironmentUnfit, match="does not identify itself as Bochs; apt-get install"
+    ):
         Bochs.find()
 
 
@@ -200,7 +202,7 @@ def test_a_path_that_a_bochsrc_can_not_say_is_refused(name: str, field: str) -> 
         lambda: configuration(Hardware(), DRIVES, ports),
         lambda: reconfigured(SAVED, DRIVES, ports),
     ):
-        with pytest.raises(EnvironmentUnfit, match=r"Bochs can't be told of .*; set TMPDIR and "):
+        with pytest.raises(EnvironmentUnfit, match=r"Bochs takes no path like .*; set TMPDIR and "):
             make()
 
 

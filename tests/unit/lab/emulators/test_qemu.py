@@ -80,7 +80,7 @@ def test_a_missing_bios_is_named(installed: Path) -> None:
 @pytest.mark.parametrize("script", ["echo QEMU", "exit 1", r"printf '\377'"])
 def test_another_program_of_that_name_is_refused(installed: Path, script: str) -> None:
     program(installed, script)
-    with pytest.raises(EnvironmentUnfit, match="does not say that it is QEMU; apt-get install"):
+    with pytest.raises(EnvironmentUnfit, match="does not identify itself as QEMU; apt-get install"):
         find(installed)
 
 

@@ -142,7 +142,7 @@ def test_a_kvmtest_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch
 
 def test_a_library_that_does_not_list_its_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
-    with pytest.raises(EnvironmentUnfit, match="does not say which files it has; install kvmtest"):
+    with pytest.raises(EnvironmentUnfit, match="has no list of its files; install kvmtest"):
         userland.sources()
 
 

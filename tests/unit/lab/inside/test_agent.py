@@ -65,28 +65,28 @@ def heard(tmp_path: Path) -> list[object]:
 
 
 def test_the_serial_ports_interrupts_are_switched_off(agent: ModuleType, tmp_path: Path) -> None:
-    agent.silence()  # as it may not be there
+    agent.silence_serial_port()  # as it may not be there
     ports = tmp_path / "ports"
     ports.write_bytes(b"\x0f" * 0x400)
-    agent.silence()
+    agent.silence_serial_port()
     held = ports.read_bytes()
     assert held[0x3F9] == 0
     assert set(held[:0x3F9] + held[0x3FA:]) == {0x0F}
 
 
 def test_a_message_is_heard_outside(agent: ModuleType, tmp_path: Path) -> None:
-    agent.tell(stage="awake", text="é\n\x1e")
+    agent.send(stage="awake", text="é\n\x1e")
     assert heard(tmp_path) == [Message({"stage": "awake", "text": "é\n\x1e"})]
 
 
 def test_a_file_is_heard_outside(agent: ModuleType, tmp_path: Path) -> None:
     data = b"\x1e{}\n\0"
-    agent.tell(data, file="evidence.json", size=len(data))
+    agent.send(data, file="evidence.json", size=len(data))
     assert heard(tmp_path) == [ReceivedFile("evidence.json", data)]
 
 
 def test_a_stage_is_told_with_the_machine_s_uptime(agent: ModuleType, tmp_path: Path) -> None:
-    agent.reached("booted")
+    agent.report_stage("booted")
     (event,) = heard(tmp_path)
     assert isinstance(event, Message)
     assert event.fields["stage"] == "booted"
@@ -114,7 +114,7 @@ def test_a_job_s_commands_run_in_its_folder_one_after_the_other(
 ) -> None:
     agent.JOB.mkdir()
     commands = [["touch", "one"], ["cp", "one", "two"]]
-    assert agent.prepare({"commands": commands})
+    assert agent.run_commands({"commands": commands})
     assert sorted(path.name for path in agent.JOB.iterdir()) == ["one", "two"]
     assert heard(tmp_path) == []
 
@@ -130,7 +130,7 @@ def test_a_command_that_fails_is_told_and_is_the_last(
     agent: ModuleType, tmp_path: Path, command: list[str], why: str
 ) -> None:
     agent.JOB.mkdir()
-    assert not agent.prepare({"commands": [command, ["touch", "one"]]})
+    assert not agent.run_commands({"commands": [command, ["touch", "one"]]})
     assert heard(tmp_path) == [Message({"failed": f"{' '.join(command)}: {why}"})]
     assert list(agent.JOB.iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_why_the_kernel_refuses_a_module_is_told(
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert not agent.prepare({"commands": [["modprobe", "kvm"]]})
+    assert not agent.run_commands({"commands": [["modprobe", "kvm"]]})
     assert heard(tmp_path) == [Message({"failed": f"modprobe kvm: invalid argument{told}"})]
 
 
@@ -165,7 +165,7 @@ root = Path(sys.argv[2])
 agent.PORT, agent.OUTPUT = str(root / "port"), root / "output"
 agent.PACKAGE, agent.JOB = root / "package", root / "job"
 agent.import_others = agent.warm_up = lambda: None
-agent.silence = agent.wake = lambda *job: None
+agent.silence_serial_port = agent.set_clock_and_entropy = lambda *job: None
 def receive(folder):
     if folder == agent.PACKAGE:
         sys.path.insert(0, str(root / "fake"))
