@@ -5,8 +5,8 @@ What each mutant breaks, and which property must notice. The patches are in the 
 beside this module; the text above each patch says what a user would see.
 
 They follow the fix line by line: commits 2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and
-6b1dd26544d0 (in v6.17). They apply to the KVM of Linux 6.12.117; those with a ``since`` break a line
-that 6.12 lacks, and apply to Linux 7.3.4.
+6b1dd26544d0 (in v6.17). They apply to the KVM of Linux 6.12.117; those with a ``since`` break a
+line that 6.12 lacks, and apply to Linux 7.3.4.
 """
 
 import re
