@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from kvmtest.errors import UsageError
 from kvmtest.host.facts.perf_pmus import CORE_NAMES, Pmu, hardware_pmu, pmu_names
-from kvmtest.host.facts.tracefs import TRACING
+from kvmtest.host.facts.tracefs import TRACING, why_no_tracepoints
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 from .event import Event, PmuTerms, Tracepoint, listed, parse
-from .refusal import CounterError, tracepoints_hidden
+from .refusal import CounterError
 
 __all__ = ["find_event"]
 
@@ -55,7 +55,7 @@ def _number(tree: Tree, tracepoint: Tracepoint) -> int:
     if number is not None:
         return int(number)
     if tree.exists(file) or not tree.exists(EVENTS):
-        raise CounterError(tracepoint.text, tracepoints_hidden(tree))
+        raise CounterError(tracepoint.text, why_no_tracepoints(tree))
     if not tree.exists(f"{EVENTS}/{tracepoint.system}"):
         systems = listed(tracepoint.system, _folders(tree, EVENTS))
         raise UsageError(

@@ -17,13 +17,12 @@ from kvmtest.host.facts.perf_pmus import (
     perf_event_paranoid,
     watchdog_counts,
 )
-from kvmtest.host.facts.security import CONFIDENTIALITY, lockdown, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 from .event import Event
 
-__all__ = ["CounterError", "not_counted", "not_opened", "tracepoints_hidden"]
+__all__ = ["CounterError", "not_counted", "not_opened"]
 
 
 class CounterError(EnvironmentUnfit):
@@ -73,15 +72,6 @@ def _kinds_of_core(tree: Tree) -> set[str]:
     cores = hardware_pmu(tree)
     found = () if isinstance(cores, Missing) else cores
     return {*CORE_NAMES[1:], *(pmu.name for pmu in found if pmu.is_kind_of_core)}
-
-
-def tracepoints_hidden(tree: Tree) -> Missing:
-    """Return why this machine shows no tracepoints."""
-    if lockdown(tree) == CONFIDENTIALITY:
-        return Missing("kernel lockdown (confidentiality) hides tracefs", without_lockdown(tree))
-    if os.geteuid():
-        return Missing("tracefs is not readable, or not mounted", "run as root")
-    return Missing("tracefs is not mounted", "mount -t tracefs tracefs /sys/kernel/tracing")
 
 
 def _forbidden(tree: Tree, event: Event) -> Missing:

@@ -1,14 +1,16 @@
 """The tracing file system
 =======================
 
-Where tracefs is, and why it takes no kprobes (Documentation/trace/kprobetrace.rst).
+Where tracefs is, and why it takes no kprobes, or shows no tracepoints (Documentation/trace).
 """
+
+import os
 
 from kvmtest.host.facts.security import CONFIDENTIALITY, lockdown, without_lockdown
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
-__all__ = ["KPROBE_EVENTS", "TRACING", "why_no_kprobes"]
+__all__ = ["KPROBE_EVENTS", "TRACING", "why_no_kprobes", "why_no_tracepoints"]
 
 TRACING = "/sys/kernel/tracing"
 KPROBE_EVENTS = f"{TRACING}/kprobe_events"
@@ -41,6 +43,15 @@ def why_no_kprobes(tree: Tree) -> Missing | None:
         f"{what}: tracefs is not mounted there",
         f"run as root after: mount -t tracefs nodev {TRACING}",
     )
+
+
+def why_no_tracepoints(tree: Tree) -> Missing:
+    """Return why this machine shows no tracepoints."""
+    if lockdown(tree) == CONFIDENTIALITY:
+        return Missing("kernel lockdown (confidentiality) hides tracefs", without_lockdown(tree))
+    if os.geteuid():
+        return Missing("tracefs is not readable, or not mounted", "run as root")
+    return Missing("tracefs is not mounted", f"mount -t tracefs tracefs {TRACING}")
 
 
 def _mounts(tree: Tree) -> list[str]:
