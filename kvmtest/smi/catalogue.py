@@ -57,7 +57,7 @@ def split(wanted: str) -> tuple[str, str]:
     """
     name, _, argument = wanted.partition(":")
     if name not in SOURCES:
-        raise UsageError(f"there is no SMI source {name!r}; it takes {', '.join(SOURCES)}")
+        raise UsageError(f"there is no SMI source {name!r}; choose one of {', '.join(SOURCES)}")
     return name, argument
 
 

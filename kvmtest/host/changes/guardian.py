@@ -66,8 +66,8 @@ class Guardian:
             os.close(lifeline)
             os.close(ready)
             raise EnvironmentUnfit(
-                f"can't start the guardian: {error}; see that this user may run it, and has "
-                "processes left"
+                f"can't start the guardian: {error}; check that this user may run it, and may "
+                "start more processes (ulimit -u)"
             ) from error
         finally:
             os.close(watched)
