@@ -5,18 +5,10 @@ One write sets IA32_DEBUGCTL.FREEZE_WHILE_SMM on every CPU (arch/x86/events/inte
 ``freeze_on_smi_store``).
 """
 
-from typing import Protocol
-
+from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.freeze_knob import Knob, KnobError
 
-__all__ = ["Journal", "write_knob"]
-
-
-class Journal(Protocol):
-    """The part of the journal that writes the knob."""
-
-    def write(self, name: str, value: str) -> None:
-        """Record how to undo it, then write ``value`` to the host's file ``name``."""
+__all__ = ["write_knob"]
 
 
 def write_knob(journal: Journal, knob: Knob, value: int) -> None:

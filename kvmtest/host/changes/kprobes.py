@@ -7,16 +7,15 @@ whatever happens (Documentation/trace/kprobetrace.rst).
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
+from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.tracefs import KPROBE_EVENTS, TRACING
 from kvmtest.host.observe.trace import Hits, TracingError, parse_hits
 from kvmtest.host.tree import Tree
 
 __all__ = [
-    "Journal",
     "KprobeEvent",
     "ProbePool",
 ]
@@ -24,26 +23,6 @@ __all__ = [
 GROUP = "kvmtest"
 #: A probe as a check asks for it: event, place, and arguments by name.
 _Wanted = tuple[str, str, tuple[tuple[str, str], ...]]
-
-
-class Journal(Protocol):
-    """The part of the journal that places probes."""
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether changes are only listed."""
-
-    def write(self, name: str, value: str, *, undo: str | None = None) -> None:
-        """Write ``value`` to the host's file ``name``."""
-
-    def append(self, name: str, text: str, *, undo: str) -> None:
-        """Append ``text`` to the host's file ``name``."""
-
-    def make_directory(self, name: str) -> None:
-        """Make the host's directory ``name``."""
-
-    def kept(self) -> AbstractContextManager[None]:
-        """Have what is changed in the block stay until the journal's close."""
 
 
 class KprobeEvent:
