@@ -19,12 +19,11 @@ from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from kvmtest.errors import KvmtestError
-from kvmtest.host.observe.kernel_troubles import TROUBLES, kind_of
+from kvmtest.host.observe.kernel_troubles import kind_of
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
 __all__ = [
-    "TROUBLES",
     "KernelLog",
     "LogError",
     "LogSlice",
@@ -160,7 +159,7 @@ class LogSlice:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One report of trouble: its kind (a key of TROUBLES), the line that shows it, and all lines.
+    """One report of trouble: its kind (one of FORMS'), the line that shows it, and all lines.
 
     ``headline`` is the line that shows the kind; ``lines`` end at the report's end marker, or
     without one at the next trouble or a bound.

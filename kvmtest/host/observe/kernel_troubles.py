@@ -1,25 +1,25 @@
 """What trouble looks like in the kernel log
 =========================================
 
-The forms in which Linux 5.10, 6.1, 6.12 and 7.3 report that they went wrong, a row each, from their
-sources. What only runs out (memory, an rlimit), what a user program or a guest did, what the kernel
-tunes by itself and what it advises is no trouble.
+The forms in which Linux 5.10, 6.1, 6.12 and 7.3 report that something went wrong in them, a row
+each, from their sources. No trouble are resources that ran out (memory, an rlimit), what a user
+program or a guest did, what the kernel tunes by itself, and its advice.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["FORMS", "TROUBLES", "Form", "kind_of"]
+__all__ = ["FORMS", "Form", "kind_of"]
 
 
 class Form(NamedTuple):
-    """One form of report: its ``kind``, and what the line that shows it begins with.
+    """One form of report: its ``kind``, and how the line that shows it begins.
 
-    ``pattern`` comes after :data:`_PREFIX`, which a file's pr_fmt puts before it in one version and
-    not in another; one that begins with ``^`` admits no such prefix. ``sources`` are the files that
-    print it; ``kernels`` says which of the four do, where not all, or that "others" do.
+    ``pattern`` follows :data:`_PREFIX`, which a file's pr_fmt adds in some versions; a pattern that
+    begins with ``^`` admits no prefix. ``sources`` are the files that print the line; ``kernels``
+    says which of the four do, where not all, or that "others" do.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Form(NamedTuple):
 # "watchdog: ", "NMI watchdog: ", "rcu: ", "kvm_intel: ", "kvm [2719]: ", "SVM: kvm: ".
 _PREFIX = r"(?:(?!DEBUG)[\w./#-]+(?: watchdog| ?\[\d+\])?: ){0,2}"
 
-# What tells is within a line's first characters; printk cuts lines there, too (LOG_LINE_MAX).
+# A line shows its kind within so many characters; printk cuts lines there, too (LOG_LINE_MAX).
 _REACH = 1024
 
 # A pattern's first letter, where that is just one.
@@ -350,7 +350,7 @@ def _pattern(form: Form) -> str:
 
 
 def _any_pattern(forms: Iterable[Form]) -> re.Pattern[str]:
-    """Return one pattern for all ``forms``, with the prefix looked at once."""
+    """Return one pattern for all ``forms``, which matches the prefix once."""
     forms = tuple(forms)
     strict = [form.pattern[1:] for form in forms if form.pattern.startswith("^")]
     others = [form.pattern for form in forms if not form.pattern.startswith("^")]
@@ -368,8 +368,8 @@ def _alternation(patterns: Iterable[str]) -> str:
     return "|".join(groups) or "(?!)"
 
 
-# At once, and not when a line is first looked at: a lab's machine is saved with what was imported,
-# and is slow. All else is compiled where there is trouble.
+# Compiled at import and not at the first line: a lab's machine, which is slow, is saved after the
+# imports. The others are compiled where there is trouble.
 _ANY = _any_pattern(FORMS)
 
 
@@ -378,31 +378,8 @@ def _compiled(form: Form) -> re.Pattern[str]:
     return re.compile(_pattern(form))
 
 
-class _Troubles(Mapping[str, re.Pattern[str]]):
-    """Each kind of trouble, and what the first line that shows it looks like."""
-
-    _kinds = dict.fromkeys(form.kind for form in FORMS)
-
-    def __getitem__(self, kind: str) -> re.Pattern[str]:
-        if kind not in self._kinds:
-            raise KeyError(kind)
-        return _any_pattern(form for form in FORMS if form.kind == kind)
-
-    def __contains__(self, kind: object) -> bool:
-        return kind in self._kinds
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._kinds)
-
-    def __len__(self) -> int:
-        return len(self._kinds)
-
-
-TROUBLES: Mapping[str, re.Pattern[str]] = _Troubles()
-
-
 def kind_of(line: str) -> str | None:
     """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
     if not _ANY.match(line, 0, _REACH):
-        return None  # As nearly all lines: one look, not one for each form.
+        return None  # One match tells so of nearly all lines.
     return next(form.kind for form in FORMS if _compiled(form).match(line, 0, _REACH))

@@ -2,13 +2,14 @@
 
 from fuzz.harness import Harness
 from kvmtest.host.observe.kernel_log import (
-    TROUBLES,
     LogError,
     parse_record,
     split_records,
     troubles,
 )
+from kvmtest.host.observe.kernel_troubles import FORMS
 
+KINDS = {form.kind for form in FORMS}
 LINES = (
     "------------[ cut here ]------------",
     "WARNING: CPU: 1 PID: 5 at arch/x86/kvm/vmx/vmx.c:7600 vmx_vcpu_run+0x1/0x2 [kvm_intel]",
@@ -28,7 +29,7 @@ LINES = (
 def parse(data: bytes) -> None:
     records = [parse_record(part) for part in split_records(data)]
     for trouble in troubles(records):
-        assert trouble.kind in TROUBLES, trouble
+        assert trouble.kind in KINDS, trouble
         assert trouble.headline, trouble
         assert trouble.lines, trouble
     assert not troubles(record for record in records if not record.is_from_kernel)
