@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from kvmtest.checks.leaks.smis import SMIS_PER_WINDOW
 from kvmtest.checks.leaks.walk import LENGTH
-from kvmtest.checks.leaks.windows import SMIS_PER_WINDOW
 from kvmtest.judge import Verdict, judge
 from kvmtest.judge.leak import conclude
 from support.simulated_machine import Machine

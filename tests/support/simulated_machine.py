@@ -9,7 +9,7 @@ from math import exp, sqrt
 from random import Random
 
 from kvmtest.checks.leaks.plan import Plan, Windows
-from kvmtest.checks.leaks.walk import OFF, ON, PATIENT, QUIET_EACH
+from kvmtest.checks.leaks.walk import OFF, ON, QUIET_EACH, SLOW_TIMES
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 
 KNOWN = 100_000  # instructions that the guest executes in a window
@@ -124,7 +124,7 @@ class Machine:
             off = [(Arm.KNOB_OFF, self.control, "")] * QUIET_EACH + [quiet]
             on = [(Arm.KNOB_ON, self.leak, "after")] * QUIET_EACH + [quiet]
             off_again = [(Arm.KNOB_OFF, again, "after")] * QUIET_EACH + [quiet]
-            offs, ons = PATIENT * OFF // QUIET_EACH, PATIENT * ON // QUIET_EACH
+            offs, ons = SLOW_TIMES * OFF // QUIET_EACH, SLOW_TIMES * ON // QUIET_EACH
             return [*off * offs, *on * ons, *off_again * offs]
         return [
             *[(Arm.KNOB_OFF, self.control, "")] * OFF, quiet, quiet,

@@ -18,7 +18,8 @@ from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Samples, Toggle
 
 from .plan import MOST_S, Plan
-from .windows import Crew, arm_under, more_quiet, record
+from .watchers import Watchers
+from .windows import arm_under, more_quiet, record
 
 __all__ = ["interleaved", "interleaved_and_toggled", "stages", "stages_and_toggled"]
 
@@ -37,31 +38,31 @@ SHORTEST, LONGEST = 0.8, 2.0
 TOGGLES = 1000
 
 
-def interleaved_and_toggled(scene: Scene, crew: Crew) -> Observations:
+def interleaved_and_toggled(scene: Scene, watchers: Watchers) -> Observations:
     """Take windows of all arms in turn, then beside a toggler, and judge them."""
     samples = Samples()
-    yield from _rounds(scene, crew, samples, WITH_TOGGLER)
-    yield from _toggled(scene, crew, samples)
+    yield from _rounds(scene, watchers, samples, WITH_TOGGLER)
+    yield from _beside_toggler(scene, watchers, samples)
     yield from conclude(samples)
 
 
-def interleaved(scene: Scene, crew: Crew) -> Observations:
+def interleaved(scene: Scene, watchers: Watchers) -> Observations:
     """Take windows of all arms in turn, without a toggler, and judge them."""
     samples = Samples()
-    yield from _rounds(scene, crew, samples, LENGTH)
+    yield from _rounds(scene, watchers, samples, LENGTH)
     yield from conclude(samples)
 
 
-def _rounds(scene: Scene, crew: Crew, samples: Samples, length: float) -> Observations:
+def _rounds(scene: Scene, watchers: Watchers, samples: Samples, length: float) -> Observations:
     """Take the windows of all arms in turn, and record them."""
     for turn in range(ROUNDS):
-        yield from _round(scene, crew, samples, ORDER, turn, length)
-    yield from record(more_quiet(crew, samples.windows, length), samples)
+        yield from _round(scene, watchers, samples, ORDER, turn, length)
+    yield from record(more_quiet(watchers, samples.windows, length), samples)
 
 
 def _round(
     scene: Scene,
-    crew: Crew,
+    watchers: Watchers,
     samples: Samples,
     order: Sequence[Arm],
     turn: int,
@@ -77,10 +78,10 @@ def _round(
     for at in range(len(order)):
         arm = order[(turn + at) % len(order)]
         yield from _set_knob(scene, KNOB[arm], samples)
-        yield from crew.apply_own()
+        yield from watchers.apply_own()
         if arm is not Arm.KNOB_ON:
-            crew.settle()
-        taken = crew.take(arm, length)
+            watchers.settle()
+        taken = watchers.take_windows(arm, length)
         if is_waited:
             # Whether a window is quiet shows afterwards.
             taken = [
@@ -90,32 +91,34 @@ def _round(
         yield from record(taken, samples)
 
 
-def stages(scene: Scene, crew: Crew) -> Observations:
+def stages(scene: Scene, watchers: Watchers) -> Observations:
     """Take windows by a plan for slow SMIs, without a toggler, and judge them."""
     samples = Samples()
-    if (yield from _stages(scene, crew, samples)):
+    if (yield from _stages(scene, watchers, samples)):
         yield from conclude(samples)
 
 
-def stages_and_toggled(scene: Scene, crew: Crew) -> Observations:
+def stages_and_toggled(scene: Scene, watchers: Watchers) -> Observations:
     """Take windows by a plan for slow SMIs, then beside a toggler, and judge them."""
     samples = Samples()
-    if (yield from _stages(scene, crew, samples)):
-        if crew.smis.windows.by_ones:
-            yield from _toggled(scene, crew, samples)
+    if (yield from _stages(scene, watchers, samples)):
+        if watchers.smis.windows.by_ones:
+            yield from _beside_toggler(scene, watchers, samples)
         yield from conclude(samples)
 
 
-def _stages(scene: Scene, crew: Crew, samples: Samples) -> Generator[Reading | Absence, None, bool]:
+def _stages(
+    scene: Scene, watchers: Watchers, samples: Samples
+) -> Generator[Reading | Absence, None, bool]:
     """Say how long it takes; take the windows of a stage, and of the next if that decides nothing.
 
     Give whether it does not take too long.
     """
-    windows = crew.smis.windows
+    windows = watchers.smis.windows
     plan = Plan.of(windows)
     smis, seconds = plan.smis(windows), plan.seconds(windows)
     said = (
-        f"{smis[0]} SMIs by {crew.smis.source.name} at {windows.rate_hz:.2g} a second in "
+        f"{smis[0]} SMIs by {watchers.smis.source.name} at {windows.rate_hz:.2g} a second in "
         f"{seconds[0]:.0f} s, up to {smis[-1]} in {seconds[-1]:.0f} s"
     )
     remedy = f"use an SMI source that takes less than {MOST_S:g} s: see kvmtest smi probe"
@@ -128,26 +131,26 @@ def _stages(scene: Scene, crew: Crew, samples: Samples) -> Generator[Reading | A
         for left in range(rounds, 0, -1):
             left_s = ends_s * left / (turn + left)
             scene.say(f"{said}; {left_s:.0f} s left")
-            yield from _round(scene, crew, samples, plan.order, turn, is_waited=windows.waited)
+            yield from _round(scene, watchers, samples, plan.order, turn, is_waited=windows.waited)
             turn += 1
-        yield from record(more_quiet(crew, samples.windows, 1.0), samples)
+        yield from record(more_quiet(watchers, samples.windows, 1.0), samples)
         if judge(conclude(samples)).verdict in (Verdict.PASS, Verdict.FAIL):
             break
     return True
 
 
-def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:
+def _beside_toggler(scene: Scene, watchers: Watchers, samples: Samples) -> Observations:
     """Take windows beside a toggler, then sort them by its writes, and record all."""
     # In the journal with this, as the toggler needs it.
     yield from _set_knob(scene, 0, samples)
-    path, window_s = scene.machine.tree.path(scene.knob.paths[0]), crew.smis.window_s
+    path, window_s = scene.machine.tree.path(scene.knob.paths[0]), watchers.smis.window_s
     shortest, spread = SHORTEST * window_s, (LONGEST - SHORTEST) * window_s
     with Toggler(path, interval=shortest, spread=spread, limit=TOGGLES, stamps=TOGGLES) as toggler:
-        crew.workers.start(toggler)
-        taken = [each for arm in TOGGLED for each in crew.take(arm)]
-        crew.workers.end(toggler)
+        watchers.workers.start(toggler)
+        taken = [each for arm in TOGGLED for each in watchers.take_windows(arm)]
+        watchers.workers.end(toggler)
         toggles = [Toggle(*stamp) for stamp in toggler.stamps]
-    yield from _toggles(toggles, samples)
+    yield from _record_toggles(toggles, samples)
     smis = dict.fromkeys(Arm, 0)
     for at, (window, gaps) in enumerate(taken):
         if window.arm is not Arm.QUIET:
@@ -164,10 +167,10 @@ def _toggled(scene: Scene, crew: Crew, samples: Samples) -> Observations:
 
 def _set_knob(scene: Scene, value: int, samples: Samples) -> Observations:
     toggle = yield from toggle_and_show(scene, value)
-    yield from _toggles([toggle], samples)
+    yield from _record_toggles([toggle], samples)
 
 
-def _toggles(toggles: Iterable[Toggle], samples: Samples) -> Observations:
+def _record_toggles(toggles: Iterable[Toggle], samples: Samples) -> Observations:
     for toggle in toggles:
         yield toggle.reading(len(samples.toggles))
         samples.toggles.append(toggle)

@@ -6,6 +6,7 @@ host's perf events that count guest mode, or the guest's own counters.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Protocol
 
 from kvmtest.errors import EnvironmentUnfit
@@ -16,7 +17,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterGroup, find_event
 
-__all__ = ["Counters", "GuestCounters", "HostCounters"]
+__all__ = ["Counters", "GuestCounters", "HostCounters", "with_host_counters"]
 
 # SDM volume 4, table 2-2, and volume 3, 20.2 (architectural performance monitoring).
 IA32_PERFEVTSEL0, IA32_FIXED_CTR_CTRL, IA32_PERF_GLOBAL_CTRL = 0x186, 0x38D, 0x38F
@@ -117,3 +118,8 @@ class GuestCounters:
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
         """Return the instructions of a watch; those around it are a constant."""
         return dict.fromkeys(self._INDICES, watch_instructions(polls, gaps))
+
+
+def with_host_counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counters:
+    """Return counters of the calling thread's guest mode."""
+    return stack.enter_context(HostCounters(machine, cpu))

@@ -33,7 +33,9 @@ from kvmtest.judge import Absence, Reading
 from kvmtest.judge.samples import Arm, Samples, Toggle, Window
 
 from .counters import PATIENCE_S, Counters, HostCounters
-from .windows import Body, Crew, Disturbed, experiment, more_quiet
+from .experiment import Procedure, experiment
+from .watchers import Disturbed, Watchers
+from .windows import more_quiet
 
 __all__ = ["LENGTH", "OFF", "ON", "Step", "Walk", "walked"]
 
@@ -43,7 +45,7 @@ __all__ = ["LENGTH", "OFF", "ON", "Step", "Walk", "walked"]
 ON, OFF, LENGTH = 8, 6, 1.2
 #: So many times as many where each window has the SMIs of one trigger, and after so many of these
 #: one without.
-PATIENT, QUIET_EACH = 2, 4
+SLOW_TIMES, QUIET_EACH = 2, 4
 
 
 class Step(StrEnum):
@@ -66,7 +68,7 @@ REFERENCE = {step: Step.TOGGLED if step is Step.NEW else Step.NEW for step in St
 class Walk:
     """What was read on the way, before the first step and in each, and the samples.
 
-    ``error`` ended it early, whatever it was: nobody walks the way again.
+    ``error`` ended it early, whatever it was: it is not tried again.
     """
 
     before: list[Reading | Absence] = field(default_factory=list)
@@ -102,26 +104,28 @@ def _walked(context: Context) -> Walk:
     walk = Walk()
     here = walk.before
 
-    def way(scene: Scene, crew: Crew, times: int = 1) -> Observations:
+    def perform_steps(scene: Scene, watchers: Watchers, times: int = 1) -> Observations:
         nonlocal here
-        for step, go in STEPS.items():
+        for step, perform in STEPS.items():
             here = walk.readings[step] = []
             if times > 1:
                 scene.say(f"SMIs {step}")
-            walkers = Walkers(scene, crew, step, [], walk, times)
-            yield from go(walkers)
+            run = StepRun(scene, watchers, step, [], walk, times)
+            yield from perform(run)
             # Not before the step is done.
-            walk.windows[step] = walkers.taken
+            walk.windows[step] = run.windows
         every = chain(walk.quiet, *walk.windows.values())
-        walk.quiet.extend(window for window, _ in more_quiet(crew, every, LENGTH))
+        walk.quiet.extend(window for window, _ in more_quiet(watchers, every, LENGTH))
 
-    def patient_way(scene: Scene, crew: Crew) -> Observations:
-        if crew.smis.windows.waited:
+    def perform_slowly(scene: Scene, watchers: Watchers) -> Observations:
+        if watchers.smis.windows.waited:
             raise Disturbed("SMIs that come by themselves are too few to look at each step")
-        yield from way(scene, crew, PATIENT)
+        yield from perform_steps(scene, watchers, SLOW_TIMES)
 
     try:
-        for reading in experiment(context, _counters, Body(way, patient_way), knob=1):
+        for reading in experiment(
+            context, _counters, Procedure(perform_steps, perform_slowly), knob=1
+        ):
             here.append(reading)
     except Exception as error:
         walk.error = error
@@ -132,16 +136,16 @@ def _counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counter
     return stack.enter_context(HostCounters(machine, cpu, instructions=True))
 
 
-class Walkers(NamedTuple):
-    """A crew at one step of a walk, and the windows ``taken`` in it.
+class StepRun(NamedTuple):
+    """One step of a walk as it is performed, and the ``windows`` recorded in it.
 
-    They are so many ``times`` as many as usual.
+    Of these there are ``times`` as many as where SMIs are fast.
     """
 
     scene: Scene
-    crew: Crew
+    watchers: Watchers
     step: Step
-    taken: list[Window]
+    windows: list[Window]
     walk: Walk
     times: int = 1
 
@@ -150,50 +154,52 @@ class Walkers(NamedTuple):
         toggled = yield from toggle_and_show(self.scene, value)
         self.walk.toggles.append(toggled)
 
-    def take(self, knob: int, count: int) -> None:
+    def take_windows(self, knob: int, count: int) -> None:
         """Take windows with SMIs, and one without, more of both where SMIs come by ones."""
         arm = Arm.KNOB_ON if knob else Arm.KNOB_OFF
         each = count if self.times == 1 else QUIET_EACH
         for number in range(1, self.times * count + 1):
-            windows = [window for window, _ in self.crew.take(arm, LENGTH)]
-            self.taken.extend(replace(window, state=self.step.value) for window in windows)
+            windows = [window for window, _ in self.watchers.take_windows(arm, LENGTH)]
+            self.windows.extend(replace(window, state=self.step.value) for window in windows)
             if not number % each:
-                self.walk.quiet.extend(window for window, _ in self.crew.take(Arm.QUIET, LENGTH))
+                self.walk.quiet.extend(
+                    window for window, _ in self.watchers.take_windows(Arm.QUIET, LENGTH)
+                )
 
 
-def _toggled(walkers: Walkers) -> Observations:
+def _toggled(run: StepRun) -> Observations:
     """Turn the knob off, under a vCPU that was made and ran while it was on."""
-    yield from walkers.set_knob(0)
-    walkers.take(0, OFF)
+    yield from run.set_knob(0)
+    run.take_windows(0, OFF)
 
 
-def _new(walkers: Walkers) -> Observations:
+def _new(run: StepRun) -> Observations:
     """Make a new vCPU with the knob on, another while it stays on, and one with it off."""
-    yield from walkers.set_knob(1)
+    yield from run.set_knob(1)
     for _ in range(2):
-        yield from walkers.crew.begin_anew(walkers.scene)
-        walkers.take(1, ON // 2)
-    yield from walkers.set_knob(0)
-    yield from walkers.crew.begin_anew(walkers.scene)
-    walkers.take(0, OFF)
+        yield from run.watchers.replace_guests(run.scene)
+        run.take_windows(1, ON // 2)
+    yield from run.set_knob(0)
+    yield from run.watchers.replace_guests(run.scene)
+    run.take_windows(0, OFF)
 
 
-def _refused(walkers: Walkers) -> Observations:
+def _refused(run: StepRun) -> Observations:
     """Have guest and userspace write bit 14, refused or not, under a vCPU that saw no toggle."""
-    yield from walkers.crew.apply(FREEZE_BIT_WRITES)
-    walkers.take(0, OFF)
+    yield from run.watchers.apply(FREEZE_BIT_WRITES)
+    run.take_windows(0, OFF)
 
 
-def _written(walkers: Walkers) -> Observations:
+def _written(run: StepRun) -> Observations:
     """Have the guest, then userspace write what both may, once KVM has seen the knob on."""
-    yield from walkers.set_knob(1)
-    walkers.crew.settle()
+    yield from run.set_knob(1)
+    run.watchers.settle()
     for stimulus in (GUEST_WRITES_0, USERSPACE_WRITES_0):
-        yield from walkers.crew.apply(stimulus)
-        walkers.take(1, ON // 2)
+        yield from run.watchers.apply(stimulus)
+        run.take_windows(1, ON // 2)
 
 
-def _migrated(walkers: Walkers) -> Observations:
+def _migrated(run: StepRun) -> Observations:
     """Turn the knob on, and have vCPUs run on another CPU first."""
     cpus = os.sched_getaffinity(0)
     if len(cpus) < 2:
@@ -205,49 +211,49 @@ def _migrated(walkers: Walkers) -> Observations:
             guest.execute(commands.nop(), timeout=PATIENCE_S)
         return True
 
-    yield from walkers.set_knob(0)
-    walkers.crew.settle()
-    yield from walkers.set_knob(1)
-    yield from walkers.crew.apply(Stimulus("the vCPU ran on another CPU, and came back", moved))
-    walkers.take(1, ON)
+    yield from run.set_knob(0)
+    run.watchers.settle()
+    yield from run.set_knob(1)
+    yield from run.watchers.apply(Stimulus("the vCPU ran on another CPU, and came back", moved))
+    run.take_windows(1, ON)
 
 
-def _running(walkers: Walkers) -> Observations:
+def _running(run: StepRun) -> Observations:
     """Turn the knob on while vCPUs run, amid each window; SMIs come after that alone.
 
     Where a vCPU's KVM_RUN began later than the toggle, its window is of no arm.
     """
     if len(os.sched_getaffinity(0)) < 2:
         return
-    for _ in range(walkers.times * ON):
-        yield from walkers.set_knob(0)
-        walkers.crew.settle()
-        toggled, taken = walkers.crew.take_around(
-            Arm.KNOB_ON, partial(toggle, walkers.scene, 1), LENGTH
+    for _ in range(run.times * ON):
+        yield from run.set_knob(0)
+        run.watchers.settle()
+        toggled, taken = run.watchers.take_windows_around(
+            Arm.KNOB_ON, partial(toggle, run.scene, 1), LENGTH
         )
-        walkers.walk.toggles.append(toggled)
+        run.walk.toggles.append(toggled)
         for window, _ in taken:
             arm = window.arm if window.began < toggled.began else Arm.MIXED
-            walkers.taken.append(replace(window, arm=arm, state=walkers.step.value))
+            run.windows.append(replace(window, arm=arm, state=run.step.value))
 
 
-def _vmfail(walkers: Walkers) -> Observations:
+def _vmfail(run: StepRun) -> Observations:
     """Have an entry to L2 fail that is the first to see the knob on."""
-    if answer(walkers.scene.machine, "nested"):
+    if answer(run.scene.machine, "nested"):
         return
     l2 = FailingL2()
-    yield from walkers.set_knob(0)
-    walkers.crew.settle()
-    yield from walkers.crew.apply(Stimulus("L1 launched L2", l2.launch))
-    yield from walkers.set_knob(1)
+    yield from run.set_knob(0)
+    run.watchers.settle()
+    yield from run.watchers.apply(Stimulus("L1 launched L2", l2.launch))
+    yield from run.set_knob(1)
     what = "L1 went on after an entry to L2 failed that saw the toggle"
-    yield from walkers.crew.apply(Stimulus(what, l2.fail))
-    walkers.take(1, ON)
+    yield from run.watchers.apply(Stimulus(what, l2.fail))
+    run.take_windows(1, ON)
 
 
 #: In this order: bit 14 is written under a vCPU that never saw the knob on, and what nesting spoils
 #: comes last.
-STEPS: dict[Step, Callable[[Walkers], Observations]] = {
+STEPS: dict[Step, Callable[[StepRun], Observations]] = {
     Step.TOGGLED: _toggled,
     Step.NEW: _new,
     Step.REFUSED: _refused,

@@ -6,7 +6,8 @@ nvmx.leak.l2: what host events that count guest mode count while SMIs come in L2
 
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.arms import interleaved_and_toggled, stages_and_toggled
-from kvmtest.checks.leaks.windows import Body, experiment, tell_noise, with_host_counters
+from kvmtest.checks.leaks.counters import with_host_counters
+from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
 from kvmtest.checks.stimuli.nesting import relaunched_l2
 
 __all__ = ["l2"]
@@ -14,5 +15,5 @@ __all__ = ["l2"]
 
 def l2(context: Context) -> Observations:
     """Count L2 by perf events of the host."""
-    body = Body(interleaved_and_toggled, stages_and_toggled)
-    yield from tell_noise(experiment(context, with_host_counters, body, relaunched_l2))
+    procedure = Procedure(interleaved_and_toggled, stages_and_toggled)
+    yield from noise_as_control(experiment(context, with_host_counters, procedure, relaunched_l2))

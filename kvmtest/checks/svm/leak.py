@@ -14,14 +14,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from kvmtest.checks.context import Context, Observations
-from kvmtest.checks.leaks.windows import (
-    Body,
-    Crew,
-    experiment,
-    record,
-    tell_noise,
-    with_host_counters,
-)
+from kvmtest.checks.leaks.counters import with_host_counters
+from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
+from kvmtest.checks.leaks.watchers import Watchers
+from kvmtest.checks.leaks.windows import record
 from kvmtest.checks.scene import Scene
 from kvmtest.judge import Reading, measure
 from kvmtest.judge.arms import ticks_run
@@ -33,27 +29,27 @@ from kvmtest.missing import Missing
 __all__ = ["figures", "guest_only"]
 
 #: More where each window has the SMIs of one trigger.
-ROUNDS, PATIENT = 9, 20
+ROUNDS, SLOW_ROUNDS = 9, 20
 
 
 def guest_only(context: Context) -> Observations:
     """Count guests' execution by guest-only perf events, with SMIs and without in turns."""
-    body = Body(_arms, partial(_arms, rounds=PATIENT))
-    yield from tell_noise(experiment(context, with_host_counters, body))
+    procedure = Procedure(_arms, partial(_arms, rounds=SLOW_ROUNDS))
+    yield from noise_as_control(experiment(context, with_host_counters, procedure))
 
 
-def _arms(scene: Scene, crew: Crew, rounds: int = ROUNDS) -> Observations:
+def _arms(scene: Scene, watchers: Watchers, rounds: int = ROUNDS) -> Observations:
     module = scene.machine.kvm_module
     intercepts = module if isinstance(module, Missing) else module.enabled("intercept_smi")
     said = intercepts.what if isinstance(intercepts, Missing) else intercepts
     yield measure("leak", "KVM intercepts SMIs", said)
     samples = Samples()
     for turn in range(rounds):
-        scene.say(f"SMIs by {crew.smis.source.name}: round {turn + 1} of {rounds}")
+        scene.say(f"SMIs by {watchers.smis.source.name}: round {turn + 1} of {rounds}")
         # There is no knob, so that windows with SMIs are of neither of its arms.
         for arm in (Arm.QUIET, Arm.MIXED):
-            yield from record(crew.take(arm), samples)
-    yield from figures(samples, crew.smis.count.name)
+            yield from record(watchers.take_windows(arm), samples)
+    yield from figures(samples, watchers.smis.count.name)
 
 
 def figures(samples: Samples, count: str) -> list[Reading]:

@@ -11,9 +11,10 @@ from kvmtest.checks.leaks.arms import (
     stages,
     stages_and_toggled,
 )
-from kvmtest.checks.leaks.counters import GuestCounters
+from kvmtest.checks.leaks.counters import GuestCounters, with_host_counters
+from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
 from kvmtest.checks.leaks.guests_own_pmu import guest_with_pmu, make_way, refused, whose_counters
-from kvmtest.checks.leaks.windows import Body, Crew, experiment, tell_noise, with_host_counters
+from kvmtest.checks.leaks.watchers import Watchers
 from kvmtest.checks.scene import Scene
 from kvmtest.judge import Absence
 from kvmtest.kvm import KvmError
@@ -23,8 +24,8 @@ __all__ = ["guest_pmu", "host_events"]
 
 def host_events(context: Context) -> Observations:
     """Count a guest's execution by perf events of the host."""
-    body = Body(interleaved_and_toggled, stages_and_toggled)
-    yield from tell_noise(experiment(context, with_host_counters, body))
+    procedure = Procedure(interleaved_and_toggled, stages_and_toggled)
+    yield from noise_as_control(experiment(context, with_host_counters, procedure))
 
 
 def guest_pmu(context: Context) -> Observations:
@@ -38,11 +39,11 @@ def guest_pmu(context: Context) -> Observations:
         yield Absence("leak", lacking)
         return
     try:
-        yield from tell_noise(
+        yield from noise_as_control(
             experiment(
                 context,
                 lambda _, __, guest, ___: GuestCounters(guest),
-                Body(_own_arms, _own_stages),
+                Procedure(_own_arms, _own_stages),
                 make_guest=guest_with_pmu,
             )
         )
@@ -53,11 +54,11 @@ def guest_pmu(context: Context) -> Observations:
         yield Absence("leak", why)
 
 
-def _own_arms(scene: Scene, crew: Crew) -> Observations:
+def _own_arms(scene: Scene, watchers: Watchers) -> Observations:
     yield from whose_counters(scene)
-    yield from interleaved(scene, crew)
+    yield from interleaved(scene, watchers)
 
 
-def _own_stages(scene: Scene, crew: Crew) -> Observations:
+def _own_stages(scene: Scene, watchers: Watchers) -> Observations:
     yield from whose_counters(scene)
-    yield from stages(scene, crew)
+    yield from stages(scene, watchers)

@@ -8,8 +8,9 @@ through once a run (:mod:`kvmtest.checks.leaks.walk`), judged for one step.
 from typing import ClassVar, Self
 
 from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.leaks.experiment import disturbance
 from kvmtest.checks.leaks.walk import REFERENCE, Step, Walk, walked
-from kvmtest.checks.leaks.windows import Disturbed, disturbance
+from kvmtest.checks.leaks.watchers import Disturbed
 from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.judge import Absence
 from kvmtest.judge.leak import conclude

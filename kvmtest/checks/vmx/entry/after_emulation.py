@@ -7,7 +7,8 @@ vmx_vcpu_run returns without an entry.
 
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.arms import interleaved, stages
-from kvmtest.checks.leaks.windows import Body, experiment, tell_noise, with_host_counters
+from kvmtest.checks.leaks.counters import with_host_counters
+from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
 from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.stimuli.emulation import (
@@ -59,11 +60,11 @@ def _leaks(context: Context) -> Observations:
     with Scene(context, "leak") as scene:
         yield from scene.set_knob(0)
         reset = reset_state(scene.system)
-        yield from tell_noise(
+        yield from noise_as_control(
             experiment(
                 context,
                 with_host_counters,
-                Body(interleaved, stages),
+                Procedure(interleaved, stages),
                 lambda guest: emulated(guest, reset),
             )
         )

@@ -17,7 +17,9 @@ from support.stand_in import KNOB, write
 from kvmtest._native import lib
 from kvmtest.checks.leaks import arms
 from kvmtest.checks.leaks.plan import BY_ONES, Windows
-from kvmtest.checks.leaks.windows import PROOFS, SMIS_PER_WINDOW, Disturbed, Taken, arm_under
+from kvmtest.checks.leaks.smis import PROOFS, SMIS_PER_WINDOW
+from kvmtest.checks.leaks.watchers import Disturbed, WindowAndGaps
+from kvmtest.checks.leaks.windows import arm_under
 from kvmtest.checks.nvmx import leak as nvmx_leak
 from kvmtest.checks.svm import leak as svm_leak
 from kvmtest.checks.vmx import leak as vmx_leak
@@ -50,7 +52,7 @@ class Scene:
 
 
 @dataclass
-class Crew:
+class FakeWatchers:
     """Guests that leak where the knob says so as their window begins."""
 
     workers: Supervisor
@@ -70,7 +72,7 @@ class Crew:
     def settle(self) -> None:
         assert self.knob.read_text() == "0", "a window with the knob on is the first entry"
 
-    def take(self, arm: Arm, length: float = 1.0) -> list[Taken]:
+    def take_windows(self, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         self.asked.append(arm)
         time.sleep(self.window_s)
         began, is_on, ended = self._window()
@@ -108,22 +110,22 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def observe(scene: Scene, *, leaks_when_on: bool = False) -> tuple[list[Reading], Crew]:
+def observe(scene: Scene, *, leaks_when_on: bool = False) -> tuple[list[Reading], FakeWatchers]:
     with Supervisor() as workers:
-        crew = Crew(workers, scene.path, leaks_when_on)
-        readings = list(arms.interleaved_and_toggled(scene, crew))  # type: ignore[arg-type]
+        watchers = FakeWatchers(workers, scene.path, leaks_when_on)
+        readings = list(arms.interleaved_and_toggled(scene, watchers))  # type: ignore[arg-type]
     assert all(isinstance(reading, Reading) for reading in readings)
-    return readings, crew  # type: ignore[return-value]
+    return readings, watchers  # type: ignore[return-value]
 
 
 def test_every_window_gap_and_toggle_is_recorded_under_the_knobs_state(scene: Scene) -> None:
-    readings, crew = observe(scene)
+    readings, watchers = observe(scene)
     samples = Samples.of(readings)
     interleaved = 3 * arms.ROUNDS
-    assert crew.asked[:6] == [
+    assert watchers.asked[:6] == [
         Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON, Arm.KNOB_OFF, Arm.KNOB_ON, Arm.QUIET
     ]  # fmt: skip
-    assert crew.asked[interleaved:] == list(arms.TOGGLED)
+    assert watchers.asked[interleaved:] == list(arms.TOGGLED)
     assert len(samples.windows) == 2 * (interleaved + len(arms.TOGGLED))
     assert len(samples.gaps) == sum(window.gaps for window in samples.windows)
     # First those of the arms and the one before the toggler, then the toggler's, in order.
@@ -145,10 +147,10 @@ def test_a_first_entry_with_the_old_bit_does_not_blur_the_control(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """KVM that loads the bit after the entry: each window counts as the knob was before it."""
-    take = Crew.take
+    take = FakeWatchers.take_windows
     before = [0]
 
-    def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
+    def take_(self: FakeWatchers, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         taken = take(self, arm, length)
         was_on = before[0]
         before[0] = int(self.knob.read_text())
@@ -158,11 +160,11 @@ def test_a_first_entry_with_the_old_bit_does_not_blur_the_control(
             late.append((dataclasses.replace(window, counted={"a": counted}), gaps))
         return late
 
-    def settle(self: Crew) -> None:
+    def settle(self: FakeWatchers) -> None:
         before[0] = int(self.knob.read_text())
 
-    monkeypatch.setattr(Crew, "take", take_)
-    monkeypatch.setattr(Crew, "settle", settle)
+    monkeypatch.setattr(FakeWatchers, "take_windows", take_)
+    monkeypatch.setattr(FakeWatchers, "settle", settle)
     readings, _ = observe(scene)
     assert judge(readings).verdict is Verdict.FAIL
 
@@ -190,13 +192,13 @@ def test_leaks_with_the_knob_on_decide_it(scene: Scene, leaks: bool, verdict: Ve
 def test_windows_beside_the_toggler_decide_it_too(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, first = Crew.take, 3 * arms.ROUNDS
+    take, first = FakeWatchers.take_windows, 3 * arms.ROUNDS
 
-    def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
+    def take_(self: FakeWatchers, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         self.leaks_when_on = len(self.asked) >= first
         return take(self, arm, length)
 
-    monkeypatch.setattr(Crew, "take", take_)
+    monkeypatch.setattr(FakeWatchers, "take_windows", take_)
     readings, _ = observe(scene)
     assert judge(readings).verdict is Verdict.FAIL
 
@@ -209,7 +211,7 @@ def test_a_knob_that_can_not_be_written_ends_it_with_that_error(scene: Scene) ->
 
     def observe_until_it_fails() -> None:
         with Supervisor() as workers:
-            for reading in arms.interleaved_and_toggled(scene, Crew(workers, scene.path)):  # type: ignore[arg-type]
+            for reading in arms.interleaved_and_toggled(scene, FakeWatchers(workers, scene.path)):  # type: ignore[arg-type]
                 readings.append(reading)
 
     with pytest.raises(KvmtestError, match="write: No space left"):
@@ -235,9 +237,9 @@ def test_six_windows_of_an_arm_are_enough_for_a_verdict_at_the_worst_phase(lengt
 def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = Crew.take
+    take = FakeWatchers.take_windows
 
-    def take_(self: Crew, arm: Arm, length: float = 1.0) -> list[Taken]:
+    def take_(self: FakeWatchers, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         number = len(self.asked)
         exits = 1 + (number >= 3 * arms.ROUNDS + 2 or (arm is not Arm.QUIET and number % 2))
         return [
@@ -245,9 +247,9 @@ def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
             for w, gaps in take(self, arm, length)
         ]
 
-    monkeypatch.setattr(Crew, "take", take_)
+    monkeypatch.setattr(FakeWatchers, "take_windows", take_)
     with Supervisor() as workers:
-        readings = list(arms.interleaved(scene, Crew(workers, scene.path)))  # type: ignore[arg-type]
+        readings = list(arms.interleaved(scene, FakeWatchers(workers, scene.path)))  # type: ignore[arg-type]
     quiet = [w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]  # type: ignore[arg-type]
     assert len(quiet) == 2 * (arms.ROUNDS + 3)
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
@@ -260,8 +262,8 @@ KNOWN = 10_000_000
 
 
 @dataclass
-class SlowCrew(Crew):
-    """A crew whose windows have one SMI each, of a handler that counts ``per_smi``."""
+class SlowCrew(FakeWatchers):
+    """A watchers whose windows have one SMI each, of a handler that counts ``per_smi``."""
 
     rate_hz: float = 2.4
     waited: bool = False
@@ -277,10 +279,10 @@ class SlowCrew(Crew):
             else Windows(0.08, self.rate_hz, by_ones=True)
         )
 
-    def take(self, arm: Arm, length: float = 1.0) -> list[Taken]:
+    def take_windows(self, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         taken = []
         chance = random.Random(len(self.asked))
-        for window, gaps in super().take(arm, length):
+        for window, gaps in super().take_windows(arm, length):
             smis = min(window.smis, 1)
             if self.waited:  # Whatever the arm: a third of the windows has one.
                 smis = int(window.vcpu == 0 and chance.random() < 1 / 3)
@@ -291,11 +293,11 @@ class SlowCrew(Crew):
         return taken
 
 
-def observe_slowly(scene: Scene, **crew: Any) -> tuple[list[Reading], SlowCrew, list[str]]:
+def observe_slowly(scene: Scene, **watchers: Any) -> tuple[list[Reading], SlowCrew, list[str]]:
     said: list[str] = []
     scene.say = said.append  # type: ignore[attr-defined]
     with Supervisor() as workers:
-        made = SlowCrew(workers, scene.path, **crew)
+        made = SlowCrew(workers, scene.path, **watchers)
         readings = list(arms.stages_and_toggled(scene, made))  # type: ignore[arg-type]
     return readings, made, said  # type: ignore[return-value]
 
@@ -306,10 +308,10 @@ ALL = sum(BY_ONES.stages) * len(BY_ONES.order)
 
 @pytest.mark.parametrize("leaks_when_on", [False, True])
 def test_a_strong_control_needs_thirty_smis(scene: Scene, leaks_when_on: bool) -> None:
-    readings, crew, _ = observe_slowly(scene, leaks_when_on=leaks_when_on)
+    readings, watchers, _ = observe_slowly(scene, leaks_when_on=leaks_when_on)
     assert judge(readings).verdict is (Verdict.FAIL if leaks_when_on else Verdict.PASS)
-    assert len(crew.asked) == FIRST + len(arms.TOGGLED)
-    first = crew.asked[:FIRST]
+    assert len(watchers.asked) == FIRST + len(arms.TOGGLED)
+    first = watchers.asked[:FIRST]
     assert sum(arm is not Arm.QUIET for arm in first) == 30
     assert set(first) == {Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON}
 
@@ -317,15 +319,15 @@ def test_a_strong_control_needs_thirty_smis(scene: Scene, leaks_when_on: bool) -
 def test_where_thirty_decide_nothing_there_are_more_and_the_verdict_is_of_all(
     scene: Scene,
 ) -> None:
-    readings, crew, _ = observe_slowly(scene, noise=900)
-    assert len(crew.asked) == ALL + len(arms.TOGGLED)
+    readings, watchers, _ = observe_slowly(scene, noise=900)
+    assert len(watchers.asked) == ALL + len(arms.TOGGLED)
     assert len(Samples.of(readings).windows) == 2 * (ALL + len(arms.TOGGLED))
     assert judge(readings).verdict is Verdict.PASS
 
 
 def test_what_decides_nothing_in_the_end_is_inconclusive(scene: Scene) -> None:
-    readings, crew, _ = observe_slowly(scene, noise=60_000)
-    assert len(crew.asked) == ALL + len(arms.TOGGLED)
+    readings, watchers, _ = observe_slowly(scene, noise=60_000)
+    assert len(watchers.asked) == ALL + len(arms.TOGGLED)
     assert judge(readings).verdict is Verdict.INCONCLUSIVE
 
 
@@ -345,8 +347,8 @@ def test_a_run_says_how_long_it_takes_and_how_much_is_left(scene: Scene) -> None
 def test_smis_that_are_waited_for_are_in_some_windows_and_the_others_are_quiet(
     scene: Scene,
 ) -> None:
-    readings, crew, _ = observe_slowly(scene, waited=True, rate_hz=0.2)
-    assert Arm.QUIET not in crew.asked[: 3 * 30]
+    readings, watchers, _ = observe_slowly(scene, waited=True, rate_hz=0.2)
+    assert Arm.QUIET not in watchers.asked[: 3 * 30]
     samples = Samples.of(readings)
     assert all((w.arm is Arm.QUIET) == (not w.smis) for w in samples.windows)
     assert {arm_under(samples.toggles, w) for w in samples.windows if w.smis} == {
@@ -357,8 +359,8 @@ def test_smis_that_are_waited_for_are_in_some_windows_and_the_others_are_quiet(
 
 
 def test_what_would_take_too_long_is_not_begun(scene: Scene) -> None:
-    readings, crew, _ = observe_slowly(scene, rate_hz=0.02)
-    assert crew.asked == []
+    readings, watchers, _ = observe_slowly(scene, rate_hz=0.02)
+    assert watchers.asked == []
     judgement = judge(readings)
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "SMIs come often enough (30 SMIs by" in judgement.reason
@@ -368,9 +370,9 @@ def test_what_would_take_too_long_is_not_begun(scene: Scene) -> None:
 def test_without_a_toggler_the_stages_are_the_same(scene: Scene) -> None:
     scene.say = lambda _: None  # type: ignore[attr-defined]
     with Supervisor() as workers:
-        crew = SlowCrew(workers, scene.path)
-        readings = list(arms.stages(scene, crew))  # type: ignore[arg-type]
-    assert len(crew.asked) == FIRST
+        watchers = SlowCrew(workers, scene.path)
+        readings = list(arms.stages(scene, watchers))  # type: ignore[arg-type]
+    assert len(watchers.asked) == FIRST
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
 
 

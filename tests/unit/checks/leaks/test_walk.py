@@ -12,8 +12,10 @@ from support.debugctl_model import FAULTS, FREEZE_IN_SMM, Host, Refused, Vmx
 
 from kvmtest._native import lib
 from kvmtest.checks.leaks import walk as leak_walk
-from kvmtest.checks.leaks.walk import LENGTH, OFF, ON, PATIENT, REFERENCE, STEPS, Step
-from kvmtest.checks.leaks.windows import PROOFS, SMIS_PER_WINDOW, Disturbed, arm_under
+from kvmtest.checks.leaks.smis import PROOFS, SMIS_PER_WINDOW
+from kvmtest.checks.leaks.walk import LENGTH, OFF, ON, REFERENCE, SLOW_TIMES, STEPS, Step
+from kvmtest.checks.leaks.watchers import Disturbed
+from kvmtest.checks.leaks.windows import arm_under
 from kvmtest.checks.stimuli import nesting
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.checks.witnesses import leak as leak_witness
@@ -126,7 +128,7 @@ class GuestOf:
         self.vcpu = self.kvm = kvm
 
 
-class Crew:
+class FakeWatchers:
     """One guest; ``per_smi`` is what an SMI counts where the bit is 0."""
 
     def __init__(self, kvm: Kvm, per_smi: int = PER_SMI, noise: Callable[[], int] = int) -> None:
@@ -140,7 +142,7 @@ class Crew:
         self._per_smi = per_smi
         self._noise = noise
 
-    def begin_anew(self, _: object) -> Iterator[Reading]:
+    def replace_guests(self, _: object) -> Iterator[Reading]:
         self.kvm.create()
         yield control("leak", "a new vCPU ran", True, True, "")
 
@@ -155,12 +157,12 @@ class Crew:
     def settle(self) -> None:
         self.kvm.enter()
 
-    def take(self, arm: Arm, length: float) -> list[tuple[Window, list[object]]]:
+    def take_windows(self, arm: Arm, length: float) -> list[tuple[Window, list[object]]]:
         self.lengths.add(length)
         self.kvm.enter()
         return self._taken(arm, int(lib.clock_tsc()))
 
-    def take_around(
+    def take_windows_around(
         self, arm: Arm, amid: Callable[[], Any], length: float
     ) -> tuple[Any, list[tuple[Window, list[object]]]]:
         self.lengths.add(length)
@@ -183,14 +185,14 @@ class Crew:
 def walk(
     monkeypatch: pytest.MonkeyPatch,
     kvm: Kvm,
-    crew: Crew | None = None,
+    watchers: FakeWatchers | None = None,
     *,
     before: list[Reading | Absence] | None = None,
     has_nested: bool = True,
     is_patient: bool = False,
 ) -> Any:
     """Return a context whose walks go over that KVM."""
-    crew = crew or Crew(kvm)
+    watchers = watchers or FakeWatchers(kvm)
 
     def set_knob(value: int) -> Iterator[Reading]:
         kvm.knob = value
@@ -202,11 +204,12 @@ def walk(
         set_knob=set_knob, knob=knob, journal=journal, machine=None, say=lambda _: None
     )
 
-    def experiment(_: object, __: object, way: Callable[..., Any], *, knob: int) -> Iterator[Any]:
+    def experiment(_: object, __: object, procedure: Any, *, knob: int) -> Iterator[Any]:
         assert knob == 1
         yield from before or [control("leak", "SMIs are counted", "yes", "yes", "")]
         if before is None:
-            yield from (way.patient if is_patient else way)(scene, crew)  # type: ignore[attr-defined]
+            perform = procedure.slow if is_patient else procedure.fast
+            yield from perform(scene, watchers)
 
     monkeypatch.setattr(leak_walk, "experiment", experiment)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: kvm.cpus)
@@ -286,9 +289,9 @@ def test_where_a_run_begins_after_the_toggle_that_was_to_be_amid_it_it_does_not_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kvm = Kvm("snapshot-once-per-run")
-    crew = Crew(kvm)
-    crew.is_late = True
-    readings = read(walk(monkeypatch, kvm, crew), Step.RUNNING)
+    watchers = FakeWatchers(kvm)
+    watchers.is_late = True
+    readings = read(walk(monkeypatch, kvm, watchers), Step.RUNNING)
     assert not [r for r in readings if r.role is Role.CLAIM]
 
 
@@ -313,7 +316,7 @@ def test_where_nothing_is_counted_in_smm_nothing_is_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kvm = Kvm()
-    context = walk(monkeypatch, kvm, Crew(kvm, per_smi=0))
+    context = walk(monkeypatch, kvm, FakeWatchers(kvm, per_smi=0))
     for step in Step:
         readings = read(context, step)
         assert judge(readings).verdict is Verdict.INCONCLUSIVE
@@ -325,7 +328,7 @@ def test_what_is_undecided_takes_nothing_from_other_witnesses(
 ) -> None:
     kvm = Kvm()
     noise = iter(range(0, 100_000, 17))
-    context = walk(monkeypatch, kvm, Crew(kvm, noise=lambda: next(noise) ** 2 % 301))
+    context = walk(monkeypatch, kvm, FakeWatchers(kvm, noise=lambda: next(noise) ** 2 % 301))
     mine = [
         control("vmcs", "the dump", "whole", "whole", ""),
         Reading("vmcs", Role.CLAIM, "bit 14", 1, 1),
@@ -399,7 +402,7 @@ def test_whatever_ends_it_nobody_walks_it_again(
 def test_exits_that_no_quiet_window_had_on_the_way_do_not_silence_a_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Interrupted(Crew):
+    class Interrupted(FakeWatchers):
         """Windows with SMIs have a VM-exit; quiet ones only at last, when the others are taken."""
 
         def __init__(self, kvm: Kvm) -> None:
@@ -418,11 +421,11 @@ def test_exits_that_no_quiet_window_had_on_the_way_do_not_silence_a_step(
         assert judge(read(context, step)).verdict is Verdict.PASS, step
 
 
-def slow(kvm: Kvm, *, is_waited: bool = False) -> Crew:
-    """A crew whose windows have one SMI each, of a long handler."""
-    crew = Crew(kvm, per_smi=100_000)
-    crew.smis = SimpleNamespace(windows=SimpleNamespace(waited=is_waited))  # type: ignore[attr-defined]
-    return crew
+def slow(kvm: Kvm, *, is_waited: bool = False) -> FakeWatchers:
+    """A watchers whose windows have one SMI each, of a long handler."""
+    watchers = FakeWatchers(kvm, per_smi=100_000)
+    watchers.smis = SimpleNamespace(windows=SimpleNamespace(waited=is_waited))  # type: ignore[attr-defined]
+    return watchers
 
 
 @pytest.mark.parametrize(("fault", "step"), [("", None), *FOUND_AT.items()])
@@ -436,7 +439,7 @@ def test_with_one_smi_a_window_each_fault_is_found_at_its_step_too(
         readings = read(context, each)
         assert judge(readings).verdict is (Verdict.FAIL if step else Verdict.PASS), each
         windows = [w for w in Samples.of(readings).windows if w.state]
-        assert len(windows) in (PATIENT * OFF, PATIENT * ON, PATIENT * (ON + OFF))
+        assert len(windows) in (SLOW_TIMES * OFF, SLOW_TIMES * ON, SLOW_TIMES * (ON + OFF))
         assert len([w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]) >= 20
 
 

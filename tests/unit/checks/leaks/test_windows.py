@@ -14,19 +14,10 @@ from typing import Any, TypeVar
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.checks.leaks import windows as leak_windows
-from kvmtest.checks.leaks.windows import (
-    MORE_QUIET,
-    PROOFS,
-    SMIS_PER_WINDOW,
-    Crew,
-    Smis,
-    Taken,
-    Watcher,
-    arm_under,
-    more_quiet,
-    proved_smis,
-)
+from kvmtest.checks.leaks import smis as leak_smis
+from kvmtest.checks.leaks.smis import PROOFS, SMIS_PER_WINDOW, Smis, proved_smis
+from kvmtest.checks.leaks.watchers import Watcher, Watchers, WindowAndGaps
+from kvmtest.checks.leaks.windows import MORE_QUIET, arm_under, more_quiet
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.errors import KvmtestError
 from kvmtest.guests import Gap as GuestGap
@@ -111,7 +102,9 @@ class FakeGuest:
 
 
 @contextmanager
-def crew_of(*guests: FakeGuest, count: Count, raised: list[str] | None = None) -> Iterator[Crew]:
+def watchers_of(
+    *guests: FakeGuest, count: Count, raised: list[str] | None = None
+) -> Iterator[Watchers]:
     events = raised if raised is not None else []
 
     @contextmanager
@@ -123,10 +116,10 @@ def crew_of(*guests: FakeGuest, count: Count, raised: list[str] | None = None) -
     source = Periodic("test", "comes", "nothing", 1000, switched)
     cpu = min(os.sched_getaffinity(0))
     with Supervisor() as workers:
-        crew = Crew(Smis(source, count, 100, count.cpus), workers, ExitStack())
+        watchers = Watchers(Smis(source, count, 100, count.cpus), workers, ExitStack())
         for guest in guests:
-            crew.hire(guest, cpu, lambda at, guest=guest: Watcher(guest, guest, at))  # type: ignore
-        yield crew
+            watchers.add(guest, cpu, lambda at, guest=guest: Watcher(guest, guest, at))  # type: ignore
+        yield watchers
 
 
 def test_a_window_is_what_its_guest_and_its_cpu_counted() -> None:
@@ -136,8 +129,8 @@ def test_a_window_is_what_its_guest_and_its_cpu_counted() -> None:
         count.counts[5] += 2
 
     first, second = FakeGuest(), FakeGuest(smis, exits=2)
-    with crew_of(first, second, count=count) as crew:
-        (one, gaps), (other, others) = crew.take(Arm.KNOB_OFF)
+    with watchers_of(first, second, count=count) as watchers:
+        (one, gaps), (other, others) = watchers.take_windows(Arm.KNOB_OFF)
     assert one == Window(
         Arm.KNOB_OFF, OFFSET, OFFSET + 1000, {"a": 107}, {"a": 100}, 1, 0, 1, vcpu=0
     )
@@ -153,25 +146,25 @@ def test_a_window_is_what_its_guest_and_its_cpu_counted() -> None:
 def test_guests_are_watched_at_the_same_time() -> None:
     meeting = threading.Barrier(2, timeout=10)
     guests = FakeGuest(meeting.wait), FakeGuest(meeting.wait)
-    with crew_of(*guests, count=Count(0, 1)) as crew:
-        assert len(crew.take(Arm.QUIET)) == 2
+    with watchers_of(*guests, count=Count(0, 1)) as watchers:
+        assert len(watchers.take_windows(Arm.QUIET)) == 2
 
 
 def test_smis_come_in_all_windows_but_quiet_ones_and_stop_with_them() -> None:
     raised: list[str] = []
     guest = FakeGuest(lambda: raised.append("watch"))
-    with crew_of(guest, count=Count(0), raised=raised) as crew:
+    with watchers_of(guest, count=Count(0), raised=raised) as watchers:
         for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.MIXED):
-            ((window, _),) = crew.take(arm)
+            ((window, _),) = watchers.take_windows(arm)
             assert window.arm is arm
     assert raised == ["watch", *["100 Hz", "watch", "off"] * 2]
 
 
 def test_a_window_may_be_longer_than_others() -> None:
     guest = FakeGuest()
-    with crew_of(guest, count=Count(0)) as crew:
-        crew.take(Arm.QUIET)
-        crew.take(Arm.QUIET, 1.5)
+    with watchers_of(guest, count=Count(0)) as watchers:
+        watchers.take_windows(Arm.QUIET)
+        watchers.take_windows(Arm.QUIET, 1.5)
     (one, _), (other, _) = guest.seen
     assert other / one == pytest.approx(1.5, rel=1e-6)
 
@@ -184,14 +177,14 @@ def test_a_stimulus_is_applied_in_each_vcpu_s_own_thread_and_shown() -> None:
         went.append((guest, threading.get_native_id()))
         return guest is guests[0]
 
-    with crew_of(*guests, count=Count(0, 1)) as crew:
-        readings = list(crew.apply(Stimulus("it went", apply)))
-        crew.take(Arm.QUIET)
+    with watchers_of(*guests, count=Count(0, 1)) as watchers:
+        readings = list(watchers.apply(Stimulus("it went", apply)))
+        watchers.take_windows(Arm.QUIET)
     assert [(r.what, r.agrees) for r in readings] == [("it went", True), ("it went", False)]
     assert [{thread} for guest, thread in went] == [guest.threads for guest, _ in went]  # type: ignore
 
 
-def test_a_crew_goes_on_with_guests_on_new_vcpus() -> None:
+def test_watchers_goes_on_with_guests_on_new_vcpus() -> None:
     old, new, run = FakeGuest(), FakeGuest(), []
 
     @contextmanager
@@ -199,9 +192,9 @@ def test_a_crew_goes_on_with_guests_on_new_vcpus() -> None:
         yield new
 
     scene: Any = SimpleNamespace(guest=guest, run=run.append)
-    with crew_of(old, count=Count(0)) as crew:
-        (shown,) = crew.begin_anew(scene)
-        crew.take(Arm.QUIET)
+    with watchers_of(old, count=Count(0)) as watchers:
+        (shown,) = watchers.replace_guests(scene)
+        watchers.take_windows(Arm.QUIET)
     assert shown.agrees
     assert shown.raw["offset 0"] == pytest.approx(OFFSET, abs=OFFSET / 10)
     assert run == [new]
@@ -222,23 +215,23 @@ def test_what_is_done_amid_a_window_comes_after_its_begin_and_before_smis() -> N
         threading.Timer(0.2, over.set).start()
         return "done"
 
-    with crew_of(FakeGuest(watch), count=Count(0), raised=raised) as crew:
-        done, ((window, _),) = crew.take_around(Arm.KNOB_ON, amid)
+    with watchers_of(FakeGuest(watch), count=Count(0), raised=raised) as watchers:
+        done, ((window, _),) = watchers.take_windows_around(Arm.KNOB_ON, amid)
     assert (done, window.arm) == ("done", Arm.KNOB_ON)
     assert raised == ["watch", "amid", "100 Hz", "off", "end"]
 
 
 @contextmanager
-def crew_by_ones(
+def watchers_by_ones(
     guest: FakeGuest, count: Count, fire: Callable[[], None], rate_hz: float = 1000
-) -> Iterator[Crew]:
-    """A crew whose SMIs are asked for one by one."""
+) -> Iterator[Watchers]:
+    """A watchers whose SMIs are asked for one by one."""
     source = Triggered("test", "fires", "nothing", 1000, 1, lambda: nullcontext(fire))
     cpu = min(os.sched_getaffinity(0))
     with Supervisor() as workers, Smis(source, count, rate_hz, count.cpus).opened() as smis:
-        crew = Crew(smis, workers, ExitStack())
-        crew.hire(guest, cpu, lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
-        yield crew
+        watchers = Watchers(smis, workers, ExitStack())
+        watchers.add(guest, cpu, lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
+        yield watchers
 
 
 def test_an_smi_that_is_asked_for_comes_once_amid_each_window_but_quiet_ones() -> None:
@@ -256,8 +249,10 @@ def test_an_smi_that_is_asked_for_comes_once_amid_each_window_but_quiet_ones() -
         fired.clear()
         events.append("end")
 
-    with crew_by_ones(FakeGuest(watch), count, fire) as crew:
-        windows = [crew.take(arm)[0][0] for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)]
+    with watchers_by_ones(FakeGuest(watch), count, fire) as watchers:
+        windows = [
+            watchers.take_windows(arm)[0][0] for arm in (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)
+        ]
     assert events == ["watch", "end", *["watch", "fire", "end"] * 2]
     assert [(w.arm, w.smis) for w in windows] == [
         (Arm.QUIET, 0),
@@ -268,20 +263,20 @@ def test_an_smi_that_is_asked_for_comes_once_amid_each_window_but_quiet_ones() -
 
 def test_windows_are_as_long_as_each_other_where_smis_are_asked_for() -> None:
     guest = FakeGuest()
-    with crew_by_ones(guest, Count(0), lambda: None) as crew:
+    with watchers_by_ones(guest, Count(0), lambda: None) as watchers:
         for arm in (Arm.QUIET, Arm.KNOB_OFF):
-            crew.take(arm)
-        crew.take_around(Arm.KNOB_ON, lambda: None)
+            watchers.take_windows(arm)
+        watchers.take_windows_around(Arm.KNOB_ON, lambda: None)
     assert len({ticks for ticks, _ in guest.seen}) == 1
 
 
 def test_smis_are_not_asked_for_more_often_than_the_source_takes_them() -> None:
     times: list[float] = []
-    with crew_by_ones(
+    with watchers_by_ones(
         FakeGuest(), Count(0), lambda: times.append(time.monotonic()), rate_hz=8
-    ) as crew:
+    ) as watchers:
         for _ in range(4):
-            crew.take(Arm.KNOB_OFF)
+            watchers.take_windows(Arm.KNOB_OFF)
     assert min(b - a for a, b in pairwise(times)) >= 1 / 8
 
 
@@ -305,9 +300,9 @@ def test_the_turn_of_the_source_is_waited_for_before_a_window_and_not_in_it() ->
     source = Triggered("test", "fires", "nothing", 1000, 1, lambda: nullcontext(turn))
     guest, cpu = FakeGuest(watch), min(os.sched_getaffinity(0))
     with Supervisor() as workers:
-        crew = Crew(Smis(source, Count(0), 1, (0,), fire=turn), workers, ExitStack())
-        crew.hire(guest, cpu, lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
-        crew.take(Arm.KNOB_OFF)
+        watchers = Watchers(Smis(source, Count(0), 1, (0,), fire=turn), workers, ExitStack())
+        watchers.add(guest, cpu, lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
+        watchers.take_windows(Arm.KNOB_OFF)
     assert events == ["wait", "watch", "fire"]
 
 
@@ -323,9 +318,9 @@ def test_what_fires_has_a_thread_of_its_own_on_a_cpu_without_a_guest() -> None:
     smis = Smis(source, Count(0), 1000, (0,), firing_cpu=allowed[-1])
     guest = FakeGuest()
     with Supervisor() as workers, smis.opened() as opened:
-        crew = Crew(opened, workers, ExitStack())
-        crew.hire(guest, allowed[0], lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
-        crew.take(Arm.KNOB_OFF)
+        watchers = Watchers(opened, workers, ExitStack())
+        watchers.add(guest, allowed[0], lambda at: Watcher(guest, guest, at))  # type: ignore[arg-type]
+        watchers.take_windows(Arm.KNOB_OFF)
     ((thread, cpus),) = ran
     assert cpus == {allowed[-1]}
     assert thread not in {threading.get_native_id(), *guest.threads}
@@ -376,17 +371,17 @@ def test_where_an_smi_came_before_what_was_done_amid_a_window_it_is_of_no_arm() 
     def smi() -> None:
         count.counts[1] += 1
 
-    with crew_of(FakeGuest(), FakeGuest(), count=count) as crew:
-        _, taken = crew.take_around(Arm.KNOB_ON, smi)
+    with watchers_of(FakeGuest(), FakeGuest(), count=count) as watchers:
+        _, taken = watchers.take_windows_around(Arm.KNOB_ON, smi)
     assert [(window.arm, window.smis) for window, _ in taken] == [(Arm.MIXED, 0), (Arm.MIXED, 1)]
 
 
 def test_a_watchers_own_exits_and_what_a_gap_is_are_learnt() -> None:
     guest = FakeGuest(exits=3)
-    with crew_of(guest, count=Count(0)) as crew:
-        ((before, _),) = crew.take(Arm.QUIET)
-        crew.calibrate()
-        ((after, _),) = crew.take(Arm.QUIET)
+    with watchers_of(guest, count=Count(0)) as watchers:
+        ((before, _),) = watchers.take_windows(Arm.QUIET)
+        watchers.calibrate()
+        ((after, _),) = watchers.take_windows(Arm.QUIET)
     assert (before.exits, after.exits) == (3, 0)
     assert guest.seen[-1][1] == 60, "one and a half of the longest step without an exit"
     trial, window = guest.seen[-2][0], guest.seen[-1][0]
@@ -397,11 +392,11 @@ def test_a_watchers_own_exits_are_those_of_its_calmest_trials() -> None:
     guest = FakeGuest()
     exits = iter([5, 4, *[2, 3] * 20])
     guest._meanwhile = lambda: setattr(guest, "exits", next(exits))
-    with crew_of(guest, count=Count(0)) as crew:
-        crew.calibrate()
+    with watchers_of(guest, count=Count(0)) as watchers:
+        watchers.calibrate()
         guest._meanwhile = lambda: None
         guest.exits = 7
-        ((window, _),) = crew.take(Arm.QUIET)
+        ((window, _),) = watchers.take_windows(Arm.QUIET)
     assert window.exits == 5
 
 
@@ -409,20 +404,20 @@ def test_a_guest_that_is_never_calm_is_told() -> None:
     guest = FakeGuest()
     guest._meanwhile = lambda: setattr(guest, "exits", 1000 - len(guest.seen))
     with (
-        crew_of(guest, count=Count(0)) as crew,
+        watchers_of(guest, count=Count(0)) as watchers,
         pytest.raises(KvmtestError, match="and only 1 of 100 took its own"),
     ):
-        crew.calibrate()
+        watchers.calibrate()
 
 
 def test_gaps_that_were_not_all_logged_end_it() -> None:
     guest = FakeGuest(exits=3)
     guest.lost = 1
     with (
-        crew_of(guest, count=Count(0)) as crew,
+        watchers_of(guest, count=Count(0)) as watchers,
         pytest.raises(KvmtestError, match="the guest saw 3 gaps"),
     ):
-        crew.take(Arm.QUIET)
+        watchers.take_windows(Arm.QUIET)
 
 
 def test_a_failing_worker_takes_the_guests_out_and_ends_it_with_its_error() -> None:
@@ -438,17 +433,17 @@ def test_a_failing_worker_takes_the_guests_out_and_ends_it_with_its_error() -> N
     def experiment() -> None:
         guest = FakeGuest()
         guest._meanwhile = lambda: guest.stopped.wait(10)
-        with crew_of(guest, count=Count(0)) as crew:
-            crew.workers.start(Failing())
-            crew.take(Arm.KNOB_OFF)
+        with watchers_of(guest, count=Count(0)) as watchers:
+            watchers.workers.start(Failing())
+            watchers.take_windows(Arm.KNOB_OFF)
 
     with pytest.raises(KvmtestError, match="freeze_on_smi: write: EIO"):
         experiment()
 
 
 def test_the_clock_is_recorded_with_each_guests_offset() -> None:
-    with crew_of(FakeGuest(), FakeGuest(), count=Count(0, 1)) as crew:
-        clock = crew.clock
+    with watchers_of(FakeGuest(), FakeGuest(), count=Count(0, 1)) as watchers:
+        clock = watchers.clock
     assert isinstance(clock.observed, int)
     assert clock.observed > 1_000_000
     for vcpu in (0, 1):
@@ -560,8 +555,8 @@ class Sources:
         monkeypatch.setattr("kvmtest.smi.proof.stamped", self._stamped)
         self.log: Any = Missing("no log")
         found: list[Source] = [self._source(name.replace("_", "-"), *s) for name, s in smis.items()]
-        monkeypatch.setattr(leak_windows, "candidates", lambda *_: found)
-        monkeypatch.setattr(leak_windows, "counts", lambda _: self.count)
+        monkeypatch.setattr(leak_smis, "candidates", lambda *_: found)
+        monkeypatch.setattr(leak_smis, "counts", lambda _: self.count)
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
         machine = SimpleNamespace(smi_source=None)
         self.context: Any = SimpleNamespace(
@@ -694,7 +689,7 @@ def test_a_source_that_can_t_be_prepared_leaves_others(monkeypatch: pytest.Monke
         raise KvmtestError("no room")
         yield
 
-    found = leak_windows.candidates(sources.context.machine, None)
+    found = leak_smis.candidates(sources.context.machine, None)
     assert isinstance(found, list)
     found.insert(0, Prepared("full", "fires", "a file", 100, prepared))
     readings, smis = sources.proved()
@@ -707,13 +702,13 @@ def test_a_source_that_can_t_be_prepared_leaves_others(monkeypatch: pytest.Monke
 
 def test_a_machine_without_sources_or_counts_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = Sources(monkeypatch, good=(1, 100))
-    monkeypatch.setattr(leak_windows, "counts", lambda _: Missing("no MSR", "modprobe msr"))
+    monkeypatch.setattr(leak_smis, "counts", lambda _: Missing("no MSR", "modprobe msr"))
     (absence,), smis = sources.proved()
     assert (smis, absence) == (
         None,
         Absence("leak", Missing("SMIs can't be counted: no MSR", "modprobe msr")),
     )
-    monkeypatch.setattr(leak_windows, "candidates", lambda *_: Missing("no SMI source"))
+    monkeypatch.setattr(leak_smis, "candidates", lambda *_: Missing("no SMI source"))
     assert sources.proved() == ([Absence("leak", Missing("no SMI source"))], None)
 
 
@@ -741,7 +736,7 @@ def test_quiet_windows_are_taken_until_they_say_what_exits_cost(
     asked: list[tuple[Arm, float]] = []
 
     class Taking:
-        def take(self, arm: Arm, length: float) -> list[Taken]:
+        def take_windows(self, arm: Arm, length: float) -> list[WindowAndGaps]:
             asked.append((arm, length))
             return [(next(left), [])]
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from kvmtest.checks.leaks.windows import Crew, Smis, Watcher
+from kvmtest.checks.leaks.smis import Smis
+from kvmtest.checks.leaks.watchers import Watcher, Watchers
 from kvmtest.guests import long_guest
 from kvmtest.judge.samples import Arm
 from kvmtest.kvm import System
@@ -56,12 +57,12 @@ def test_windows_and_gaps_of_guests_that_run_at_once_are_in_one_clock(system: Sy
         guests = [long_guest(stack.enter_context(system.create_vm())) for _ in cpus]
         kept = stack.enter_context(ExitStack())
         smis = Smis(source, NoCount(cpus), 200, cpus)
-        crew = Crew(smis, stack.enter_context(Supervisor()), kept)
+        watchers = Watchers(smis, stack.enter_context(Supervisor()), kept)
         for guest, cpu in zip(guests, cpus, strict=True):
             guest.boot()
-            crew.hire(guest, cpu, lambda vcpu, guest=guest: Watcher(guest, NoCounters(), vcpu))
-        crew.calibrate()
-        taken = [crew.take(Arm.QUIET) for _ in range(5)]
+            watchers.add(guest, cpu, lambda vcpu, guest=guest: Watcher(guest, NoCounters(), vcpu))
+        watchers.calibrate()
+        taken = [watchers.take_windows(Arm.QUIET) for _ in range(5)]
     for (one, _), (other, _) in taken:
         assert (one.vcpu, other.vcpu) == (0, 1)
         if cpus[0] != cpus[1]:
