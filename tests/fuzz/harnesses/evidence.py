@@ -3,6 +3,7 @@
 import io
 import json
 import zlib
+from argparse import Namespace
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ from support.leak_simulation import readings, simulated
 from fuzz.harness import Harness
 from fuzz.json_mutator import mutate
 from fuzz.scratch import scratch
-from kvmtest import replay
+from kvmtest.commands.replay import run as replay_command
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import (
     ChangeRecord,
@@ -26,6 +27,7 @@ from kvmtest.evidence import (
 from kvmtest.judge import Absence, Verdict, claim, control, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.missing import Missing
+from kvmtest.replay import replay
 from kvmtest.report.files import write_reports
 from kvmtest.report.terminal import show_evidence
 
@@ -44,12 +46,12 @@ def parse(data: bytes) -> None:
     if zlib.crc32(data) % SHOWN_ONE_OF:
         # What it documents, and run() tells of in one line.
         with suppress(KeyError, ValueError, ArithmeticError):
-            for _ in replay.replay(evidence):
+            for _ in replay(evidence):
                 pass
     else:
         with redirect_stdout(io.StringIO()):
             show_evidence(evidence)
-            replay.run(path)
+            replay_command(Namespace(evidence=path))
 
 
 def seed(results: list[Result]) -> bytes:
