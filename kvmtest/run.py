@@ -33,7 +33,6 @@ from kvmtest.evidence import (
 )
 from kvmtest.evidence.coding import decode
 from kvmtest.evidence.counting import bisect_status, run_status, unanswered
-from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import write_whole
 from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts, plain
 from kvmtest.host.facts.lab import VARIABLE
@@ -42,9 +41,8 @@ from kvmtest.host.tree import Tree
 from kvmtest.interruption import Interruption
 from kvmtest.judge import Verdict
 from kvmtest.missing import Missing
-from kvmtest.report.files import write_reports
-from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_results, summary
+from kvmtest.run_folder import new_folder, write_beside, write_reports
 from kvmtest.session import Session
 
 if TYPE_CHECKING:

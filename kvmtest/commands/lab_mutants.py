@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import write_whole
 from kvmtest.lab.mutants import kit
 from kvmtest.lab.mutants.bench import Bench, chosen_mutants, mutants_of_kernel
@@ -28,8 +27,8 @@ from kvmtest.lab.mutants.matrix import (
     survivors,
 )
 from kvmtest.lab.target import LabOptions, LabTarget
-from kvmtest.report.files import write_reports
 from kvmtest.report.terminal import Progress, console
+from kvmtest.run_folder import new_folder, write_reports
 from kvmtest.target import Outcome
 
 from .lab_run import on_line, on_step, write

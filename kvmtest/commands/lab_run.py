@@ -12,12 +12,10 @@ from pathlib import Path
 from rich.text import Text
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.evidence.directory import new_folder
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import VENDORS, LabOptions, LabTarget
-from kvmtest.report.files import write_reports
-from kvmtest.report.plots import write_beside
 from kvmtest.report.terminal import Progress, console, show_evidence
+from kvmtest.run_folder import new_folder, write_beside, write_reports
 from kvmtest.target import Job, Outcome, TargetFailed
 
 __all__ = ["on_line", "on_step", "run", "write"]

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
         write_to(options.junit, junit_of(evidence))
     elif options.plots:
-        from kvmtest.report.plots import write_plots
+        from kvmtest.run_folder import write_plots
 
         if not write_plots(evidence, options.plots):
             raise EnvironmentUnfit(

@@ -1,20 +1,17 @@
-"""Files of reports
-================
+"""KTAP and JUnit of evidence
+==========================
 
-What stands beside evidence.json and is made from it alone: KTAP and JUnit.
+The reports that stand beside evidence.json, made from it alone.
 """
-
-from pathlib import Path
 
 from kvmtest.evidence import Evidence
 from kvmtest.evidence.counting import run_problem
-from kvmtest.evidence.file import write_whole
 
 from .heading import facts, machine_words
 from .junit import junit
 from .ktap import ktap
 
-__all__ = ["junit_of", "ktap_of", "write_reports"]
+__all__ = ["junit_of", "ktap_of"]
 
 
 def ktap_of(evidence: Evidence, hostname: str = "") -> str:
@@ -39,9 +36,3 @@ def junit_of(evidence: Evidence, hostname: str = "") -> str:
         facts=known,
         problem=run_problem(evidence),
     )
-
-
-def write_reports(evidence: Evidence, output: Path, hostname: str = "") -> None:
-    """Write ktap.txt and junit.xml; raises EnvironmentUnfit where they can't be written."""
-    write_whole(output / "ktap.txt", ktap_of(evidence, hostname))
-    write_whole(output / "junit.xml", junit_of(evidence, hostname))

@@ -6,15 +6,13 @@ A picture of each result that has samples, as SVG and PNG. They need matplotlib,
 """
 
 import io
-import sys
-from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence, Result
 from kvmtest.judge import Role
 from kvmtest.optional_libraries import library
 
-__all__ = ["write_beside", "write_plots"]
+__all__ = ["pictures"]
 
 # Nothing of the writing program or of the time: the same evidence gives the same bytes.
 _METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}
@@ -26,32 +24,13 @@ _SETTINGS = {
 }
 
 
-def write_plots(evidence: Evidence, folder: Path) -> list[Path]:
-    """Write ID.svg and ID.png for each result with windows, and return the files.
+def pictures(evidence: Evidence) -> dict[str, bytes]:
+    """Return the files ID.svg and ID.png of each result with windows, by name.
 
-    Raises EnvironmentUnfit where matplotlib is missing, samples are broken, or a file can't be
-    written.
+    Raises EnvironmentUnfit where matplotlib is missing or samples are broken.
     """
     results = [result for result in evidence.results if _has_windows(result)]
-    written = [file for result in results for file in _pictures(evidence, result).items()]
-    try:
-        if written:
-            folder.mkdir(parents=True, exist_ok=True)
-        for name, data in written:
-            (folder / name).write_bytes(data)
-    except OSError as error:
-        raise EnvironmentUnfit(
-            f"can't write plots to {folder}: {error.strerror}; choose another folder"
-        ) from None
-    return [folder / name for name, _ in written]
-
-
-def write_beside(evidence: Evidence, output: Path) -> None:
-    """Draw a run's plots beside its evidence; what hinders it is told, and costs no verdict."""
-    try:
-        write_plots(evidence, output)
-    except Exception as error:
-        print(f"kvmtest: no plots: {error}", file=sys.stderr)  # noqa: T201
+    return {n: data for result in results for n, data in _pictures(evidence, result).items()}
 
 
 def _has_windows(result: Result) -> bool:

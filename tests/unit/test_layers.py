@@ -16,7 +16,7 @@ LEVELS = (
     {"cli"},
     {"commands"},
     {"run"},
-    {"replay", "plugin"},
+    {"replay", "plugin", "run_folder"},
     {"report"},
     {"session", "diagnosis", "interruption", "suite_words"},
     {"known_defects"},

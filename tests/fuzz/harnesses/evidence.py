@@ -28,8 +28,8 @@ from kvmtest.judge import Absence, Verdict, claim, control, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.missing import Missing
 from kvmtest.replay import replay
-from kvmtest.report.files import write_reports
 from kvmtest.report.terminal import show_evidence
+from kvmtest.run_folder import write_reports
 
 # The terminal's tables take a hundred times as long as all else.
 SHOWN_ONE_OF = 256

@@ -15,10 +15,10 @@ from support.stand_in import as_nobody, fill, small_disk
 
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save
-from kvmtest.evidence.directory import new_folder
 from kvmtest.evidence.file import loads, write_whole
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.missing import Missing
+from kvmtest.run_folder import new_folder
 
 
 def sample() -> Evidence:

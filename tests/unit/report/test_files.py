@@ -13,7 +13,8 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence, Result
 from kvmtest.evidence.counting import run_problem
 from kvmtest.judge import Verdict
-from kvmtest.report.files import junit_of, ktap_of, write_reports
+from kvmtest.report.files import junit_of, ktap_of
+from kvmtest.run_folder import write_reports
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,7 +16,7 @@ from kvmtest.evidence import Evidence, Result, save
 from kvmtest.judge import Reading, Verdict, judge
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Gap, Samples
-from kvmtest.report.plots import write_beside, write_plots
+from kvmtest.run_folder import write_beside, write_plots
 
 pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
