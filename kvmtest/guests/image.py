@@ -1,8 +1,8 @@
 """Guest images
 ============
 
-The assembled guests as they were linked: bytes for guest memory, and symbols. Sources are in the
-folder guests/ of the project; the build puts the images beside this module.
+The linked guests: bytes for guest memory, and symbols. The sources are in the project's folder
+guests/; the build puts the images beside this module.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from kvmtest.errors import EnvironmentUnfit
 __all__ = ["Image", "load"]
 
 IMAGES = Path(__file__).parent / "images"
-# What the processor modes look for.
+# The symbols that modes.py and the check of the size need.
 NEEDED = {"start", "exception_stubs", "interrupt", "image_end"}
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One guest: ``data`` goes to guest-physical ``address``, symbols are absolute."""
+    """One guest: ``data`` belongs at guest-physical ``address``; symbols are addresses."""
 
     name: str
     address: int

@@ -1,8 +1,8 @@
 """Processor modes
 ===============
 
-Puts a vCPU straight into real mode, or into 64-bit mode with paging, descriptor tables and an IDT
-made of the image's exception stubs. The layout is that of guests/layout.h.
+Puts a vCPU into real mode, or into 64-bit mode with paging, descriptor tables and an IDT made of
+the image's exception stubs. guests/layout.h says where in memory each table is.
 """
 
 import struct
@@ -16,7 +16,7 @@ from .image import Image
 
 __all__ = ["enter_long_mode", "enter_real_mode"]
 
-# RFLAGS: bit 1 is always set, IF is on: a guest that spins can then always be interrupted.
+# Bit 1, which is always set, and IF: a guest that spins can always be interrupted.
 RFLAGS = 0x202
 # Control register bits, Intel SDM volume 3, 2.5.
 CR0_PE, CR0_MP, CR0_ET, CR0_NE, CR0_PG = 1 << 0, 1 << 1, 1 << 4, 1 << 5, 1 << 31
@@ -68,7 +68,7 @@ def enter_real_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
 
 @cache
 def _vector_table(stubs: int, interrupt: int) -> bytes:
-    """Return real mode's vectors, each an offset in segment 0: as much a constant as the image."""
+    """Return real mode's vectors, each an offset in segment 0; constant for an image."""
     targets = [stubs + vector * REAL_STUB_SIZE for vector in range(STUBS)]
     return struct.pack("<256I", *targets, *[interrupt] * (256 - STUBS))
 
@@ -103,7 +103,7 @@ def _write_page_tables(memory: Memory) -> None:
 
 @cache
 def _page_directory() -> bytes:
-    """Return the first GiB in large pages, each mapped to itself."""
+    """Return the entries that map the first GiB to itself in 2 MiB pages."""
     flags = PAGE_PRESENT | PAGE_WRITABLE | PAGE_LARGE
     return struct.pack("<512Q", *(at << 21 | flags for at in range(512)))
 
@@ -115,7 +115,7 @@ def _write_idt(memory: Memory, image: Image) -> None:
 
 @cache
 def _interrupt_table(stubs: int, interrupt: int) -> bytes:
-    """Return 64-bit mode's gates: as much a constant as the image."""
+    """Return 64-bit mode's gates; constant for an image."""
     idt = bytearray()
     for vector in range(256):
         target = stubs + vector * LONG_STUB_SIZE if vector < STUBS else interrupt

@@ -1,9 +1,9 @@
 """Nested guests
 =============
 
-A guest that has come up as L1 becomes L2, and L1 again, by KVM_SET_NESTED_STATE: userspace writes
-the VMCS that L1 would have made, and L1 has no code of its own. L2 is the same guest in the same
-memory, and its I/O comes to userspace, as L1 asks for none of it.
+A guest that has come up as L1 becomes L2, and L1 again, by KVM_SET_NESTED_STATE. Userspace writes
+the vmcs12 that L1 would have made, so that L1 needs no code for it. L2 is the same guest in the
+same memory; its I/O exits reach userspace, because vmcs12 does not intercept them.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ from kvmtest.kvm import Vcpu
 
 from .guest import Guest
 
-__all__ = ["HOLE", "NestedGuest"]
+__all__ = ["NO_MEMORY", "NestedGuest"]
 
 # Intel SDM volume 4, table 2-2.
 IA32_FEATURE_CONTROL, LOCKED, VMX_OUTSIDE_SMX = 0x3A, 1 << 0, 1 << 2
-# Controls: which must be 1 is in the low half of these, SDM volume 3, A.3 to A.5.
+# The low half has the controls that must be 1, SDM volume 3, A.3 to A.5.
 IA32_VMX_TRUE_PINBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS = 0x48D, 0x48E
 IA32_VMX_TRUE_EXIT_CTLS, IA32_VMX_TRUE_ENTRY_CTLS = 0x48F, 0x490
 USE_TPR_SHADOW = 1 << 21
@@ -29,16 +29,17 @@ DR7 = 0x400
 RFLAGS = 0x202
 UNUSABLE = 1 << 16
 
-#: A page that no guest here has memory at, for what L1 is to get wrong.
-HOLE = 0x4000_0000
+#: A guest-physical page without memory.
+NO_MEMORY = 0x4000_0000
 
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 
 
 class NestedGuest:
-    """A guest that has come up, on a vCPU with VMX in its CPUID.
+    """L1 and L2 in turn, in a guest that has come up as L1 on a vCPU with VMX in its CPUID.
 
-    It begins as L1. Raises MsrRefused where KVM gives its guests no VMX.
+    ``guest`` takes commands, as whichever of the two runs. Raises MsrRefused where KVM gives its
+    guests no VMX.
     """
 
     def __init__(self, guest: Guest) -> None:
@@ -52,46 +53,46 @@ class NestedGuest:
 
     @property
     def is_in_l2(self) -> bool:
-        """Whether the vCPU runs L2."""
+        """Whether the vCPU is in L2."""
         state = ffi.from_buffer("char[]", self.guest.vcpu.get_nested_state())
         flags = ffi.cast("struct kvm_nested_state *", state).flags
         return bool(flags & lib.KVM_STATE_NESTED_GUEST_MODE)
 
-    def enter(self) -> None:
-        """Have L1 launch L2, which waits for commands when this returns."""
+    def enter_l2(self) -> None:
+        """Have L1 launch L2, and run L2 until it waits for commands."""
         self.guest.vcpu.complete()
         self.guest.vcpu.set_nested_state(self._state)
         self.guest.boot()
 
-    def leave(self) -> None:
-        """Have L2 exit to L1, which waits for commands when this returns."""
+    def leave_l2(self) -> None:
+        """Have L1 end VMX operation, and run it from its start until it waits for commands."""
         self.guest.vcpu.complete()
         self.guest.vcpu.set_nested_state(_outside_vmx())
         self.guest.boot()
 
-    def spoil(self) -> None:
-        """Have the next entry to L2 fail as L1 can't know: its virtual APIC page is a hole.
+    def remove_virtual_apic_page(self) -> None:
+        """Point vmcs12's virtual-APIC page at :data:`NO_MEMORY`: the next entry to L2 fails.
 
-        KVM leaves it to the CPU to find that out (nested_get_vmcs12_pages,
+        KVM does not check the address but has the CPU refuse it (nested_get_vmcs12_pages,
         arch/x86/kvm/vmx/nested.c).
         """
         vcpu = self.guest.vcpu
         vcpu.complete()
         state = ffi.from_buffer("char[]", bytearray(vcpu.get_nested_state()))
-        _vmcs12(state).virtual_apic_page_addr = HOLE
+        _vmcs12(state).virtual_apic_page_addr = NO_MEMORY
         vcpu.set_nested_state(bytes(ffi.buffer(state)))
 
-    def fail(self) -> bool:
-        """Enter L2 once it is spoiled, which fails; tell whether it is L1 that waits now.
+    def fail_entry(self) -> bool:
+        """Enter L2 without its virtual-APIC page, which fails; return whether L1 then waits.
 
-        L1 goes on where it last came to userspace, as after a VMLAUNCH there.
+        L1 goes on after its last exit to userspace, as if that had been a VMLAUNCH.
         """
         self.guest.execute()
         return not self.is_in_l2
 
 
 def _running(vcpu: Vcpu, guest: Guest) -> bytes:
-    """Return the state in which L1 has launched L2 and the CPU has not entered it yet."""
+    """Return the nested state after VMLAUNCH in L1 and before the VM-entry to L2."""
     size = ffi.sizeof("struct kvm_nested_state") + 4096
     state = ffi.new("char[]", size)
     nested = ffi.cast("struct kvm_nested_state *", state)
@@ -121,7 +122,10 @@ def _vmcs12(state: Any) -> Any:
 
 
 def _write_controls(vmcs: Any, vcpu: Vcpu) -> None:
-    """Have L1 ask for what every L1 must, and for a TPR shadow, which :data:`HOLE` is for."""
+    """Set the controls that must be 1, 64-bit mode, load debug controls, and a TPR shadow.
+
+    Only with a TPR shadow does the entry need the virtual-APIC page.
+    """
     msrs = vcpu.get_msrs(
         [
             IA32_VMX_TRUE_PINBASED_CTLS,
@@ -140,7 +144,7 @@ def _write_controls(vmcs: Any, vcpu: Vcpu) -> None:
 
 
 def _write_state(vmcs: Any, sregs: Any, start: int) -> None:
-    """Have L2 begin where L1 began, and L1 begin anew when L2 exits."""
+    """Write guest state with which L2 starts as L1 did, and the same as host state for L1."""
     for role in ("guest", "host"):
         for register in ("cr0", "cr3", "cr4"):
             setattr(vmcs, f"{role}_{register}", getattr(sregs, register))
@@ -164,7 +168,7 @@ def _write_state(vmcs: Any, sregs: Any, start: int) -> None:
 
 
 def _access_rights(segment: Any) -> int:
-    """Return a segment's access rights as a VMCS has them (SDM volume 3, table 25-2)."""
+    """Return a segment's access rights in a VMCS's format (SDM volume 3, table 25-2)."""
     return int(
         segment.type | segment.s << 4 | segment.dpl << 5 | segment.present << 7 | segment.avl << 12
         | segment.l << 13 | segment.db << 14 | segment.g << 15 | segment.unusable << 16

@@ -1,8 +1,8 @@
 """Spinning guests
 ===============
 
-A guest that spins in guest mode on a thread and a CPU of its own, in one KVM_RUN, while others look
-on; then it goes on taking commands.
+A guest that spins in guest mode, on a thread and a CPU of its own, while a check acts from outside.
+Afterwards it takes commands again.
 """
 
 import os
@@ -23,18 +23,18 @@ __all__ = ["Spinning"]
 
 #: Where in the list of commands the one is that spins.
 SPIN = 1
-#: Nobody looks on for longer: then the guest is taken back.
+#: Upper bound on the time that a guest spins.
 DEADLINE_S = 60.0
-#: The time that a guest may take to begin, also in an emulated machine.
+#: Upper bound on the time until it spins, in an emulated machine too.
 BEGIN_S = 20.0
 
 
 class Spinning:
-    """A context manager in whose block a 64-bit guest, which waits for commands, spins on ``cpu``.
+    """A context manager in whose block a 64-bit guest spins on ``cpu``, in one KVM_RUN.
 
-    It spins when the block begins; at its end the vCPU is stopped and the thread joined, and its
-    next entry goes on spinning until :meth:`release`. ``task`` is the thread's id, ``exit`` is None
-    as long as the one KVM_RUN lasts.
+    Before the block the guest waits for commands. At its end the vCPU is stopped and the thread
+    joined; each later entry goes on spinning until :meth:`release`. ``task`` is the thread's id,
+    ``exit`` is None while the KVM_RUN lasts.
     """
 
     def __init__(self, guest: Guest, cpu: int) -> None:
@@ -47,7 +47,7 @@ class Spinning:
         self._stack = ExitStack()
 
     def run(self) -> None:
-        """Be the vCPU's thread."""
+        """Run the vCPU; called in its thread."""
         self.task = threading.get_native_id()
         self.exit = self._guest.run(DEADLINE_S)
 
@@ -57,11 +57,11 @@ class Spinning:
 
     @property
     def is_running(self) -> bool:
-        """Whether the KVM_RUN is still going on."""
+        """Whether the KVM_RUN still lasts."""
         return self.exit is None and self._workers.failed is None
 
     def __enter__(self) -> Self:
-        # The first command says that the guest runs, the second never ends.
+        # The first command's result shows that the guest runs; the second never ends.
         self._guest.transport.send([nop(), spin()])
         with ExitStack() as stack:
             stack.callback(self._guest.vcpu.clear_stop)
@@ -89,8 +89,8 @@ class Spinning:
             raise KvmtestError(f"the spinning guest came back with {self.exit}; try again")
 
     def release(self) -> None:
-        """Have the guest leave its loop at its next entry, and wait for commands again."""
-        self._guest.vcpu.complete()  # an exit of the transport that it may have been stopped at
+        """End the loop, and run the guest until it waits for commands. Sets its registers."""
+        self._guest.vcpu.complete()  # a pending IN would move RIP at the next entry
         regs = self._guest.vcpu.get_regs()
         regs.rip = self._guest.image.symbols["ok"]
         self._guest.vcpu.set_regs(regs)

@@ -19,7 +19,7 @@ import pytest
 from kvmtest._native import ffi, lib
 from kvmtest.checks import Context, check_of
 from kvmtest.guests import load
-from kvmtest.guests.nested import HOLE
+from kvmtest.guests.nested import NO_MEMORY
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_PERF_CAPABILITIES
 from kvmtest.host.machine import Machine
@@ -224,7 +224,7 @@ class FakeVcpu(Vcpu):
             self.model.enter_l2()
             self._is_in_l2, self._guest = True, None
         vmcs12 = ffi.cast("char *", state) + ffi.sizeof("struct kvm_nested_state")
-        self._is_spoiled = ffi.cast("struct vmcs12 *", vmcs12).virtual_apic_page_addr == HOLE
+        self._is_spoiled = ffi.cast("struct vmcs12 *", vmcs12).virtual_apic_page_addr == NO_MEMORY
 
     @property
     def entries(self) -> int:

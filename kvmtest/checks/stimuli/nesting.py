@@ -18,11 +18,11 @@ def relaunched_l2(guest: Guest) -> Stimulus:
     So L1 is the first to see a toggle before it.
     """
     nested = NestedGuest(guest)
-    nested.enter()
+    nested.enter_l2()
 
     def again(_: Guest) -> bool:
-        nested.leave()
-        nested.enter()
+        nested.leave_l2()
+        nested.enter_l2()
         return nested.is_in_l2
 
     return Stimulus("L1 launched L2", again)
@@ -35,14 +35,14 @@ class FailingL2:
         self._nested: dict[Guest, NestedGuest] = {}
 
     def launch(self, guest: Guest) -> bool:
-        """Have L1 launch L2, and spoil L2's next entry; tell whether L2 runs."""
+        """Have L1 launch L2, and make its next entry fail; return whether L2 runs."""
         if guest not in self._nested:
             self._nested[guest] = NestedGuest(guest)
         nested = self._nested[guest]
-        nested.enter()
-        nested.spoil()
+        nested.enter_l2()
+        nested.remove_virtual_apic_page()
         return nested.is_in_l2
 
     def fail(self, guest: Guest) -> bool:
         """Enter L2, which fails; tell whether it is L1 that waits now."""
-        return self._nested[guest].fail()
+        return self._nested[guest].fail_entry()

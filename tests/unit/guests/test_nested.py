@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kvmtest._native import ffi, lib
-from kvmtest.guests.nested import CR4_VMXE, HOLE, NestedGuest
+from kvmtest.guests.nested import CR4_VMXE, NO_MEMORY, NestedGuest
 
 # What must be 1 in the controls, with what may be in the high half.
 MUST = {0x48D: 0xFF_0000_0016, 0x48E: 0xFF_0401_E172, 0x48F: 0xFF_0003_6DFB, 0x490: 0xFF_0000_11FB}
@@ -74,7 +74,7 @@ def test_l1_may_use_vmx(nested: NestedGuest, vcpu: FakeVcpu) -> None:
 
 
 def test_l2_is_pending_in_its_own_pages(nested: NestedGuest, vcpu: FakeVcpu) -> None:
-    nested.enter()
+    nested.enter_l2()
     state = header(vcpu.state)
     assert len(vcpu.state) == state.size == HEADER + 4096
     assert state.flags == lib.KVM_STATE_NESTED_GUEST_MODE | lib.KVM_STATE_NESTED_RUN_PENDING
@@ -90,7 +90,7 @@ def test_l2_is_pending_in_its_own_pages(nested: NestedGuest, vcpu: FakeVcpu) -> 
 def test_controls_have_what_must_be_one_and_what_l2_needs(
     nested: NestedGuest, vcpu: FakeVcpu
 ) -> None:
-    nested.enter()
+    nested.enter_l2()
     vmcs = vmcs12(vcpu.state)
     assert vmcs.revision == 0x11E57ED0
     assert vmcs.pin_based_vm_exec_control == 0x16
@@ -102,7 +102,7 @@ def test_controls_have_what_must_be_one_and_what_l2_needs(
 
 
 def test_l2_and_l1_go_on_where_l1_began(nested: NestedGuest, vcpu: FakeVcpu) -> None:
-    nested.enter()
+    nested.enter_l2()
     vmcs = vmcs12(vcpu.state)
     for role in ("guest", "host"):
         assert getattr(vmcs, f"{role}_rip") == 0x8000
@@ -116,8 +116,8 @@ def test_l2_and_l1_go_on_where_l1_began(nested: NestedGuest, vcpu: FakeVcpu) -> 
 
 
 def test_leaving_ends_vmx_operation(nested: NestedGuest, vcpu: FakeVcpu) -> None:
-    nested.enter()
-    nested.leave()
+    nested.enter_l2()
+    nested.leave_l2()
     state = header(vcpu.state)
     assert len(vcpu.state) == state.size == HEADER
     assert state.hdr.vmx.vmxon_pa == state.hdr.vmx.vmcs12_pa == (1 << 64) - 1
@@ -127,11 +127,11 @@ def test_leaving_ends_vmx_operation(nested: NestedGuest, vcpu: FakeVcpu) -> None
 def test_a_spoiled_entry_differs_by_the_virtual_apic_page_alone(
     nested: NestedGuest, vcpu: FakeVcpu
 ) -> None:
-    nested.enter()
+    nested.enter_l2()
     before = vcpu.state
-    nested.spoil()
+    nested.remove_virtual_apic_page()
     assert vmcs12(before).virtual_apic_page_addr == lib.GUEST_VIRTUAL_APIC
-    assert vmcs12(vcpu.state).virtual_apic_page_addr == HOLE >= lib.GUEST_MEMORY_SIZE
+    assert vmcs12(vcpu.state).virtual_apic_page_addr == NO_MEMORY >= lib.GUEST_MEMORY_SIZE
     changed = [
         at for at, (old, new) in enumerate(zip(before, vcpu.state, strict=True)) if old != new
     ]

@@ -107,14 +107,14 @@ class Nested:
     def is_in_l2(self) -> bool:
         return self.kvm.model.vmcs01 is not None
 
-    def enter(self) -> None:
+    def enter_l2(self) -> None:
         self.kvm.model.enter_l2()
         self.kvm.enter()
 
-    def spoil(self) -> None:
+    def remove_virtual_apic_page(self) -> None:
         pass
 
-    def fail(self) -> bool:
+    def fail_entry(self) -> bool:
         self.kvm.enter()
         self.kvm.model.fail_l2()
         return True
