@@ -38,8 +38,8 @@ SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 class NestedGuest:
     """L1 and L2 in turn, in a guest that has come up as L1 on a vCPU with VMX in its CPUID.
 
-    ``guest`` takes commands, as whichever of the two runs. Raises MsrRefused where KVM gives its
-    guests no VMX.
+    ``guest`` takes commands, as whichever of the two runs; in L2 only those that do not exit to L1:
+    none of MSRs and CPUID. Raises MsrRefused where KVM gives its guests no VMX.
     """
 
     def __init__(self, guest: Guest) -> None:

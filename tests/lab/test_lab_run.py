@@ -50,6 +50,7 @@ WALKED = {
 }
 NEED_COUNTERS = {"host.msr-survives", *LEAKS}
 COUNTERS_INSIDE = Path(__file__).with_name("counters_inside.py")
+GUESTS_INSIDE = Path(__file__).with_name("guests_inside.py")
 
 
 def verdicts(evidence: Evidence) -> dict[str, Verdict]:
@@ -213,6 +214,10 @@ def test_a_machine_that_was_booted_judges_like_one_that_was_restored(
     assert verdicts(outcome.evidence) == verdicts(load(stock))
     assert outcome.exit_status == 0
     assert outcome.evidence.machine.lab.details.start == "booted"
+
+
+def test_l1_and_l2_take_commands_over_each_transport(lab: LabTarget) -> None:
+    run_script_inside(lab, GUESTS_INSIDE)
 
 
 def test_counters_agree_and_a_guest_has_them_if_its_vm_was_asked_for_a_pmu(
