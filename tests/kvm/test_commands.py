@@ -66,6 +66,13 @@ def test_exits_in_a_list_are_answered(guest: Guest) -> None:
     assert guest.vcpu.entries - entries == 11 + exits_of_transport
 
 
+def test_stamps_are_those_of_the_last_entries(guest: Guest) -> None:
+    stamps = guest.ring(10, stamps=3).stamps
+    assert len(stamps) == 3
+    assert stamps == sorted(stamps)
+    assert stamps[-1] == (guest.vcpu.tsc_entry, guest.vcpu.tsc_exit)
+
+
 @pytest.mark.usefixtures("msrs_fault")
 def test_both_transports_carry_the_same_results(system: System, supported: Cpuid) -> None:
     asked = [

@@ -86,11 +86,9 @@ def test_a_cpu_that_is_not_there_is_told(guest: Guest) -> None:
 
 
 def step(guest: Guest) -> None:
-    """Execute one instruction, or what the transport asks for at its exit."""
+    """Execute one instruction, or serve an exit of the transport, which is then still pending."""
     exit_ = guest.vcpu.run()
-    if guest.transport.serve(guest.vcpu, exit_):
-        guest.vcpu.complete()
-    else:
+    if not guest.transport.serve(guest.vcpu, exit_):
         assert isinstance(exit_, DebugExit)
 
 
