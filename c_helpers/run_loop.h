@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The run loop: KVM_RUN with a deadline and a stop flag, entered once (run_once) or again and again
- * as long as the guest only rings the mailbox's doorbell (run_loop), without Python between.
+ * as long as the guest only rings the doorbell (run_loop), without Python between.
  * Every entry and exit is stamped with the TSC.
  */
 #ifndef KVMTEST_RUN_LOOP_H

@@ -3,10 +3,10 @@
  * The protected-mode part of a bzImage that carries its vmlinux flat, not compressed.
  *
  * Entered at FLAT_BASE as Documentation/arch/x86/boot.rst ("32-bit Boot Protocol") has it: flat
- * 32-bit segments, paging and interrupts off, ESI at boot_params. Does what is left of the
- * decompressor's work: the kernel's bytes to where they are linked, zeroes behind them, and
+ * 32-bit segments, paging and interrupts off, ESI at boot_params. Does the rest of a decompressor's
+ * work: moves the kernel's bytes to where they are linked, writes zeroes behind them, and enters
  * vmlinux's startup_64 in long mode with the low 4 GiB identity-mapped and RSI at boot_params.
- * Never sets KASLR_FLAG in boot_params: vmlinux, which is not relocated, then stays where it is.
+ * Never sets KASLR_FLAG in boot_params: vmlinux is not relocated and must stay where it is.
  */
 #include "flat_kernel.h"
 
@@ -16,7 +16,7 @@
 start:
 	jmp	1f
 
-	/* Patched by kvmtest/lab/bzimage.py. */
+	/* Patched by kvmtest/kernels/bzimage.py. */
 	.balign	8
 	.globl	parameters
 parameters:

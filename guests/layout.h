@@ -8,13 +8,13 @@
 #define GUEST_PML4           0x02000
 #define GUEST_PDPT           0x03000
 #define GUEST_PAGE_DIRECTORY 0x04000    /* 2 MiB pages, identity-mapped */
-#define GUEST_FAULT_STACK    0x07000    /* top; exceptions run here (IST 1), whatever the guest did */
+#define GUEST_FAULT_STACK    0x07000    /* top; for exceptions (IST 1), whatever became of the other stack */
 #define GUEST_STACK          0x08000    /* top */
 #define GUEST_IMAGE          0x08000    /* images are linked here; below 64 KiB, for real mode */
 #define GUEST_IDT            0x10000
 #define GUEST_GAP_LOG        0x11000    /* struct guest_gap[GUEST_GAP_CAPACITY] */
 #define GUEST_GAP_CAPACITY   3840
-#define GUEST_VMXON          0x20000    /* a page each: what L1 gives to VMX, and to its own guest */
+#define GUEST_VMXON          0x20000    /* a page each, for an L1 with VMX */
 #define GUEST_VMCS12         0x21000
 #define GUEST_VIRTUAL_APIC   0x22000
 #define GUEST_MEMORY_SIZE    0x200000

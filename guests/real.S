@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The real-mode guest: says hello in the mailbox and rings the done port; each resume rings the
- * doorbell as often as the first command's argument says, then the done port again.
- * Exceptions go to the mailbox's fault record. Interrupts are on throughout.
+ * The real-mode guest. It writes GUEST_MAGIC into the mailbox and exits to GUEST_DONE_PORT; after each
+ * resume it rings the doorbell as often as the first command's argument says, then exits to
+ * GUEST_DONE_PORT again. Exceptions go to the mailbox's own vector and rip. Interrupts are on throughout.
  */
 #include "layout.h"
 #include "mailbox.h"
