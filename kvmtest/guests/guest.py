@@ -53,9 +53,9 @@ class Guest:
     ``memory`` is what the image was loaded into, None where the host does not see it.
 
     The only call that runs a guest is ``vcpu.run_loop(doorbell_port, stamps=, timeout=)``. A
-    stand-in for a vCPU answers with an object that has ``doorbells``, ``stamps``, and an IoExit of
-    GUEST_DONE_PORT as ``exit``; by then it has taken the commands from its own transport, whose
-    :meth:`~.transport.Transport.send` keeps them in a list, and left the results there.
+    stand-in for a vCPU executes the commands that it finds in the mailbox, or in a transport of its
+    own, and returns an object with ``doorbells``, ``stamps`` and ``exit``, the last an IoExit of
+    GUEST_DONE_PORT.
     """
 
     def __init__(
