@@ -11,6 +11,7 @@ ROOT = HERE.parents[1]
 FOLDERS = {"c_helpers": "c_helpers", "docs": "tools", "fuzz": "tests/fuzz"}
 #: Tests of what is in no single place.
 ELSEWHERE = {
+    "docs/test_tour.py": "docs/tour.md, which names files everywhere",
     "report/test_readers.py": "what other projects' parsers make of every report",
     "report/test_recorded.py": "every report of the runs in tests/recorded",
     "test_layers.py": "the imports of all modules",
