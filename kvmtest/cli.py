@@ -18,9 +18,13 @@ from kvmtest.commands import doctor, finding, kernel, lab, replay, report, resto
 from kvmtest.commands import list as listing
 from kvmtest.commands.parser import Parser, line
 from kvmtest.errors import KvmtestError, UsageError
-from kvmtest.suite_words import refuse
 
 __all__ = ["main"]
+
+AFTER_DASHES = (
+    "-- PYTEST ARGS: a run takes none; use pytest itself: "
+    "pytest --pyargs kvmtest.suite --kvmtest-output DIR PYTEST ARGS"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,20 +56,16 @@ def _flushed(status: int) -> int:
 
 
 def _main(words: list[str]) -> int:
-    arguments, extra = _split(words)
     # To git bisect run, 1 to 124 would say that the kernel is bad.
-    runs = arguments[:1] == ["run"] or arguments[:2] == ["lab", "run"]
-    unfit = 125 if runs and "--bisect" in arguments else 0
+    runs = words[:1] == ["run"] or words[:2] == ["lab", "run"]
+    unfit = 125 if runs and "--bisect" in words else 0
     try:
-        options = _parser().parse_args(arguments)
-        options.pytest_args = extra
-        options.command_line = ["kvmtest", *arguments, *(["--", *extra] if extra else [])]
-        if extra and options.command != "run":
-            raise UsageError("only run takes arguments after --")
-        if extra:
-            refuse(extra, options.run_options)
-        command: Callable[[argparse.Namespace], int] = options.function
-        return command(options)
+        if words[:1] == ["run"] and "--" in words:
+            raise UsageError(AFTER_DASHES)
+        options = _parser().parse_args(words)
+        options.command = ("kvmtest", *words)
+        run: Callable[[argparse.Namespace], int] = options.function
+        return run(options)
     except KvmtestError as error:
         print(f"kvmtest: {line(error)}", file=sys.stderr)  # noqa: T201
         return unfit or error.exit_status
@@ -115,12 +115,6 @@ def _forget_stdout() -> None:
     os.close(devnull)
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split off what comes after ``--``."""
-    at = argv.index("--") if "--" in argv else len(argv)
-    return argv[:at], argv[at + 1 :]
-
-
 @cache
 def _parser() -> Parser:
     parser = Parser(
@@ -129,7 +123,7 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kvmtest {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="named", required=True, metavar="COMMAND")
     for command in (doctor, listing, run, restore, report, finding, replay, lab, smi, kernel):
         command.add(commands)
     return parser

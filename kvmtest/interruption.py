@@ -16,9 +16,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interruption:
     """Turns the signals into KeyboardInterrupt while it is armed, and remembers them otherwise.
 
-    Amid an import a KeyboardInterrupt may get lost or end up as another error, and amid pytest's
-    own work it ends as an internal error. ``signal`` is the first that came, or 0. As a pytest
-    plugin it is armed while a property is being decided.
+    Amid an import a KeyboardInterrupt may get lost or end up as another error. ``signal`` is the
+    first that came, or 0.
     """
 
     def __init__(self) -> None:
@@ -42,14 +41,6 @@ class Interruption:
     def defer(self) -> None:
         """Have signals wait."""
         self._armed = False
-
-    def pytest_runtest_logstart(self) -> None:
-        """Arm."""
-        self.arm()
-
-    def pytest_runtest_logfinish(self) -> None:
-        """Defer."""
-        self.defer()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number

@@ -1,52 +1,109 @@
 """pytest plugin
 =============
 
-Runs the suite's properties in a :class:`~kvmtest.session.Session` and turns verdicts into pytest's
-outcomes: FAIL and ERROR fail, a known defect is an expected failure; SKIP, INCONCLUSIVE and
-MEASURED skip with their reason.
+The second front end of a run: the suite's properties are decided in one
+:class:`~kvmtest.session.Session`, and verdicts become pytest's outcomes. FAIL and ERROR fail, a
+known defect is an expected failure; SKIP, INCONCLUSIVE and MEASURED skip with their reason. The
+evidence and the exit status are those of ``kvmtest run``.
 """
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from kvmtest.errors import KvmtestError
 from kvmtest.properties import MARKERS, Property, select
+from kvmtest.run_options import RunOptions, options
 
 if TYPE_CHECKING:
+    from kvmtest.evidence import Result
+    from kvmtest.record import Record
     from kvmtest.session import Session
 
-__all__ = ["Decide", "Driver"]
+__all__ = ["Decide"]
 
 Decide = Callable[[Property], None]
 
+#: Every option is pytest's under this prefix, so that it is no other plugin's.
+PREFIX = "kvmtest_"
 
-class Driver:
-    """What ``kvmtest run`` hands to pytest: the session, and who wants to know of progress."""
 
-    def __init__(self, session: "Session", progress: Callable[[Property, int, int], None]) -> None:
+class Run:
+    """kvmtest's run in pytest's: a plugin that is told what else fails, and ends it with pytest's.
+
+    Where no property is decided it does nothing.
+    """
+
+    def __init__(self, wanted: RunOptions) -> None:
+        self.options = wanted
+        self.session: Session | None = None
+        self._record: Record | None = None
+        self._output: Path | None = None
+        self._problems: list[str] = []
+        self._interrupted_by = 0
+
+    def begin(self, chosen: list[Property]) -> None:
+        """Begin the session, which is to decide these."""
+        from kvmtest.run_folder import folder_of
+        from kvmtest.session import Session
+
+        session = Session(self.options, chosen)
+        try:
+            session.begin()
+            self._output = folder_of(self.options)
+        except BaseException:
+            session.end()
+            raise
         self.session = session
-        self.progress = progress
-        self.count = 0
-        self.problems: list[str] = []
 
-    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        """Tell which property is next."""
-        prop = _property_of(item)
-        if prop is not None:
-            self.count += 1
-            self.progress(prop, self.count, item.session.testscollected)
+    def decide(self, prop: Property) -> "Result":
+        """Decide a property; a signal ends that, and pytest."""
+        from kvmtest.interruption import Interruption
+
+        assert self.session is not None
+        with Interruption() as interruption:
+            interruption.arm()
+            try:
+                result = self.session.decide(prop)
+            finally:
+                interruption.defer()
+                self._interrupted_by = interruption.signal
+        if interruption.signal:
+            raise KeyboardInterrupt
+        return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep a failure that is not a verdict."""
-        if report.failed and report.when != "call":
-            self.problems.append(f"{report.nodeid}: {report.when} failed: {_last_line(report)}")
+        has_verdict = "verdict" in dict(report.user_properties)
+        if report.failed and not (report.when == "call" and has_verdict):
+            self._problems.append(f"{report.nodeid}: {report.when} failed: {_last_line(report)}")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep a failure to collect the suite."""
+        """Keep a failure to collect tests."""
         if report.failed:
-            self.problems.append(f"{report.nodeid}: not collected: {_last_line(report)}")
+            self._problems.append(f"{report.nodeid}: not collected: {_last_line(report)}")
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Put the host back, write the run's files, and end with the run's exit status."""
+        if self.session is None:
+            return
+        from kvmtest.run_folder import written
+
+        if exitstatus == pytest.ExitCode.INTERNAL_ERROR:
+            self._problems.append("pytest broke; see its message")
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self._interrupted_by = self._interrupted_by or signal.SIGINT
+        self._record = written(self.session.end(self._problems, self._interrupted_by), self._output)
+        session.exitstatus = self._record.exit_status
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdicts under pytest's own report."""
+        if self._record is not None:
+            _summarize(terminalreporter, self._record)
 
 
 def _last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -54,32 +111,58 @@ def _last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-SESSION = pytest.StashKey["Session"]()
+def _summarize(reporter: pytest.TerminalReporter, record: "Record") -> None:
+    from kvmtest.report.telling import would_be_seen
+
+    reporter.section("verdicts")
+    for result in record.results:
+        seen = would_be_seen(result)
+        reason = f"{result.reason}; {seen}" if seen else result.reason
+        reporter.write_line(f"{result.verdict:<12} {result.id}: {reason}")
+    if record.options.dry_run:
+        for change in record.changes:
+            reporter.write_line(f"would {change.sentence}")
+    for required in record.required:
+        if not required.met:
+            line = f"--kvmtest-require {required.text} is not met: {required.reason}"
+            reporter.write_line(line, red=True)
+    for line in record.recovered:
+        reporter.write_line(f"undone for a dead run: {line}")
+    for line in [*record.problems, *record.undo_failures]:
+        reporter.write_line(f"kvmtest: {line}", red=True)
+
+
+RUN = pytest.StashKey[Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what plain pytest shares with ``kvmtest run``."""
-    group = parser.getgroup("kvmtest")
-    group.addoption("--only", action="append", default=[], metavar="ID",
-                    help="decide this property alone (may be given again)")  # fmt: skip
-    group.addoption("--require", action="append", default=[], metavar="X",
-                    help="FAIL unless ID is decided, witness:NAME spoke, "
-                    "feature:NAME is met")  # fmt: skip
-    group.addoption("--allow-other-vms", action="store_true", help="run beside other VMs")
-    group.addoption("--reload-modules", action="store_true",
-                    help="reload the KVM module for properties that need it")  # fmt: skip
-    group.addoption("--smi-source", metavar="NAME", help="what raises SMIs (kvmtest smi probe)")
-    group.addoption("--strict-defects", action="store_true", help="count known defects as FAIL")
+    """Add the options of ``kvmtest run``."""
+    group = parser.getgroup("kvmtest", "kvmtest: as kvmtest run has them")
+    for each in options():
+        if each.in_pytest:
+            name = f"{PREFIX}{each.name}"
+            group.addoption(f"--{name.replace('_', '-')}", dest=name, **each.keywords)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and check the options."""
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    wanted = RunOptions.of(config.option, PREFIX)
     try:
-        select(config.getoption("--only"))
+        select(list(wanted.only))
     except KvmtestError as error:
-        raise pytest.UsageError(str(error)) from None
+        _refuse(error, wanted)
+    command = ("pytest", *map(str, config.invocation_params.args))
+    run = config.stash[RUN] = Run(replace(wanted, command=command))
+    config.pluginmanager.register(run, "kvmtest-run")
+
+
+def _refuse(error: KvmtestError, wanted: RunOptions) -> NoReturn:
+    """End pytest as kvmtest would end."""
+    from kvmtest.evidence.counting import BISECT_SKIP
+
+    pytest.exit(str(error), returncode=BISECT_SKIP if wanted.bisect else error.exit_status)
 
 
 def _property_of(item: pytest.Item) -> Property | None:
@@ -89,8 +172,8 @@ def _property_of(item: pytest.Item) -> Property | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what ``--only`` does not name."""
-    only = config.getoption("--only")
+    """Leave out what ``--kvmtest-only`` does not name."""
+    only = config.stash[RUN].options.only
     if not only:
         return
     kept = [i for i in items if (prop := _property_of(i)) is None or prop.id in only]
@@ -98,57 +181,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
-def _chosen(request: pytest.FixtureRequest) -> list[Property]:
-    """Return the properties that this run is to decide."""
-    return [prop for item in request.session.items if (prop := _property_of(item))]
-
-
 @pytest.fixture(scope="session")
-def kvmtest_session(request: pytest.FixtureRequest) -> Iterator["Session"]:
-    """One run: that of ``kvmtest run``, or an own one under plain pytest."""
-    driver = request.config.pluginmanager.get_plugin("kvmtest-driver")
-    if isinstance(driver, Driver):
-        request.config.stash[SESSION] = driver.session
-        driver.session.chosen = _chosen(request)
-        yield driver.session  # which begins and ends it
-        return
-    from kvmtest.host.machine import Machine
-    from kvmtest.host.tree import Tree
-    from kvmtest.session import Session, requirement
-
+def kvmtest_run(request: pytest.FixtureRequest) -> Run:
+    """The run, begun; it ends with pytest's."""
+    run = request.config.stash[RUN]
     try:
-        requirements = [requirement(text) for text in request.config.getoption("--require")]
-        allow = request.config.getoption("--allow-other-vms")
-        reload_modules = request.config.getoption("--reload-modules")
-        smi_source = request.config.getoption("--smi-source")
-        session = Session(
-            Machine(Tree(), smi_source, allow),
-            requirements,
-            reload_modules=reload_modules,
-            chosen=_chosen(request),
-        )
-        request.config.stash[SESSION] = session
-        session.begin()
+        run.begin([prop for item in request.session.items if (prop := _property_of(item))])
     except KvmtestError as error:
-        pytest.exit(str(error), returncode=error.exit_status)
-    yield session
-    session.end()
+        _refuse(error, run.options)
+    return run
 
 
 @pytest.fixture
-def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide:
+def decide(request: pytest.FixtureRequest, kvmtest_run: Run) -> Decide:
     """Decide a property; the test's outcome follows the verdict."""
     from kvmtest.evidence.counting import fails, is_excused
     from kvmtest.findings import reference
     from kvmtest.judge import Verdict
 
-    strict = request.config.getoption("--strict-defects")
+    strict = kvmtest_run.options.strict
 
     def decide(prop: Property) -> None:
-        result = kvmtest_session.decide(prop)
-        # As record_property has it, whose plugin a run does without.
-        properties = request.node.user_properties
-        properties += [("verdict", result.verdict.value), ("reason", result.reason)]
+        result = kvmtest_run.decide(prop)
+        request.node.user_properties += [
+            ("verdict", result.verdict.value),
+            ("reason", result.reason),
+        ]
         if result.verdict is Verdict.PASS:
             return
         message = f"{result.verdict}: {result.reason}"
@@ -160,30 +218,3 @@ def decide(request: pytest.FixtureRequest, kvmtest_session: "Session") -> Decide
         pytest.skip(message)
 
     return decide
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail where a requirement was not met that no property answered for."""
-    ours = session.config.stash.get(SESSION, None)
-    if ours and exitstatus == pytest.ExitCode.OK and not all(r.met for r in ours.required()):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the verdicts under pytest's own report."""
-    session = terminalreporter.config.stash.get(SESSION, None)
-    if session is None or not session.results:
-        return
-    from kvmtest.report.telling import would_be_seen
-
-    terminalreporter.section("verdicts")
-    for result in session.results:
-        seen = would_be_seen(result)
-        reason = f"{result.reason}; {seen}" if seen else result.reason
-        terminalreporter.write_line(f"{result.verdict:<12} {result.id}: {reason}")
-    for required in session.required():
-        if not required.met:
-            line = f"--require {required.text} is not met: {required.reason}"
-            terminalreporter.write_line(line, red=True)
-    for failure in session.undo_failures:
-        terminalreporter.write_line(f"not undone: {failure}", red=True)

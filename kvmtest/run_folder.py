@@ -1,22 +1,34 @@
 """The folder of a run
 ===================
 
-The folder that ``-o`` names holds one run, never two: it is made, and reports and plots are written
-beside evidence.json.
+The folder that ``-o`` names holds one run, never two: it is made, and evidence, kernel log, reports
+and plots are written to it.
 """
 
 import errno
 import os
+import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from kvmtest.errors import EnvironmentUnfit, UsageError
-from kvmtest.evidence import Evidence
+from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
+from kvmtest.evidence import Evidence, save
 from kvmtest.evidence.file import write_whole
+from kvmtest.missing import Missing
+from kvmtest.record import Record
 from kvmtest.report.files import junit_of, ktap_of
 from kvmtest.report.plots import pictures
+from kvmtest.run_options import RunOptions
 
-__all__ = ["new_folder", "write_beside", "write_plots", "write_reports"]
+__all__ = [
+    "folder_of",
+    "new_folder",
+    "write_beside",
+    "write_plots",
+    "write_reports",
+    "written",
+]
 
 
 def new_folder(path: Path) -> Path:
@@ -32,6 +44,38 @@ def new_folder(path: Path) -> Path:
         what = "another run's files" if "evidence.json" in held else f"files ({held[0]})"
         raise UsageError(f"-o {path}: it holds {what}; choose a new folder, or empty this one")
     return path
+
+
+def folder_of(options: RunOptions) -> Path | None:
+    """Create the folder that a run is asked to write to; a dry run gets none."""
+    return new_folder(options.output) if options.output and not options.dry_run else None
+
+
+def written(record: Record, output: Path | None) -> Record:
+    """Write the files of a run, where it has a folder.
+
+    Returns the record, with a problem more where a file could not be written.
+    """
+    if output is not None:
+        try:
+            _write(record, output)
+        except KvmtestError as error:
+            return replace(record, problems=[*record.problems, str(error)])
+    return record
+
+
+def _write(record: Record, output: Path) -> None:
+    evidence = record.evidence()
+    records = () if isinstance(record.log, Missing) else record.log.records
+    lines = [f"[{r.time_us / 1e6:12.6f}] {r.message}" for r in records]
+    # The others can be made from the evidence, so it comes first where there is little room.
+    # That of a lab's machine, which is slow, is checked outside, where it is read.
+    save(evidence, output / "evidence.json", unchecked=record.machine.lab is not None)
+    write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
+    # Those of a lab's machine, which is slow, are made outside.
+    if record.machine.lab is None:
+        write_reports(evidence, output, socket.gethostname())
+        write_beside(evidence, output)
 
 
 def write_reports(evidence: Evidence, output: Path, hostname: str = "") -> None:

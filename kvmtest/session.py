@@ -9,14 +9,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 
 from kvmtest.checks import check_of
 from kvmtest.checks.context import Context, RunLog
-from kvmtest.checks.demands import Demands, requirement
+from kvmtest.checks.demands import Demands, asked_for, required_of
 from kvmtest.checks.preconditions import answer, check_lab, lacking, witness_lacks
 from kvmtest.checks.reload import RELOADS, reload_for
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
+from kvmtest.evidence.counting import unanswered
 from kvmtest.evidence.model import Required, Result
 from kvmtest.host.changes.clear_warn_once import EarlierWarnings, clear_warn_once
 from kvmtest.host.changes.journal import Change, Journal
@@ -24,47 +24,56 @@ from kvmtest.host.changes.kprobes import ProbePool
 from kvmtest.host.facts.taint import read_taint
 from kvmtest.host.machine import Machine
 from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
+from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Judgement, Reading, Verdict, judge, skip
 from kvmtest.judge.requirements import Demand, Kind, Requirement, enforce, unmet
 from kvmtest.known_defects import known_defect
 from kvmtest.missing import Missing
-from kvmtest.properties import PROPERTIES, Property
+from kvmtest.properties import Property
+from kvmtest.record import Record
+from kvmtest.run_options import RunOptions
 from kvmtest.smi import choose
 
-__all__ = ["Session", "requirement"]
+__all__ = ["Session"]
 
 
-@dataclass
 class Session:
-    """One run on ``machine``; with ``dry_run`` its journal lists changes and makes none.
+    """One run, as ``options`` ask for it: begin, decide each of ``chosen``, end.
 
-    It does not begin beside other VMs, unless the user allows that of ``machine``. With
-    ``reload_modules`` it loads the KVM module with other parameters for the properties that need
-    them. ``chosen`` are the properties that it is to decide. What ``requirements`` demand of them
-    and is not met makes a FAIL where the session ``enforces``; it is known afterwards in any case.
-    ``say`` is told what a check is at, where it takes long.
+    A dry run's journal lists changes and makes none. What is required of a property and is not met
+    makes a FAIL of it, unless git bisect is to be told; the record knows it in any case. ``chosen``
+    are the properties that the run is to decide, by the options where none are given. ``say`` is
+    told what a check is at, where it takes long.
+
+    Raises UsageError for options that name nothing.
     """
 
-    machine: Machine
-    requirements: Sequence[Requirement] = ()
-    dry_run: bool = False
-    reload_modules: bool = False
-    enforces: bool = True
-    chosen: Sequence[Property] = PROPERTIES
-    results: list[Result] = field(default_factory=list)
-    started: float = field(default_factory=time.time)
-    changes: list[Change] = field(default_factory=list)
-    undo_failures: list[str] = field(default_factory=list)
-    recovered: list[str] = field(default_factory=list)
-    log: LogSlice = field(default_factory=lambda: LogSlice((), 0))
-    log_missing: Missing | None = None
-    before: EarlierWarnings | None = None
-    taint_after: int | Missing | None = None
-    say: Callable[[str], None] = lambda _: None
-    _context: Context | None = None
-    _demands: Demands | None = None
-    #: By requirement: the properties it made demands on, and why each is not met ("" where it is).
-    _answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    def __init__(
+        self,
+        options: RunOptions,
+        chosen: Sequence[Property] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        if chosen is None:
+            chosen, requirements = asked_for(options.only, options.marker, options.require)
+        else:
+            requirements = required_of(chosen, options.require)
+        self.options = options
+        self.chosen = chosen
+        self.machine = Machine(Tree(options.root), options.smi_source, options.allow_other_vms)
+        self._requirements = requirements
+        # To git bisect a missing precondition is no bad commit.
+        self._enforces = not options.bisect
+        reloads = RELOADS if options.reload_modules else ()
+        self._demands = Demands(self.machine, requirements, chosen, reloads)
+        #: By requirement: the properties it made demands on, and why each is not met, or "".
+        self._answers: dict[str, dict[str, str]] = {}
+        self._say = say
+        self._started = time.time()
+        self._recovered: list[str] = []
+        self._results: list[Result] = []
+        self._context: Context | None = None
+        self._before: EarlierWarnings | None = None
 
     def begin(self) -> Context:
         """Take the machine's lock, undo what a dead run left, and mark the kernel log.
@@ -78,16 +87,14 @@ class Session:
             check_lab(self.machine.lab)
             if self.machine.smi_source is not None:
                 choose(self.machine, self.machine.smi_source)
-            journal = Journal.open(self.machine.tree, dry_run=self.dry_run)
-            self.recovered = list(journal.recovered)
+            journal = Journal.open(self.machine.tree, dry_run=self.options.dry_run)
+            self._recovered = list(journal.recovered)
             try:
                 if not self.machine.allow_other_vms:
                     self._stop_for_other_vms()
                 probe = ProbePool(self.machine.tree, journal)
-                self.before = clear_warn_once(self.machine.tree, journal)
-                self._context = Context(
-                    self.machine, journal, self._mark(), probe, say=lambda text: self.say(text)
-                )
+                self._before = clear_warn_once(self.machine.tree, journal)
+                self._context = Context(self.machine, journal, self._mark(), probe, say=self._say)
             except BaseException:
                 journal.close()
                 raise
@@ -101,13 +108,13 @@ class Session:
             raise EnvironmentUnfit(f"other VMs run here: {named}; {advice}")
 
     def _mark(self) -> RunLog | Missing:
-        if self.dry_run:
+        if self.options.dry_run:
             return Missing("a dry run does not mark the kernel log")
         log = KernelLog.open(self.machine.tree)
         if isinstance(log, Missing):
             return log
         try:
-            return RunLog(log, log.write_marker(), self.before)
+            return RunLog(log, log.write_marker(), self._before)
         except BaseException:
             log.close()
             raise
@@ -124,7 +131,7 @@ class Session:
         defect = ""
         try:
             with context.journal.scope(), self._arranged(prop, context) as missing:
-                demands = self._demanded(prop)
+                demands = self._demands.of(prop)
                 judgement = (
                     skip(map(str, missing))
                     if missing
@@ -143,7 +150,7 @@ class Session:
                 why = unmet(demand, judgement, readings, absences)
                 answers = self._answers.setdefault(demand.text, {})
                 answers[prop.id] = why and (demand.lacks or f"{prop.id}: {why}")
-            if self.enforces:
+            if self._enforces:
                 decided = judgement
                 judgement = enforce(decided, demands, readings, absences)
                 # What is demanded and not met counts, whatever the kernel is known for.
@@ -158,20 +165,10 @@ class Session:
                 missing,
                 detail,
                 defect,
-                demands if self.enforces else [],
+                demands if self._enforces else [],
             )
-            self.results.append(result)
+            self._results.append(result)
         return result
-
-    def _demanded(self, prop: Property) -> list[Demand]:
-        if self._demands is None:
-            reloads = RELOADS if self.reload_modules else ()
-            self._demands = Demands(self.machine, self.requirements, self.chosen, reloads)
-        return self._demands.of(prop)
-
-    def required(self) -> list[Required]:
-        """Return what became of each requirement in what was decided so far."""
-        return [self._became(each) for each in self.requirements]
 
     def _became(self, wanted: Requirement) -> Required:
         answers = self._answers.get(wanted.text, {})
@@ -186,7 +183,9 @@ class Session:
     @contextmanager
     def _arranged(self, prop: Property, context: Context) -> Iterator[list[Missing]]:
         """Reload the KVM module for a property that lacks nothing else; give what is missing."""
-        needed = [need for need in prop.needs if need in RELOADS] if self.reload_modules else []
+        needed = (
+            [need for need in prop.needs if need in RELOADS] if self.options.reload_modules else []
+        )
         met_by_it = {answer(self.machine, need) for need in needed}
         missing = lacking(self.machine, prop)
         if not missing or not set(missing) <= met_by_it:
@@ -217,27 +216,56 @@ class Session:
                     absences.append(observation)
         return judge(readings, absences)
 
-    def end(self) -> None:
-        """Read the rest of the kernel log and undo every host change; again is harmless."""
-        if self._context is None:
-            return
-        context, self._context = self._context, None
-        self.taint_after = read_taint(self.machine.tree)
-        try:
-            self._read_log(context.kernel_log)
-        finally:
-            context.probe.close()
-            self.undo_failures = context.journal.close()
-            self.changes = list(context.journal.changes)
+    def end(self, problems: Sequence[str] = (), interrupted_by: int = 0) -> Record:
+        """Read the rest of the kernel log, undo every host change, and return the run's record.
 
-    def _read_log(self, run: RunLog | Missing) -> None:
-        if isinstance(run, Missing):
-            self.log_missing = run
-            return
-        try:
-            self.log = run.log.since_marker()
-        except LogError as error:
-            # Not worth the verdicts, which are known by now.
-            self.log_missing = Missing(str(error))
-        finally:
-            run.log.close()
+        ``problems`` went wrong besides verdicts; ``interrupted_by`` is the signal that ended it.
+        """
+        log: LogSlice | Missing = LogSlice((), 0)
+        changes: list[Change] = []
+        undo_failures: list[str] = []
+        taint = None
+        context, self._context = self._context, None
+        if context is not None:
+            taint = read_taint(self.machine.tree)
+            try:
+                log = _rest_of_log(context.kernel_log)
+            finally:
+                context.probe.close()
+                undo_failures = context.journal.close()
+                changes = list(context.journal.changes)
+        required = [self._became(each) for each in self._requirements]
+        problems = list(problems)
+        if self.options.dry_run:
+            errors = (r for r in self._results if r.verdict is Verdict.ERROR)
+            problems += [f"{result.id}: {result.reason}" for result in errors]
+        elif not interrupted_by:
+            problems += unanswered(required, self._requirements, self._results)
+        return Record(
+            options=self.options,
+            machine=self.machine,
+            results=self._results,
+            required=required,
+            problems=problems,
+            undo_failures=undo_failures,
+            changes=changes,
+            recovered=self._recovered,
+            log=log,
+            before=self._before,
+            taint_after=taint,
+            started=self._started,
+            ended=time.time(),
+            interrupted_by=interrupted_by,
+        )
+
+
+def _rest_of_log(run: RunLog | Missing) -> LogSlice | Missing:
+    if isinstance(run, Missing):
+        return run
+    try:
+        return run.log.since_marker()
+    except LogError as error:
+        # Not worth the verdicts, which are known by now.
+        return Missing(str(error))
+    finally:
+        run.log.close()

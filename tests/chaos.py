@@ -28,7 +28,6 @@ from typing import Any
 from support.sigkill import StandIn, Victim, forked, kill, made, meddle, stop
 from support.stand_in import intel_host
 
-import kvmtest.plugin
 import kvmtest.run
 import kvmtest.session
 from kvmtest.checks import Check, Context, check_of

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from kvmtest.errors import UsageError
 from kvmtest.host.machine import Machine
 from kvmtest.judge.requirements import Demand, Kind, Requirement
+from kvmtest.marker_expression import marker_expression
 from kvmtest.properties import PROPERTIES, WITNESSES, Property, find, select
 
 from .preconditions import PRECONDITIONS, answer, blocking, unmet_needs
 
-__all__ = ["Demands", "asked_for", "requirement"]
+__all__ = ["Demands", "asked_for", "required_of", "requirement"]
 
 
 def requirement(text: str) -> Requirement:
@@ -32,15 +33,27 @@ def requirement(text: str) -> Requirement:
 
 
 def asked_for(
-    only: Sequence[str], require: Sequence[str]
+    only: Sequence[str], marker: str | None, require: Sequence[str]
 ) -> tuple[Sequence[Property], list[Requirement]]:
     """Return the properties that a run is to decide, and what it requires; raises UsageError."""
     chosen = select(list(only))
+    if marker is not None:
+        matches = marker_expression(marker)
+        chosen = tuple(p for p in chosen if matches(p.markers))
+        if not chosen:
+            raise UsageError(f"-m {marker}: no property{' of --only' * bool(only)} matches it")
+    return chosen, required_of(chosen, require)
+
+
+def required_of(chosen: Sequence[Property], require: Sequence[str]) -> list[Requirement]:
+    """Return what is required of the chosen properties; raises UsageError where that is none."""
     requirements = [requirement(text) for text in require]
     for required in requirements:
         if not required.properties & {p.id for p in chosen}:
-            raise UsageError(f"--require {required.text}: --only leaves it out; name it there too")
-    return chosen, requirements
+            raise UsageError(
+                f"--require {required.text}: no property that it concerns is chosen; choose one"
+            )
+    return requirements
 
 
 def _asks_for(prop: Property, kind: str) -> set[str]:

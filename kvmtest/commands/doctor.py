@@ -6,7 +6,7 @@ What this machine can prove, what it can't, why, and how to change that.
 
 import argparse
 
-from .parser import Commands, add_command, add_root
+from .parser import Commands, Parser, add_command
 
 __all__ = ["add"]
 
@@ -14,9 +14,14 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Add the command."""
     words = "say what this machine can prove, what it can't, why, and what to do"
-    parser = add_command(commands, "doctor", run, words)
+    add_command(commands, "doctor", run, words, _add_arguments)
+
+
+def _add_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import option
+
     parser.add_argument("--json", action="store_true", help="print facts and answers as JSON")
-    add_root(parser)
+    option("root").add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ The findings about kernels that go along with kvmtest.
 import argparse
 import sys
 
-from .parser import Commands, add_command
+from .parser import Commands, Parser, add_command
 
 __all__ = ["add"]
 
@@ -15,7 +15,10 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Add the command."""
     words = "print the report on a known defect of kernels"
-    parser = add_command(commands, "finding", run, words)
+    add_command(commands, "finding", run, words, _add_arguments)
+
+
+def _add_arguments(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="the finding (default: list all)")
 
 

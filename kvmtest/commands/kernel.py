@@ -6,7 +6,7 @@ Facts about kernels: is the fix in the running one?
 
 import argparse
 
-from .parser import Commands, add_command, add_group, add_root
+from .parser import Commands, Parser, add_command, add_group
 
 __all__ = ["add"]
 
@@ -17,7 +17,13 @@ def add(commands: Commands) -> None:
     """Add the commands."""
     group = add_group(commands, "kernel", "examine kernels")
     words = "say whether the running kernel has the fix (exit status: 0 yes, 1 no, 4 unknown)"
-    add_root(add_command(group, "inspect", inspect, words))
+    add_command(group, "inspect", inspect, words, _add_arguments)
+
+
+def _add_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import option
+
+    option("root").add_to(parser)
 
 
 def inspect(options: argparse.Namespace) -> int:

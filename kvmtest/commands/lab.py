@@ -6,12 +6,11 @@ Runs in emulated machines.
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .parser import Commands, Parser, add_command, add_group, path
-from .run import EXIT, add_verdict_options
+from .parser import Commands, Parser, add_command, add_group
+from .run import EXIT
 
 if TYPE_CHECKING:
     from kvmtest.lab.target import LabOptions
@@ -23,93 +22,39 @@ def add(commands: Commands) -> None:
     """Add the commands."""
     group = add_group(commands, "lab", "run the suite in emulated machines")
     words = "run the suite on a kernel in an emulated machine"
-    parser = add_command(group, "run", run, words, epilog=EXIT)
-    _add_emulator(parser)
-    _add_kernel(parser)
-    parser.add_argument(
-        "--modules",
-        metavar="DIR",
-        type=Path,
-        help="a folder with a kvm.ko or kvm-intel.ko that replaces the kernel's own, or with all "
-        "modules that the machine loads",
-    )
-    parser.add_argument(
-        "--show-cpu-feature",
-        metavar="F",
-        dest="cpu_features",
-        action="append",
-        default=[],
-        help="show guests a CPUID feature that the CPU lacks: rtm",
-    )
-    parser.add_argument(
-        "--cold", action="store_true", help="boot the kernel instead of restoring a saved machine"
-    )
-    parser.add_argument(
-        "--deadline",
-        metavar="S",
-        type=_seconds,
-        default=900.0,
-        help="give up after this many seconds (default: 900)",
-    )
-    _add_parameters(parser)
-    add_verdict_options(parser)
-    parser.usage = "kvmtest lab run [options] [run options]"
-
+    add_command(group, "run", run, words, _add_run_arguments, EXIT)
     words = "list the kernels that Debian's archive offers to the lab"
     add_command(group, "list", list_kernels, words)
-
     words = "run the suite on a list of kernels, and write kernels.json and kernels.md"
-    parser = add_command(group, "survey", survey, words)
-    parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as for lab run --kernel")
-    parser.add_argument(
-        "-o",
-        metavar="DIR",
-        type=path,
-        dest="output",
-        default=Path(),
-        help="the folder for both files (default: .)",
-    )
-    _add_emulator(parser)
-    _add_parameters(parser)
-
+    add_command(group, "survey", survey, words, _add_survey_arguments)
     words = "break KVM on purpose, one line at a time, and see which property notices"
     epilog = (
         "exit status: 0 no mutant survived, 1 some survived, 2 usage, 3 a run broke, "
         "4 no mutant was decided"
     )
-    parser = add_command(group, "mutants", mutants, words, epilog)
-    _add_machine(parser)
-    _add_kernel(parser)
-    parser.add_argument(
-        "--only", metavar="NAME", action="append", default=[], help="run this mutant alone"
-    )
-    parser.add_argument(
-        "-o",
-        metavar="DIR",
-        type=path,
-        dest="output",
-        help="write the matrix, and the evidence of every run, to a new folder",
-    )
+    add_command(group, "mutants", mutants, words, _add_mutants_arguments, epilog)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this same kvmtest in a machine; return its exit status there."""
+    from dataclasses import replace
+
     from kvmtest.checks.demands import asked_for
     from kvmtest.commands.lab_run import run
+    from kvmtest.run_options import RunOptions
     from kvmtest.target import Job
 
+    wanted = replace(RunOptions.of(options), output=None)
     # Refused inside the machine they would have cost a boot.
-    asked_for(options.only, options.require)
-    words = [f"--only={property_id}" for property_id in options.only]
-    words += [f"--require={text}" for text in options.require]
-    words += [f"--smi-source={options.smi_source}"] * (options.smi_source is not None)
-    words += ["--strict"] * options.strict + ["--bisect"] * options.bisect
-    job = Job(words, parameters=options.parameters, deadline=options.deadline)
+    asked_for(wanted.only, wanted.marker, wanted.require)
+    job = Job(wanted.words(), parameters=options.parameters, deadline=options.deadline)
     return run(_lab_options(options), job, options.output)
 
 
 def _lab_options(options: argparse.Namespace) -> "LabOptions":
     """Return those options that say which machine and kernel; a command may lack some."""
+    from dataclasses import fields
+
     from kvmtest.lab.target import LabOptions
 
     given = {field.name for field in fields(LabOptions)} & vars(options).keys()
@@ -145,6 +90,77 @@ def mutants(options: argparse.Namespace) -> int:
     from kvmtest.commands.lab_mutants import run
 
     return run(_lab_options(options), options.only, options.output)
+
+
+def _add_run_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import option, options
+
+    _add_emulator(parser)
+    _add_kernel(parser)
+    parser.add_argument(
+        "--modules",
+        metavar="DIR",
+        type=Path,
+        help="a folder with a kvm.ko or kvm-intel.ko that replaces the kernel's own, or with all "
+        "modules that the machine loads",
+    )
+    parser.add_argument(
+        "--show-cpu-feature",
+        metavar="F",
+        dest="cpu_features",
+        action="append",
+        default=[],
+        help="show guests a CPUID feature that the CPU lacks: rtm",
+    )
+    parser.add_argument(
+        "--cold", action="store_true", help="boot the kernel instead of restoring a saved machine"
+    )
+    parser.add_argument(
+        "--deadline",
+        metavar="S",
+        type=_seconds,
+        default=900.0,
+        help="give up after this many seconds (default: 900)",
+    )
+    _add_parameters(parser)
+    option("output").add_to(parser)
+    for each in options():
+        if each.in_lab:
+            each.add_to(parser)
+    parser.usage = "kvmtest lab run [options] [run options]"
+
+
+def _add_survey_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import path
+
+    parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as for lab run --kernel")
+    parser.add_argument(
+        "-o",
+        metavar="DIR",
+        type=path,
+        dest="output",
+        default=Path(),
+        help="the folder for both files (default: .)",
+    )
+    _add_emulator(parser)
+    _add_parameters(parser)
+
+
+def _add_mutants_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import path
+
+    _add_machine(parser)
+    _add_kernel(parser)
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="run this mutant alone"
+    )
+    parser.add_argument(
+        "-o",
+        metavar="DIR",
+        type=path,
+        dest="output",
+        help="write the matrix, and the evidence of every run, to a new folder",
+    )
 
 
 def _add_machine(parser: Parser) -> None:

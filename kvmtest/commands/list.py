@@ -6,7 +6,7 @@ The table of properties.
 
 import argparse
 
-from .parser import Commands, add_command
+from .parser import Commands, Parser, add_command
 
 __all__ = ["add"]
 
@@ -14,7 +14,10 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Add the command."""
     words = "list the properties with their claims, witnesses and markers"
-    parser = add_command(commands, "list", run, words)
+    add_command(commands, "list", run, words, _add_arguments)
+
+
+def _add_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 

@@ -1,32 +1,31 @@
 """The parser of a command
 =======================
 
-argparse as the commands use it, and the arguments that several of them take.
+argparse as the commands use it.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from kvmtest.errors import UsageError
-
-__all__ = [
-    "Commands",
-    "Parser",
-    "add_command",
-    "add_evidence",
-    "add_group",
-    "add_root",
-    "add_smi_source",
-    "line",
-    "path",
-]
+__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group", "line"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, whatever the words hold."""
+    """Says in one line what is wrong, whatever the words hold.
+
+    ``add_arguments`` adds the arguments when they are needed: those of one command a start.
+    """
+
+    add_arguments: "Callable[[Parser], None] | None" = None
+
+    def parse_known_args(self, *args: Any, **keywords: Any) -> Any:
+        """Parse the words of this command."""
+        add, self.add_arguments = self.add_arguments, None
+        if add is not None:
+            add(self)
+        return super().parse_known_args(*args, **keywords)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with 2."""
@@ -49,14 +48,15 @@ def add_command(
     name: str,
     run: Callable[[argparse.Namespace], int],
     words: str,
+    add_arguments: Callable[[Parser], None] | None = None,
     epilog: str = "",
-) -> Parser:
-    """Add a command that ``run`` runs and ``words`` describe; return its parser."""
+) -> None:
+    """Add a command that ``run`` runs and ``words`` describe."""
     parser = commands.add_parser(
         name, help=words, description=words, epilog=epilog, allow_abbrev=False
     )
+    parser.add_arguments = add_arguments
     parser.set_defaults(function=run)
-    return parser
 
 
 def add_group(commands: Commands, name: str, words: str) -> Commands:
@@ -65,24 +65,10 @@ def add_group(commands: Commands, name: str, words: str) -> Commands:
     return parser.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
 
 
-def line(words: object) -> str:
-    """Return words as one line, without what a terminal might obey."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in str(words))
-
-
-def add_root(parser: Parser) -> None:
-    """Add ``--root``."""
-    parser.add_argument(
-        "--root",
-        metavar="DIR",
-        type=_root,
-        default=Path("/"),
-        help="read and change host files below DIR, a stand-in tree, instead of /",
-    )
-
-
 def add_evidence(parser: Parser) -> None:
-    """Add the evidence of a run."""
+    """Add the evidence of a run, which commands take that read it."""
+    from kvmtest.run_options import path
+
     parser.add_argument(
         "evidence",
         metavar="EVIDENCE",
@@ -91,42 +77,6 @@ def add_evidence(parser: Parser) -> None:
     )
 
 
-def add_smi_source(parser: Parser, option: str) -> None:
-    """Add an option that names a source of SMIs."""
-    parser.add_argument(
-        option,
-        metavar="NAME",
-        type=_smi_source,
-        dest="smi_source",
-        help="the source of SMIs: lab, efivar[:VARIABLE], efivarfs-statfs, dell-smm-hwmon, "
-        "efivar-refused; used only if named: passive, command:CMD, efivar-write[:VARIABLE], "
-        "dcdbas, apm-port[:VALUE] (default: the gentlest that proves itself)",
-    )
-
-
-def path(text: str) -> Path:
-    """Return the path that ``text`` names, which is not empty."""
-    if text:
-        return Path(text)
-    raise argparse.ArgumentTypeError("the name is empty")
-
-
-def _root(text: str) -> Path:
-    try:
-        root = path(text).resolve(strict=True)
-        if root.is_dir():
-            return root
-        problem = "not a folder"
-    except (OSError, RuntimeError) as error:
-        problem = getattr(error, "strerror", None) or "a loop of symbolic links"
-    raise argparse.ArgumentTypeError(f"{text}: {problem}")
-
-
-def _smi_source(text: str) -> str:
-    from kvmtest.smi import split
-
-    try:
-        split(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+def line(words: object) -> str:
+    """Return words as one line, without what a terminal might obey."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(words))

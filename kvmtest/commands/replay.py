@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     """Add the command."""
     words = "judge the readings of a recorded run again"
     epilog = "exit status: 0 the same verdicts, 1 some differ, 2 usage, 3 unreadable evidence"
-    add_evidence(add_command(commands, "replay", run, words, epilog))
+    add_command(commands, "replay", run, words, add_evidence, epilog)
 
 
 def run(options: argparse.Namespace) -> int:

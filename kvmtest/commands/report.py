@@ -9,14 +9,19 @@ import sys
 
 from kvmtest.errors import EnvironmentUnfit
 
-from .parser import Commands, add_command, add_evidence, path
+from .parser import Commands, Parser, add_command, add_evidence
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = add_command(commands, "report", run, "show the evidence of a run")
+    add_command(commands, "report", run, "show the evidence of a run", _add_arguments)
+
+
+def _add_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import path
+
     add_evidence(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--ktap", action="store_true", help="print KTAP")

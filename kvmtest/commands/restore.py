@@ -7,14 +7,22 @@ Undoes what a dead run left.
 import argparse
 import sys
 
-from .parser import Commands, add_command, add_root
+from .parser import Commands, Parser, add_command
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    add_root(add_command(commands, "restore", run, "undo the host changes that a dead run left"))
+    add_command(
+        commands, "restore", run, "undo the host changes that a dead run left", _add_arguments
+    )
+
+
+def _add_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import option
+
+    option("root").add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:

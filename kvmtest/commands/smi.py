@@ -6,7 +6,7 @@ Sources of SMIs: which of them work here?
 
 import argparse
 
-from .parser import Commands, add_command, add_group, add_root, add_smi_source
+from .parser import Commands, Parser, add_command, add_group
 
 __all__ = ["add"]
 
@@ -14,23 +14,29 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Add the commands."""
     group = add_group(commands, "smi", "find a source of SMIs")
-    probing = add_command(
+    add_command(
         group,
         "probe",
         probe,
         "try which SMI sources work here, proved by a count of SMIs",
-        epilog="exit status: 0 a source is proved, 2 usage, 3 another run holds the machine, "
+        _add_arguments,
+        "exit status: 0 a source is proved, 2 usage, 3 another run holds the machine, "
         "4 no source is proved",
     )
-    add_smi_source(probing, "--source")
-    probing.add_argument(
+
+
+def _add_arguments(parser: Parser) -> None:
+    from kvmtest.run_options import option
+
+    option("smi_source").add_to(parser, "--source")
+    parser.add_argument(
         "--rate", metavar="HZ", type=_rate, default=2.0, help="triggers a second (default: 2)"
     )
-    probing.add_argument(
+    parser.add_argument(
         "--count", metavar="N", type=_count, default=10, help="number of triggers (default: 10)"
     )
-    probing.add_argument("--json", action="store_true", help="print the proofs as JSON")
-    add_root(probing)
+    parser.add_argument("--json", action="store_true", help="print the proofs as JSON")
+    option("root").add_to(parser)
 
 
 def probe(options: argparse.Namespace) -> int:

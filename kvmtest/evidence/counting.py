@@ -95,7 +95,7 @@ def unanswered(
     run = {result.id for result in results}
     for became, requirement in zip(required, wanted, strict=True):
         if not became.met and not requirement.properties & run:
-            yield f"--require {became.text}: {became.reason} (see what follows --)"
+            yield f"--require {became.text}: {became.reason}"
 
 
 def run_problem(evidence: Evidence) -> str:

@@ -77,7 +77,7 @@ def run_on(tree: Tree, *words: str | Path) -> Ended:
         ),
         (
             [*FIX, "--require", "any.soak"],
-            "--require any.soak: --only leaves it out; name it there too",
+            "--require any.soak: no property that it concerns is chosen; choose one",
         ),
     ],
 )
@@ -91,85 +91,6 @@ def test_an_unknown_feature_is_refused_with_those_there_are(tree: Tree) -> None:
     ended = run_on(tree, "--require", "feature:smm")
     assert ended.status == 2
     assert "smi-source, vmcs-dump" in ended.complaint
-
-
-def test_what_pytest_does_not_know_is_refused(tree: Tree) -> None:
-    ended = run_on(tree, "--", "--nonsense")
-    assert ended.status == 2
-    assert "unrecognized arguments: --nonsense" in ended.err
-    assert "kvmtest: pytest refused the arguments after --; see its message" in ended.err
-
-
-IGNORED = {
-    "--require=any.soak": "--require",
-    "--requir any.soak": "--require",
-    "-q --smi-source passive": "--smi-source",
-    "--smi-source=passive -v": "--smi-source",
-    "--reload-modules": "--reload-modules",
-    "--allow-other-vms": "--allow-other-vms",
-    "--allow-oth": "--allow-other-vms",
-    "--strict": "--strict",
-    "--only kernel.fix-present": "--only",
-    "--bisect": "--bisect",
-    "--dry-run": "--dry-run",
-    "--root /": "--root",
-    "-o out": "-o",
-    "-oout": "-o",
-    "-vxo out": "-o",
-}
-
-
-@pytest.mark.parametrize("words", IGNORED)
-def test_an_option_of_the_run_is_not_ignored_after_two_dashes(tree: Tree, words: str) -> None:
-    option, meant = words.removeprefix("-q ").split()[0].partition("=")[0], IGNORED[words]
-    option = meant if meant == "-o" else option
-    ended = run_on(tree, *FIX, "--", *words.split())
-    assert (ended.status, ended.out) == (2, "")
-    assert ended.complaint == (
-        f"{option} after --: it would be ignored there; write {meant} before --"
-    )
-    assert run_on(tree, "--bisect", "--", *words.split()).status == 125
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("-c other.ini", "-c after --: it would be ignored there; the run has settings of its own"),
-        ("--rootdir=/", "--rootdir after --: it would be ignored there; the run has settings"),
-        ("--override-ini addopts=-x", "--override-ini after --: "),
-        (
-            "--strict-defects",
-            "--strict-defects after --: it would be ignored there; write --strict",
-        ),
-        ("-p no:kvmtest-driver", "-p no:kvmtest-driver after --: the run needs this plugin"),
-        ("-xpno:kvmtest.plugin", "-p no:kvmtest.plugin after --: the run needs this plugin"),
-        ("@words", "@words after --: pytest's options alone may stand there"),
-        ("-v -- x", "-- after --: pytest's options alone may stand there"),
-    ],
-)
-def test_pytest_does_not_get_what_would_make_another_run(tree: Tree, words: str, said: str) -> None:
-    ended = run_on(tree, *FIX, "--", *words.split())
-    assert (ended.status, ended.out) == (2, "")
-    assert ended.complaint.startswith(said)
-
-
-def test_a_run_has_no_other_suite(tree: Tree, tmp_path: Path) -> None:
-    (tmp_path / "test_other.py").write_text("def test(): pass\n")
-    ended = run_on(tree, *FIX, "--", tmp_path / "test_other.py")
-    assert ended.status == 2
-    assert f"{tmp_path}/test_other.py: a run has kvmtest's own suite alone; use -k" in ended.err
-
-
-@pytest.mark.parametrize("words", ["--collect-only", "--co -q", "--setup-plan", "--markers"])
-def test_a_run_that_tries_nothing_has_decided_nothing(tree: Tree, words: str) -> None:
-    assert run_on(tree, *FIX, "--", *words.split()).status == 4
-    assert run_on(tree, *FIX, "--dry-run", "--", *words.split()).status == 4
-    assert run_on(tree, *FIX, "--bisect", "--", *words.split()).status == 125
-
-
-def test_what_pytest_alone_knows_is_left_to_it(tree: Tree) -> None:
-    for words in (["-k", "kernel"], ["-kkernel"], ["-rA", "-x"], ["-qq", "--tb=no", "-m", ""]):
-        assert run_on(tree, *FIX, "--", *words).status == 0
 
 
 @pytest.mark.parametrize(
@@ -578,28 +499,3 @@ def test_a_missing_guest_image_is_an_error_that_names_it(copy: Path, tmp_path: P
     ended = run_kvmtest(*words, "--dry-run", env=env, cwd=tmp_path)
     assert ended.status == 3
     assert ended.complaint == f"guest.rdmsr-hides: {result.reason}"
-
-
-def test_a_suite_that_does_not_load_is_told(copy: Path, tmp_path: Path) -> None:
-    (copy / "kvmtest" / "suite" / "test_properties.py").write_text("import nothing_of_that_name\n")
-    tree = intel_host(tmp_path / "host")
-    env = environment(PYTHONPATH=str(copy))
-    for words in ([], ["--dry-run"]):
-        ended = run_kvmtest("run", "--root", tree.root, *words, env=env, cwd=tmp_path)
-        assert ended.status == 3
-        assert "not collected" in ended.complaint
-        assert "nothing_of_that_name" in ended.complaint
-
-
-def test_a_conftest_above_the_package_is_not_executed(copy: Path, tmp_path: Path) -> None:
-    (copy / "conftest.py").write_text("raise SystemExit('a stranger was here')\n")
-    tree = intel_host(tmp_path / "host")
-    env = environment(PYTHONPATH=str(copy))
-    ended = run_kvmtest("run", "--root", tree.root, *FIX, env=env, cwd=tmp_path)
-    assert (ended.status, ended.err) == (0, "")
-
-
-def test_a_folder_with_a_pytest_ini_changes_nothing(tree: Tree, tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n")
-    ended = run_kvmtest("run", "--root", tree.root, *FIX, cwd=tmp_path)
-    assert (ended.status, ended.err) == (0, "")

@@ -23,16 +23,20 @@ INTERRUPTIONS = {signal.SIGINT: 40, signal.SIGTERM: 8}
 CPUS = 1024
 
 # The command as its entry point starts it, but that it says when it begins (what Python itself does
-# before that with a signal is not ours) and when it has first turned the knob on.
+# before that with a signal is not ours), when it decides its property, and when it has first turned
+# the knob on.
 COMMAND = f"""
 import sys, kvmtest.cli
 from kvmtest.host.changes.journal import Journal
-write, told = Journal.write, []
+write, scope, told = Journal.write, Journal.scope, []
+def telling_scope(journal):
+    print("begun", flush=True)
+    return scope(journal)
 def telling_write(journal, name, value):
     write(journal, name, value)
     if (name, value, told) == ({KNOB!r}, "1", []):
         told.append(print("changed", flush=True))
-Journal.write = telling_write
+Journal.write, Journal.scope = telling_write, telling_scope
 print("ready", flush=True)
 sys.exit(kvmtest.cli.main())
 """
@@ -79,21 +83,24 @@ class Host:
         assert (process.returncode, err) == (4, b"")
         return time.perf_counter() - begin
 
-    def await_change(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait until the run has changed the knob."""
+    def await_line(self, process: "subprocess.Popen[bytes]", line: str) -> None:
+        """Wait until the run says that it has come so far: "begun", or "changed"."""
         assert process.stdout
-        assert process.stdout.readline() == b"changed\n", "it ended without a change"
+        for said in iter(process.stdout.readline, b""):
+            if said == f"{line}\n".encode():
+                return
+        raise AssertionError(f"it ended and was not {line}")
 
     def interrupt(
-        self, name: str, number: signal.Signals, delay: float, *, changed: bool = False
+        self, name: str, number: signal.Signals, delay: float, after: str = ""
     ) -> Interrupted:
-        """Send a run a signal ``delay`` seconds after its begin, or its first change of the host.
+        """Send a run a signal ``delay`` seconds after its start, or after what it said.
 
         Return when it has ended.
         """
         process = self.start(name)
-        if changed:
-            self.await_change(process)
+        if after:
+            self.await_line(process, after)
         try:
             out, err = process.communicate(timeout=delay)
         except subprocess.TimeoutExpired:
@@ -146,18 +153,18 @@ def test_a_run_interrupted_at_any_moment_restores_the_host(
     rng = random.Random(SEED)
     before = [snapshot(host.tree) for host in hosts]
     count = INTERRUPTIONS[number]
-    # A moment in each of so many equal parts of the run, or after its change; the last is beyond
-    # its end, also on a machine that is slower now than when its length was taken.
-    moments = [((at + rng.random()) / count, at % 4 == 3) for at in range(count - 1)]
-    moments.append((3.0, False))
+    # A moment in each of so many equal parts of the run, or soon after its begin or its change; the
+    # last is beyond its end, also on a machine that is slower now than when its length was taken.
+    kinds = ["", "begun", "", "changed"]
+    moments = [((at + rng.random()) / count, kinds[at % 4]) for at in range(count - 1)]
+    moments.append((3.0, ""))
+    share = {"": 1, "begun": 0, "changed": 0.02}
 
-    def interrupt_all(host: Host, mine: list[tuple[float, bool]]) -> list[Interrupted]:
+    def interrupt_all(host: Host, mine: list[tuple[float, str]]) -> list[Interrupted]:
         span = host.seconds()
         return [
-            host.interrupt(
-                str(at), number, moment * (0.02 if changed else 1) * span, changed=changed
-            )
-            for at, (moment, changed) in enumerate(mine)
+            host.interrupt(str(at), number, moment * share[after] * span, after)
+            for at, (moment, after) in enumerate(mine)
         ]
 
     with ThreadPoolExecutor(len(hosts)) as pool:
@@ -175,7 +182,7 @@ def test_a_second_interruption_waits_for_the_end(hosts: list[Host]) -> None:
     host = hosts[0]
     before = snapshot(host.tree)
     process = host.start("twice")
-    host.await_change(process)
+    host.await_line(process, "changed")
     for _ in range(50):
         process.send_signal(signal.SIGINT)
         time.sleep(0)

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import kvmtest.suite
 import pytest
 from support.stand_in import environment, need_free_machine
 
+from kvmtest.evidence import load
 from kvmtest.properties import MARKERS, PROPERTIES
 
 SUITE = Path(kvmtest.suite.__file__).parent
@@ -36,7 +38,7 @@ def check_of(prop):
     return lambda context: (nothing for nothing in [])
 
 
-kvmtest.host.tree.Tree = lambda: tree
+kvmtest.session.Tree = lambda root: tree
 kvmtest.session.lacking = lambda machine, prop: []
 kvmtest.session.witness_lacks = lambda machine, witness: []
 kvmtest.session.check_of = check_of
@@ -92,17 +94,17 @@ def test_k_selects_by_a_part_of_the_id() -> None:
 
 def test_only_selects_by_the_whole_id() -> None:
     wanted = ["vmx.entry.toggled", "any.soak"]
-    assert collected("--only", "any.soak", "--only", "vmx.entry.toggled") == wanted
+    assert collected("--kvmtest-only", "any.soak", "--kvmtest-only", "vmx.entry.toggled") == wanted
 
 
 def test_only_refuses_what_is_no_property() -> None:
-    out, _ = pytest_run("--only", "vmx.entry.frsh", SUITE, status=4)
+    out, _ = pytest_run("--kvmtest-only", "vmx.entry.frsh", SUITE, status=2)
     assert "no property vmx.entry.frsh; did you mean vmx.entry.fresh?" in out
     assert "Traceback" not in out
 
 
 def test_require_refuses_what_is_none() -> None:
-    out, _ = pytest_run("--require", "witness:klogs", SUITE, status=2)
+    out, _ = pytest_run("--kvmtest-require", "witness:klogs", SUITE, status=2)
     assert "--require witness:klogs: it takes leak" in out
     assert "Traceback" not in out
 
@@ -110,13 +112,12 @@ def test_require_refuses_what_is_none() -> None:
 def test_what_is_required_fails_where_it_is_not_met(tmp_path: Path) -> None:
     suite_in(tmp_path, ["PASS", "SKIP"])
     first, second = (p.id for p in PROPERTIES[:2])
-    pytest_run(f"--require={first}", cwd=tmp_path, status=0)
-    out, _ = pytest_run(f"--require={second}", cwd=tmp_path, status=1)
-    assert f"--require {second} is not met: {second}: SKIP: because" in out
-    # What another option leaves out is not decided either.
-    out, counts = pytest_run(f"--require={second}", "-k", first, cwd=tmp_path, status=1)
-    assert counts["passed"] == 1
-    assert f"--require {second} is not met: {second} was not run" in out
+    pytest_run(f"--kvmtest-require={first}", cwd=tmp_path, status=0)
+    out, _ = pytest_run(f"--kvmtest-require={second}", cwd=tmp_path, status=1)
+    assert f"--kvmtest-require {second} is not met: {second}: SKIP: because" in out
+    # What another option leaves out can't be required.
+    out, _ = pytest_run(f"--kvmtest-require={second}", "-k", first, cwd=tmp_path, status=2)
+    assert f"--require {second}: no property that it concerns is chosen" in out
 
 
 def test_a_marker_that_is_none_is_refused_in_the_suite_s_files(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_the_summary_lists_every_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verdict", ["SKIP", "INCONCLUSIVE"])
 def test_require_makes_what_nobody_decided_a_failure(tmp_path: Path, verdict: str) -> None:
     suite_in(tmp_path, [verdict] * 2)
-    out, counts = pytest_run("--require", PROPERTIES[0].id, cwd=tmp_path, status=1)
+    out, counts = pytest_run("--kvmtest-require", PROPERTIES[0].id, cwd=tmp_path, status=1)
     assert counts == {"failed": 1, "skipped": 1}
     assert f"FAIL: --require {PROPERTIES[0].id}, but {verdict}: because" in out
 
@@ -194,11 +195,32 @@ def test_junit_of_pytest_itself_has_the_verdicts(tmp_path: Path) -> None:
     assert '<property name="verdict" value="SKIP"' in text
 
 
+def test_what_fails_and_is_no_verdict_is_a_problem_of_the_run(tmp_path: Path) -> None:
+    suite_in(tmp_path, ["PASS"])
+    (tmp_path / "test_x.py").write_text("def test_x(): raise ValueError('of its own')\n")
+    out, _ = pytest_run("--kvmtest-output=out", cwd=tmp_path, status=3)
+    problem = "test_x.py::test_x: call failed: test_x.py:1: ValueError"
+    assert f"\nkvmtest: {problem}" in out
+    assert load(tmp_path / "out").kvmtest.problems == [problem]
+    last = (tmp_path / "out/ktap.txt").read_text().splitlines()[-2:]
+    assert last == [f"# exit status 3: {problem}", "not ok 2 kvmtest.run"]
+    suite = ElementTree.parse(tmp_path / "out/junit.xml").getroot()[0]
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "1")
+
+
+def test_what_was_not_run_though_it_is_required_is_a_problem_of_the_run(tmp_path: Path) -> None:
+    suite_in(tmp_path, ["ERROR", "PASS"])
+    second = PROPERTIES[1].id
+    out, _ = pytest_run(f"--kvmtest-require={second}", "-x", cwd=tmp_path, status=3)
+    assert f"kvmtest: --require {second}: {second} was not run" in out
+
+
 # This machine
 
 
 def test_the_suite_runs_on_this_machine(tmp_path: Path) -> None:
     need_free_machine()
-    out, counts = pytest_run("--only", "kernel.fix-present", "-rs", SUITE)
+    words = ["--kvmtest-only", "kernel.fix-present", "--kvmtest-allow-other-vms"]
+    out, counts = pytest_run(*words, "-rs", SUITE)
     assert counts.total() == 1 + len(PROPERTIES) - 1
     assert re.search(r"^(PASS|FAIL|SKIP|INCONCLUSIVE) +kernel.fix-present: ", out, re.MULTILINE)

@@ -123,34 +123,6 @@ def test_a_requirement_that_is_not_met_fails_in_every_report(
     assert run_kvmtest(*words, "--bisect").status == 125
 
 
-def test_what_is_required_can_not_be_left_out_behind_our_back(tree: Tree) -> None:
-    words = ["run", "--root", tree.root, "--require", "host.knob-effective"]
-    ended = run_kvmtest(*words, "--", "-q", "-k", "kernel.fix")
-    assert ended.status == 3
-    assert ended.complaint == (
-        "--require host.knob-effective: host.knob-effective was not run (see what follows --)"
-    )
-    ended = run_kvmtest("run", "--root", tree.root, "--require=witness:vmcs", "--", "-k", "fix")
-    assert ended.status == 3
-    line = "--require witness:vmcs: no property that it concerns was run (see what follows --)"
-    assert ended.err.endswith(f"kvmtest: {line}\n")
-
-
-def test_what_went_wrong_besides_verdicts_is_in_the_evidence_and_its_reports(
-    tree: Tree, tmp_path: Path
-) -> None:
-    words = ["run", "--root", tree.root, "-o", tmp_path / "out", "--require", "host.knob-effective"]
-    ended = run_kvmtest(*words, "--", "-q", "-k", "kernel.fix")
-    assert ended.status == 3
-    assert load(tmp_path / "out").kvmtest.problems == [ended.complaint]
-    last = (tmp_path / "out/ktap.txt").read_text().splitlines()[-2:]
-    assert last == [f"# exit status 3: {ended.complaint}", "not ok 2 kvmtest.run"]
-    suite = ElementTree.parse(tmp_path / "out/junit.xml").getroot()[0]
-    assert (suite.get("failures"), suite.get("errors")) == ("0", "1")
-    reported = run_kvmtest("report", tmp_path / "out").out
-    assert ended.complaint in " ".join(reported.split())
-
-
 # The files of a run
 
 
@@ -219,15 +191,12 @@ def test_only_decides_the_named_properties_in_the_order_of_the_table(
     assert ids == ["kernel.fix-present", "host.knob-effective"]
 
 
-def test_arguments_after_two_dashes_go_to_pytest(tree: Tree) -> None:
-    ended = run_kvmtest("run", "--root", tree.root, "--", "-v", "-m", "amd and not intel")
-    assert "test_property[svm.flag-never] SKIPPED" in ended.out
-    assert "kernel.fix-present" not in ended.out
+def test_m_decides_the_properties_that_its_markers_select(tree: Tree, tmp_path: Path) -> None:
+    words = ["-m", "amd and not intel", "-o", tmp_path / "out"]
+    ended = run_kvmtest("run", "--root", tree.root, *words)
+    wanted = [p.id for p in PROPERTIES if "amd" in p.markers and "intel" not in p.markers]
+    assert [r.id for r in load(tmp_path / "out").results] == wanted
     assert ended.status == 4
-
-
-def test_pytest_is_silent_without_arguments_for_it(tree: Tree) -> None:
-    assert "==" not in run_kvmtest("run", "--root", tree.root, *FIX).out
 
 
 def test_a_quiet_run_writes_and_decides_all_the_same(tree: Tree, tmp_path: Path) -> None:
@@ -238,11 +207,6 @@ def test_a_quiet_run_writes_and_decides_all_the_same(tree: Tree, tmp_path: Path)
     write(tree, BTF, UNFIXED)
     ended = run_kvmtest("run", "--root", tree.root, *FIX, "-q")
     assert (ended.status, ended.out, ended.err) == (1, "", "")
-
-
-def test_options_that_the_user_keeps_for_other_suites_change_nothing(tree: Tree) -> None:
-    env = environment(PYTEST_ADDOPTS="-k nothing --nonsense", PYTEST_PLUGINS="no_such_plugin")
-    assert run_kvmtest("run", "--root", tree.root, *FIX, env=env).status == 0
 
 
 # A dry run

@@ -122,11 +122,6 @@ def test_help_fits_the_terminal(
     assert max(map(len, capsys.readouterr().out.splitlines())) <= width
 
 
-def test_arguments_after_two_dashes_are_for_run_alone(capsys: Capture) -> None:
-    assert main(["list", "--", "-v"]) == 2
-    assert capsys.readouterr().err == "kvmtest: only run takes arguments after --\n"
-
-
 def test_one_command_s_words_are_not_another_s() -> None:
     first, second = (
         cli_module._parser().parse_args(["run", "--only", name]) for name in ("a.b", "c.d")

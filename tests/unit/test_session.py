@@ -1,9 +1,10 @@
 """A session keeps what was observed, whatever happens, and gives the machine back."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 from support.stand_in import KMSG, KNOB, intel_host, snapshot, write
@@ -21,13 +22,18 @@ from kvmtest.host.observe.kernel_log import KernelLog, LogError, LogSlice
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Verdict, claim, control, measure
 from kvmtest.missing import Missing
-from kvmtest.properties import PROPERTIES, Property, find
-from kvmtest.session import Session, requirement
+from kvmtest.properties import Property, find
+from kvmtest.run_options import RunOptions
+from kvmtest.session import Session
 
 PROPERTY = Property("btf.test", "a claim", (), (), ("btf",), "a test")
 GOOD = [control("btf", "the control", 1, 1, "mend it"), claim("btf", "the claim", 1, 1)]
 
-Checked = Callable[[Check], Session]
+
+class Checked(Protocol):
+    """Makes a check the one of every property, in a session with these options."""
+
+    def __call__(self, check: Check, *require: str, **options: Any) -> Session: ...
 
 
 @pytest.fixture
@@ -37,20 +43,22 @@ def tree(tmp_path: Path) -> Tree:
 
 @pytest.fixture
 def session(tree: Tree) -> Iterator[Session]:
-    made = Session(Machine(tree))
+    made = Session(RunOptions(root=tree.root))
     yield made
     made.end()
 
 
 @pytest.fixture
-def checked(monkeypatch: pytest.MonkeyPatch, session: Session) -> Checked:
-    """Make a check the one of every property."""
+def checked(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Iterator[Checked]:
+    with ExitStack() as sessions:
 
-    def use(check: Check) -> Session:
-        monkeypatch.setattr(session_module, "check_of", lambda prop: check)
-        return session
+        def use(check: Check, *require: str, **options: Any) -> Session:
+            monkeypatch.setattr(session_module, "check_of", lambda prop: check)
+            made = Session(RunOptions(root=tree.root, require=require, **options))
+            sessions.callback(made.end)
+            return made
 
-    return use
+        yield use
 
 
 def good(context: Context) -> Iterator[Reading | Absence]:
@@ -72,7 +80,7 @@ def test_readings_are_judged_and_kept(checked: Checked) -> None:
     session = checked(good)
     result = session.decide(PROPERTY)
     assert (result.id, result.verdict, result.readings) == ("btf.test", Verdict.PASS, GOOD)
-    assert session.results == [result]
+    assert session.end().results == [result]
     assert (result.detail, result.missing, result.seconds >= 0) == ("", [], True)
 
 
@@ -98,7 +106,7 @@ def test_an_interruption_is_kept_and_goes_on(checked: Checked) -> None:
     session = checked(breaking(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         session.decide(PROPERTY)
-    (result,) = session.results
+    (result,) = session.end().results
     assert (result.verdict, result.reason) == (Verdict.ERROR, "interrupted")
     assert result.readings == GOOD
 
@@ -110,15 +118,18 @@ def test_a_check_that_says_nothing_decides_nothing(checked: Checked) -> None:
     assert checked(silent).decide(PROPERTY).verdict is Verdict.INCONCLUSIVE
 
 
-def test_whoever_wants_to_know_hears_what_a_check_is_at(checked: Checked) -> None:
+def test_whoever_wants_to_know_hears_what_a_check_is_at(
+    monkeypatch: pytest.MonkeyPatch, tree: Tree
+) -> None:
     def telling(context: Context) -> Iterator[Reading | Absence]:
         context.say("12 s left")
         yield from GOOD
 
-    session = checked(telling)
+    monkeypatch.setattr(session_module, "check_of", lambda prop: telling)
     heard: list[str] = []
-    session.say = heard.append
+    session = Session(RunOptions(root=tree.root), say=heard.append)
     session.decide(PROPERTY)
+    session.end()
     assert heard == ["12 s left"]
 
 
@@ -136,7 +147,7 @@ def test_a_missing_precondition_skips_the_check(checked: Checked) -> None:
 
 
 def test_a_skip_names_all_that_is_missing(tmp_path: Path) -> None:
-    session = Session(Machine(Tree(tmp_path)))
+    session = Session(RunOptions(root=tmp_path))
     result = session.decide(find("vmx.entry.fresh"))
     session.end()
     assert result.verdict is Verdict.SKIP
@@ -160,7 +171,7 @@ def test_a_precondition_that_breaks_is_an_error(
 
     monkeypatch.setattr(session_module, "lacking", broken)
     result = session.decide(PROPERTY)
-    assert (result.verdict, session.results) == (Verdict.ERROR, [result])
+    assert (result.verdict, session.end().results) == (Verdict.ERROR, [result])
     assert "Input/output error" in result.reason
 
 
@@ -189,7 +200,7 @@ def test_a_figure_is_measured(checked: Checked) -> None:
 
 
 def test_a_required_skip_fails(tmp_path: Path) -> None:
-    session = Session(Machine(Tree(tmp_path)), [requirement("any.soak")])
+    session = Session(RunOptions(root=tmp_path, require=("any.soak",)))
     results = [session.decide(find(i)) for i in ("any.soak", "vmx.entry.fresh")]
     session.end()
     assert [r.verdict for r in results] == [Verdict.FAIL, Verdict.SKIP]
@@ -198,88 +209,56 @@ def test_a_required_skip_fails(tmp_path: Path) -> None:
 
 
 def test_a_required_witness_must_speak(checked: Checked) -> None:
-    session = checked(good)
-    session.requirements = [requirement("witness:btf"), requirement("witness:vmcs")]
+    session = checked(good, "witness:btf", "witness:vmcs")
     looked = Property("kernel.fix-present", "c", (), (), ("btf",), "s")
     silent = Property("vmx.entry.toggled-back", "c", (), (), ("btf", "vmcs"), "s")
     results = [session.decide(looked), session.decide(silent)]
     assert [r.verdict for r in results] == [Verdict.PASS, Verdict.FAIL]
     assert results[1].reason.startswith("--require witness:vmcs, but vmcs did not look: ")
-    btf, vmcs = session.required()
+    btf, vmcs = session.end().required
     assert (btf.met, btf.reason, vmcs.met) == (True, "", False)
     assert vmcs.reason.startswith("vmx.entry.toggled-back: vmcs did not look: ")
 
 
 def test_a_required_feature_must_be_there(tmp_path: Path) -> None:
-    session = Session(Machine(intel_host(tmp_path)), [requirement("feature:tdx")])
+    session = Session(RunOptions(root=intel_host(tmp_path).root, require=("feature:tdx",)))
     results = [session.decide(find(i)) for i in ("tdx.flag-never", "kernel.fix-present")]
-    session.end()
     assert [r.verdict for r in results] == [Verdict.FAIL, Verdict.PASS]
-    assert session.required()[0].reason.startswith("this KVM has no TDX")
+    assert session.end().required[0].reason.startswith("this KVM has no TDX")
 
 
 def test_a_session_that_does_not_enforce_still_knows_what_was_not_met(tmp_path: Path) -> None:
-    session = Session(Machine(Tree(tmp_path)), [requirement("any.soak")], enforces=False)
+    session = Session(RunOptions(root=tmp_path, require=("any.soak",), bisect=True))
     result = session.decide(find("any.soak"))
-    session.end()
     assert (result.verdict, result.demands) == (Verdict.SKIP, [])
-    assert not session.required()[0].met
+    assert not session.end().required[0].met
 
 
 def test_what_was_not_run_is_not_met(tmp_path: Path) -> None:
-    texts = ["any.soak", "witness:btf", "feature:knob"]
-    session = Session(Machine(Tree(tmp_path)), [requirement(text) for text in texts])
-    assert [r.met for r in session.required()] == [False] * 3
-    assert session.required()[0].reason == "any.soak was not run"
+    required = ("any.soak", "witness:btf", "feature:knob")
+    record = Session(RunOptions(root=tmp_path, require=required)).end()
+    assert [r.met for r in record.required] == [False] * 3
+    assert record.required[0].reason == "any.soak was not run"
+    assert record.problems[0] == "--require any.soak: any.soak was not run"
+    assert record.status == 3
 
 
 def test_a_check_that_breaks_has_not_met_what_is_required(checked: Checked) -> None:
-    session = checked(breaking(ZeroDivisionError()))
-    session.requirements = [requirement("witness:btf")]
+    session = checked(breaking(ZeroDivisionError()), "witness:btf")
     prop = Property("kernel.fix-present", "c", (), (), ("btf",), "s")
     assert session.decide(prop).verdict is Verdict.ERROR
-    assert not session.required()[0].met
-
-
-def test_a_requirement_names_a_property_a_witness_or_a_feature() -> None:
-    assert requirement("any.soak").properties == {"any.soak"}
-    assert requirement("witness:btf").properties == {"kernel.fix-present"}
-    assert requirement("feature:cpu-hotplug").properties == {"host.hotplug"}
-    # Needed of one vendor's KVM.
-    assert "any.soak" in requirement("feature:kvm-amd").properties
-    # Needed by the witness vmcs, and not by the rows themselves.
-    by_witness = {p.id for p in PROPERTIES if "vmcs" in p.witnesses}
-    assert requirement("feature:vmcs-dump").properties == by_witness
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("any.soka", "did you mean any.soak"),
-        ("", "see kvmtest list"),
-        ("witness:btv", "--require witness:btv: it takes leak, vmcs, runflags, btf"),
-        ("witness:", "it takes leak, vmcs"),
-        ("feature:sgx", "it takes kvm, kvm-intel"),
-        ("colour:red", "it takes witness:NAME, feature:NAME, a property's id"),
-    ],
-)
-def test_a_requirement_that_names_nothing_is_refused(text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        requirement(text)
+    assert not session.end().required[0].met
 
 
 # Beginning and end
 
 
-def test_a_session_begins_once_and_ends_once(tree: Tree) -> None:
+def test_a_session_begins_once_and_may_end_twice(session: Session, tree: Tree) -> None:
     before = snapshot(tree)
-    session = Session(Machine(tree))
-    session.end()
     assert session.begin() is session.begin()
-    session.end()
-    session.end()
+    assert session.end().log == LogSlice((), 0)
+    assert session.end().results == []
     assert snapshot(tree) == before
-    assert session.log_missing is None
 
 
 def test_changes_are_undone_when_their_check_ends_and_all_are_listed(
@@ -296,11 +275,11 @@ def test_changes_are_undone_when_their_check_ends_and_all_are_listed(
     for _ in range(2):
         assert session.decide(PROPERTY).verdict is Verdict.PASS
         assert snapshot(tree) == before
-    session.end()
+    record = session.end()
     assert snapshot(tree) == before
-    changes = [(c.path, c.old, c.new, c.undone) for c in session.changes]
+    changes = [(c.path, c.old, c.new, c.undone) for c in record.changes]
     assert changes == [(KNOB, "1", "0", True)] * 2
-    assert session.undo_failures == []
+    assert record.undo_failures == []
 
 
 @pytest.mark.parametrize("error", [KvmtestError("no"), ZeroDivisionError(), KeyboardInterrupt()])
@@ -364,13 +343,14 @@ def test_what_can_not_be_undone_is_told(checked: Checked, tree: Tree) -> None:
 
     session = checked(check)
     session.decide(PROPERTY)
-    session.end()
-    (failure,) = session.undo_failures
+    record = session.end()
+    (failure,) = record.undo_failures
+    assert record.status == 3
     assert "not undone: Directory not empty" in failure
 
 
 def test_a_second_session_is_refused_until_the_first_ends(tree: Tree) -> None:
-    first, second = Session(Machine(tree)), Session(Machine(tree))
+    first, second = (Session(RunOptions(root=tree.root)) for _ in range(2))
     first.begin()
     with pytest.raises(LockHeld, match=f"pid {os.getpid()}"):
         second.begin()
@@ -386,17 +366,16 @@ def test_a_dry_run_takes_no_lock_and_changes_nothing(checked: Checked, tree: Tre
         yield from GOOD
 
     before = snapshot(tree)
-    session = checked(check)
-    session.dry_run = True
-    first = Session(Machine(tree))
+    session = checked(check, dry_run=True)
+    first = Session(RunOptions(root=tree.root))
     first.begin()
     session.decide(PROPERTY)
     assert tree.read(KNOB) == "1"
-    session.end()
+    record = session.end()
     first.end()
     assert snapshot(tree) == before
-    assert [c.sentence for c in session.changes] == [f"write 0 to {KNOB} (was 1)"]
-    assert session.log_missing == Missing("a dry run does not mark the kernel log")
+    assert [c.sentence for c in record.changes] == [f"write 0 to {KNOB} (was 1)"]
+    assert record.log == Missing("a dry run does not mark the kernel log")
 
 
 def test_what_a_dead_run_left_is_told(tree: Tree) -> None:
@@ -411,11 +390,11 @@ def test_what_a_dead_run_left_is_told(tree: Tree) -> None:
         pass
     tree.path(RECORD).write_bytes(tree.path("/left").read_bytes())
     write(tree, KNOB, "0\n")
-    session = Session(Machine(tree))
+    session = Session(RunOptions(root=tree.root))
     session.begin()
-    session.end()
+    record = session.end()
     assert tree.read(KNOB) == "1"
-    assert session.recovered == [f"write 0 to {KNOB} (was 1)"]
+    assert record.recovered == [f"write 0 to {KNOB} (was 1)"]
 
 
 # The kernel log
@@ -426,8 +405,9 @@ def test_the_log_since_the_beginning_is_kept(session: Session, tree: Tree) -> No
     session.begin()
     with tree.path(KMSG).open("ab") as file:
         file.write(b"6,2,2,-;during\n")
-    session.end()
-    assert [r.message for r in session.log.records] == ["during"]
+    log = session.end().log
+    assert isinstance(log, LogSlice)
+    assert [r.message for r in log.records] == ["during"]
 
 
 def test_what_warned_before_gets_its_once_back_and_the_taint_is_kept(
@@ -437,20 +417,18 @@ def test_what_warned_before_gets_its_once_back_and_the_taint_is_kept(
     write(tree, "/proc/sys/kernel/tainted", "512\n")
     log = session.begin().kernel_log
     assert isinstance(log, RunLog)
-    assert log.before == EarlierWarnings(512, None) == session.before
+    assert log.before == EarlierWarnings(512, None)
     assert tree.read(CLEAR) == "1"
     write(tree, "/proc/sys/kernel/tainted", "4608\n")
-    session.end()
-    assert session.taint_after == 4608
-    assert [change.sentence for change in session.changes] == [f"write 1 to {CLEAR} (for good)"]
+    record = session.end()
+    assert (record.before, record.taint_after) == (log.before, 4608)
+    assert [change.sentence for change in record.changes] == [f"write 1 to {CLEAR} (for good)"]
 
 
 def test_a_log_that_can_not_be_opened_is_missing(session: Session, tree: Tree) -> None:
     tree.path(KMSG).unlink()
     session.begin()
-    session.end()
-    assert session.log_missing is not None
-    assert session.log == LogSlice((), 0)
+    assert isinstance(session.end().log, Missing)
 
 
 def open_files() -> set[str]:
@@ -470,12 +448,12 @@ def test_a_log_that_breaks_at_the_end_costs_neither_verdicts_nor_the_undo(
     session.decide(PROPERTY)
     with tree.path(KMSG).open("ab") as file:
         file.write(b"no record\n")
-    session.end()
+    record = session.end()
     tree.path(KMSG).write_bytes(b"")
     assert snapshot(tree) == before
-    assert session.log_missing is not None
-    assert "is no record of the kernel log" in session.log_missing.what
-    assert [r.verdict for r in session.results] == [Verdict.PASS]
+    assert isinstance(record.log, Missing)
+    assert "is no record of the kernel log" in record.log.what
+    assert [r.verdict for r in record.results] == [Verdict.PASS]
     assert open_files() == files
 
 
@@ -498,7 +476,7 @@ def test_a_log_that_breaks_at_the_mark_gives_the_machine_back(
 def test_a_machine_without_a_place_for_the_lock_is_unfit(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
     write(tree, "/run/lock", "a file")
-    session = Session(Machine(tree))
+    session = Session(RunOptions(root=tree.root))
     with pytest.raises(EnvironmentUnfit, match="can't open the lock"):
         session.decide(PROPERTY)
 
@@ -512,20 +490,20 @@ def test_a_session_does_not_begin_beside_vms_of_other_hypervisors(
     tree.path("/proc/77/fd/3").symlink_to(f"/dev/{device}")
     words = rf"other VMs run here: headless \(pid 77, a VM of {hypervisor}\)"
     with pytest.raises(EnvironmentUnfit, match=words):
-        Session(Machine(tree)).begin()
+        Session(RunOptions(root=tree.root)).begin()
 
 
 def test_a_session_does_not_begin_beside_other_vms(tree: Tree) -> None:
-    machine = Machine(tree)
     other = HypervisorProcess(pid=77, name="qemu", command=("qemu",), vms=1, vcpus=2, devices=1)
-    vars(machine)["census"] = Census((other,), (), ())
+    session = Session(RunOptions(root=tree.root))
+    vars(session.machine)["census"] = Census((other,), (), ())
     with pytest.raises(EnvironmentUnfit, match="other VMs run here: qemu"):
-        Session(machine).begin()
+        session.begin()
     Journal.open(tree).close()  # The machine is free again.
-    session = Session(Machine(tree, allow_other_vms=True))
-    vars(session.machine)["census"] = machine.census
-    session.begin()
-    session.end()
+    allowed = Session(RunOptions(root=tree.root, allow_other_vms=True))
+    vars(allowed.machine)["census"] = session.machine.census
+    allowed.begin()
+    allowed.end()
 
 
 # Known defects
@@ -546,8 +524,7 @@ def test_a_known_defect_is_told_of_what_a_witness_decided(
     def check(context: Context) -> Iterator[Reading | Absence]:
         yield from readings
 
-    session = checked(check)
-    session.requirements = [requirement("vmx.entry.after-emulation")]
+    session = checked(check, "vmx.entry.after-emulation")
     prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf",), "s")
     result = session.decide(prop)
     assert (result.verdict, result.known_defect) == (verdict, finding)
@@ -560,8 +537,7 @@ def test_a_known_defect_does_not_excuse_a_witness_that_is_required_and_silent(
     def check(context: Context) -> Iterator[Reading | Absence]:
         yield from BAD
 
-    session = checked(check)
-    session.requirements = [requirement("witness:vmcs")]
+    session = checked(check, "witness:vmcs")
     prop = Property("vmx.entry.after-emulation", "c", (), (), ("btf", "vmcs"), "s")
     result = session.decide(prop)
     assert (result.verdict, result.is_known_failure) == (Verdict.FAIL, False)
@@ -570,8 +546,8 @@ def test_a_known_defect_does_not_excuse_a_witness_that_is_required_and_silent(
 
 def test_a_session_does_not_begin_with_an_smi_source_that_makes_no_sense(tree: Tree) -> None:
     with pytest.raises(UsageError, match="it takes a byte"):
-        Session(Machine(tree, "apm-port:x")).begin()
-    session = Session(Machine(tree, "passive"))
+        Session(RunOptions(root=tree.root, smi_source="apm-port:x")).begin()
+    session = Session(RunOptions(root=tree.root, smi_source="passive"))
     try:
         assert session.begin().machine.smi_source == "passive"
     finally:

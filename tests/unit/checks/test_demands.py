@@ -10,6 +10,7 @@ from support.stand_in import intel_host
 
 from kvmtest.checks.demands import Demands, requirement
 from kvmtest.checks.preconditions import PRECONDITIONS
+from kvmtest.errors import UsageError
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.judge.requirements import Demand
@@ -154,3 +155,30 @@ def test_somebody_answers_for_every_requirement_on_every_machine(
     assert set(demands) <= requirement(text).properties
     missing = text.removeprefix("feature:") in lacks
     assert {bool(demand.lacks) for demand in demands.values()} == {missing}
+
+
+def test_a_requirement_names_a_property_a_witness_or_a_feature() -> None:
+    assert requirement("any.soak").properties == {"any.soak"}
+    assert requirement("witness:btf").properties == {"kernel.fix-present"}
+    assert requirement("feature:cpu-hotplug").properties == {"host.hotplug"}
+    # Needed of one vendor's KVM.
+    assert "any.soak" in requirement("feature:kvm-amd").properties
+    # Needed by the witness vmcs, and not by the rows themselves.
+    by_witness = {p.id for p in PROPERTIES if "vmcs" in p.witnesses}
+    assert requirement("feature:vmcs-dump").properties == by_witness
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("any.soka", "did you mean any.soak"),
+        ("", "see kvmtest list"),
+        ("witness:btv", "--require witness:btv: it takes leak, vmcs, runflags, btf"),
+        ("witness:", "it takes leak, vmcs"),
+        ("feature:sgx", "it takes kvm, kvm-intel"),
+        ("colour:red", "it takes witness:NAME, feature:NAME, a property's id"),
+    ],
+)
+def test_a_requirement_that_names_nothing_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        requirement(text)

@@ -8,10 +8,10 @@ from support.stand_in import intel_host, write
 
 import kvmtest.session as session_module
 from kvmtest.checks import Context
-from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.judge import Absence, Reading, Verdict, claim, control
 from kvmtest.properties import Property
+from kvmtest.run_options import RunOptions
 from kvmtest.session import Session
 
 PARAMETERS = "/sys/module/kvm_intel/parameters"
@@ -65,7 +65,7 @@ def emulating(context: Context) -> Iterator[Reading | Absence]:
 @pytest.fixture
 def session(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     monkeypatch.setattr(session_module, "check_of", lambda prop: emulating)
-    made = Session(Machine(tree), reload_modules=True)
+    made = Session(RunOptions(root=tree.root, reload_modules=True))
     yield made
     made.end()
 
@@ -94,10 +94,12 @@ def test_a_property_gets_the_module_as_it_needs_it_and_the_host_gets_it_back(
 
 
 def test_without_the_flag_it_is_skipped_and_the_flag_is_the_remedy(
-    tree: Tree, session: Session
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session.reload_modules = False
+    monkeypatch.setattr(session_module, "check_of", lambda prop: emulating)
+    session = Session(RunOptions(root=tree.root))
     result = session.decide(EMULATING)
+    session.end()
     assert result.verdict is Verdict.SKIP
     (missing,) = result.missing
     assert "--reload-modules" in missing.remedy
@@ -147,9 +149,9 @@ def test_a_module_that_does_not_go_is_a_reason_and_stays_as_it_was(
     result = session.decide(EMULATING)
     assert result.verdict is Verdict.SKIP
     assert "Module kvm_intel is in use" in result.reason
-    session.end()
+    record = session.end()
     assert parameters(tree) == before
-    assert session.undo_failures == []
+    assert record.undo_failures == []
 
 
 def test_a_host_without_rmmod_is_told(tree: Tree, session: Session) -> None:
@@ -159,11 +161,10 @@ def test_a_host_without_rmmod_is_told(tree: Tree, session: Session) -> None:
     assert "there is no program rmmod" in result.reason
 
 
-def test_a_dry_run_lists_the_reload(tree: Tree, session: Session) -> None:
-    session.dry_run = True
+def test_a_dry_run_lists_the_reload(tree: Tree) -> None:
+    session = Session(RunOptions(root=tree.root, reload_modules=True, dry_run=True))
     assert session.decide(EMULATING).verdict is Verdict.SKIP
-    session.end()
-    assert [c.sentence.split(" (")[0] for c in session.changes] == [
+    assert [c.sentence.split(" (")[0] for c in session.end().changes] == [
         "reload module kvm_intel with unrestricted_guest=0"
     ]
     assert not tree.exists("/calls")

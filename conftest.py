@@ -1,3 +1,0 @@
-"""Plain ``pytest tests/suite`` works from a checkout: the plugin that decides is loaded."""
-
-pytest_plugins = ["kvmtest.plugin"]
