@@ -18,7 +18,12 @@ IN_TURN = {
         "lab/test_amd_lab.py",
         "lab/test_mediated_lab.py",
     ),
-    "the machine's lock": ("e2e/test_run.py", "e2e/test_bad_input.py", "e2e/test_plugin.py"),
+    "the machine's lock": (
+        "e2e/test_run.py",
+        "e2e/test_bad_input.py",
+        "e2e/test_plugin.py",
+        "e2e/test_front_ends.py",
+    ),
 }
 _GROUPS = {f"tests/{file}": name for name, files in IN_TURN.items() for file in files}
 

@@ -37,11 +37,11 @@ COMMAND_LINE = " ".join(
 
 # The modules that the agent imports before the machine is saved: all of a run but kvmtest's own.
 _IMPORTS = (
-    "_cffi_backend", "_pytest.junitxml", "argparse", "array", "concurrent.futures", "dataclasses",
-    "difflib", "doctest", "elftools.elf.elffile", "fastjsonschema", "fcntl", "inspect", "lzma",
-    "mmap", "pdb", "pluggy", "psutil", "pytest", "rich.console", "rich.status", "rich.table",
+    "_cffi_backend", "argparse", "array", "concurrent.futures", "dataclasses",
+    "difflib", "elftools.elf.elffile", "fastjsonschema", "fcntl", "inspect", "lzma",
+    "mmap", "psutil", "rich.console", "rich.status", "rich.table",
     "rich.text", "secrets", "select", "shlex", "socket", "struct", "subprocess", "tarfile",
-    "tempfile", "threading", "unittest", "xml.etree.ElementTree", "xml.sax.saxutils", "zlib",
+    "tempfile", "threading", "xml.etree.ElementTree", "xml.sax.saxutils", "zlib",
 )  # fmt: skip
 
 #: The arguments that a machine's modules are loaded with at boot, by module.

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import kvmtest
-import kvmtest.suite
 
 from . import bytecode
 
@@ -22,23 +21,27 @@ __all__ = ["archive", "job", "package", "with_bytecode"]
 
 Files = Mapping[str, bytes]
 
-# Parts of kvmtest that no run inside needs.
-_OUTSIDE = ("kvmtest/lab/", "kvmtest/commands/lab_", "kvmtest/cache.py")
+# Parts of kvmtest that no run inside needs. There is no pytest inside.
+_OUTSIDE = (
+    "kvmtest/lab/",
+    "kvmtest/commands/lab_",
+    "kvmtest/cache.py",
+    "kvmtest/plugin.py",
+    "kvmtest/suite/",
+)
 # What a run needs of kvmtest/kernels: the types and the banner of a running kernel, not files.
 _KERNELS = "kvmtest/kernels/"
 _OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "fix.py"}
 
 
 def package() -> dict[str, bytes]:
-    """Return the files of the running kvmtest, with suite and native parts."""
+    """Return the files of the running kvmtest, with its native parts."""
     files = {}
-    for module, name in ((kvmtest, "kvmtest"), (kvmtest.suite, "kvmtest/suite")):
-        assert module.__file__
-        root = Path(module.__file__).parent
-        for path in sorted(root.rglob("*")):
-            inside = f"{name}/{path.relative_to(root)}"
-            if path.is_file() and _goes_inside(inside):
-                files[inside] = path.read_bytes()
+    root = Path(kvmtest.__file__).parent
+    for path in sorted(root.rglob("*")):
+        name = f"kvmtest/{path.relative_to(root)}"
+        if path.is_file() and _goes_inside(name):
+            files[name] = path.read_bytes()
     return files
 
 

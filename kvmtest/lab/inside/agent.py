@@ -61,15 +61,9 @@ def receive(folder: Path) -> None:
 
 
 def import_others() -> None:
-    """Import what takes time to import, and have pytest run once."""
+    """Import what takes time to import."""
     for name in json.loads(Path("/lab/imports").read_text()):
         importlib.import_module(name)
-    import pytest
-
-    test = Path("/tmp/warm/test_nothing.py")
-    test.parent.mkdir()
-    test.write_text("def test_nothing(): pass\n")
-    pytest.main(["-p", "no:cacheprovider", "-p", "no:terminal", str(test.parent)])
 
 
 def kvmtest(*words: str) -> int:
