@@ -8,7 +8,7 @@ program or a guest did, what the kernel tunes by itself, and its advice.
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 __all__ = ["FORMS", "Form", "kind_of"]
@@ -378,6 +378,8 @@ def _compiled(form: Form) -> re.Pattern[str]:
     return re.compile(_pattern(form))
 
 
+# Most of a run's log are dumps of the VMCS, which say the same again and again.
+@lru_cache(maxsize=1024)
 def kind_of(line: str) -> str | None:
     """Return the kind of trouble that ``line`` reports, None for an ordinary line."""
     if not _ANY.match(line, 0, _REACH):
