@@ -6,7 +6,6 @@ Runs in emulated machines.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .parser import Commands, Parser, add_command, add_group
@@ -93,6 +92,8 @@ def mutants(options: argparse.Namespace) -> int:
 
 
 def _add_run_arguments(parser: Parser) -> None:
+    from pathlib import Path
+
     from kvmtest.run_options import option, options
 
     _add_emulator(parser)
@@ -131,6 +132,8 @@ def _add_run_arguments(parser: Parser) -> None:
 
 
 def _add_survey_arguments(parser: Parser) -> None:
+    from pathlib import Path
+
     from kvmtest.run_options import path
 
     parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as for lab run --kernel")
