@@ -90,7 +90,7 @@ def test_the_nmi_watchdog_stops_and_goes_on(new_lab: LabTarget) -> None:
     evidence = decided(new_lab, LEAKS[1], commands=(on,))
     assert result(evidence, LEAKS[1]).verdict is Verdict.PASS
     (change,) = [c for c in evidence.journal.changes if c.path == WATCHDOG]
-    assert (change["old"], change["new"], change["undone"]) == ("1", "0", True)
+    assert (change.old, change.new, change.undone) == ("1", "0", True)
 
 
 def test_somebody_who_counts_guests_is_named_as_what_keeps_a_guest_from_its_pmu(
