@@ -13,12 +13,11 @@ from support.evidence_samples import evidence_of
 from support.evidence_strategies import EVIDENCE
 from support.stand_in import as_nobody, fill, small_disk
 
-from kvmtest.errors import EnvironmentUnfit, UsageError
+from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save
 from kvmtest.evidence.file import loads, write_whole
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.missing import Missing
-from kvmtest.run_folder import new_folder
 
 
 def sample() -> Evidence:
@@ -244,53 +243,6 @@ def test_a_place_that_takes_no_file_is_named(
 def test_text_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None:
     write_whole(tmp_path / "x", "a\udcffb")
     assert (tmp_path / "x").read_text() == "a\\udcffb"
-
-
-# Output folders
-
-
-def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    assert new_folder(tmp_path / "a" / "b").is_dir()
-
-
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    assert new_folder(tmp_path) == tmp_path
-
-
-@pytest.mark.parametrize(
-    ("held", "said"),
-    [
-        ("evidence.json", "it holds another run's files; choose a new folder"),
-        ("thesis.tex", r"it holds files \(thesis.tex\); choose a new folder"),
-    ],
-)
-def test_a_folder_with_files_is_refused_and_left_alone(
-    tmp_path: Path, held: str, said: str
-) -> None:
-    (tmp_path / held).write_text("dear")
-    with pytest.raises(UsageError, match=said):
-        new_folder(tmp_path)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(held, "dear")]
-
-
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("dear")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="choose another folder"):
-            new_folder(path)
-
-
-@pytest.mark.parametrize("mode", [0o000, 0o444, 0o555])
-def test_a_folder_that_can_not_be_written_is_refused_before_the_run(
-    tmp_path: Path, mode: int
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir(mode=mode)
-    folder.chmod(mode)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o755)
-    with as_nobody(), pytest.raises(UsageError, match="Permission denied; choose another"):
-        new_folder(folder)
 
 
 def test_the_schema_s_name_is_that_of_the_model() -> None:
