@@ -10,14 +10,13 @@ ERROR, MANY = 1e-5, 100
 HEAD = f'''"""Quantiles
 =========
 
-What Student's t exceeds with a probability of {ERROR:g}, by degrees of freedom from 1 on: made by
-tools/quantiles.py from scipy, which the judge would otherwise have to import for one number, and
-an emulated machine to hold.
+The values that Student's t exceeds with probability {ERROR:g}, by degrees of freedom from 1 on.
+tools/quantiles.py made them with scipy, so that neither the judge nor the lab's machine needs it.
 """
 
 __all__ = ["ERROR", "QUANTILES"]
 
-#: How often one bound of an interval may be wrong.
+#: The probability that one bound of an interval is wrong.
 ERROR = {ERROR!r}
 
 QUANTILES = ('''

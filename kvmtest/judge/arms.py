@@ -14,9 +14,9 @@ from .samples import Arm, Gap, Window
 
 __all__ = ["Arms", "Key", "all_in_guest_mode", "smis_of", "ticks_run", "window_key"]
 
-#: Windows of an arm that are enough where all their SMIs came in guest mode.
+#: An arm needs no other windows if this many have all their SMIs in guest mode.
 SURE = 6
-#: What tells a window from the others of its experiment: vCPU and start.
+#: Identifies a window within its experiment: vCPU and start.
 Key = tuple[int, int]
 
 
@@ -24,9 +24,9 @@ Key = tuple[int, int]
 class Arms:
     """Windows by their use.
 
-    ``quiet`` have no SMI. ``off`` and ``on`` were taken with the knob so, and have a known number
-    of SMIs in guest mode. ``bounds`` have the knob on, and nobody knows how many of their SMIs came
-    in guest mode. ``left_out`` counts the windows with the knob on that can not be used.
+    ``quiet`` have no SMI. ``off`` and ``on`` were taken with the knob off and on, and have a known
+    number of SMIs in guest mode. ``bounds`` have the knob on and an unknown number of SMIs in guest
+    mode. ``left_out`` counts the unusable windows with the knob on.
     """
 
     quiet: list[Window]
@@ -37,10 +37,10 @@ class Arms:
 
     @classmethod
     def of(cls, windows: Iterable[Window]) -> Self:
-        """Sort the windows, without those that have a toggle, or lack the SMIs of their arm.
+        """Sort the windows; drop those with a toggle or without the SMIs of their arm.
 
-        Where enough windows have all their SMIs in guest mode, by their gaps, the others count as
-        bounds: two VM-exits in one gap hide an SMI.
+        If the gaps of enough windows show all SMIs in guest mode, the other windows are bounds:
+        two VM-exits in one gap hide an SMI.
         """
         arms = cls([], [], [], [])
         for window in windows:
@@ -74,19 +74,19 @@ def all_in_guest_mode(windows: Iterable[Window]) -> list[Window]:
 
 
 def window_key(window: Window) -> Key:
-    """Return what tells the window from others."""
+    """Return the window's key."""
     return window.vcpu, window.began
 
 
 def smis_of(windows: Iterable[Window]) -> list[int]:
-    """Return how many SMIs came in guest mode, or may have come where that is not known."""
+    """Return each window's SMIs in guest mode; all its SMIs where that number is unknown."""
     return [window.guest_smis or window.smis for window in windows]
 
 
 def ticks_run(windows: Iterable[Window], gaps: Sequence[Gap]) -> dict[Key, float]:
-    """Return for how many ticks the guest ran in each window, where all of its gaps are recorded.
+    """Return the ticks that the guest ran in each window whose gaps are all recorded.
 
-    A counter of guest mode stands still in them, unless it counts SMM.
+    A counter of guest mode stands still during a gap, unless it counts SMM.
     """
     begins: dict[int, list[int]] = {}
     lengths: dict[int, list[int]] = {}

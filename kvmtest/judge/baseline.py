@@ -1,8 +1,8 @@
 """Baseline
 ========
 
-What a counter gains without SMIs, learnt from quiet windows by least squares: so much per window,
-so much more or less as time goes by, per VM-exit, and on each vCPU.
+A counter's gain without SMIs, fitted to quiet windows by least squares: a constant per window, a
+trend over time, a cost per VM-exit, and an offset per vCPU.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["Baseline", "Columns", "Covariates", "dot"]
 
 Columns = list[list[float]]
 
-# A covariate that others explain to this share of its variance tells nothing of its own.
+# A covariate is redundant if the others explain all of its variance but this share.
 _TOLERANCE = 1e-9
 
 
@@ -28,8 +28,8 @@ def dot(ones: Sequence[float], others: Sequence[float]) -> float:
 class Covariates:
     """What a window's count may depend on besides SMIs, as deviations from the quiet windows' mean.
 
-    These are time (a parabola over the experiment, a line where quiet windows are few), VM-exits,
-    and the vCPU. What does not vary among the quiet windows, or not by itself, is left out.
+    The covariates are time (a parabola over the experiment, a line if quiet windows are few),
+    VM-exits and the vCPU. One that is constant or redundant among the quiet windows is left out.
     """
 
     def __init__(self, quiet: list[Window]) -> None:
@@ -46,13 +46,13 @@ class Covariates:
         self._exits = None if self._degree in self._kept else self._means[self._degree]
 
     def of(self, windows: Sequence[Window]) -> Columns:
-        """Return the covariates that tell something, a column for each."""
+        """Return the covariates that are kept, a column for each."""
         columns = self._columns(windows)
         means = self._means
         return [[value - means[at] for value in columns[at]] for at in self._kept]
 
     def explain(self, window: Window) -> bool:
-        """Whether the quiet windows say what its VM-exits cost, and what its vCPU counts."""
+        """Whether quiet windows cover the window's VM-exits and vCPU."""
         is_like = self._exits is None or window.exits == self._exits
         return is_like and window.vcpu in self._vcpus
 
@@ -67,10 +67,10 @@ class Covariates:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A counter's gain in quiet windows: the fit, and how far these are from it.
+    """A counter's gain in quiet windows: the fit, and the residuals' size.
 
-    ``squares`` is the sum of the squared distances, ``freedom`` its degrees of freedom, and
-    ``farthest`` the greatest distance to expect of as many windows that the fit does not know.
+    ``squares`` is the sum of the squared residuals, ``freedom`` its degrees of freedom.
+    ``largest_residual`` is the largest to expect from as many windows outside the fit.
     """
 
     covariates: Covariates
@@ -79,11 +79,11 @@ class Baseline:
     count: int
     squares: float
     freedom: int
-    farthest: float
+    largest_residual: float
 
     @classmethod
     def fit(cls, covariates: Covariates, gains: Sequence[float]) -> "Baseline | None":
-        """Fit the gains of the covariates' quiet windows; None where these are too few."""
+        """Fit the gains of the covariates' quiet windows; None if they are too few."""
         count, columns = len(gains), covariates.quiet
         freedom = count - 1 - len(columns)
         if freedom < 3:
@@ -92,18 +92,18 @@ class Baseline:
         centred = [gain - mean for gain in gains]
         products = [dot(column, centred) for column in columns]
         slopes = [dot(row, products) for row in covariates.inverse]
-        rests = _without(centred, slopes, columns)
-        farthest = max(map(abs, rests)) * sqrt(count / freedom)
-        squares = dot(rests, rests)
-        return cls(covariates, mean, slopes, count, squares, freedom, farthest)
+        residuals = _without(centred, slopes, columns)
+        largest_residual = max(map(abs, residuals)) * sqrt(count / freedom)
+        squares = dot(residuals, residuals)
+        return cls(covariates, mean, slopes, count, squares, freedom, largest_residual)
 
-    def rests(self, gains: Sequence[float], columns: Columns) -> list[float]:
-        """Return what windows with these covariates gained above the baseline."""
+    def residuals(self, gains: Sequence[float], columns: Columns) -> list[float]:
+        """Return how far windows with these covariates gained above the baseline."""
         mean = self.mean
         return _without([gain - mean for gain in gains], self.slopes, columns)
 
     def leverage(self, columns: Columns, count: int) -> float:
-        """Return the variance of the baseline's sum over so many windows, in units of one's."""
+        """Return the variance of the baseline's sum over ``count`` windows; one window's is 1."""
         sums = [sum(column) for column in columns]
         rows = self.covariates.inverse
         products = [total * dot(row, sums) for total, row in zip(sums, rows, strict=True)]
@@ -117,9 +117,9 @@ def _without(values: list[float], slopes: list[float], columns: Columns) -> list
 
 
 def _inverse(matrix: Columns) -> tuple[list[int], Columns]:
-    """Return which rows are independent, and the inverse of the matrix of these.
+    """Return the independent rows, and the inverse of the matrix of those.
 
-    ``matrix`` holds sums of products: it is symmetric, and no eigenvalue is negative.
+    ``matrix`` holds sums of products: it is symmetric and positive semidefinite.
     """
     size = len(matrix)
     least = [_TOLERANCE * matrix[at][at] for at in range(size)]

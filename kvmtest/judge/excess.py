@@ -1,7 +1,7 @@
 """Excess
 ======
 
-What counters gained above their baseline for each SMI in guest mode, how surely, and whether that
+A counter's gain above its baseline per SMI in guest mode, its confidence interval, and whether it
 is a leak.
 """
 
@@ -20,24 +20,24 @@ __all__ = [
     "LEAK",
     "SUM_UNSURE",
     "WINDOWS",
+    "CounterExcess",
     "Excess",
-    "View",
+    "excess_by_counter",
     "expected_counts",
     "more_smis",
     "quantile",
-    "views",
 ]
 
-#: The smallest excess, as a share of that with the knob off, that is called a leak.
+#: The smallest excess, as a share of the excess with the knob off, that is called a leak.
 LEAK = 0.01
-#: Windows with the knob off whose excess is a smaller share of the reference's are frozen.
+#: Windows whose excess is a smaller share of the reference's are frozen.
 COUNTED = 0.5
-#: A window leaks by itself where it is so many times as far off as any quiet one, and so many
-#: events where these agree to the last one. One that gives no figure is suspect much sooner.
-STANDS_OUT, SUSPECT = (50.0, 10.0), (5.0, 2.0)
-#: Counts are whole: an arm's sum and its baseline's may be off by an event each.
+#: A window is an outlier if its residual exceeds this multiple of any quiet window's, and this many
+#: events. A window that gives no figure is suspect much sooner.
+OUTLIER, SUSPECT = (50.0, 10.0), (5.0, 2.0)
+#: Counts are whole numbers: an arm's sum and its baseline's may each be off by one event.
 SUM_UNSURE = 2.0
-#: Windows that an arm needs, and degrees of freedom that more of hardly narrow an interval.
+#: Windows that an arm needs; degrees of freedom beyond which an interval hardly narrows.
 WINDOWS, MANY = 4, 100
 
 
@@ -45,8 +45,8 @@ WINDOWS, MANY = 4, 100
 class Excess:
     """An arm's excess per SMI in guest mode.
 
-    ``half`` is half its interval; ``of_many`` is what that would be were the noise known as well as
-    from many windows. ``floor`` is what noise alone may reach by the quiet windows.
+    ``half`` is half its confidence interval, ``of_many`` the same if many windows had shown the
+    noise. ``floor`` is the largest excess that noise alone gives, by the quiet windows.
     """
 
     mean: float
@@ -57,12 +57,12 @@ class Excess:
 
     @property
     def least(self) -> float:
-        """The lower bound."""
+        """The interval's lower bound."""
         return self.mean - self.half
 
     @property
     def is_clear(self) -> bool:
-        """Whether it is more than noise."""
+        """Whether the excess is more than noise."""
         return self.least > self.floor
 
     def __str__(self) -> str:
@@ -70,13 +70,12 @@ class Excess:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What one counter shows.
+class CounterExcess:
+    """One counter's excess with the knob off and on.
 
-    ``off`` and ``on`` are the excesses with the knob so. Of the ``windows`` with the knob on,
-    ``standing_out`` leak by themselves, and ``obscure`` say nothing for the claim: nobody knows
-    what they should have counted. ``counts`` says whether the
-    counter counts the guest at all.
+    Of the ``windows`` with the knob on, ``standing_out`` are outliers, each a leak by itself;
+    ``obscure`` can't support the claim, as their expected count is unknown. ``counts`` says whether
+    the counter counts the guest at all.
     """
 
     counts: bool
@@ -88,17 +87,17 @@ class View:
 
     @property
     def leaks(self) -> bool:
-        """Whether it counts SMM with the knob off."""
+        """Whether the counter counts SMM with the knob off."""
         return self.off.is_clear
 
     @property
     def limit(self) -> float:
-        """The excess per SMI that is a leak."""
+        """The smallest excess per SMI that is a leak."""
         return LEAK * self.off.mean
 
     @property
     def half(self) -> float:
-        """Half the interval of the excess with the knob on against the limit, itself uncertain."""
+        """Half the interval of the excess with the knob on less the limit; both are uncertain."""
         return hypot(self.on.half, LEAK * self.off.half)
 
     @property
@@ -114,12 +113,12 @@ class View:
 
     @property
     def is_counted(self) -> bool:
-        """Whether SMM is surely counted in windows that are expected to count it, too."""
+        """Whether SMM is surely counted in windows that should count it."""
         return self.on.mean - self._counted_half > COUNTED * self.off.mean
 
     @property
     def is_frozen(self) -> bool:
-        """Whether SMM is surely not counted in windows that are expected to count it."""
+        """Whether SMM is surely not counted in windows that should count it."""
         return abs(self.on.mean) + self._counted_half < COUNTED * self.off.mean
 
     @property
@@ -144,9 +143,10 @@ class View:
 
 
 def more_smis(smis: int, half: float, wanted: float, knob: str) -> str:
-    """Say how many more SMIs narrow an interval as wanted: it goes by their square root.
+    """Say how many more SMIs narrow an interval to ``wanted``.
 
-    Where they are enough, the windows are too few to know the noise: then as many again.
+    An interval shrinks with the square root of the SMIs. If the SMIs suffice, the windows are too
+    few to know the noise: then take as many again.
     """
     share = (half / wanted) ** 2 - 1 if wanted > 0 else inf
     more = smis * (share if share > 0 else 1)
@@ -154,20 +154,20 @@ def more_smis(smis: int, half: float, wanted: float, knob: str) -> str:
     return f"{words} more SMIs in guest mode with the knob {knob}"
 
 
-def views(
+def excess_by_counter(
     names: Iterable[str], arms: Arms, ticks: Mapping[Key, float] | None = None
-) -> dict[str, View]:
-    """Return what the counters show, of those of which there are windows enough.
+) -> dict[str, CounterExcess]:
+    """Return the excess of each counter that has enough windows.
 
-    What they should have counted is known, or goes by the ``ticks`` that the guest ran.
+    The expected count is known, or without that proportional to the ``ticks`` that the guest ran.
     """
     if len(arms.quiet) < WINDOWS:
         return {}
-    frame = _Frame.of(arms)
-    if min(len(frame.off.windows), len(frame.on.windows)) < WINDOWS:
+    design = _Design.of(arms)
+    if min(len(design.off.windows), len(design.on.windows)) < WINDOWS:
         return {}
-    found = {name: _view(name, frame, ticks) for name in names}
-    return {name: view for name, view in found.items() if view}
+    found = {name: _counter_excess(name, design, ticks) for name in names}
+    return {name: excess for name, excess in found.items() if excess}
 
 
 class _Side(NamedTuple):
@@ -179,11 +179,11 @@ class _Side(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """What is the same for all counters.
+class _Design:
+    """Windows and covariates of the fit, the same for all counters.
 
-    ``off`` and ``on`` are the windows of both arms that a figure can be made of, ``loose`` other
-    windows with the knob on.
+    ``off`` and ``on`` are the windows of both arms that give a figure, ``loose`` are all others
+    with the knob on.
     """
 
     covariates: Covariates
@@ -205,38 +205,40 @@ class _Frame:
         return cls(covariates, arms.quiet, off_side, on_side, loose_side, arms.left_out)
 
 
-def _view(name: str, frame: _Frame, ticks: Mapping[Key, float] | None) -> View | None:
-    expected = expected_counts(name, frame.quiet, ticks)
+def _counter_excess(
+    name: str, design: _Design, ticks: Mapping[Key, float] | None
+) -> CounterExcess | None:
+    expected = expected_counts(name, design.quiet, ticks)
 
     def gains(windows: Iterable[Window]) -> list[float]:
         return [window.counted[name] - expected(window) for window in windows]
 
-    baseline = Baseline.fit(frame.covariates, gains(frame.quiet))
+    baseline = Baseline.fit(design.covariates, gains(design.quiet))
     if not baseline:
         return None
     off, on, loose = (
-        baseline.rests(gains(side.windows), side.columns)
-        for side in (frame.off, frame.on, frame.loose)
+        baseline.residuals(gains(side.windows), side.columns)
+        for side in (design.off, design.on, design.loose)
     )
-    with_knob_off = _excess(baseline, off, frame.off, pooled=False)
+    with_knob_off = _excess(baseline, off, design.off, pooled=False)
     limit = LEAK * with_knob_off.mean
-    odd = _beyond(STANDS_OUT, baseline, loose, frame.loose, limit)
-    leaking = sum(frame.covariates.explain(window) for window in odd)
-    suspects = len(_beyond(SUSPECT, baseline, loose, frame.loose, limit))
-    return View(
-        _counts(name, frame.quiet),
+    outliers = _beyond(OUTLIER, baseline, loose, design.loose, limit)
+    leaking = sum(design.covariates.explain(window) for window in outliers)
+    suspected = len(_beyond(SUSPECT, baseline, loose, design.loose, limit))
+    return CounterExcess(
+        _counts(name, design.quiet),
         with_knob_off,
-        _excess(baseline, on, frame.on, pooled=True),
+        _excess(baseline, on, design.on, pooled=True),
         len(on) + len(loose),
-        len(_beyond(STANDS_OUT, baseline, on, frame.on, limit)) + leaking,
-        suspects - leaking + frame.left_out,
+        len(_beyond(OUTLIER, baseline, on, design.on, limit)) + leaking,
+        suspected - leaking + design.left_out,
     )
 
 
 def expected_counts(
     name: str, quiet: Sequence[Window], ticks: Mapping[Key, float] | None
 ) -> Callable[[Window], float]:
-    """Return what a counter should gain in a window, but for its baseline."""
+    """Return a function that gives the count expected in a window, without the baseline."""
     if ticks is None:
         return lambda window: window.known[name]
     rate = sum(window.counted[name] for window in quiet) / sum(ticks[window_key(w)] for w in quiet)
@@ -244,7 +246,7 @@ def expected_counts(
 
 
 def _counts(name: str, quiet: Sequence[Window]) -> bool:
-    """Whether a counter counts at all; one that the guest gives nothing to count may be still."""
+    """Whether a counter counts; it may stand still if the guest gives it nothing to count."""
     counted = [window.counted[name] for window in quiet]
     known = [window.known[name] for window in quiet if name in window.known]
     if not known:
@@ -252,16 +254,18 @@ def _counts(name: str, quiet: Sequence[Window]) -> bool:
     return sum(known) / 2 <= sum(counted) and (min(counted) > 0 or not any(known))
 
 
-def _excess(baseline: Baseline, rests: Sequence[float], side: _Side, *, pooled: bool) -> Excess:
+def _excess(baseline: Baseline, residuals: Sequence[float], side: _Side, *, pooled: bool) -> Excess:
     """Return an arm's excess per SMI.
 
-    SMM is not always as long, so that windows that leak differ by more than noise, and the interval
-    is from their own scatter. Where they need not leak (``pooled``), they and the quiet ones tell
-    of the noise together.
+    Handlers vary in length, so leaking windows differ by more than noise: the interval comes from
+    their own scatter. Windows that should not leak (``pooled``) and quiet ones estimate the noise
+    together.
     """
-    count, total = len(rests), sum(side.smis)
-    mean = sum(rests) / total
-    distances = [rest - mean * smis for rest, smis in zip(rests, side.smis, strict=True)]
+    count, total = len(residuals), sum(side.smis)
+    mean = sum(residuals) / total
+    distances = [
+        residual - mean * smis for residual, smis in zip(residuals, side.smis, strict=True)
+    ]
     squares = dot(distances, distances)
     variance, freedom = squares * count / (count - 1), count - 1
     noise = baseline.squares / baseline.freedom
@@ -280,16 +284,16 @@ def _excess(baseline: Baseline, rests: Sequence[float], side: _Side, *, pooled: 
 def _beyond(
     far: tuple[float, float],
     baseline: Baseline,
-    rests: Sequence[float],
+    residuals: Sequence[float],
     side: _Side,
     limit: float,
 ) -> list[Window]:
-    """Return the windows that are so far above the limit."""
+    """Return the windows that exceed the limit by ``far``: multiples of noise, and events."""
     times, events = far
-    noise = max(times * baseline.farthest, events)
+    noise = max(times * baseline.largest_residual, events)
     found = []
-    for at, (rest, smis) in enumerate(zip(rests, side.smis, strict=True)):
-        above = rest - limit * smis
+    for at, (residual, smis) in enumerate(zip(residuals, side.smis, strict=True)):
+        above = residual - limit * smis
         if above > noise:
             leverage = baseline.leverage([[column[at]] for column in side.columns], 1)
             if above > noise * sqrt(1 + leverage):
@@ -298,5 +302,5 @@ def _beyond(
 
 
 def quantile(freedom: int) -> float:
-    """Return what Student's t exceeds with the probability ERROR, or a little more."""
+    """Return the value that Student's t exceeds with probability ERROR, or a little more."""
     return QUANTILES[min(freedom, len(QUANTILES)) - 1]

@@ -1,8 +1,8 @@
 """The leak experiment judged
 ==========================
 
-From samples to controls, claims and figures of the witness leak; docs/leak-judge.md says in words
-how, and how often it errs.
+From samples to controls, claims and figures of the witness leak. docs/leak-judge.md explains the
+method and its error rate.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,29 +10,29 @@ from dataclasses import replace
 from math import ceil
 
 from .arms import Arms, smis_of, ticks_run
-from .excess import COUNTED, WINDOWS, View, more_smis, views
+from .excess import COUNTED, WINDOWS, CounterExcess, excess_by_counter, more_smis
 from .readings import Reading, Role, Scalar, claim, control, measure
 from .samples import WITNESS, Samples, Window
-from .states import REFERENCE, Group, excess_of, groups
-from .toggled import Split, followed, splits
+from .states import REFERENCE, WindowGroup, excess_of, groups
+from .toggled import ToggledWindow, toggle_excess, toggled_windows
 
 __all__ = ["conclude", "conclude_again"]
 
-#: The part of all windows whose gaps, VM-exits and SMIs must fit each other.
+#: The smallest share of windows whose gaps, VM-exits and SMIs must be consistent.
 FITTING = 0.75
-#: The chance to meet no SMI of a rare leak that is still called seen.
+#: The accepted chance that a rare leak shows in no SMI of the run.
 RARE = 1e-4
-#: Marks what was concluded, in the raw part of a reading.
+#: Key in a reading's raw part: the judge concluded the reading.
 CONCLUDED = "concluded"
-#: Names the excess of a group that another one was the control of, in the raw part.
+#: Key in a reading's raw part: the excess of a group that was compared to the reference.
 _HERE = "here"
 
 
 def conclude(samples: Samples) -> list[Reading]:
-    """Return what the samples say; raises ValueError where windows count different things.
+    """Return the samples' readings; raises ValueError if windows have different counters.
 
-    Counters of which it is known what the guest executed must be decided. Others make
-    claims where they are sure, and figures where not, unless no counter is known.
+    A counter whose expected count is known must be decided. Any other makes a claim if the result
+    is sure, else a figure; if no expected count is known, all must be decided.
     """
     windows = samples.windows
     names = windows[0].counted.keys() if windows else ()
@@ -44,36 +44,40 @@ def conclude(samples: Samples) -> list[Reading]:
     if any(group.state for group in found):
         return _conclude_by_state(samples, found, known, others)
     arms = Arms.of(windows)
-    readings = [*_enough(arms), _fitting(windows)]
+    readings = [*_enough(arms), _consistent(windows)]
     if not all(reading.agrees for reading in readings):
         return readings
-    seen = views(known, arms)
+    seen = excess_by_counter(known, arms)
     if others:
         ticks = ticks_run(windows, samples.gaps)
-        seen |= views(others, arms.only(ticks), ticks)
-    parts = splits(samples)
+        seen |= excess_by_counter(others, arms.only(ticks), ticks)
+    toggled = toggled_windows(samples)
     for name in names:
         must_decide = name in known or not known
-        view = seen.get(name)
-        readings += _shown(name, view, must_decide) if view else [_unseen(name, must_decide)]
-        if view and view.leaks and name in known:
-            readings += _followed(name, view, arms.quiet, parts)
-    if not any(view.leaks for view in seen.values()):
+        counter = seen.get(name)
+        readings += (
+            _counter_readings(name, counter, must_decide)
+            if counter
+            else [_no_baseline(name, must_decide)]
+        )
+        if counter and counter.leaks and name in known:
+            readings += _follows_toggles(name, counter, arms.quiet, toggled)
+    if not any(counter.leaks for counter in seen.values()):
         readings.append(_nothing_leaks(seen.values()))
     return readings
 
 
 def _conclude_by_state(
     samples: Samples,
-    found: Mapping[Group, Sequence[Window]],
+    found: Mapping[WindowGroup, Sequence[Window]],
     known: Sequence[str],
     others: Sequence[str],
 ) -> list[Reading]:
-    """Return what windows say that are told apart by what their vCPUs went through.
+    """Return the readings of windows that are grouped by their vCPU's history.
 
-    Each group must count SMM where the knob is off, and must not where it is on; windows with the
-    knob off and no state show that the counter can. Windows are few, and other witnesses look at
-    the same: one group that refutes the claim decides; otherwise an undecided one silences all.
+    A group must count SMM with the knob off, and must not with the knob on. Windows with the knob
+    off and no history show that the counter can count SMM. Windows are few, and other witnesses
+    look at the same thing: one refuting group decides; otherwise an undecided one silences all.
     """
     windows = samples.windows
     quiet, reference = Arms.of(windows).quiet, found.get(REFERENCE, ())
@@ -84,7 +88,7 @@ def _conclude_by_state(
             _raised(str(group), [window for window in taken if window.guest_smis])
             for group, taken in {REFERENCE: reference, **states}.items()
         ),
-        _fitting(windows),
+        _consistent(windows),
     ]
     if not all(reading.agrees for reading in readings):
         return readings
@@ -97,11 +101,13 @@ def _conclude_by_state(
     concluded: list[Reading] = []
     for name in (*known, *others):
         must_decide = name in known or not known
-        shown = {group: views[name] for group, views in seen.items() if name in views}
+        shown = {
+            group: by_counter[name] for group, by_counter in seen.items() if name in by_counter
+        }
         if len(shown) == len(seen):
-            concluded += _held_against(name, shown, must_decide)
+            concluded += _counter_readings_by_state(name, shown, must_decide)
         else:
-            concluded.append(_unseen(name, must_decide))
+            concluded.append(_no_baseline(name, must_decide))
     is_against = any(r.role is Role.CLAIM and not r.agrees for r in concluded)
     is_undecided = not all(r.agrees for r in concluded if r.role is Role.CONTROL)
     for reading in concluded:
@@ -109,8 +115,8 @@ def _conclude_by_state(
             _is_undecided(reading) if is_against else is_undecided and reading.role is Role.CLAIM
         )
         readings.append(_as_figure(reading) if is_as_figure else reading)
-    shown_ = [view for views in seen.values() for view in views.values()]
-    if not any(view.leaks for view in shown_):
+    shown_ = [counter for by_counter in seen.values() for counter in by_counter.values()]
+    if not any(counter.leaks for counter in shown_):
         readings.append(_nothing_leaks(shown_))
     return readings
 
@@ -120,58 +126,62 @@ def _as_figure(reading: Reading) -> Reading:
 
 
 def _is_undecided(reading: Reading) -> bool:
-    """Whether this is the open question about a group."""
+    """Whether the reading says that a group is undecided."""
     return reading.role is Role.CONTROL and not reading.agrees and _HERE in reading.raw
 
 
-def _held_against(name: str, shown: Mapping[Group, View], must_decide: bool) -> list[Reading]:
+def _counter_readings_by_state(
+    name: str, shown: Mapping[WindowGroup, CounterExcess], must_decide: bool
+) -> list[Reading]:
     """Return the readings of one counter, for all groups."""
-    views = list(shown.values())
-    counts = _counts(name, views[0])
-    clear = [view.off for view in views if view.leaks]
+    by_counter = list(shown.values())
+    counts = _counts(name, by_counter[0])
+    clear = [counter.off for counter in by_counter if counter.leaks]
     if not clear:
-        excesses = [views[0].off, *(view.on for view in views)]
+        excesses = [by_counter[0].off, *(counter.on for counter in by_counter)]
         means = ", ".join(f"{each.mean:.4g}" for each in excesses)
         where = ", ".join(str(group) for group in (REFERENCE, *shown))
         return [counts, _figure(f"{name} per SMI {where}", means)]
     noise = f"{clear[0]} per SMI, noise up to {clear[0].floor:.4g}"
     concluded = [counts, _must_hold(f"{name} counts SMM {REFERENCE} ({noise})", True, "")]
-    for group, view in shown.items():
-        off = view.off
+    for group, counter in shown.items():
+        off = counter.off
         raw: dict[str, Scalar] = {
             "reference": off.mean, "reference_half": off.half, "reference_floor": off.floor,
-            _HERE: view.on.mean, "here_half": view.on.half,
-            "here_smis": view.on.smis, "standing_out": view.standing_out,
-            "obscure": view.obscure,
+            _HERE: counter.on.mean, "here_half": counter.on.half,
+            "here_smis": counter.on.smis, "standing_out": counter.standing_out,
+            "obscure": counter.obscure,
         }  # fmt: skip
-        what = f"{name} counts SMM {group} ({view.on} per SMI)"
+        what = f"{name} counts SMM {group} ({counter.on} per SMI)"
         does, does_not = (
-            (view.is_against, view.is_for) if group.is_on else (view.is_counted, view.is_frozen)
+            (counter.is_against, counter.is_for)
+            if group.is_on
+            else (counter.is_counted, counter.is_frozen)
         )
-        if view.leaks and (does or does_not):
+        if counter.leaks and (does or does_not):
             concluded.append(
                 claim(WITNESS, what, does, not group.is_on, **raw, **{CONCLUDED: True})
             )
         elif must_decide:
-            wanted = _wanted(view, group)
+            wanted = _wanted(counter, group)
             concluded.append(_must_hold(f"it is sure whether {what}", False, wanted, **raw))
         else:
             concluded.append(_figure(f"it is sure whether {what}", False, **raw))
     return concluded
 
 
-def _wanted(view: View, group: Group) -> str:
-    """Return what would decide whether a group counts SMM."""
+def _wanted(counter: CounterExcess, group: WindowGroup) -> str:
+    """Return the remedy that would decide whether a group counts SMM."""
     if group.is_on:
-        return view.wanted
-    off = view.on
-    return more_smis(off.smis, off.of_many, COUNTED * view.off.mean, "off")
+        return counter.wanted
+    off = counter.on
+    return more_smis(off.smis, off.of_many, COUNTED * counter.off.mean, "off")
 
 
 def conclude_again(readings: Iterable[Reading]) -> list[Reading]:
-    """Return a check's readings with what was concluded from its samples concluded anew.
+    """Return a check's readings, with the conclusions from its samples drawn anew.
 
-    Raises KeyError or ValueError where a sample is broken.
+    Raises KeyError or ValueError if a sample is broken.
     """
     recorded = list(readings)
     taken = [reading for reading in recorded if not reading.raw.get(CONCLUDED)]
@@ -181,7 +191,7 @@ def conclude_again(readings: Iterable[Reading]) -> list[Reading]:
 
 
 def _must_hold(what: str, held: bool, remedy: str, **raw: Scalar) -> Reading:
-    # The remedies count what is missing, which of one that held is less than nothing.
+    # A remedy counts the missing windows: a negative number for a control that held.
     return control(WITNESS, what, held, True, "" if held else remedy, **raw, **{CONCLUDED: True})
 
 
@@ -190,7 +200,7 @@ def _figure(what: str, observed: Scalar, **raw: Scalar) -> Reading:
 
 
 def _enough(arms: Arms) -> list[Reading]:
-    """Return the controls that there is enough to compare."""
+    """Return the controls that each arm has enough windows."""
     return [
         _quiet_enough(arms.quiet),
         _raised("with the knob off", arms.off),
@@ -215,7 +225,7 @@ def _raised(when: str, windows: Sequence[Window]) -> Reading:
     )
 
 
-def _fitting(windows: Sequence[Window]) -> Reading:
+def _consistent(windows: Sequence[Window]) -> Reading:
     count = len(windows)
     fit = sum(window.guest_smis is not None for window in windows)
     return _must_hold(
@@ -225,7 +235,7 @@ def _fitting(windows: Sequence[Window]) -> Reading:
     )
 
 
-def _unseen(name: str, must_decide: bool) -> Reading:
+def _no_baseline(name: str, must_decide: bool) -> Reading:
     what = f"enough windows to tell what {name} counts without SMIs"
     if must_decide:
         remedy = "take more windows, quiet ones with as many VM-exits, and record every gap"
@@ -233,52 +243,52 @@ def _unseen(name: str, must_decide: bool) -> Reading:
     return _figure(what, False)
 
 
-def _counts(name: str, view: View) -> Reading:
+def _counts(name: str, counter: CounterExcess) -> Reading:
     remedy = "free the counter: the NMI watchdog or another user of perf may hold it"
-    return _must_hold(f"{name} counts the guest", view.counts, remedy)
+    return _must_hold(f"{name} counts the guest", counter.counts, remedy)
 
 
-def _shown(name: str, view: View, must_decide: bool) -> list[Reading]:
+def _counter_readings(name: str, counter: CounterExcess, must_decide: bool) -> list[Reading]:
     """Return the readings of one counter."""
-    off, on = view.off, view.on
+    off, on = counter.off, counter.on
     figures: dict[str, Scalar] = {
         "off": off.mean, "off_half": off.half, "off_floor": off.floor, "off_smis": off.smis,
         "on": on.mean, "on_half": on.half, "on_floor": on.floor, "on_smis": on.smis,
-        "standing_out": view.standing_out, "obscure": view.obscure,
+        "standing_out": counter.standing_out, "obscure": counter.obscure,
     }  # fmt: skip
-    counts = _counts(name, view)
-    if not view.leaks:
+    counts = _counts(name, counter)
+    if not counter.leaks:
         both = f"{off.mean:.4g}, {on.mean:.4g}"
         return [counts, _figure(f"{name} per SMI with the knob off, on", both, **figures)]
     noise = f"{off} per SMI, noise up to {off.floor:.4g}"
     readings = [counts, _must_hold(f"{name} counts SMM with the knob off ({noise})", True, "")]
-    where = f", {view.standing_out} of {view.windows} windows by themselves"
-    shown = f"{on} per SMI{where if view.standing_out else ''}"
-    if view.is_for or view.is_against:
+    where = f", {counter.standing_out} of {counter.windows} windows by themselves"
+    shown = f"{on} per SMI{where if counter.standing_out else ''}"
+    if counter.is_for or counter.is_against:
         what = f"{name} counts SMM with the knob on ({shown})"
         readings.append(
-            claim(WITNESS, what, view.is_against, False, **figures, **{CONCLUDED: True})
+            claim(WITNESS, what, counter.is_against, False, **figures, **{CONCLUDED: True})
         )
     else:
-        what = f"{name} with the knob on ({shown}) is surely above or below {view.limit:.4g}"
-        undecided = _must_hold(what, False, view.wanted, **figures)
+        what = f"{name} with the knob on ({shown}) is surely above or below {counter.limit:.4g}"
+        undecided = _must_hold(what, False, counter.wanted, **figures)
         readings.append(undecided if must_decide else _figure(what, False, **figures))
-    least = round(100 * view.half / off.mean, 3)
+    least = round(100 * counter.half / off.mean, 3)
     rare = round(100 * (1 - RARE ** (1 / on.smis)), 3)
     what = f"smallest leak of {name} that would have been seen, in % of that with the knob off"
     return [*readings, _figure(what, least, least_percent_of_smis=rare)]
 
 
-def _followed(
-    name: str, view: View, quiet: Sequence[Window], parts: Sequence[Split]
+def _follows_toggles(
+    name: str, counter: CounterExcess, quiet: Sequence[Window], toggled: Sequence[ToggledWindow]
 ) -> Iterator[Reading]:
-    """Yield what a counter shows where the knob was written amid a window: a claim where sure.
+    """Yield a counter's readings for windows with a toggle inside: a claim if sure, else a figure.
 
-    By the knob's state at the begin: a KVM that goes on with it counts too much in windows that
-    begin with the knob off, and too little in others.
+    Windows are separated by the knob's first state: a KVM that keeps it counts too much in windows
+    that begin with the knob off, and too little in the others.
     """
     for value, state in enumerate(("off", "on")):
-        seen = followed(name, quiet, [p for p in parts if p.begins == value], view.off)
+        seen = toggle_excess(name, quiet, [p for p in toggled if p.begins == value], counter.off)
         if not seen:
             continue
         what = (
@@ -297,10 +307,12 @@ def _followed(
             yield claim(WITNESS, what, seen.follows, True, **figures, **{CONCLUDED: True})
 
 
-def _nothing_leaks(seen: Iterable[View]) -> Reading:
+def _nothing_leaks(seen: Iterable[CounterExcess]) -> Reading:
     what = "SMM is counted with the knob off"
     # The counter nearest to a clear effect says how far it is.
-    nearest = max((view.off for view in seen), key=lambda off: off.mean - off.half, default=None)
+    nearest = max(
+        (counter.off for counter in seen), key=lambda off: off.mean - off.half, default=None
+    )
     if nearest is None or nearest.mean <= 0:
         return _must_hold(what, False, "have SMIs whose handlers run longer")
     half = nearest.of_many + nearest.floor

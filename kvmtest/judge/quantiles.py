@@ -1,14 +1,13 @@
 """Quantiles
 =========
 
-What Student's t exceeds with a probability of 1e-05, by degrees of freedom from 1 on: made by
-tools/quantiles.py from scipy, which the judge would otherwise have to import for one number, and
-an emulated machine to hold.
+The values that Student's t exceeds with probability 1e-05, by degrees of freedom from 1 on.
+tools/quantiles.py made them with scipy, so that neither the judge nor the lab's machine needs it.
 """
 
 __all__ = ["ERROR", "QUANTILES"]
 
-#: How often one bound of an interval may be wrong.
+#: The probability that one bound of an interval is wrong.
 ERROR = 1e-05
 
 QUANTILES = (

@@ -17,7 +17,7 @@ Scalar = bool | int | float | str | None
 
 
 class Verdict(StrEnum):
-    """What is said of a property; docs/verdicts.md has the rules."""
+    """The verdict on a property; docs/verdicts.md has the rules."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -28,12 +28,12 @@ class Verdict(StrEnum):
 
 
 class Role(StrEnum):
-    """What a reading is for."""
+    """A reading's part in the verdict."""
 
     CLAIM = "claim"
     CONTROL = "control"
     MEASURE = "measure"
-    SAMPLE = "sample"  # what statistics make claims and controls of
+    SAMPLE = "sample"  # statistics derive claims and controls from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Reading:
     """One raw observation by a witness, with its expectation.
 
     ``what`` names the thing observed, e.g. "guest RDMSR 0x1d9, bit 14". ``time`` is seconds since
-    the epoch. ``raw`` is what a reader needs to check the observation (the whole MSR, a log line).
-    ``remedy`` says, of a control, what would make it hold.
+    the epoch. ``raw`` lets a reader check the observation (the whole MSR, a log line).
+    ``remedy`` says what would make a control hold.
     """
 
     witness: str
@@ -82,7 +82,7 @@ def claim(witness: str, what: str, observed: Scalar, expected: Scalar, **raw: Sc
 def control(
     witness: str, what: str, observed: Scalar, expected: Scalar, remedy: str, **raw: Scalar
 ) -> Reading:
-    """Return a reading that must agree, else the witness proves nothing."""
+    """Return a reading that must agree; otherwise the witness proves nothing."""
     return Reading(witness, Role.CONTROL, what, observed, expected, raw=raw, remedy=remedy)
 
 

@@ -1,7 +1,7 @@
 """Requirements
 ============
 
-``--require``: what a runner must be able to decide, so that it can't go green by testing nothing.
+``--require``: what a runner must be able to decide. A runner that tests nothing can't go green.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What the user wrote.
+    """A requirement as the user wrote it.
 
-    ``properties`` are the ids that it concerns: the property itself, those that the witness can
+    ``properties`` are the ids concerned: the property itself, those that the witness can
     decide, or those that need the feature.
     """
 
@@ -40,8 +40,8 @@ class Requirement:
 class Demand:
     """What a requirement asks of one property on one machine.
 
-    The property itself is to be decided; the witness ``name`` must have spoken of it, with its
-    controls held; the feature must be there. ``lacks`` says why a feature is not.
+    The property must be decided; the witness ``name`` must have made a claim, and its controls must
+    have held; the feature must be present. ``lacks`` says why a feature is absent.
     """
 
     text: str
@@ -56,7 +56,7 @@ def unmet(
     readings: Sequence[Reading] = (),
     absences: Sequence[Absence] = (),
 ) -> str:
-    """Return why a demand is not met; "" where it is."""
+    """Return why a demand is not met; "" if it is met."""
     said = f"{judgement.verdict}: {judgement.reason}"
     match demand.kind:
         case Kind.PROPERTY:
@@ -79,7 +79,7 @@ def enforce(
     readings: Sequence[Reading] = (),
     absences: Sequence[Absence] = (),
 ) -> Judgement:
-    """Return FAIL where a demand is not met, else the judgement as it is; an ERROR stays one."""
+    """Return FAIL if a demand is not met, else the judgement unchanged; an ERROR stays."""
     if judgement.verdict is Verdict.ERROR:
         return judgement
     by_reason: dict[str, list[str]] = {}
@@ -96,7 +96,7 @@ def enforce(
 def _silence(
     witness: str, judgement: Judgement, readings: Sequence[Reading], absences: Sequence[Absence]
 ) -> str:
-    """Return why a witness did not speak, or proves nothing; "" where it spoke."""
+    """Return why a witness made no claim or proves nothing; "" if it decided."""
     # A property that makes no claim has figures instead.
     role = Role.MEASURE if judgement.verdict is Verdict.MEASURED else Role.CLAIM
     if any(r.witness == witness and r.role is role for r in readings):

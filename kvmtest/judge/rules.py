@@ -11,7 +11,7 @@ from .readings import Absence, Reading, Role, Verdict
 
 __all__ = ["Judgement", "doubt", "judge", "skip", "witnesses_against"]
 
-#: Figures that the reason of a PASS tells; all are in the evidence.
+#: The number of figures in a PASS's reason; the evidence has all.
 _FIGURES_TOLD = 2
 
 
@@ -24,12 +24,12 @@ class Judgement:
 
 
 def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judgement:
-    """Return what the readings say.
+    """Return the verdict that follows from the readings.
 
     * FAIL: a witness speaks against the claim, and its control held.
     * PASS: at least one witness speaks for it, none against, and the control of each one held.
     * MEASURED: there are figures, and no claim.
-    * SKIP: nobody could look, or whoever began to look met what keeps it from going on.
+    * SKIP: no witness could look, or an obstacle stopped each one that began.
     * INCONCLUSIVE: anything else; the reason says what would decide it.
     """
     claims = [r for r in readings if r.role is Role.CLAIM]
@@ -46,7 +46,7 @@ def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judg
 
 
 def witnesses_against(readings: Sequence[Reading]) -> list[str]:
-    """Return the witnesses that speak against the claim, and whose controls held."""
+    """Return the witnesses whose controls held and that speak against the claim."""
     claims = [r for r in readings if r.role is Role.CLAIM]
     doubts = _doubts(claims, readings)
     against = (r.witness for r in claims if not r.agrees and r.witness not in doubts)
@@ -54,18 +54,18 @@ def witnesses_against(readings: Sequence[Reading]) -> list[str]:
 
 
 def skip(reasons: Iterable[str]) -> Judgement:
-    """Return the verdict on a property that does not apply, or whose preconditions are missing."""
+    """Return the verdict on a property that does not apply or lacks a precondition."""
     return Judgement(Verdict.SKIP, "; ".join(dict.fromkeys(reasons)))
 
 
 def _doubts(claims: Iterable[Reading], readings: Sequence[Reading]) -> dict[str, str]:
-    """Return the witnesses that spoke and prove nothing, and why not."""
+    """Return the witnesses that made a claim but prove nothing, with the reason."""
     speakers = dict.fromkeys(r.witness for r in claims)
     return {witness: why for witness in speakers if (why := doubt(witness, readings))}
 
 
 def doubt(witness: str, readings: Sequence[Reading]) -> str:
-    """Return why a witness proves nothing, or "" where all its controls held."""
+    """Return why a witness proves nothing; "" if all its controls held."""
     controls = [r for r in readings if r.witness == witness and r.role is Role.CONTROL]
     if not controls:
         return f"{witness}: no control was run"

@@ -1,11 +1,11 @@
 """Samples
 =======
 
-What the leak experiment records: stretches of a guest's execution with what was counted in them,
-holes in the guest's time, and toggles of the freeze knob. Each becomes a reading of evidence and
-can be made of one again, so that a verdict can be checked from the record alone.
+The leak experiment's records: windows of guest execution with their counts, gaps in the guest's
+time, and toggles of the freeze knob. Each becomes a reading in the evidence and is read back from
+it, so the record alone suffices to check a verdict.
 
-Times are TSC values of the host; a guest's are brought to it by its TSC offset.
+Times are TSC values of the host; a guest's TSC offset converts its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,10 +34,10 @@ class Arm(StrEnum):
 class Window:
     """One stretch of guest execution on one vCPU.
 
-    ``counted`` is what each counter gained, by its name ("instructions:k", say), and ``known`` what
-    the guest executed, for counters of which that is known. ``exits`` are the VM-exits amid it,
-    ``smis`` those that the vCPU's CPU counted, ``gaps`` the holes that the guest saw in its time.
-    ``state`` says in words what the vCPU went through before, where that is to be judged apart.
+    ``counted`` is each counter's gain by its name ("instructions:k", say); ``known`` is the
+    expected gain, where the guest's code gives it. ``exits`` are the VM-exits in the window,
+    ``smis`` the SMIs that the vCPU's CPU counted, ``gaps`` the gaps that the guest saw in its time.
+    ``state`` describes the vCPU's history in words, for windows that are judged apart.
     """
 
     arm: Arm
@@ -53,7 +53,7 @@ class Window:
 
     @property
     def guest_smis(self) -> int | None:
-        """How many of the SMIs came in guest mode; None where that can't be told.
+        """How many of the SMIs came in guest mode; None if that is unknown.
 
         Every VM-exit is a gap, and so is every SMI in guest mode, while one in host mode hides in
         a VM-exit's gap.
@@ -62,7 +62,7 @@ class Window:
         return in_guest if 0 <= in_guest <= self.smis else None
 
     def reading(self, number: int) -> Reading:
-        """Return it as the ``number``-th of its experiment."""
+        """Return the reading of the experiment's ``number``-th sample of its kind."""
         raw: dict[str, Scalar] = {
             "arm": self.arm.value, "began": self.began, "ended": self.ended, "exits": self.exits,
             "smis": self.smis, "gaps": self.gaps, "vcpu": self.vcpu,
@@ -88,14 +88,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A hole that a guest saw in its time: an SMI or a VM-exit; ``vcpu`` is the guest's."""
+    """A gap in the time that the guest on ``vcpu`` saw: an SMI or a VM-exit."""
 
     began: int
     ended: int
     vcpu: int = 0
 
     def reading(self, number: int) -> Reading:
-        """Return it as the ``number``-th of its experiment."""
+        """Return the reading of the experiment's ``number``-th sample of its kind."""
         raw = {"began": self.began, "ended": self.ended, "vcpu": self.vcpu}
         return Reading(
             WITNESS, Role.SAMPLE, f"gap {number}", self.ended - self.began, None, raw=raw
@@ -116,7 +116,7 @@ class Toggle:
     ended: int
 
     def reading(self, number: int) -> Reading:
-        """Return it as the ``number``-th of its experiment."""
+        """Return the reading of the experiment's ``number``-th sample of its kind."""
         raw = {"value": self.value, "began": self.began, "ended": self.ended}
         return Reading(WITNESS, Role.SAMPLE, f"toggle {number}", self.value, None, raw=raw)
 
@@ -128,13 +128,13 @@ class Toggle:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How the times are told from others: ticks in a second, and what each vCPU's TSC lacks."""
+    """The unit of the times: TSC ticks a second, and each vCPU's TSC offset in ticks."""
 
     hz: int
     offsets: Mapping[int, int]
 
     def reading(self) -> Reading:
-        """Return it, for a reader of the evidence: no verdict needs it."""
+        """Return the clock's reading, for readers of the evidence: no verdict needs it."""
         raw = {f"offset {vcpu}": ticks for vcpu, ticks in self.offsets.items()}
         return Reading(WITNESS, Role.SAMPLE, "clock in Hz", self.hz, None, raw=raw)
 

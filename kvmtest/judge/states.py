@@ -1,8 +1,8 @@
 """States
 ======
 
-Windows whose vCPUs went through different things, each held against windows with the knob off that
-show what an SMI counts.
+Windows grouped by their vCPU's history, each group compared to windows with the knob off, which
+show an SMI's count.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .arms import Arms, Key, all_in_guest_mode
-from .excess import WINDOWS, View, views
+from .excess import WINDOWS, CounterExcess, excess_by_counter
 from .samples import Arm, Window
 
-__all__ = ["REFERENCE", "Group", "excess_of", "groups"]
+__all__ = ["REFERENCE", "WindowGroup", "excess_of", "groups"]
 
 
-class Group(NamedTuple):
+class WindowGroup(NamedTuple):
     """Windows with SMIs, all with the knob on or all with it off, after the same events."""
 
     arm: Arm
@@ -31,16 +31,16 @@ class Group(NamedTuple):
         return f"{self.state} with the knob {'on' if self.is_on else 'off'}".strip()
 
 
-#: What the others are held against.
-REFERENCE = Group(Arm.KNOB_OFF, "")
+#: The group that all others are compared to.
+REFERENCE = WindowGroup(Arm.KNOB_OFF, "")
 
 
-def groups(windows: Iterable[Window]) -> dict[Group, list[Window]]:
-    """Return the windows with SMIs by their group, in the order of their first windows."""
-    found: dict[Group, list[Window]] = {}
+def groups(windows: Iterable[Window]) -> dict[WindowGroup, list[Window]]:
+    """Return the windows with SMIs by group, in the order of each group's first window."""
+    found: dict[WindowGroup, list[Window]] = {}
     for window in windows:
         if window.arm in (Arm.KNOB_OFF, Arm.KNOB_ON):
-            found.setdefault(Group(window.arm, window.state), []).append(window)
+            found.setdefault(WindowGroup(window.arm, window.state), []).append(window)
     return found
 
 
@@ -50,19 +50,19 @@ def excess_of(
     reference: Sequence[Window],
     group: Sequence[Window],
     ticks: Mapping[Key, float] | None = None,
-) -> dict[str, View]:
-    """Return what counters show of a group, against the reference with the knob off.
+) -> dict[str, CounterExcess]:
+    """Return a group's excess by counter, against the reference with the knob off.
 
-    They are few: with the knob off already four whose SMIs all came in guest mode do without the
-    others. With it on an SMI that a window hides makes it look like more of a leak, not less.
+    Windows are few: with the knob off, four whose SMIs all came in guest mode suffice. With the
+    knob on, an SMI that a window hides makes a leak look larger, not smaller.
     """
     is_off = all(window.arm is Arm.KNOB_OFF for window in group)
     treated = [replace(window, arm=Arm.KNOB_ON) for window in (_shown(group) if is_off else group)]
     arms = Arms.of([*quiet, *_shown(reference), *treated])
-    return views(names, arms if ticks is None else arms.only(ticks), ticks)
+    return excess_by_counter(names, arms if ticks is None else arms.only(ticks), ticks)
 
 
 def _shown(windows: Sequence[Window]) -> Sequence[Window]:
-    """Return the windows that show every SMI, or all where these are too few."""
+    """Return the windows that show every SMI; all windows if those are too few."""
     shown = all_in_guest_mode(windows)
     return shown if len(shown) >= WINDOWS else windows

@@ -1,8 +1,8 @@
 """Toggles amid a window
 =====================
 
-Windows that the knob was written in: each SMI by the knob's state at its time, and whether those
-with the knob on were counted, and those with it off not.
+Windows during which the knob was written: the knob's state at each SMI, and whether only the SMIs
+with the knob off were counted.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,16 +15,16 @@ from .baseline import Baseline, Covariates
 from .excess import SUM_UNSURE, Excess, expected_counts, quantile
 from .samples import Arm, Gap, Samples, Toggle, Window
 
-__all__ = ["Followed", "Split", "followed", "splits"]
+__all__ = ["ToggleExcess", "ToggledWindow", "toggle_excess", "toggled_windows"]
 
-#: So much of what the SMIs under one state of the knob would count is a fault.
+#: The smallest share of one state's SMIs whose wrong count is a fault.
 PART = 0.2
-#: A few handlers of very different lengths are farther from their mean than Student's t knows.
+#: Widens the interval: few handlers of very different lengths scatter more than Student's t allows.
 SKEWED = 2.0
 
 
-class Split(NamedTuple):
-    """A window and how many of its SMIs came with the knob off: at least, at most.
+class ToggledWindow(NamedTuple):
+    """A window with a toggle inside, and bounds on its SMIs with the knob off.
 
     ``begins`` is the knob's value at the window's begin.
     """
@@ -36,38 +36,40 @@ class Split(NamedTuple):
 
     @property
     def smis(self) -> int:
-        """All of its SMIs, which came in guest mode."""
+        """The window's SMIs, all in guest mode."""
         return self.window.smis
 
 
-def splits(samples: Samples) -> list[Split]:
-    """Return the windows that were toggled amid, where every SMI is among the gaps recorded."""
+def toggled_windows(samples: Samples) -> list[ToggledWindow]:
+    """Return the windows with a toggle inside whose every SMI is among the recorded gaps."""
     toggles = sorted(samples.toggles, key=lambda toggle: toggle.began)
     gaps: dict[int, list[Gap]] = {}
     for gap in sorted(samples.gaps, key=lambda gap: gap.began):
         gaps.setdefault(gap.vcpu, []).append(gap)
-    found: list[Split] = []
+    found: list[ToggledWindow] = []
     for window in samples.windows:
         if window.arm is Arm.MIXED and window.smis and window.guest_smis == window.smis:
             of_vcpu = gaps.get(window.vcpu, [])
             first = bisect_left(of_vcpu, window.began, key=lambda gap: gap.began)
             last = bisect_left(of_vcpu, window.ended, key=lambda gap: gap.began)
             if last - first == window.gaps:
-                found += _split(window, of_vcpu[first:last], toggles)
+                found += _toggled_window(window, of_vcpu[first:last], toggles)
     return found
 
 
-def _split(window: Window, gaps: Sequence[Gap], toggles: Sequence[Toggle]) -> Iterable[Split]:
-    """Yield the window's split, if it is known.
+def _toggled_window(
+    window: Window, gaps: Sequence[Gap], toggles: Sequence[Toggle]
+) -> Iterable[ToggledWindow]:
+    """Yield the window with its bounds, if they are known.
 
-    A write that changes the knob interrupts every CPU and waits for that: one of the gaps it
-    overlaps is a VM-exit. Of other gaps nobody knows which are SMIs.
+    A write that changes the knob interrupts every CPU and waits for them: one of the gaps that it
+    overlaps is a VM-exit. Any other gap may be an SMI.
     """
-    near = [_Near(toggle) for toggle in toggles]
+    near = [_Widened(toggle) for toggle in toggles]
     begins = [each.began for each in near]
     at = bisect_right(begins, window.began)
     if not at or near[at - 1].ended > window.began:
-        return  # Nobody knows the knob's state.
+        return  # The knob's state is unknown.
     begin = near[at - 1].value
     certain = {0: 0, 1: 0}
     met: set[int] = set()
@@ -83,11 +85,11 @@ def _split(window: Window, gaps: Sequence[Gap], toggles: Sequence[Toggle]) -> It
     if unsure < 0 or len(met) > window.exits:
         return
     on, off, smis = certain[1], certain[0], window.smis
-    yield Split(window, begin, max(0, smis - on - unsure), min(smis, off + unsure))
+    yield ToggledWindow(window, begin, max(0, smis - on - unsure), min(smis, off + unsure))
 
 
-class _Near:
-    """A write and as long before and after it: a guest's time is not the host's to the tick."""
+class _Widened:
+    """A write, widened by its length on both sides: guest and host time differ by a few ticks."""
 
     def __init__(self, toggle: Toggle) -> None:
         took = toggle.ended - toggle.began
@@ -95,12 +97,12 @@ class _Near:
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
-    """What a counter gained in toggled windows above what it should have, in events.
+class ToggleExcess:
+    """A counter's wrong gain in toggled windows, in events.
 
-    ``on`` is what SMIs with the knob on gained, ``off`` what those with it off lack: each from so
-    much to so much, as some SMIs may be either's. ``on_due`` and ``off_due`` are what would have
-    been gained and lacked, were all of them a fault; ``half`` is how far noise may reach.
+    ``on`` is the gain of SMIs with the knob on, ``off`` the gain that SMIs with the knob off lack.
+    Both are ranges, as some SMIs may belong to either. ``on_due`` and ``off_due`` are the gain
+    and the lack if every SMI were counted wrongly; ``half`` is the largest effect of noise.
     """
 
     windows: int
@@ -113,41 +115,41 @@ class Followed:
 
     @property
     def follows(self) -> bool | None:
-        """Whether just the SMIs with the knob off are counted; None where that is not sure."""
+        """Whether exactly the SMIs with the knob off are counted; None if that is unsure."""
         sides = ((*self.on, PART * self.on_due), (*self.off, PART * self.off_due))
         if any(least - self.half > limit for least, _, limit in sides):
             return False
         return True if all(most + self.half < limit for _, most, limit in sides) else None
 
 
-def followed(
-    name: str, quiet: Sequence[Window], parts: Iterable[Split], off: Excess
-) -> Followed | None:
-    """Return what a counter shows in toggled windows; None where there are none to compare.
+def toggle_excess(
+    name: str, quiet: Sequence[Window], toggled: Iterable[ToggledWindow], off: Excess
+) -> ToggleExcess | None:
+    """Return a counter's wrong gain in toggled windows; None if there is none to compare.
 
-    What it should count without SMIs is known; ``off`` is what an SMI counts with the knob off.
-    Where there are windows whose every SMI is known to be the one or the other's, these are taken.
+    The counter's gain without SMIs is known; ``off`` is the excess per SMI with the knob off.
+    Windows where the knob's state at every SMI is known are preferred.
     """
     covariates = Covariates(list(quiet))
-    parts = [part for part in parts if covariates.explain(part.window)]
-    parts = [part for part in parts if part.off_least == part.off_most] or parts
+    toggled = [each for each in toggled if covariates.explain(each.window)]
+    toggled = [each for each in toggled if each.off_least == each.off_most] or toggled
     expected = expected_counts(name, quiet, None)
     baseline = Baseline.fit(covariates, [w.counted[name] - expected(w) for w in quiet])
-    if not baseline or not parts:
+    if not baseline or not toggled:
         return None
-    windows = [part.window for part in parts]
+    windows = [each.window for each in toggled]
     columns = covariates.of(windows)
-    rests = baseline.rests([w.counted[name] - expected(w) for w in windows], columns)
-    gained, per_smi = sum(rests), off.mean
-    smis = sum(part.smis for part in parts)
-    least, most = sum(part.off_least for part in parts), sum(part.off_most for part in parts)
-    # The mean with the knob off is uncertain, and a few handlers may be longer or shorter than it.
+    residuals = baseline.residuals([w.counted[name] - expected(w) for w in windows], columns)
+    gained, per_smi = sum(residuals), off.mean
+    smis = sum(each.smis for each in toggled)
+    least, most = sum(each.off_least for each in toggled), sum(each.off_most for each in toggled)
+    # The mean with the knob off is uncertain, and single handlers may be longer or shorter.
     handlers = SKEWED * off.half * hypot(most, sqrt(most * off.smis))
     noise = baseline.squares / baseline.freedom
-    leverage = baseline.leverage(columns, len(parts))
-    scatter = quantile(baseline.freedom) * sqrt(noise * (len(parts) + leverage))
-    return Followed(
-        len(parts),
+    leverage = baseline.leverage(columns, len(toggled))
+    scatter = quantile(baseline.freedom) * sqrt(noise * (len(toggled) + leverage))
+    return ToggleExcess(
+        len(toggled),
         smis,
         (gained - most * per_smi, gained - least * per_smi),
         (least * per_smi - gained, most * per_smi - gained),

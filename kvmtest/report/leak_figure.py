@@ -1,9 +1,9 @@
 """The leak experiment drawn
 =========================
 
-One picture of one result, from its evidence alone: excess against time, the arms' distributions
-with their intervals, and how long SMIs took. An arm has a marker as well as a colour, so that
-nothing is lost in grey or to the colour-blind; colours are those of Okabe and Ito
+One figure of one result, from the evidence alone: excess over time, the arms' distributions with
+their intervals, and the lengths of gaps. An arm has a marker as well as a colour, for grey prints
+and the colour-blind; colours are those of Okabe and Ito
 (https://jfly.uni-koeln.de/color/).
 """
 
@@ -26,7 +26,7 @@ from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
 from .heading import model_name
 
 if TYPE_CHECKING:
-    # Imported by what draws: the module itself must do without, as in the lab's machine.
+    # Imported in the functions that draw: the module must load without matplotlib.
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ SKY, BLUE, VERMILLION = "#56B4E9", "#0072B2", "#D55E00"
 
 
 class Style(NamedTuple):
-    """How an arm looks, and what the key says of it."""
+    """How an arm is drawn, and its text in the key."""
 
     marker: str
     colour: str
@@ -55,7 +55,7 @@ ARMS = (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)
 
 
 class Kind(Enum):
-    """What a gap is."""
+    """The cause of a gap."""
 
     SMI = "SMIs"
     EXIT = "VM-exits"
@@ -81,7 +81,7 @@ class Interval(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One counter: each window's excess, and what each arm comes to per SMI, as it was judged."""
+    """One counter: each window's excess, and each arm's excess per SMI, as it was judged."""
 
     name: str
     what: str
@@ -91,10 +91,10 @@ class Series(NamedTuple):
 
 
 def draw(evidence: Evidence, result: Result) -> "Figure":
-    """Return the picture of a result that has windows.
+    """Return the figure of a result that has windows.
 
-    Raises KeyError or ValueError where a sample is broken. Rows are the counters of which it is
-    known what the guest executed, or all where none is.
+    Raises KeyError or ValueError if a sample is broken. Rows are the counters whose expected count
+    is known, or all if none is.
     """
     from matplotlib.figure import Figure
 
@@ -127,10 +127,10 @@ def draw(evidence: Evidence, result: Result) -> "Figure":
 
 
 def _series(name: str, samples: Samples, readings: Sequence[Reading]) -> Series:
-    """Return a counter's excess over its baseline; over what is known where there is none.
+    """Return a counter's excess over its baseline; without one, over the known count.
 
-    Where it is not known what the guest executed, it goes by the time that it ran, as the judge
-    has it: windows of which that is not known are left out.
+    If the expected count is unknown, it is proportional to the time that the guest ran, as in the
+    judge; windows where that time is unknown are left out.
     """
     windows = samples.windows
     ticks = None
@@ -142,7 +142,7 @@ def _series(name: str, samples: Samples, readings: Sequence[Reading]) -> Series:
         covariates, expected = Covariates(quiet), expected_counts(name, quiet, ticks)
         gains = {window_key(window): window.counted[name] - expected(window) for window in windows}
         if baseline := Baseline.fit(covariates, [gains[window_key(window)] for window in quiet]):
-            excess = baseline.rests(list(gains.values()), covariates.of(windows))
+            excess = baseline.residuals(list(gains.values()), covariates.of(windows))
             return Series(name, "excess", windows, excess, intervals)
     what = "counted" if ticks else "counted \N{MINUS SIGN} known"
     over_known = [float(w.counted[name] - w.known.get(name, 0)) for w in windows]
@@ -150,7 +150,7 @@ def _series(name: str, samples: Samples, readings: Sequence[Reading]) -> Series:
 
 
 def _intervals(name: str, readings: Sequence[Reading]) -> dict[Arm, Interval]:
-    """Return a counter's intervals from what was concluded; the quiet arm's is that of noise."""
+    """Return a counter's intervals from the judge's figures; the quiet arm's is the noise."""
     figures = next((r.raw for r in readings if r.what.startswith(f"{name} ") and "on" in r.raw), {})
     if not figures:
         return {}
@@ -174,9 +174,10 @@ def _number(value: Scalar) -> float:
 
 
 def _per_smi(counter: Series, arm: Arm) -> list[float]:
-    """Return an arm's excess per SMI in guest mode; quiet windows stand for as many as others had.
+    """Return an arm's excess per SMI in guest mode.
 
-    Windows of the other arms without an SMI tell nothing of it.
+    A quiet window counts as one with the other arms' median of SMIs. Windows of those arms without
+    an SMI are left out.
     """
     windows = counter.windows
     counts = [float(count) for count in smis_of(windows)]
@@ -235,7 +236,7 @@ def _distributions(axes: "Axes", counter: Series) -> None:
 
 
 def _interval_drawn(axes: "Axes", arm: Arm, at: float, interval: Interval, far: float) -> None:
-    """Draw an arm's interval with its bounds below it, which end there if it is ``far`` right."""
+    """Draw an arm's interval and below it its bounds, right-aligned beyond ``far``."""
     mean, low, high = interval
     axes.errorbar(
         [mean], [at], xerr=[[mean - low], [high - mean]], color=BLACK, marker="|", ms=8, capsize=3,
@@ -291,7 +292,7 @@ def _lanes(axes: "Axes", samples: Samples, origin: int) -> None:
 
 
 def _reigns(toggles: Sequence[Toggle], end: int) -> list[tuple[Toggle, int]]:
-    """Return each toggle with when the next one began, or the end."""
+    """Return each toggle with the time of the next one, or the end."""
     ordered = sorted(toggles, key=lambda toggle: toggle.began)
     return [
         (toggle, min(following.began if following else end, end))
@@ -301,9 +302,9 @@ def _reigns(toggles: Sequence[Toggle], end: int) -> list[tuple[Toggle, int]]:
 
 
 def _sorted_out(samples: Samples) -> dict[Kind, list[Gap]]:
-    """Return the gaps within windows by what they are.
+    """Return the gaps within windows by their cause.
 
-    A window tells it where it had no VM-exits, or no SMIs; in others a gap may be either.
+    The cause is known in windows without VM-exits or without SMIs; elsewhere it may be either.
     """
     sorted_out: dict[Kind, list[Gap]] = {kind: [] for kind in Kind}
     windows: dict[int, list[Window]] = {}
@@ -367,7 +368,7 @@ def _title(figure: "Figure", evidence: Evidence, result: Result) -> None:
 
 
 def _key(figure: "Figure", arms: Collection[Arm]) -> None:
-    """Say above the panels what the markers are."""
+    """Explain the markers above the panels."""
     from matplotlib.lines import Line2D
 
     shown = [(arm, style) for arm, style in STYLES.items() if arm in arms]

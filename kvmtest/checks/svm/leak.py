@@ -86,4 +86,4 @@ def _excess(
 
     covariates = Covariates(quiet)
     baseline = Baseline.fit(covariates, gains(quiet))
-    return None if baseline is None else sum(baseline.rests(gains(noisy), covariates.of(noisy)))
+    return None if baseline is None else sum(baseline.residuals(gains(noisy), covariates.of(noisy)))

@@ -33,8 +33,8 @@ def test_constant_cost_of_exits_and_drift_leave_no_rest(
     windows = [window(at, count, at % 2) for at, count in enumerate(exits)]
     covariates, baseline = fitted(windows, [gain(each) for each in windows])
     later = [window(3, 7), window(len(exits), 60)]
-    rests = baseline.rests([gain(each) + 5 for each in later], covariates.of(later))
-    assert rests == pytest.approx([5, 5], abs=1e-4)
+    residuals = baseline.residuals([gain(each) + 5 for each in later], covariates.of(later))
+    assert residuals == pytest.approx([5, 5], abs=1e-4)
     assert baseline.squares == pytest.approx(0, abs=1e-6)
 
 
@@ -52,8 +52,8 @@ def test_noise_stays_in_the_rests_with_its_degrees_of_freedom() -> None:
     covariates, baseline = fitted(windows, gains)
     assert baseline.freedom == 10 - 3
     assert 0 < baseline.squares <= dot(gains, gains)
-    rests = baseline.rests(gains, covariates.of(windows))
-    assert baseline.farthest == pytest.approx(max(map(abs, rests)) * (10 / 7) ** 0.5)
+    residuals = baseline.residuals(gains, covariates.of(windows))
+    assert baseline.largest_residual == pytest.approx(max(map(abs, residuals)) * (10 / 7) ** 0.5)
 
 
 def test_covariates_that_say_the_same_are_one() -> None:

@@ -8,19 +8,19 @@ import pytest
 from kvmtest.judge import Judgement, Reading, Role, Verdict, claim, control, judge
 from kvmtest.judge.leak import conclude, conclude_again
 from kvmtest.judge.samples import Arm, Samples, Window
-from kvmtest.judge.states import Group, groups
+from kvmtest.judge.states import WindowGroup, groups
 
-OFF, ON = Group(Arm.KNOB_OFF, "after it"), Group(Arm.KNOB_ON, "after it")
-REFERENCE = Group(Arm.KNOB_OFF, "")
+OFF, ON = WindowGroup(Arm.KNOB_OFF, "after it"), WindowGroup(Arm.KNOB_ON, "after it")
+REFERENCE = WindowGroup(Arm.KNOB_OFF, "")
 RIGHT = {REFERENCE: [11] * 6, ON: [0] * 6, OFF: [11] * 6}
 SMIS = 5
 
 
-def samples(found: Mapping[Group, list[int]], quiet: int = 6, noise: int = 0) -> Samples:
+def samples(found: Mapping[WindowGroup, list[int]], quiet: int = 6, noise: int = 0) -> Samples:
     """Return windows that count so much per SMI, and quiet ones."""
     made = Samples()
     plan = [(group, per) for group, each in found.items() for per in each]
-    for at, (group, per) in enumerate([*plan, *[(Group(Arm.QUIET, ""), 0)] * quiet]):
+    for at, (group, per) in enumerate([*plan, *[(WindowGroup(Arm.QUIET, ""), 0)] * quiet]):
         count = 0 if group.arm is Arm.QUIET else SMIS
         counted = 50_003 + per * count + noise * (-1) ** at
         made.windows.append(
@@ -32,7 +32,7 @@ def samples(found: Mapping[Group, list[int]], quiet: int = 6, noise: int = 0) ->
     return made
 
 
-def verdict(found: Mapping[Group, list[int]]) -> Judgement:
+def verdict(found: Mapping[WindowGroup, list[int]]) -> Judgement:
     return judge(conclude(samples(found)))
 
 
@@ -55,7 +55,7 @@ def test_what_counts_with_the_knob_off_and_not_with_it_on_passes() -> None:
         (ON, [11] + [0] * 5, "counts SMM after it with the knob on"),
     ],
 )
-def test_either_may_fail_by_itself(group: Group, per: list[int], said: str) -> None:
+def test_either_may_fail_by_itself(group: WindowGroup, per: list[int], said: str) -> None:
     judgement = verdict(RIGHT | {group: per})
     assert judgement.verdict is Verdict.FAIL
     assert said in judgement.reason
@@ -90,7 +90,7 @@ def test_without_a_reference_nothing_is_decided() -> None:
 
 
 @pytest.mark.parametrize("group", RIGHT)
-def test_each_group_needs_windows(group: Group) -> None:
+def test_each_group_needs_windows(group: WindowGroup) -> None:
     readings = conclude(samples(RIGHT | {group: RIGHT[group][:3]}))
     assert judge(readings).verdict is Verdict.INCONCLUSIVE
     assert not claims(readings)

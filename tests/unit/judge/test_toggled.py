@@ -11,7 +11,7 @@ from support.simulated_machine import Machine
 from kvmtest.judge import Reading, Role, Verdict, judge
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.samples import Arm, Gap, Samples, Toggle, Window
-from kvmtest.judge.toggled import splits
+from kvmtest.judge.toggled import toggled_windows
 
 LAB = Machine(handler=11, exits=1, toggled=12)
 COUNTER = "instructions:k"
@@ -30,7 +30,7 @@ def split(
     samples = Samples(
         [made], [Gap(*gap, made.vcpu) for gap in gaps], [Toggle(*toggle) for toggle in toggles]
     )
-    parts = splits(samples)
+    parts = toggled_windows(samples)
     assert len(parts) <= 1
     return (parts[0].begins, parts[0].off_least, parts[0].off_most) if parts else None
 
@@ -78,13 +78,13 @@ def test_another_vcpus_gaps_are_left_alone() -> None:
         [Gap(*gap, vcpu) for gap in THREE for vcpu in (1, 0)],
         [Toggle(*toggle) for toggle in OFF_THEN_ON],
     )
-    assert [part.off_most for part in splits(samples)] == [1, 1]
+    assert [part.off_most for part in toggled_windows(samples)] == [1, 1]
 
 
 @given(seed=st.integers(0, 10**6), goes_on=st.booleans())
 def test_the_truth_is_never_outside_what_is_told(seed: int, goes_on: bool) -> None:
     machine = dataclasses.replace(LAB, exits=4, goes_on=goes_on)
-    for part in splits(machine.samples(Random(seed))):
+    for part in toggled_windows(machine.samples(Random(seed))):
         # What is counted above the guest's and the VM-exits' tells how many SMIs were.
         made = part.window
         counted = (made.counted[COUNTER] - made.known[COUNTER] - 3 - made.exits) // 11
