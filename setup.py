@@ -1,7 +1,7 @@
-"""What pyproject.toml cannot say.
+"""The parts of the build that pyproject.toml can't express.
 
-Native parts and guests are made at build time; and kvmtest.suite is a package whose folder is not
-below kvmtest/, which no finder of packages would find.
+The build compiles native code and guests. The folder of the package kvmtest.suite is outside
+kvmtest/, where no package finder looks.
 """
 
 import runpy
@@ -12,28 +12,28 @@ from setuptools.command.build import build
 
 
 class BuildGuests(Command):
-    """Make guests and the lab's programs, before the package's files are gathered.
+    """Build guests and the lab's programs, before setuptools collects the package's files.
 
-    A command of its own: of a build_py that fails, an editable install only warns.
+    This is a command of its own because an editable install only warns if build_py fails.
     """
 
     editable_mode = False
     build_lib = None
 
     def initialize_options(self) -> None:
-        """Nothing can be set."""
+        """Set no options: the command has none."""
 
     def finalize_options(self) -> None:
-        """Nothing follows from it."""
+        """Derive no options: the command has none."""
 
     def run(self) -> None:
-        """Make them in the source tree."""
+        """Build them in the source tree."""
         runpy.run_path("guests/build.py")["build"]()
         runpy.run_path("c_helpers/programs.py")["build"]()
 
 
 class Build(build):
-    """The build, with that first."""
+    """The build; guests come first."""
 
     sub_commands: ClassVar = [("build_guests", None), *build.sub_commands]
 

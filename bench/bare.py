@@ -1,8 +1,8 @@
 """Bare Python
 ===========
 
-What kvmtest's calls do, by the ioctls alone: no deadline, stop flag, stamps or typed exits. What a
-Python program spends beyond C, whoever wrote it, is in here; the rest is kvmtest's own.
+The ioctls of kvmtest's calls alone: no deadline, stop flag, stamps or typed exits. This is the cost
+of any Python program beyond C; the rest is kvmtest's own.
 """
 
 import os

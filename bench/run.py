@@ -1,20 +1,20 @@
 """Benchmark
 =========
 
-What kvmtest costs beyond what it stands on, on this machine and with the same guest. Native loops
-are held against bare C (peer.c), calls from Python against bare Python over the same ioctls
-(bare.py). Goals are about kvmtest alone: each is a ratio to what does the same by the same means,
-or a call's own time. Prints each beside its goal, and ends with 1 where one is missed.
+kvmtest's own cost, on this machine and with the same guest. Native loops are compared to bare C
+(peer.c), calls from Python to bare Python over the same ioctls (bare.py). Goals are about kvmtest
+alone: each is a ratio to the same work by the same means, or a call's own time. Prints each figure
+beside its goal, and exits with 1 if one is missed.
 
-Below them stand figures without a goal, which are the machine's: what Python costs beyond C. After
-each exit the CPU refills the TLB and the caches that the switch to the guest and back has emptied,
-and an interpreter touches some hundred pages for a call. The C side can touch as many, and shows
-how much of it that is.
+Figures without a goal follow: Python's cost beyond C, which is the machine's. After each exit
+the CPU refills the TLB and the caches that the switch to the guest and back has emptied, and an
+interpreter touches some hundred pages for a call. The C side can touch as many pages, which shows
+their share of the cost.
 
 All sides of a comparison take turns in short slices, in one run and on one CPU, first and last in
-turn. What counts is the lowest time of each: whatever else the machine does can only add to a
-slice, and a slice is short enough to find the machine at rest now and then. The medians are printed
-beside it. Whoever needs them steadier gives more rounds: bench/run.py [ROUNDS].
+turn. The lowest time of each counts: other load can only add to a slice, and a slice is short
+enough to find the machine at rest now and then. The medians are printed beside it. More rounds make
+them steadier: bench/run.py [ROUNDS].
 """
 
 import gc

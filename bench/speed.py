@@ -1,9 +1,9 @@
 """Speed of kvmtest's own work
 ===========================
 
-What a start of the command, the judge of leaks and the reader of the lab's channel take, without
-KVM. Prints each beside its goal, and ends with 1 where one is missed. CPU time counts, the least of
-several turns: what else runs on the machine adds nothing to it.
+The CPU time of a start of the command, of the leak judge and of the lab channel's reader, without
+KVM. Prints each beside its goal, and exits with 1 if one is missed. The least of several turns
+counts, as other load can only add to it.
 """
 
 import gc
@@ -20,13 +20,13 @@ from support.simulated_machine import Machine
 from kvmtest.judge.leak import conclude
 from kvmtest.lab.channel import Channel
 
-#: Seconds of a start, or where the machine is slow, so many starts of a bare interpreter.
+#: The most seconds of a start; on a slow machine, the most starts of a bare interpreter.
 START_S, STARTS = 0.5, 20
 COMMANDS = (["doctor"], ["doctor", "--json"], ["list"])
-#: A leak is judged in so many times of what simulating its samples takes: a table of how often the
-#: judge errs is made of a hundred thousand (docs/leak-judge.md).
+#: The most time of a judgement, as a multiple of simulating its samples: the table of the judge's
+#: errors needs a hundred thousand (docs/leak-judge.md).
 JUDGING = 4
-#: Eight times as many lines would take 64 times as long where each copies what comes after it.
+#: Eight times as many lines would take 64 times as long if each line copied the rest.
 LINES, MORE_LINES, LONGER = 1 << 16, 1 << 19, 24
 
 

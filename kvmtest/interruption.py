@@ -1,8 +1,8 @@
 """Interruption
 ============
 
-SIGINT, SIGTERM and SIGHUP during ``kvmtest run``: heard from its first moment on, and let through
-only where an exception out of nowhere breaks nothing. Imports little, so that it can come first.
+SIGINT, SIGTERM and SIGHUP during ``kvmtest run``: recorded from the first moment on, raised only
+where an exception breaks nothing. The module imports little, so that it can be loaded first.
 """
 
 import signal
@@ -14,10 +14,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Turns the signals into KeyboardInterrupt while it is armed, and remembers them otherwise.
+    """Raises KeyboardInterrupt at a signal while armed; otherwise records the signal.
 
-    Amid an import a KeyboardInterrupt may get lost or end up as another error. ``signal`` is the
-    first that came, or 0.
+    During an import a KeyboardInterrupt may get lost or become another error. ``signal`` is the
+    number of the first signal, or 0.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class Interruption:
             signal.signal(number, handler)
 
     def arm(self) -> None:
-        """Let signals through, one that came before at once."""
+        """Raise KeyboardInterrupt at signals from now on; at once for an earlier one."""
         self._armed = not self.signal
         if self.signal:
             raise KeyboardInterrupt
 
     def defer(self) -> None:
-        """Have signals wait."""
+        """Only record signals from now on."""
         self._armed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

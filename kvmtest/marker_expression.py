@@ -18,7 +18,7 @@ _GRAMMAR = (ast.Name, ast.Load, ast.UnaryOp, ast.Not, ast.BoolOp, ast.And, ast.O
 
 
 def marker_expression(text: str) -> Callable[[Collection[str]], bool]:
-    """Return whether some markers match the expression; raises UsageError for one that is none."""
+    """Return a function that matches markers; raises UsageError for an invalid expression."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         unknown = sorted({n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} - set(MARKERS))

@@ -1,8 +1,8 @@
 """kvmtest run
 ===========
 
-One run from beginning to end: properties decided in turn, the host put back, evidence written, and
-an exit status that tells the verdict.
+One run from beginning to end: decide the properties in turn, restore the host, write the evidence,
+and return the exit status.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ __all__ = ["run"]
 
 
 def run(options: RunOptions, interruption: Interruption) -> int:
-    """Do the run and return the exit status.
+    """Run the properties and return the exit status.
 
-    Raises KvmtestError, or KeyboardInterrupt, before anything was begun.
+    Raises KvmtestError or KeyboardInterrupt only before the run begins.
     """
     progress = Progress(lines=VARIABLE in os.environ)
     session = Session(options, say=progress.detail)
     interruption.arm()
     record = _decide(session, progress, interruption)
-    # The verdict stands, even where nobody reads on (head) or the terminal has gone.
+    # The verdict stands even if the reader (head) or the terminal is gone.
     with contextlib.suppress(OSError):
         if not options.quiet:
             _print(record)
@@ -43,12 +43,12 @@ def run(options: RunOptions, interruption: Interruption) -> int:
 
 
 def _decide(session: Session, progress: Progress, interruption: Interruption) -> Record:
-    """Decide the properties, put the host back, and write the run's files."""
+    """Decide the properties, restore the host, and write the run's files."""
     output = None
     try:
         try:
             session.begin()
-            # Only now: a run that may not begin leaves nothing behind.
+            # After begin: a run that is refused leaves no folder behind.
             output = folder_of(session.options)
             interruption.defer()
             with progress:
@@ -58,10 +58,10 @@ def _decide(session: Session, progress: Progress, interruption: Interruption) ->
                     session.decide(prop)
                     interruption.defer()
         finally:
-            # From here on an interruption waits: the host is put back, the evidence written.
+            # From here on signals wait: the host is restored and the evidence written.
             interruption.defer()
     except BaseException:
-        # Whatever the interruption became on its way.
+        # A check may have turned the interruption into another exception.
         if not interruption.signal:
             session.end()
             raise

@@ -1,8 +1,7 @@
 """The folder of a run
 ===================
 
-The folder that ``-o`` names holds one run, never two: it is made, and evidence, kernel log, reports
-and plots are written to it.
+The folder that ``-o`` names holds one run: evidence, kernel log, reports and plots.
 """
 
 import errno
@@ -32,7 +31,7 @@ __all__ = [
 
 
 def new_folder(path: Path) -> Path:
-    """Create the folder, or take it if it is empty; raises UsageError otherwise."""
+    """Create the folder, or use an empty one; raises UsageError otherwise."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         held = sorted(entry.name for entry in path.iterdir())
@@ -47,14 +46,14 @@ def new_folder(path: Path) -> Path:
 
 
 def folder_of(options: RunOptions) -> Path | None:
-    """Create the folder that a run is asked to write to; a dry run gets none."""
+    """Create and return the run's output folder; None for a dry run."""
     return new_folder(options.output) if options.output and not options.dry_run else None
 
 
 def written(record: Record, output: Path | None) -> Record:
-    """Write the files of a run, where it has a folder.
+    """Write a run's files, if the run has a folder.
 
-    Returns the record, with a problem more where a file could not be written.
+    Returns the record, with one more problem if a file could not be written.
     """
     if output is not None:
         try:
@@ -68,18 +67,18 @@ def _write(record: Record, output: Path) -> None:
     evidence = record.evidence()
     records = () if isinstance(record.log, Missing) else record.log.records
     lines = [f"[{r.time_us / 1e6:12.6f}] {r.message}" for r in records]
-    # The others can be made from the evidence, so it comes first where there is little room.
-    # That of a lab's machine, which is slow, is checked outside, where it is read.
+    # The evidence comes first, in case space runs out: all else but the log follows from it.
+    # A lab's machine is slow: the evidence is validated outside, by its reader.
     save(evidence, output / "evidence.json", unchecked=record.machine.lab is not None)
     write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
-    # Those of a lab's machine, which is slow, are made outside.
+    # A lab's machine is slow: reports and plots are made outside.
     if record.machine.lab is None:
         write_reports(evidence, output, socket.gethostname())
         write_beside(evidence, output)
 
 
 def write_reports(evidence: Evidence, output: Path, hostname: str = "") -> None:
-    """Write ktap.txt and junit.xml; raises EnvironmentUnfit where they can't be written."""
+    """Write ktap.txt and junit.xml; raises EnvironmentUnfit if one can't be written."""
     write_whole(output / "ktap.txt", ktap_of(evidence, hostname))
     write_whole(output / "junit.xml", junit_of(evidence, hostname))
 
@@ -87,8 +86,7 @@ def write_reports(evidence: Evidence, output: Path, hostname: str = "") -> None:
 def write_plots(evidence: Evidence, folder: Path) -> list[Path]:
     """Write ID.svg and ID.png for each result with windows, and return the files.
 
-    Raises EnvironmentUnfit where matplotlib is missing, samples are broken, or a file can't be
-    written.
+    Raises EnvironmentUnfit if matplotlib is missing, samples are broken, or writing fails.
     """
     drawn = pictures(evidence)
     try:
@@ -104,7 +102,7 @@ def write_plots(evidence: Evidence, folder: Path) -> list[Path]:
 
 
 def write_beside(evidence: Evidence, output: Path) -> None:
-    """Draw a run's plots beside its evidence; what hinders it is told, and costs no verdict."""
+    """Draw a run's plots beside its evidence; a failure is printed and changes no verdict."""
     try:
         write_plots(evidence, output)
     except Exception as error:

@@ -1,8 +1,8 @@
 """Options of a run
 ================
 
-What a run is asked for. Each option is written once, as a field of :class:`RunOptions`: the options
-of ``kvmtest run``, those that ``kvmtest lab run`` hands on, and pytest's are made from the fields.
+The options of a run, each written once as a field of :class:`RunOptions`. The fields give the
+options of ``kvmtest run``, those that ``kvmtest lab run`` passes on, and pytest's.
 """
 
 import argparse
@@ -21,9 +21,9 @@ __all__ = ["Option", "RunOptions", "option", "options", "path"]
 class Option:
     """How a field is written on a command line; without a ``metavar`` it is a switch.
 
-    Its ``name`` and ``default`` are the field's, and its ``flags`` follow from the name where none
-    are given. ``in_lab`` tells that a run in a lab's machine can be asked for it too, ``in_pytest``
-    that pytest has no option of its own for it.
+    ``name`` and ``default`` are the field's; ``flags`` follow from the name if none are given.
+    ``in_lab``: ``kvmtest lab run`` takes the option, too. ``in_pytest``: pytest, which has
+    no such option of its own, takes it.
     """
 
     help: str
@@ -37,7 +37,7 @@ class Option:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """The keywords of argparse's and of pytest's function that adds an option."""
+        """The keywords that argparse and pytest take to add the option."""
         if self.metavar is None:
             return {"help": self.help, "action": "store_true"}
         many = {"action": "append", "default": []} if self.default == () else {}
@@ -45,11 +45,11 @@ class Option:
         return {"default": self.default, **given, **many}
 
     def add_to(self, parser: argparse.ArgumentParser, *flags: str) -> None:
-        """Add it to a command's parser, under other ``flags`` if there are any."""
+        """Add the option to a command's parser, under other ``flags`` if given."""
         parser.add_argument(*(flags or self.flags), dest=self.name, **self.keywords)
 
     def words(self, value: Any) -> list[str]:
-        """Return the words that ask for a value."""
+        """Return the command-line words that set a value."""
         if value == self.default:
             return []
         if self.metavar is None:
@@ -88,7 +88,7 @@ def _smi_source(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What a run is asked for; ``command`` is what the user wrote."""
+    """The options of a run; ``command`` is the command line as the user wrote it."""
 
     command: tuple[str, ...] = ()
     output: Annotated[
@@ -168,7 +168,7 @@ class RunOptions:
         return cls(**dict[str, Any](zip(names, tuples, strict=True)))
 
     def words(self) -> list[str]:
-        """Return the words after ``kvmtest run`` that ask for the same."""
+        """Return the words after ``kvmtest run`` that give these options."""
         return [word for each in options() for word in each.words(getattr(self, each.name))]
 
 

@@ -61,10 +61,10 @@ _LIKE_A_REPORT = re.compile(
 #: Where also what is printed at the levels info, notice and debug is collected.
 _TALK = ("arch/x86/kernel/nmi.c", "arch/x86/kernel/tsc", "arch/x86/kvm", "kernel/time/c", "virt/")
 
-#: Files whose WARNs say something that is trouble by itself.
+#: Files whose WARNs are trouble by themselves.
 _WARNERS = ("arch/x86/events/intel/core.c", "lib/debugobjects.c", "mm/usercopy.c")
 
-#: What is included into a file has that file's pr_fmt.
+#: An included file has the including file's pr_fmt.
 _INCLUDED_BY = {
     "kernel/rcu/tree_exp.h": "kernel/rcu/tree.c",
     "kernel/rcu/tree_plugin.h": "kernel/rcu/tree.c",
@@ -125,7 +125,7 @@ def formats(tree: Path, name: str) -> Iterator[str]:
 
 
 def is_talk(call: str, arguments: str, said: str, name: str) -> bool:
-    """Tell whether it is printed at a level that is for information."""
+    """Tell whether the call prints at an informational level."""
     level = re.search(r"KERN_(?:INFO|NOTICE|DEBUG)", arguments) or re.search("info|notice", call)
     return bool(level) and not name.startswith(_TALK) and not _LIKE_A_REPORT.match(said)
 
@@ -191,7 +191,7 @@ def module_of(name: str) -> str:
 
 
 def collect(tree: Path) -> Iterator[tuple[str, str]]:
-    """Yield file and format of all that counts in the tree."""
+    """Yield file and format of each message that counts in the tree."""
     for top in _TREE:
         for path in sorted([*(tree / top).rglob("*.c"), *(tree / top).rglob("*.h")]):
             name = str(path.relative_to(tree))

@@ -20,9 +20,9 @@ from support.leak_grid import CHUNK, Point, points  # noqa: E402
 
 from kvmtest.judge import Verdict  # noqa: E402
 
-#: Trials at a point, and how many times as many where one errs.
+#: Trials at a point, and the factor for more trials if one errs.
 TRIALS, MORE = 30_000, 5
-#: The part of the page that is not counted is kept: it ends with this line.
+#: The page's written part, which is kept, ends with this line.
 MARK = "<!-- made by tools/leak_judge_doc.py from here on -->"
 
 
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def tried(pool: Workers, chosen: list[Point]) -> dict[Point, Outcome]:
-    """Return the points' outcomes; one that errs is tried on."""
+    """Return the points' outcomes; a point with an error gets more trials."""
     outcomes = {point: Outcome() for point in chosen}
     begun = 0
     for trials in (TRIALS, MORE * TRIALS):
@@ -99,7 +99,7 @@ def _chunk(work: tuple[Point, int]) -> tuple[Counter[Verdict], list[int]]:
 
 
 def head(rows: list[list[str]]) -> list[str]:
-    """Return what is above the table's rows: the sums, and its head."""
+    """Return the text above the table's rows: the sums, and the table's head."""
     passes = [(int(row[2]), int(row[3])) for row in rows if row[3]]
     fails = [(int(row[2]), int(row[4])) for row in rows if row[4]]
     worst = max(errors / trials for trials, errors in passes + fails)

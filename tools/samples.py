@@ -7,7 +7,7 @@ A sample is a fenced block below a comment that names the command::
     from "SKIP     host.hotplug" until "SKIP     nvmx.entry.l2" -->
 
 Each ``from`` line takes the output's next line that begins with the first text, and the lines after
-it until one begins with the second (without ``until``: one line). Dots stand for what lies between.
+it until one begins with the second (without ``until``: one line). Dots stand for omitted lines.
 Commands read recorded evidence or print help, so every machine prints the same.
 """
 

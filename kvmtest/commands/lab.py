@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lab_options(options: argparse.Namespace) -> "LabOptions":
-    """Return those options that say which machine and kernel; a command may lack some."""
+    """Return the options of machine and kernel; a command may lack some."""
     from dataclasses import fields
 
     from kvmtest.lab.target import LabOptions
@@ -212,7 +212,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    # What poll(2) can wait for, which leaves out nan and inf.
+    # The limit is poll(2)'s; it excludes nan and inf, too.
     if 0 < seconds <= 86400:
         return seconds
     raise argparse.ArgumentTypeError(f"{text}: give 1 to 86400 seconds")

@@ -42,7 +42,7 @@ def run(options: LabOptions, job: Job, folder: Path | None) -> int:
 
 
 def on_step(progress: Progress) -> Callable[[str], None]:
-    """Return what shows a step: in the progress line, or as a line where there is none."""
+    """Return a function that shows a step in the progress line, or else as a line."""
 
     def show(step: str) -> None:
         if progress.is_shown:
@@ -54,7 +54,7 @@ def on_step(progress: Progress) -> Callable[[str], None]:
 
 
 def on_line(progress: Progress) -> Callable[[str], None]:
-    """Return what shows a line that a machine prints: in the progress line alone."""
+    """Return a function that shows a machine's line, in the progress line alone."""
     return lambda line: progress.say(Text(line))
 
 
@@ -75,7 +75,7 @@ def _write(files: Mapping[str, bytes], output: Path) -> None:
 
 @contextmanager
 def _console_shown(output: Path | None) -> Iterator[None]:
-    """Show how a failed machine's console ends, and keep all of it in ``output``."""
+    """Print the end of a failed machine's console; write all of it to ``output``."""
     try:
         yield
     except TargetFailed as failed:

@@ -28,14 +28,14 @@ from .lab_run import on_line, on_step
 __all__ = ["run"]
 
 _PAGE = "kernels.md"
-#: The most that is read of kernels.json, in bytes: a kernel's row has about 1 KiB.
+#: The most bytes read from kernels.json: a kernel's row has about 1 KiB.
 MOST = 16 * named_file.MIB
 
 
 def run(kernels: Sequence[str], folder: Path, options: LabOptions, job: Job) -> int:
-    """Survey ``kernels`` in the machine of ``options``; rows of others in ``folder`` stay.
+    """Survey ``kernels`` in the machine of ``options``; other kernels' rows in ``folder`` stay.
 
-    Returns 0, or 3 where a kernel could not be surveyed.
+    Returns 0, or 3 if a kernel could not be surveyed.
     """
     rows = load(folder / DATA)
     failures = []
@@ -62,7 +62,7 @@ def run(kernels: Sequence[str], folder: Path, options: LabOptions, job: Job) -> 
 def row_of(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:
     """Return the row of a run on ``kernel`` in the lab's machine ``name``.
 
-    Raises EnvironmentUnfit where the evidence is of no lab.
+    Raises EnvironmentUnfit if the evidence is not from a lab.
     """
     machine = evidence.machine.lab
     details = machine and machine.details
@@ -87,10 +87,10 @@ def row_of(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:
 
 
 def load(path: Path) -> dict[Key, Surveyed]:
-    """Return the rows of earlier surveys, none where there is no file; raises EnvironmentUnfit."""
+    """Return the rows of earlier surveys, none without a file; raises EnvironmentUnfit."""
     try:
         rows = [Surveyed.of(row) for row in json.loads(named_file.read(path, MOST))]
-        # Rows that make no page are refused now, not after an hour of runs.
+        # Refuse rows that give no page now, not after an hour of runs.
         page(rows)
         return {row.key: row for row in rows}
     except FileNotFoundError:

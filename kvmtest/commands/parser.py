@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         super().error(line(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse would hide that help can't be written.
+        # argparse would hide the error if help can't be written.
         if file is sys.stdout:
             file.write(message)
         else:
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-"""What a command is added to: the command line, or a group of commands."""
+"""The parent of a command: the command line, or a group of commands."""
 
 
 def add_command(
@@ -78,5 +78,5 @@ def add_evidence(parser: Parser) -> None:
 
 
 def line(words: object) -> str:
-    """Return words as one line, without what a terminal might obey."""
+    """Return words as one line, without control characters."""
     return "".join(c if c.isprintable() else "\ufffd" for c in str(words))

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print recorded and new verdicts; return 0 where they are the same, 1 where some differ.
+    """Print recorded and new verdicts; return 0 if they are the same, 1 if some differ.
 
     Raises :class:`~kvmtest.evidence.EvidenceUnreadable`, or UsageError where the run required what
     this version does not know.

@@ -26,7 +26,7 @@ def _add_arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Undo it and say so; return 0, or 3 where something could not be undone."""
+    """Undo a dead run's changes and print them; return 0, or 3 if one could not be undone."""
     from kvmtest.host.changes.journal import restore
     from kvmtest.host.tree import Tree
 

@@ -33,7 +33,7 @@ def _add_arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do the run; return its exit status."""
+    """Run the properties; return the exit status."""
     with Interruption() as interruption:
         from kvmtest.run import run
         from kvmtest.run_options import RunOptions

@@ -40,7 +40,7 @@ def _add_arguments(parser: Parser) -> None:
 
 
 def probe(options: argparse.Namespace) -> int:
-    """Prove sources and print what came of it; return 0 where one is proved, else 4.
+    """Prove sources and print the proofs; return 0 if one is proved, else 4.
 
     Raises UsageError for a rate that a source does not take, and LockHeld where another run would
     see the SMIs.

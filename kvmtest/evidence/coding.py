@@ -1,12 +1,12 @@
 """Dataclasses as JSON
 ===================
 
-Both ways, by the fields of a dataclass and their types: dataclasses, lists of them and StrEnums may
-be inside, and whatever JSON has.
+Encodes and decodes a dataclass by its fields and their types: dataclasses, lists of them, StrEnums,
+and any JSON value.
 
-A field whose default is None is left out while it is None: nobody recorded it. All others are
-always written. A dataclass with a field ``extra`` keeps there what it has no field for, and a null
-where a field's default is None, so that evidence of older and newer writers loses nothing.
+A field whose default is None is left out while it is None: the value was not recorded. All other
+fields are always written. A field ``extra`` keeps keys that have no field, and a null for a field
+whose default is None: evidence of older and newer versions loses nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,15 +47,15 @@ class _Field(NamedTuple):
 
 
 def encode(record: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON has it; what is no dataclass inside is not copied."""
+    """Return a dataclass as a JSON object; other values inside are not copied."""
     kind: Any = type(record)
     return _encoder(kind)(record)
 
 
 def decode(kind: type[T], data: Mapping[str, Any]) -> T:
-    """Return the dataclass that :func:`encode` made ``data`` of.
+    """Return the dataclass that :func:`encode` turned into ``data``.
 
-    Raises KeyError, TypeError or ValueError where it is of another.
+    Raises KeyError, TypeError or ValueError if ``data`` does not fit ``kind``.
     """
     wanted: Any = kind
     known = {
@@ -97,7 +97,7 @@ def _inside(hint: Any) -> tuple[Any, bool, bool]:
 
 @cache
 def _encoder(kind: Any) -> Callable[[Any], dict[str, Any]]:
-    """Return what encodes a dataclass; a flat one, of which there are thousands, without a loop."""
+    """Return a dataclass's encoder; a flat class, with thousands of objects, needs no loop."""
     known, has_extra = _fields(kind), _has_extra(kind)
 
     def by_field(record: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Comparing two runs
 ==================
 
-By property: verdict, reason, known defect and what each witness saw; and what differs of the
-machine, the kernel and the lab. The words for a changed verdict are KernelCI's.
+Compares verdict, reason, known defect and readings of each property, and the machine, the kernel
+and the lab. The words for a changed verdict are KernelCI's.
 """
 
 import re
@@ -25,26 +25,26 @@ __all__ = [
     "compare_results",
 ]
 
-# What differs from run to run: counts, and figures with their signs.
+# Numbers with their signs, which vary from run to run.
 _FIGURE = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
 class Change(StrEnum):
-    """What became of a property between two runs."""
+    """A property's change between two runs."""
 
     SAME = "same"
     REGRESSION = "regression"  # PASS became FAIL
     FIXED = "fixed"  # FAIL became PASS
-    NEW_FAILURE = "newFailure"  # FAIL of what nobody had decided
+    NEW_FAILURE = "newFailure"  # undecided became FAIL
     STILL_FAILING = "stillFailing"  # FAIL in both
-    NEW_PASS = "newPass"  # PASS of what nobody had decided
+    NEW_PASS = "newPass"  # undecided became PASS
     APPEARED = "appeared"  # in the new run alone
     DISAPPEARED = "disappeared"  # in the old run alone
     OTHER = "other"  # to a verdict that is neither PASS nor FAIL
 
     @classmethod
     def of(cls, old: Verdict | None, new: Verdict | None) -> "Change":
-        """Return what the change from one verdict to another is; None is no result."""
+        """Return the change from one verdict to another; None means no result."""
         if old is None or new is None:
             return cls.APPEARED if old is None else cls.DISAPPEARED
         if new is Verdict.FAIL:
@@ -59,7 +59,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A thing that two runs say differently; None where one of them does not say it."""
+    """A fact that differs between two runs; None if one run lacks it."""
 
     name: str
     old: object
@@ -91,7 +91,7 @@ class PropertyComparison:
 
     @property
     def change(self) -> Change:
-        """What became of the property."""
+        """The change of the verdict."""
         return Change.of(self.old, self.new)
 
 
@@ -112,7 +112,7 @@ class Comparison:
         return [each for each in self.properties if each.is_changed]
 
     def lines(self, *, figures: bool = False) -> Iterator[str]:
-        """Give a line for each difference, also for those of ``figures`` alone where asked."""
+        """Give a line for each difference; ``figures`` includes those in numbers alone."""
         yield from (str(each) for each in self.about)
         for each in self.properties:
             if each.is_changed:
@@ -124,13 +124,13 @@ class Comparison:
 
 
 def compare(old: Evidence, new: Evidence) -> Comparison:
-    """Return what differs between two runs, but for times and the changes that the journal has."""
+    """Return the differences between two runs, without times and the journal's changes."""
     about = _differences(_flat(_about(old)), _flat(_about(new)))
     return Comparison(about, compare_results(old.results, new.results))
 
 
 def compare_results(old: Sequence[Result], new: Sequence[Result]) -> list[PropertyComparison]:
-    """Return each property that either run has, with what differs of its results."""
+    """Return each property of either run, with the differences of its results."""
     before, after = ({r.id: r for r in results} for results in (old, new))
     return [_compared(name, before.get(name), after.get(name)) for name in {**after, **before}]
 
@@ -142,7 +142,7 @@ def _compared(name: str, old: Result | None, new: Result | None) -> PropertyComp
 
 
 def _facts(result: Result) -> dict[str, object]:
-    """Return what is compared of a result besides its verdict, by name."""
+    """Return the facts of a result that are compared besides its verdict, by name."""
     facts: dict[str, object] = {
         "reason": result.reason,
         "known defect": result.known_defect or None,

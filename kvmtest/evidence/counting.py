@@ -1,8 +1,8 @@
 """What counts
 ===========
 
-From a run's results, problems and interruption to its exit status: the one place that says which
-FAILs count, what decides nothing, and what a run's exit status says that no verdict does.
+The exit status that follows from a run's results, problems and interruption. Only this module says
+which FAILs count, which verdicts decide nothing, and what the exit status adds to the verdicts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ def fails(result: Result, *, strict: bool) -> bool:
 
 
 def verdict_status(verdicts: Iterable[Verdict]) -> int:
-    """Return 1 for some FAIL, else 3 for some ERROR, else 4 where nothing was decided, else 0.
+    """Return 1 for any FAIL, else 3 for any ERROR, else 4 if nothing was decided, else 0.
 
     INCONCLUSIVE, SKIP and MEASURED decide nothing.
     """
@@ -61,8 +61,8 @@ def run_status(
 ) -> int:
     """Return the exit status of a run.
 
-    ``problems`` are what went wrong besides verdicts: what was not undone, not written or, though
-    required, not run. ``signal`` is the number of the signal that ended the run, 0 for none. A dry
+    ``problems`` went wrong besides verdicts: a change not undone, a file not written, a required
+    property not run. ``signal`` is the number of the signal that ended the run, 0 for none. A dry
     run decides nothing, but must have tried some property.
     """
     if signal:
@@ -75,9 +75,9 @@ def run_status(
 
 
 def bisect_status(status: int, required: Iterable[Required]) -> int:
-    """Return what git bisect run is told: 0 good, 1 bad, 125 where the run can't say.
+    """Return the status for git bisect run: 0 good, 1 bad, 125 skip.
 
-    A run with an unmet requirement can't say; one that a signal ended stops the bisection.
+    A run with an unmet requirement is skipped; one that a signal ended stops the bisection.
     """
     if status >= SIGNALLED:
         return status
@@ -88,7 +88,7 @@ def bisect_status(status: int, required: Iterable[Required]) -> int:
 def unanswered(
     required: Iterable[Required], wanted: Iterable[Requirement], results: Iterable[Result]
 ) -> Iterator[str]:
-    """Give a problem for each requirement of whose properties none was run.
+    """Give a problem for each requirement none of whose properties was run.
 
     ``required`` says what became of ``wanted``, in the same order.
     """
@@ -99,11 +99,11 @@ def unanswered(
 
 
 def run_problem(evidence: Evidence) -> str:
-    """Return what was wrong with the run itself; "" where the verdicts say all that there is.
+    """Return the problem of the run itself; "" if the verdicts say everything.
 
-    KTAP and JUnit have no exit status: without this their readers would call a run passed that
-    decided nothing, was interrupted, or could not put the host back. It is never "" for a run whose
-    exit status is not 0 and in which no property fails by a verdict that counts.
+    KTAP and JUnit have no exit status. Without this text a run would look passed that decided
+    nothing, was interrupted, or could not restore the host. The text is never "" if the
+    exit status is not 0 and no FAIL or ERROR counts.
     """
     status = evidence.exit_status
     if status == PASSED:

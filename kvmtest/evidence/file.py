@@ -22,22 +22,22 @@ from .model import SCHEMA, Evidence
 
 __all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_to", "write_whole"]
 
-#: The most that is read of an evidence.json, in bytes: that of a run has up to a few MiB.
+#: The most bytes read from an evidence.json: a run's has a few MiB at most.
 MOST = 32 * named_file.MIB
 
 
-# Of 256 bits: MSRs and counters have 64.
+# The digits of 256 bits: MSRs and counters have 64.
 _MOST_DIGITS = 78
 
 
 class EvidenceUnreadable(EnvironmentUnfit):
-    """A file is no evidence that this version can read."""
+    """This version can't read the file as evidence."""
 
 
 def save(evidence: Evidence, path: Path, *, unchecked: bool = False) -> None:
-    """Write evidence.json; raises EnvironmentUnfit where it can't be written.
+    """Write evidence.json; raises EnvironmentUnfit if the file can't be written.
 
-    ``unchecked`` leaves its schema to whoever reads it (:func:`load`).
+    ``unchecked`` leaves the schema check to the reader (:func:`load`).
     """
     data = evidence.to_dict()
     if not unchecked:
@@ -48,7 +48,7 @@ def save(evidence: Evidence, path: Path, *, unchecked: bool = False) -> None:
 def _text(data: Mapping[str, Any]) -> str:
     """Return evidence as JSON with a line for each part and each result.
 
-    One could read it indented, too, but json indents in Python and not in C.
+    json's own indentation is slow: it runs in Python, not in C.
     """
     parts = {name: json.dumps(part) for name, part in data.items() if name != "results"}
     results = ",\n  ".join(map(json.dumps, data["results"]))
@@ -58,9 +58,9 @@ def _text(data: Mapping[str, Any]) -> str:
 
 
 def load(path: Path) -> Evidence:
-    """Read evidence.json, or that in a run's folder.
+    """Read an evidence.json, or the one in a run's folder.
 
-    Raises :class:`EvidenceUnreadable` with what is wrong and what to do.
+    Raises :class:`EvidenceUnreadable`, which says what is wrong and what to do.
     """
     try:
         if path.is_dir():
@@ -92,14 +92,14 @@ def loads(text: str, path: Path) -> Evidence:
 
 
 def _integer(text: str) -> int:
-    """Return a whole number; raises ValueError for one that overflows what is computed of it."""
+    """Return a whole number; raises ValueError for one too large to compute with."""
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"a whole number of {len(text)} digits")
     return int(text)
 
 
 def _finite(text: str) -> float:
-    """Return a number; raises ValueError for one that JSON has not, or that no float holds."""
+    """Return a number; raises ValueError for NaN, infinity, or one too large for a float."""
     number = float(text)
     if math.isfinite(number):
         return number
@@ -121,11 +121,11 @@ def _validate(data: Any, path: Path) -> None:
 
 @cache
 def _validator() -> Callable[[Any], Any]:
-    # Imported here, as only evidence needs it.
+    # Only the schema check needs this library: others don't pay for the import.
     import fastjsonschema
 
     schema = json.loads(Path(__file__).with_name("schema-1.json").read_text())
-    # It is compiled as draft 7, the newest that fastjsonschema knows; nothing in it is newer.
+    # Compiled as draft 7, the newest that fastjsonschema knows; the schema uses nothing newer.
     validator: Callable[[Any], Any] = fastjsonschema.compile(
         {**schema, "$schema": "http://json-schema.org/draft-07/schema"}
     )
@@ -133,9 +133,9 @@ def _validator() -> Callable[[Any], Any]:
 
 
 def write_to(path: Path, text: str) -> None:
-    """Write a file that the user names, whole; or into the pipe or terminal that is there.
+    """Replace a file that the user names, or write to the pipe or terminal of that name.
 
-    Raises EnvironmentUnfit where it can't be written.
+    Raises EnvironmentUnfit if the file can't be written.
     """
     try:
         mode = path.stat().st_mode if path.exists() else stat.S_IFREG
@@ -154,7 +154,7 @@ def write_to(path: Path, text: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or the one before; raises EnvironmentUnfit."""
+    """Replace a file atomically: readers see the old or the new one. Raises EnvironmentUnfit."""
     try:
         _replace(path, text)
     except OSError as error:

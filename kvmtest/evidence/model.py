@@ -1,7 +1,7 @@
 """The evidence of a run
 =====================
 
-Everything a reader needs to believe or doubt the verdicts: values that become JSON and come back.
+All that a reader needs to believe or doubt the verdicts, as values that become JSON and come back.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ SCHEMA = "kvmtest-evidence/1"
 
 @dataclass(frozen=True, slots=True)
 class Required:
-    """What became of a ``--require``: whether it was met, and why not."""
+    """The outcome of a ``--require``: whether it was met, and why not."""
 
     text: str
     met: bool
@@ -39,12 +39,12 @@ class Required:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The verdict on one property, and the readings it rests on.
+    """The verdict on one property, and the readings behind it.
 
     ``seconds`` is how long its check took; ``missing`` are the preconditions behind a SKIP;
     ``detail`` is the traceback behind an ERROR. ``known_defect`` is the finding about a defect that
-    this kernel is known to have here, whether it showed (FAIL) or not (PASS). ``demands`` are those
-    of the run's requirements, which the verdict follows; None where they were not recorded.
+    this kernel is known to have, whether it showed (FAIL) or not (PASS). ``demands`` come from the
+    run's requirements; None if they were not recorded.
     """
 
     id: str
@@ -60,13 +60,13 @@ class Result:
 
     @property
     def is_known_failure(self) -> bool:
-        """Whether it is a FAIL that the exit status leaves out, unless the run is strict."""
+        """Whether this is a FAIL that the exit status ignores, unless the run is strict."""
         return self.verdict is Verdict.FAIL and bool(self.known_defect)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One run; ``requirements`` is None where what became of them was not recorded."""
+    """One run; ``requirements`` is None if their outcome was not recorded."""
 
     kvmtest: RunRecord
     machine: MachineRecord
@@ -85,7 +85,7 @@ class Evidence:
 
     @property
     def machine_name(self) -> str:
-        """What kind of machine it is; a lab with its emulator and modules that are not stock."""
+        """The machine's kind; for a lab also its emulator and any modules that are not stock."""
         lab = self.machine.lab
         if not lab:
             return self.machine.kind
@@ -99,10 +99,10 @@ class Evidence:
         return {v.value: sum(r.verdict is v for r in self.results) for v in Verdict}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evidence as JSON has it, by the schema beside this module."""
+        """Return the evidence as a JSON object that fits the schema beside this module."""
         return {"schema": SCHEMA, **encode(self), "summary": self.summary}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evidence":
-        """Return the evidence that :meth:`to_dict` made ``data`` of."""
+        """Return the evidence that :meth:`to_dict` turned into ``data``."""
         return decode(cls, {k: v for k, v in data.items() if k not in ("schema", "summary")})

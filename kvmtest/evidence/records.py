@@ -2,8 +2,8 @@
 ===================================
 
 The run itself, the machine, its host and kernel, the journal and the kernel log. Attributes are
-named as in the JSON; one that is None was not recorded, by an older version, say. ``extra`` has
-what no attribute is for.
+named as in the JSON; None means not recorded, by an older version, say. ``extra`` has the keys that
+have no attribute.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ __all__ = [
     "WarningsRecord",
 ]
 
-#: A fact as JSON has it; a missing one is an object that has "missing", the reason, and "remedy".
+#: A JSON value; a missing fact is an object with "missing", the reason, and "remedy".
 Fact = object
 
 
@@ -67,10 +67,10 @@ class CpuRecord:
 
 @dataclass(frozen=True, slots=True)
 class LabDetails:
-    """What an emulated machine was made of; ``extra`` has what its emulator alone knows of.
+    """The parts of an emulated machine; ``extra`` has what only its emulator knows.
 
     ``modules`` says whose KVM modules it loads, and ``modules_laid_over`` which files took the
-    place of the kernel's own. ``kvm_parameters`` are those that the modules were loaded with.
+    place of the kernel's own. ``kvm_parameters`` are the modules' load parameters.
     """
 
     cpus: int | None = None

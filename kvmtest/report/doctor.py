@@ -20,9 +20,9 @@ __all__ = ["page"]
 
 
 def page(found: Diagnosis) -> Iterator[RenderableType]:
-    """Give what the machine is good for and what to do next; then facts, witnesses, properties.
+    """Give what the machine can prove and what to do next; then facts, witnesses, properties.
 
-    Each missing thing is told once, in a table at the end; all else refers to its number there.
+    A table at the end has each missing thing once; the other parts refer to its number.
     """
     missing = _Numbered([*found.properties.values(), *found.witnesses.values()])
     yield Text(found.good_for, "bold")
@@ -48,7 +48,7 @@ def page(found: Diagnosis) -> Iterator[RenderableType]:
 
 
 class _Numbered:
-    """Missing things with numbers, what is wanted most first."""
+    """Missing things with numbers, the most wanted first."""
 
     def __init__(self, wanted: Iterable[Iterable[Missing]]) -> None:
         counts = Counter(missing for things in wanted for missing in things)
@@ -59,7 +59,7 @@ class _Numbered:
         return " ".join(str(number) for number in sorted(map(self._number, things)))
 
     def fact(self, fact: Fact) -> str:
-        """Return a fact in words; a missing one by its number, if it has one."""
+        """Return a fact in words; a missing fact by its number, if it has one."""
         if isinstance(fact, str):
             return fact
         return f"missing: see {self._number(fact)}" if fact in self.rows else str(fact)

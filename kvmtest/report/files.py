@@ -1,7 +1,7 @@
 """KTAP and JUnit of evidence
 ==========================
 
-The reports that stand beside evidence.json, made from it alone.
+The reports beside evidence.json, made from the evidence alone.
 """
 
 from kvmtest.evidence import Evidence
@@ -15,7 +15,7 @@ __all__ = ["junit_of", "ktap_of"]
 
 
 def ktap_of(evidence: Evidence, hostname: str = "") -> str:
-    """Return a run as KTAP; ``hostname`` is that of evidence that has none of its own."""
+    """Return a run as KTAP; ``hostname`` is used if the evidence has none."""
     return ktap(
         evidence.results,
         machine_words(evidence),
@@ -26,7 +26,7 @@ def ktap_of(evidence: Evidence, hostname: str = "") -> str:
 
 
 def junit_of(evidence: Evidence, hostname: str = "") -> str:
-    """Return a run as JUnit; ``hostname`` is that of evidence that has none of its own."""
+    """Return a run as JUnit; ``hostname`` is used if the evidence has none."""
     known = facts(evidence, hostname)
     return junit(
         evidence.results,

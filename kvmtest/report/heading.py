@@ -1,7 +1,7 @@
 """Heading
 =======
 
-What tells one run's report from those of other machines and kernels, as every report says it.
+The lines of every report that identify the run's machine and kernel.
 """
 
 from kvmtest.evidence import Evidence
@@ -12,7 +12,7 @@ _VENDORS = {"intel": "Intel", "amd": "AMD"}
 
 
 def machine_words(evidence: Evidence) -> str:
-    """Return what decided the verdicts: hardware, or an emulated machine in words that say so."""
+    """Return the kind of machine in words; an emulated one is called so."""
     lab = evidence.machine.lab
     if not lab:
         return evidence.machine_name
@@ -25,22 +25,22 @@ def machine_words(evidence: Evidence) -> str:
 
 
 def cpu_name(evidence: Evidence) -> str:
-    """Return the CPU's model, as the CPU names it; of an emulated one the emulator's name first."""
+    """Return the CPU's own model name; an emulated CPU's has the emulator's name first."""
     name = model_name(evidence)
     lab = evidence.machine.lab
     return f"{lab.model}, which calls itself {name}" if lab else name
 
 
 def model_name(evidence: Evidence) -> str:
-    """Return the CPU's model, as the CPU names it."""
+    """Return the CPU's own model name."""
     cpu = evidence.machine.cpu
     return (cpu and cpu.model_name) or "unknown CPU"
 
 
 def facts(evidence: Evidence, hostname: str = "") -> dict[str, str]:
-    """Return what a report says of the run besides the machine, by name; only what is known.
+    """Return the known facts of the run besides the machine, by name.
 
-    ``hostname`` is that of evidence that has none of its own.
+    ``hostname`` is used if the evidence has none.
     """
     known = {
         "machine.kind": evidence.machine.kind,

@@ -1,9 +1,9 @@
 """JUnit
 =====
 
-The XML that CI systems read. What decides nothing is skipped, with its reason; so is a known defect
-that does not count. Reasons are both message and text of an element: Jenkins shows the one, GitLab
-the other.
+The XML that CI systems read. An undecided property is skipped with its reason; so is a known defect
+that does not count. A reason is both the message and the text of an element: Jenkins shows the
+message, GitLab the text.
 """
 
 import re
@@ -20,7 +20,7 @@ from .telling import RUN, line, telling, would_be_seen
 __all__ = ["junit"]
 
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
-# Readers of an attribute of this name take no zone.
+# JUnit's attribute "timestamp" has no time zone.
 _UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z")
 
 
@@ -37,7 +37,7 @@ def junit(
 
     ``machine`` and ``facts`` (:func:`~kvmtest.report.heading.facts`) become properties; the fact
     "started" is the suite's timestamp, too. A known defect is a failure only in a ``strict`` run.
-    ``problem`` is what was wrong with the run itself
+    ``problem`` is the problem of the run itself
     (:func:`~kvmtest.evidence.counting.run_problem`): one more test case, an error.
     """
     suite = ElementTree.Element("testsuite", name="kvmtest", hostname=_xml(hostname))
@@ -88,13 +88,13 @@ def _test_case(suite: ElementTree.Element, name: str, seconds: float) -> Element
 def _element(
     case: ElementTree.Element, tag: str, verdict: Verdict, message: str, text: str
 ) -> None:
-    # Ant's schema asks for a type.
+    # Ant's schema requires a type.
     element = ElementTree.SubElement(case, tag, type=verdict.value, message=_xml(message))
     element.text = _xml(text)
 
 
 def _output(result: Result) -> Iterator[str]:
-    """Give what is known besides: what a PASS excludes, and all readings but samples."""
+    """Give what a PASS excludes, and all readings but samples."""
     if result.verdict is Verdict.PASS:
         if result.readings:
             yield f"{result.verdict}: {result.reason}"

@@ -1,7 +1,7 @@
 """The page of kernels
 ===================
 
-What a survey found of several kernels: a row a kernel, and the page (docs/kernels.md) made of them.
+The results of a survey of kernels: a row a kernel, and the page (docs/kernels.md) of all rows.
 """
 
 import re
@@ -28,7 +28,7 @@ _DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
 
 Key = tuple[str, str, str, int, str]
 
-#: The lab's machine of older rows, which lack its name: there was one for each emulator.
+#: The machine's name in older rows, which lack it: each emulator had one machine.
 FIRST_MACHINES = {"Bochs": "intel", "QEMU": "amd"}
 
 
@@ -57,7 +57,7 @@ class Surveyed:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return a row of the file, which may be older than the machines' names."""
+        """Return a row of the file; older rows lack the machine's name."""
         made = cls(**row)
         cpus = re.search(r"(\d+) CPU", made.machine)
         return replace(
@@ -68,7 +68,7 @@ class Surveyed:
 
     @property
     def key(self) -> Key:
-        """What a later row replaces: the kernel, the machine, its CPUs and the parameters."""
+        """The key by which a later row replaces this one."""
         return self.release, self.lab, self.emulator, self.cpus, self.setup
 
     @property
@@ -83,7 +83,7 @@ class Surveyed:
 
     @property
     def age(self) -> tuple[list[int], str]:
-        """What rows are sorted by, the oldest kernel first."""
+        """The sort key of rows, the oldest kernel first."""
         return [int(number) for number in re.findall(r"\d+", self.version)], self.release
 
 

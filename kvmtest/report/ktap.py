@@ -2,9 +2,9 @@
 ====
 
 The kernel's test format (Documentation/dev-tools/ktap.rst), for the kernel's own parser
-(tools/testing/kunit) and others. A line a property and no subtests, as parsers count the leaves;
-what explains it are diagnostic lines before it. What decides nothing is SKIP, a known defect XFAIL
-as kselftest.h prints it.
+(tools/testing/kunit) and others. A property is one line, without subtests, as parsers count
+the leaves; diagnostic lines before it explain the result. An undecided property is SKIP, a known
+defect XFAIL, as kselftest.h prints it.
 """
 
 import re
@@ -19,8 +19,8 @@ from .telling import RUN, telling, would_be_seen
 
 __all__ = ["ktap"]
 
-# What kunit_parser.py takes for a heading at the beginning of a diagnostic line, and for the end of
-# the output anywhere (TEST_HEADER and KTAP_END there).
+# kunit_parser.py takes the first for a heading at the beginning of a diagnostic line (TEST_HEADER),
+# the others for the end of the output anywhere (KTAP_END).
 _MARKERS = re.compile("(^Subtest|List of all partitions|not syncing: VFS|reboot):")
 
 
@@ -35,7 +35,7 @@ def ktap(
     """Return the results as KTAP, one test each; a known defect is XFAIL unless ``strict``.
 
     ``machine`` and ``facts`` (:func:`~kvmtest.report.heading.facts`) become diagnostic lines in the
-    head. ``problem`` is what was wrong with the run itself
+    head. ``problem`` is the problem of the run itself
     (:func:`~kvmtest.evidence.counting.run_problem`): one more test, which fails.
     """
     about = {**({"machine": machine} if machine else {}), **(facts or {})}
@@ -49,7 +49,7 @@ def ktap(
 
 
 def _line(number: int, result: Result, strict: bool) -> str:
-    # No parser has an escape for it in a name.
+    # No parser has an escape for # in a name.
     name = _plain(result.id).replace("#", "-")
     match result.verdict:
         case Verdict.PASS:
@@ -69,7 +69,7 @@ def _line(number: int, result: Result, strict: bool) -> str:
 
 
 def _why(result: Result, strict: bool) -> Iterator[str]:
-    """Give what stands before a result's line, which has no room for it."""
+    """Give the diagnostic lines before a result's line, which has no room for them."""
     known = result.known_defect and reference(result.known_defect)
     if result.verdict is Verdict.FAIL:
         yield result.reason
@@ -87,12 +87,12 @@ def _diagnostics(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _directive(text: str) -> str:
-    """Return text for behind a directive: a "# SKIP" in it would be one of its own."""
+    """Return text to follow a directive, with # escaped: "# SKIP" would be a directive."""
     return _plain(text).replace("#", r"\#")
 
 
 def _plain(text: str) -> str:
-    """Return text on one line that no parser takes for something else."""
+    """Return text on one line, without any marker that parsers act on."""
     words = " ".join(text.split())
     printable = "".join(c if c.isprintable() else "\ufffd" for c in words)
     return _MARKERS.sub(r"\1\\:", printable)

@@ -1,8 +1,8 @@
 """Plots
 =====
 
-A picture of each result that has samples, as SVG and PNG. They need matplotlib, the extra
-``plots``, which is imported when there is something to draw.
+A picture of each result that has samples, as SVG and PNG. Drawing needs matplotlib, the
+extra ``plots``, which is imported only then.
 """
 
 import io
@@ -14,7 +14,7 @@ from kvmtest.optional_libraries import library
 
 __all__ = ["pictures"]
 
-# Nothing of the writing program or of the time: the same evidence gives the same bytes.
+# No program name and no time: the same evidence gives the same bytes.
 _METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}
 _SETTINGS = {
     "font.size": 9,
@@ -27,7 +27,7 @@ _SETTINGS = {
 def pictures(evidence: Evidence) -> dict[str, bytes]:
     """Return the files ID.svg and ID.png of each result with windows, by name.
 
-    Raises EnvironmentUnfit where matplotlib is missing or samples are broken.
+    Raises EnvironmentUnfit if matplotlib is missing or samples are broken.
     """
     results = [result for result in evidence.results if _has_windows(result)]
     return {n: data for result in results for n, data in _pictures(evidence, result).items()}

@@ -1,8 +1,8 @@
 """Telling readings
 ================
 
-Of a result's hundreds of readings those that its reader must see, in lines: what spoke against the
-claim, the controls behind that, and how much a PASS of the leak experiment would have missed.
+The few of a result's hundreds of readings that its reader must see, in lines: the readings against
+the claim, their controls, and the smallest leak that a PASS excludes.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from kvmtest.judge import Reading, Role, Verdict, witnesses_against
 __all__ = ["RUN", "line", "telling", "would_be_seen"]
 
 RUN = "kvmtest.run"
-"""The name of the test that stands for the run itself, where there is something to say of it."""
+"""The name of the test that stands for the run itself, if the run had a problem."""
 
-#: Lines of one kind before the rest is only counted.
+#: The most lines of one kind; the rest is only counted.
 _SHOWN = 8
 _LEAST = "least_percent_of_smis"
 
 
 def telling(result: Result) -> list[str]:
-    """Return what a FAIL or an INCONCLUSIVE rests on: nothing for other verdicts."""
+    """Return the readings behind a FAIL or an INCONCLUSIVE, as lines; none for other verdicts."""
     readings = result.readings
     controls = [r for r in readings if r.role is Role.CONTROL]
     if result.verdict is Verdict.FAIL:
@@ -37,10 +37,10 @@ def telling(result: Result) -> list[str]:
 
 
 def would_be_seen(result: Result) -> str:
-    """Return which leaks a PASS excludes, in words; "" where no leak was looked for.
+    """Return which leaks a PASS excludes, in words; "" if the check looks for no leak.
 
-    The figures are the judge's: the largest of those of all counters, so that each of them would
-    have seen such a leak.
+    The figures are the judge's, the largest of all counters': each counter would have shown such a
+    leak.
     """
     if result.verdict is not Verdict.PASS:
         return ""
@@ -70,7 +70,7 @@ def _broken(controls: Sequence[Reading]) -> list[Reading]:
 
 
 def _lines(readings: Sequence[Reading]) -> list[str]:
-    # What is repeated is told once.
+    # The same reading may have been taken many times.
     lines = list(dict.fromkeys(f"{line(r)}{_remedy(r)}" for r in readings))
     more = len(lines) - _SHOWN
     return [*lines[:_SHOWN], *([f"and {more} more, in evidence.json"] if more > 0 else [])]

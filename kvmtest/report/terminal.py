@@ -1,7 +1,7 @@
 """Terminal
 ========
 
-What a person sees: tables, one line for an error, progress. Colour only on a terminal.
+Tables, one line for an error, and progress, for a person. Only a terminal gets colour.
 """
 
 import sys
@@ -50,7 +50,7 @@ STYLES = {
 }
 # Decided first, then what needs attention, then what does not apply.
 ORDER = [Verdict.FAIL, Verdict.ERROR, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.MEASURED]
-# Columns of words that are not to be broken.
+# Columns whose words must not be broken.
 WHOLE = ("verdict", "recorded", "replayed", "property", "missing")
 RANK = {verdict: at for at, verdict in enumerate([*ORDER, Verdict.SKIP])}
 PIPE_WIDTH = 100
@@ -58,7 +58,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Return where to print; a pipe gets no colour and a fixed width."""
+    """Return the console to print to; a pipe gets no colour and a fixed width."""
     stream = stream or sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return _Console(file=stream, width=width, highlight=False, soft_wrap=False)
@@ -66,8 +66,8 @@ def console(stream: TextIO | None = None) -> Console:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let the command line know; rich would exit with the status that says FAIL."""
-        raise  # What rich has caught as it calls this.
+        """Raise the error again; rich would exit with 1, the status of FAIL."""
+        raise  # The BrokenPipeError that rich caught before this call.
 
 
 def results_table(results: Sequence[Result]) -> Table:
@@ -82,7 +82,7 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def _short_reason(result: Result) -> str:
-    """Return the reason; of missing things only the first: missing_table has them all."""
+    """Return the reason; only the first missing thing, as missing_table has them all."""
     skipped = result.verdict is Verdict.SKIP and result.missing
     reason = result.missing[0].what if skipped else result.reason
     seen = would_be_seen(result)
@@ -145,7 +145,7 @@ def show_results(
 
 
 def show_evidence(evidence: Evidence) -> None:
-    """Print what a run found, as it printed it itself."""
+    """Print a run's results as the run itself printed them."""
     screen = console()
     screen.print(facts_table(_head(evidence)))
     screen.print()
@@ -157,7 +157,7 @@ def show_evidence(evidence: Evidence) -> None:
 
 
 def _head(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    """Give what the run was of."""
+    """Give the facts that identify the run."""
     yield "run", f"{evidence.kvmtest.started}, kvmtest {evidence.kvmtest.version}"
     hostname = evidence.machine.hostname or ""
     if evidence.machine.lab:
@@ -233,7 +233,7 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _text(text: str) -> Text:
-    """Return text that is no markup, without what a terminal might obey."""
+    """Return text without markup or control characters."""
     return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
 
 
@@ -245,9 +245,9 @@ def _table(*columns: str) -> Table:
 
 
 class Progress:
-    """One line on a terminal's stderr that says what is going on; nothing elsewhere.
+    """One line of progress on a terminal's stderr; nothing elsewhere.
 
-    With ``lines`` each thing gets a line of its own, whatever stderr is: for a machine's console.
+    With ``lines`` each message is a line of its own, whatever stderr is: for a machine's console.
     """
 
     def __init__(self, stream: TextIO | None = None, *, lines: bool = False) -> None:
@@ -266,23 +266,23 @@ class Progress:
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody sees it."""
+        """Whether stderr is a terminal."""
         return self._console.is_terminal
 
     def property(self, prop: Property, number: int, count: int) -> None:
-        """Say which property is being decided."""
+        """Show which property is being decided."""
         self._property = f"[{number}/{count}] {prop.id}"
         self.say(Text(self._property))
 
     def detail(self, text: str) -> None:
-        """Say what the property's check is at; nothing where each thing gets a line of its own."""
+        """Show the step of the property's check; nothing with ``lines``."""
         if not self._lines:
             self.say(Text(f"{self._property}: {text}"))
 
     def say(self, what: RenderableType) -> None:
-        """Say anything else."""
+        """Show any other message."""
         if self._lines:
-            # Not by rich, which takes a slow machine longer than many a property.
+            # Without rich, which takes longer on a slow machine than many properties do.
             self._console.file.write(f"{what}\n")
             self._console.file.flush()
         else:

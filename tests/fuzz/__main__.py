@@ -24,7 +24,7 @@ HANGS_S = 20
 RSS_MB = 1536
 TAIL = 15
 INTERRUPTED = 72
-"""libFuzzer's exit status after a SIGINT: what was done until then counts."""
+"""libFuzzer's exit status after a SIGINT: the inputs until then count."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _run(name: str, options: argparse.Namespace) -> Outcome:
 
 
 def _ended(said: str) -> bool:
-    """Tell whether the fuzzer was at its end: its figures come before any error of its own."""
+    """Tell whether the fuzzer finished: its figures come before any error of its own."""
     return "stat::peak_rss_mb" in said.partition("ERROR: libFuzzer")[0]
 
 

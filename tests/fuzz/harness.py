@@ -1,4 +1,4 @@
-"""What a harness is, and what counts as a finding.
+"""The harness of one parser, and the definition of a finding.
 
 A parser of foreign input may refuse it by the errors that it documents, in one line. Any other
 exception is a finding, and so is an input that takes it too long, or more memory than a small file
@@ -50,7 +50,7 @@ FOUND = Path(__file__).parent / "found"
 
 
 class Finding(AssertionError):
-    """A parser did with an input what it must not do."""
+    """A parser broke a rule with an input."""
 
 
 @dataclass(frozen=True)
