@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from kvmtest.errors import UsageError
 
-__all__ = ["MARKERS", "PROPERTIES", "WITNESSES", "Property", "Witness", "find", "select"]
+__all__ = ["MARKERS", "PROPERTIES", "WITNESSES", "Property", "WitnessRow", "find", "select"]
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class WitnessRow:
     """An independent way to observe a property; ``needs`` name rows of checks.preconditions."""
 
     name: str
@@ -62,19 +62,19 @@ MARKERS = {
 WITNESSES = {
     witness.name: witness
     for witness in [
-        Witness(
+        WitnessRow(
             "leak",
             "events counted during SMM, by PMU counters",
             ("pmu", "kvm-stats", "smi-source", "debugctl-switch"),
         ),
-        Witness(
+        WitnessRow(
             "vmcs", "the VMCS that KVM dumps after a refused VM-entry", ("vmcs-dump", "kernel-log")
         ),
-        Witness("runflags", "the run flags that KVM hands to the vendor module", ("kprobes",)),
-        Witness("btf", "the types that the running kernel was built from", ("btf",)),
-        Witness("guest", "what a guest, and userspace for it, reads and writes", ("kvm",)),
-        Witness("hostmsr", "the host's MSR on every online CPU", ("msr",)),
-        Witness("klog", "the kernel log", ("kernel-log",)),
+        WitnessRow("runflags", "the run flags that KVM hands to the vendor module", ("kprobes",)),
+        WitnessRow("btf", "the types that the running kernel was built from", ("btf",)),
+        WitnessRow("guest", "what a guest, and userspace for it, reads and writes", ("kvm",)),
+        WitnessRow("hostmsr", "the host's MSR on every online CPU", ("msr",)),
+        WitnessRow("klog", "the kernel log", ("kernel-log",)),
     ]
 }
 

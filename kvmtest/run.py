@@ -30,7 +30,7 @@ def run(options: RunOptions, interruption: Interruption) -> int:
     Raises KvmtestError or KeyboardInterrupt only before the run begins.
     """
     progress = Progress(lines=VARIABLE in os.environ)
-    session = Session(options, say=progress.detail)
+    session = Session(options, on_step=progress.detail)
     interruption.arm()
     record = _decide(session, progress, interruption)
     # The verdict stands even if the reader (head) or the terminal is gone.

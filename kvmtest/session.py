@@ -38,12 +38,12 @@ __all__ = ["Session"]
 
 
 class Session:
-    """One run, as ``options`` ask for it: begin, decide each of ``chosen``, end.
+    """One run of the properties ``chosen``: begin, decide each of them, end.
 
-    A dry run's journal lists changes and makes none. What is required of a property and is not met
-    makes a FAIL of it, unless git bisect is to be told; the record knows it in any case. ``chosen``
-    are the properties that the run is to decide, by the options where none are given. ``say`` is
-    told what a check is at, where it takes long.
+    Without ``chosen``, the ``options`` choose the properties. ``on_step`` is called with the step
+    that a long check has reached. A dry run's journal lists changes and makes none. An unmet
+    requirement makes a FAIL of its property, except under ``options.bisect``; the record keeps it
+    in either case.
 
     Raises UsageError for options that name nothing.
     """
@@ -52,7 +52,7 @@ class Session:
         self,
         options: RunOptions,
         chosen: Sequence[Property] | None = None,
-        say: Callable[[str], None] = lambda _: None,
+        on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         if chosen is None:
             chosen, requirements = asked_for(options.only, options.marker, options.require)
@@ -68,7 +68,7 @@ class Session:
         self._demands = Demands(self.machine, requirements, chosen, reloads)
         #: By requirement: the properties it made demands on, and why each is not met, or "".
         self._answers: dict[str, dict[str, str]] = {}
-        self._say = say
+        self._on_step = on_step
         self._started = time.time()
         self._recovered: list[str] = []
         self._results: list[Result] = []
@@ -94,7 +94,9 @@ class Session:
                     self._stop_for_other_vms()
                 probe = ProbePool(self.machine.tree, journal)
                 self._before = clear_warn_once(self.machine.tree, journal)
-                self._context = Context(self.machine, journal, self._mark(), probe, say=self._say)
+                self._context = Context(
+                    self.machine, journal, self._mark(), probe, on_step=self._on_step
+                )
             except BaseException:
                 journal.close()
                 raise

@@ -42,7 +42,7 @@ class Context:
     kernel_log: RunLog | Missing
     probe: "ProbePool"
     #: Who wants to know what a check is at.
-    say: Callable[[str], None] = lambda _: None
+    on_step: Callable[[str], None] = lambda _: None
     #: What one check found that later ones use too, by the name of who put it there.
     found: dict[str, Any] = field(default_factory=dict)
 

@@ -44,7 +44,7 @@ class Scene:
         self.machine = context.machine
         self.journal = context.journal
         #: Tells whoever wants to know what the check is at.
-        self.say = context.say
+        self.on_step = context.on_step
         #: The witnesses of entries that look here.
         self.witnesses: list[EntryWitness] = []
         self._context = context
@@ -83,7 +83,7 @@ class Scene:
         return next((each for each in self.witnesses if isinstance(each, kind)), None)
 
     @property
-    def speakers(self) -> list[str]:
+    def looking(self) -> list[str]:
         """The names of the check's witnesses that look here."""
         looking = {each.name for each in self.witnesses}
         silent = {kind.name for kind in ENTRY_WITNESSES} - looking
@@ -119,7 +119,7 @@ class Scene:
         observed = value if alike else ", ".join(f"{b} on CPU {cpu}" for cpu, b in bits.items())
         which = f"CPU {','.join(map(str, cpus))}"
         what = f"the host's bit 14 ({which}) with freeze_on_smi={value}"
-        for witness in self.speakers:
+        for witness in self.looking:
             remedy = "run where the knob reaches the MSR (see host.knob-effective)"
             yield control(witness, what, observed, value, remedy)
 

@@ -5,7 +5,7 @@ What runs inside a VM: images, the processor modes that they start in, the comma
 and the transports that carry these.
 """
 
-from .commands import Command, Fault, Gap, GuestFault, Result
+from .commands import Command, Fault, GuestFault, Result, TscGap
 from .guest import Guest, Rings, UnexpectedExit, guest_memory, long_guest, private_guest, real_guest
 from .image import Image, load
 from .mailbox import LOOP_OVERHEAD, Mailbox
@@ -17,7 +17,6 @@ __all__ = [
     "LOOP_OVERHEAD",
     "Command",
     "Fault",
-    "Gap",
     "Guest",
     "GuestFault",
     "Image",
@@ -27,6 +26,7 @@ __all__ = [
     "Rings",
     "Spinning",
     "Transport",
+    "TscGap",
     "UnexpectedExit",
     "guest_memory",
     "load",

@@ -14,9 +14,9 @@ from kvmtest.errors import KvmtestError
 __all__ = [
     "Command",
     "Fault",
-    "Gap",
     "GuestFault",
     "Result",
+    "TscGap",
     "cpuid",
     "gap",
     "loop",
@@ -88,7 +88,7 @@ class GuestFault(KvmtestError):
         super().__init__(f"the guest took {fault}")
 
 
-class Gap(NamedTuple):
+class TscGap(NamedTuple):
     """A hole in the guest's time that a ``watch`` saw: the TSC before and after it."""
 
     begin: int

@@ -11,7 +11,7 @@ from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
 from kvmtest.kvm import Deadline, Exit, IoExit, Loop, Memory, Vcpu, Vm
 
-from .commands import Command, Gap, GuestFault, Result, gap, ring
+from .commands import Command, GuestFault, Result, TscGap, gap, ring
 from .image import Image, load
 from .mailbox import Mailbox
 from .modes import enter_long_mode, enter_real_mode
@@ -108,16 +108,16 @@ class Guest:
         last = stamped[-stamps:] if stamps else []
         return Rings(sum(loop.doorbells for loop in loops), last)
 
-    def gaps(self, count: int) -> list[Gap]:
+    def gaps(self, count: int) -> list[TscGap]:
         """Return the first ``count`` gaps that the last ``watch`` logged.
 
         The guest runs only where its memory is private.
         """
         logged = range(min(count, lib.GUEST_GAP_CAPACITY))
         if self._memory is None:
-            return [Gap(*self.execute(gap(at))[0].values[:2]) for at in logged]
+            return [TscGap(*self.execute(gap(at))[0].values[:2]) for at in logged]
         log = self._memory.struct("struct guest_gap *", lib.GUEST_GAP_LOG)
-        return [Gap(log[at].begin, log[at].end) for at in logged]
+        return [TscGap(log[at].begin, log[at].end) for at in logged]
 
     def run(self, timeout: float = 1.0) -> Exit | None:
         """Run until an exit that neither the transport nor the native loop serves; return it."""

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from kvmtest._native import lib
 from kvmtest.errors import EnvironmentUnfit, KvmtestError
 from kvmtest.guests import (
-    Gap,
     Guest,
     GuestFault,
     Mailbox,
+    TscGap,
     UnexpectedExit,
     commands,
     load,
@@ -310,7 +310,9 @@ def test_every_interrupt_vector_has_a_handler(guest: Guest, vector: int) -> None
 # Time
 
 
-def watch(guest: Guest, ticks: int, threshold: int) -> tuple[commands.Result, list[Gap], int, int]:
+def watch(
+    guest: Guest, ticks: int, threshold: int
+) -> tuple[commands.Result, list[TscGap], int, int]:
     before = lib.clock_tsc()
     [result] = guest.execute(commands.watch(ticks, threshold), timeout=10)
     return result, guest.gaps(result.value), before, lib.clock_tsc()

@@ -122,12 +122,12 @@ def test_whoever_wants_to_know_hears_what_a_check_is_at(
     monkeypatch: pytest.MonkeyPatch, tree: Tree
 ) -> None:
     def telling(context: Context) -> Iterator[Reading | Absence]:
-        context.say("12 s left")
+        context.on_step("12 s left")
         yield from GOOD
 
     monkeypatch.setattr(session_module, "check_of", lambda prop: telling)
     heard: list[str] = []
-    session = Session(RunOptions(root=tree.root), say=heard.append)
+    session = Session(RunOptions(root=tree.root), on_step=heard.append)
     session.decide(PROPERTY)
     session.end()
     assert heard == ["12 s left"]

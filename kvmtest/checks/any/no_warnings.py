@@ -17,7 +17,7 @@ from kvmtest.judge import Absence, Reading, claim, control, measure
 from kvmtest.kvm import System
 from kvmtest.missing import Missing
 
-__all__ = ["no_warnings", "told_by_log"]
+__all__ = ["log_readings", "no_warnings"]
 
 
 def no_warnings(context: Context) -> Iterator[Reading | Absence]:
@@ -31,10 +31,10 @@ def no_warnings(context: Context) -> Iterator[Reading | Absence]:
         yield Absence("klog", run)
         return
     entries = _exercise()
-    yield from told_by_log(run, run.log.since_marker(), read_taint(context.machine.tree), entries)
+    yield from log_readings(run, run.log.since_marker(), read_taint(context.machine.tree), entries)
 
 
-def told_by_log(
+def log_readings(
     run: RunLog, gained: LogSlice, taint: int | Missing, entries: int
 ) -> Iterator[Reading]:
     """Yield what the log and the kernel's ``taint`` gained since ``run`` began say."""

@@ -22,28 +22,28 @@ from kvmtest.guests import Guest, Spinning, commands
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.judge import Reading, control, measure
 
-__all__ = ["Crowd", "soak"]
+__all__ = ["GuestPool", "soak"]
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class Limits:
     """How many steps there are, of them spins at most, guests at most, and exits in one step."""
 
     steps: int
     spins: int
-    most: int
+    guests: int
     exits: int
 
 
 # In the lab's Intel machine a dump takes 30 ms and a new guest 20; one that spins waits for ticks.
-VMX = Extent(steps=25, spins=2, most=4, exits=2)
-SVM = Extent(steps=40, spins=40, most=6, exits=20)
+VMX = Limits(steps=25, spins=2, guests=4, exits=2)
+SVM = Limits(steps=40, spins=40, guests=6, exits=20)
 #: The share of the steps on Intel that are toggles.
 TOGGLES = 1 / 3
 
 
 @dataclass
-class Crowd:
+class GuestPool:
     """The guests, each with what ends it, and what they did.
 
     ``bit`` is the host's, which changes between steps, and ``seen`` what it was when a guest last
@@ -53,7 +53,7 @@ class Crowd:
     scene: Scene
     choose: random.Random
     cpus: list[int]
-    extent: Extent
+    limits: Limits
     bit: int = 0
     guests: list[tuple[Guest, ExitStack]] = field(default_factory=list)
     seen: dict[Guest, int] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class Crowd:
     def step(self) -> None:
         """Do one thing at random; raises what goes wrong with a guest."""
         there, spins = len(self.guests), self.done.get("spin", 0)
-        able = ["run"] * 4 + ["spin"] * (spins < self.extent.spins)
-        able += ["make"] * (there < self.extent.most) + ["end"] * (there > 2)
+        able = ["run"] * 4 + ["spin"] * (spins < self.limits.spins)
+        able += ["make"] * (there < self.limits.guests) + ["end"] * (there > 2)
         name = self.choose.choice(able) if there > 1 else "make"
         {"run": self._run, "spin": self._spin, "make": self.make, "end": self._end}[name]()
         self.count(name)
@@ -93,7 +93,7 @@ class Crowd:
         before = guest.vcpu.entries
         with only_on(cpu):
             self.scene.run(guest)
-            guest.ring(self.extent.exits)
+            guest.ring(self.limits.exits)
         self.entries += guest.vcpu.entries - before
         self.seen[guest] = self.bit
 
@@ -137,41 +137,41 @@ def _vmx(context: Context) -> Observations:
     """Toggle the knob between steps; then look at each vCPU's next entry, with both values."""
     with Scene(context, "vmcs", "runflags") as scene, ExitStack() as stack:
         yield from scene.begin()
-        if not scene.speakers:
+        if not scene.looking:
             return
-        crowd = yield from _crowd(scene, stack, VMX)
+        pool = yield from _pool(scene, stack, VMX)
         # A bit that stays behind in a VMCS can be told from one that never came.
-        crowd.bit = 1
-        yield from scene.set_knob(crowd.bit)
+        pool.bit = 1
+        yield from scene.set_knob(pool.bit)
         for _ in range(VMX.steps):
-            if crowd.choose.random() < TOGGLES:
-                yield from _toggle(scene, crowd)
+            if pool.choose.random() < TOGGLES:
+                yield from _toggle(scene, pool)
             else:
-                crowd.step()
+                pool.step()
         if runflags := scene.witness(RunFlagsWitness):
-            runflags.collect(crowd.entries)
+            runflags.collect(pool.entries)
         # First as the steps left them: a toggle could mend what one before it has lost.
-        yield from _at_rest(scene, crowd)
-        yield from _toggle(scene, crowd)
-        yield from _at_rest(scene, crowd)
-        yield from _done(scene, crowd)
-        yield from scene.end(crowd.guests[0][0])
+        yield from _at_rest(scene, pool)
+        yield from _toggle(scene, pool)
+        yield from _at_rest(scene, pool)
+        yield from _done(scene, pool)
+        yield from scene.end(pool.guests[0][0])
 
 
-def _toggle(scene: Scene, crowd: Crowd) -> Observations:
-    crowd.bit = 1 - crowd.bit
-    crowd.count("toggle")
-    yield from scene.set_knob(crowd.bit)
+def _toggle(scene: Scene, pool: GuestPool) -> Observations:
+    pool.bit = 1 - pool.bit
+    pool.count("toggle")
+    yield from scene.set_knob(pool.bit)
 
 
-def _at_rest(scene: Scene, crowd: Crowd) -> Observations:
+def _at_rest(scene: Scene, pool: GuestPool) -> Observations:
     """Look at the next entry of each guest, on some CPU."""
-    for number, (guest, _) in enumerate(crowd.guests, 1):
-        state = f"of guest {number} at rest with freeze_on_smi={crowd.bit}"
-        flagged = 1 if crowd.seen[guest] != crowd.bit else None
-        with only_on(crowd.choose.choice(crowd.cpus)):
-            yield from scene.look(guest, state, crowd.bit, flagged=flagged)
-        crowd.seen[guest] = crowd.bit
+    for number, (guest, _) in enumerate(pool.guests, 1):
+        state = f"of guest {number} at rest with freeze_on_smi={pool.bit}"
+        flagged = 1 if pool.seen[guest] != pool.bit else None
+        with only_on(pool.choose.choice(pool.cpus)):
+            yield from scene.look(guest, state, pool.bit, flagged=flagged)
+        pool.seen[guest] = pool.bit
 
 
 def _svm(context: Context) -> Observations:
@@ -181,29 +181,29 @@ def _svm(context: Context) -> Observations:
         runflags = scene.witness(RunFlagsWitness)
         if runflags is None:
             return
-        crowd = yield from _crowd(scene, stack, SVM)
+        pool = yield from _pool(scene, stack, SVM)
         for _ in range(SVM.steps):
-            crowd.step()
-        yield from _done(scene, crowd)
+            pool.step()
+        yield from _done(scene, pool)
         state = f"while {SVM.steps} random steps were done"
-        yield from owned_mask.look(runflags, crowd.entries, state)
-        yield from scene.end(crowd.guests[0][0])
+        yield from owned_mask.look(runflags, pool.entries, state)
+        yield from scene.end(pool.guests[0][0])
 
 
-def _crowd(scene: Scene, stack: ExitStack, extent: Extent) -> Generator[Reading, None, Crowd]:
-    """Give a crowd without guests, that ``stack`` ends, and tell its seed before all else."""
+def _pool(scene: Scene, stack: ExitStack, limits: Limits) -> Generator[Reading, None, GuestPool]:
+    """Give a pool without guests, that ``stack`` ends, and tell its seed before all else."""
     seed = secrets.randbits(32)
-    yield measure(scene.speakers[0], "the seed of what was done", seed)
-    crowd = Crowd(scene, random.Random(seed), sorted(os.sched_getaffinity(0)), extent)
-    stack.callback(crowd.close)
-    return crowd
+    yield measure(scene.looking[0], "the seed of what was done", seed)
+    pool = GuestPool(scene, random.Random(seed), sorted(os.sched_getaffinity(0)), limits)
+    stack.callback(pool.close)
+    return pool
 
 
-def _done(scene: Scene, crowd: Crowd) -> Observations:
+def _done(scene: Scene, pool: GuestPool) -> Observations:
     """Show that all guests are still there, and tell what was done."""
-    there, answers = len(crowd.guests), crowd.answering()
-    what = f"guests that execute commands after {crowd.extent.steps} steps, of {there}"
-    for witness in scene.speakers:
+    there, answers = len(pool.guests), pool.answering()
+    what = f"guests that execute commands after {pool.limits.steps} steps, of {there}"
+    for witness in scene.looking:
         yield control(witness, what, answers, there, "look at the kernel log")
-    did = ", ".join(f"{name} {count}" for name, count in sorted(crowd.done.items()))
-    yield measure(scene.speakers[0], "what was done how often", did)
+    did = ", ".join(f"{name} {count}" for name, count in sorted(pool.done.items()))
+    yield measure(scene.looking[0], "what was done how often", did)

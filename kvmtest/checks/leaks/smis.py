@@ -190,7 +190,7 @@ def _first_proved(
         first = ONLY_AFTER.get(source.name)
         if len(sources) > 1 and first and first not in (each.source.name for each in proved):
             continue
-        context.say(f"does it raise SMIs: {source.describes}")
+        context.on_step(f"does it raise SMIs: {source.describes}")
         rate = min(LAB_RATE_HZ if source.name == "lab" else RATE_HZ, source.fastest_hz)
         try:
             opened = stack.enter_context(ready(source, context.journal))

@@ -109,7 +109,7 @@ def _walked(context: Context) -> Walk:
         for step, perform in STEPS.items():
             here = walk.readings[step] = []
             if times > 1:
-                scene.say(f"SMIs {step}")
+                scene.on_step(f"SMIs {step}")
             run = StepRun(scene, watchers, step, [], walk, times)
             yield from perform(run)
             # Not before the step is done.

@@ -5,9 +5,9 @@ nvmx.leak.l2: what host events that count guest mode count while SMIs come in L2
 """
 
 from kvmtest.checks.context import Context, Observations
-from kvmtest.checks.leaks.arms import interleaved_and_toggled, stages_and_toggled
 from kvmtest.checks.leaks.counters import with_host_counters
 from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
+from kvmtest.checks.leaks.procedures import interleaved_and_toggled, stages_and_toggled
 from kvmtest.checks.stimuli.nesting import relaunched_l2
 
 __all__ = ["l2"]

@@ -45,7 +45,7 @@ def _arms(scene: Scene, watchers: Watchers, rounds: int = ROUNDS) -> Observation
     yield measure("leak", "KVM intercepts SMIs", said)
     samples = Samples()
     for turn in range(rounds):
-        scene.say(f"SMIs by {watchers.smis.source.name}: round {turn + 1} of {rounds}")
+        scene.on_step(f"SMIs by {watchers.smis.source.name}: round {turn + 1} of {rounds}")
         # There is no knob, so that windows with SMIs are of neither of its arms.
         for arm in (Arm.QUIET, Arm.MIXED):
             yield from record(watchers.take_windows(arm), samples)

@@ -5,15 +5,15 @@ vmx.leak.*: what is counted while SMIs come in guest mode, by the host's events 
 """
 
 from kvmtest.checks.context import Context, Observations
-from kvmtest.checks.leaks.arms import (
+from kvmtest.checks.leaks.counters import GuestCounters, with_host_counters
+from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
+from kvmtest.checks.leaks.guests_own_pmu import guest_with_pmu, make_way, refused, whose_counters
+from kvmtest.checks.leaks.procedures import (
     interleaved,
     interleaved_and_toggled,
     stages,
     stages_and_toggled,
 )
-from kvmtest.checks.leaks.counters import GuestCounters, with_host_counters
-from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
-from kvmtest.checks.leaks.guests_own_pmu import guest_with_pmu, make_way, refused, whose_counters
 from kvmtest.checks.leaks.watchers import Watchers
 from kvmtest.checks.scene import Scene
 from kvmtest.judge import Absence

@@ -95,9 +95,9 @@ def debugctl(context: Context) -> Observations:
                         "use a KVM that has MSR 0x1d9",
                     )  # fmt: skip
                     what = f"{writer} 0x1d9={value:#x}"
-                    wanted = expected(value, lbrv=lbrv, version=version)
-                    yield claim("guest", what, write(guest, value), wanted.outcome)
-                    yield from _readings(guest, what, wanted.value)
+                    expects = expected(value, lbrv=lbrv, version=version)
+                    yield claim("guest", what, write(guest, value), expects.outcome)
+                    yield from _readings(guest, what, expects.value)
             user_write(guest, 0)
 
 

@@ -82,8 +82,8 @@ def _run(vcpu: Vcpu, state: str, *, smi: bool) -> Observations:
     after = _state(vcpu)
     yield claim("guest", f"the guest halts {state}", isinstance(exit_, HltExit), True)
     yield claim("guest", f"still in SMM at the end {state}", vcpu.kvm_run.flags & IN_SMM, 0)
-    wanted = {**before, "rip": HALT + 1}
-    changed = [name for name in wanted if after[name] != wanted[name]]
+    expected = {**before, "rip": HALT + 1}
+    changed = [name for name in expected if after[name] != expected[name]]
     what = f"registers that are not as they were at the end {state}"
     yield claim("guest", what, ", ".join(changed) or "none", "none")
 

@@ -6,9 +6,9 @@ vmx_vcpu_run returns without an entry.
 """
 
 from kvmtest.checks.context import Context, Observations
-from kvmtest.checks.leaks.arms import interleaved, stages
 from kvmtest.checks.leaks.counters import with_host_counters
 from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
+from kvmtest.checks.leaks.procedures import interleaved, stages
 from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.stimuli.emulation import (
@@ -118,7 +118,7 @@ def _emulate(scene: Scene, vcpu: Vcpu, what: str) -> Observations:
     remedy = "load kvm_intel with unrestricted_guest=0"
     if emulated is None:
         did, remedy = "not visible: no binary statistics", "use Linux 5.14 or later"
-    for witness in scene.speakers:
+    for witness in scene.looking:
         yield control(witness, f"KVM emulated {what}", did, True, remedy, exit=str(end))
     if runflags:
         yield from runflags.figure(f"while KVM emulated {what}", vcpu.entries - entries)

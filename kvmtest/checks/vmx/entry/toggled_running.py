@@ -60,7 +60,7 @@ def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
             yield from _toggle_and_look(scene, guest, cpu, value)
         calls, goes_on = guest.vcpu.entries - before, spinning.is_running
     what = "KVM_RUN calls between the first toggle and the last, and whether the first went on"
-    for witness in scene.speakers:
+    for witness in scene.looking:
         yield control(witness, what, f"{calls}, {goes_on}", "0, True", "try again")
     state = f"after freeze_on_smi went to {last} while the vCPU ran"
     yield from scene.look(guest, state, last)

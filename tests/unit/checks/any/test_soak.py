@@ -55,7 +55,7 @@ class PretendedScene:
 
     def __init__(self, context: Context, *names: str) -> None:
         self.bit = 0
-        self.speakers = ["vmcs"]
+        self.looking = ["vmcs"]
 
     def __enter__(self) -> Self:
         return self

@@ -201,7 +201,7 @@ def walk(
     knob = SimpleNamespace(paths=("freeze_on_smi",))
     journal = SimpleNamespace(write=lambda _, value: setattr(kvm, "knob", int(value)))
     scene = SimpleNamespace(
-        set_knob=set_knob, knob=knob, journal=journal, machine=None, say=lambda _: None
+        set_knob=set_knob, knob=knob, journal=journal, machine=None, on_step=lambda _: None
     )
 
     def experiment(_: object, __: object, procedure: Any, *, knob: int) -> Iterator[Any]:

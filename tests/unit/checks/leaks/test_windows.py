@@ -20,8 +20,7 @@ from kvmtest.checks.leaks.watchers import Watcher, Watchers, WindowAndGaps
 from kvmtest.checks.leaks.windows import MORE_QUIET, arm_under, more_quiet
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.errors import KvmtestError
-from kvmtest.guests import Gap as GuestGap
-from kvmtest.guests import commands
+from kvmtest.guests import TscGap, commands
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.judge import Absence, Reading, Verdict, judge
 from kvmtest.judge.samples import Arm, Toggle, Window
@@ -83,8 +82,8 @@ class FakeGuest:
         assert index == 0x10
         return int(lib.clock_tsc()) - OFFSET
 
-    def gaps(self, count: int) -> list[GuestGap]:
-        return [GuestGap(10 * at, 10 * at + 5) for at in range(count - self.lost)]
+    def gaps(self, count: int) -> list[TscGap]:
+        return [TscGap(10 * at, 10 * at + 5) for at in range(count - self.lost)]
 
     def read(self) -> dict[str, int]:
         return {"a": 107 * len(self.seen)}
@@ -560,7 +559,7 @@ class Sources:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
         machine = SimpleNamespace(smi_source=None)
         self.context: Any = SimpleNamespace(
-            machine=machine, kernel_log=self.log, found={}, journal=None, say=self.said.append
+            machine=machine, kernel_log=self.log, found={}, journal=None, on_step=self.said.append
         )
 
     def _source(self, name: str, smis: int, fastest_hz: float) -> Triggered:

@@ -15,7 +15,7 @@ import pytest
 from support.stand_in import KNOB, write
 
 from kvmtest._native import lib
-from kvmtest.checks.leaks import arms
+from kvmtest.checks.leaks import procedures
 from kvmtest.checks.leaks.plan import BY_ONES, Windows
 from kvmtest.checks.leaks.smis import PROOFS, SMIS_PER_WINDOW
 from kvmtest.checks.leaks.watchers import Disturbed, WindowAndGaps
@@ -100,7 +100,7 @@ class FakeWatchers:
             before, began = self.knob.read_text(), int(lib.clock_tsc())
             value, ended = self.knob.read_text(), int(lib.clock_tsc())
             # Two toggles can't be so close, so that one would show.
-            is_short = time.monotonic() - since < arms.SHORTEST * self.window_s
+            is_short = time.monotonic() - since < procedures.SHORTEST * self.window_s
             if is_short and before == value == self.knob.read_text():
                 return began, value == "1", ended
 
@@ -113,7 +113,7 @@ def scene(tmp_path: Path) -> Scene:
 def observe(scene: Scene, *, leaks_when_on: bool = False) -> tuple[list[Reading], FakeWatchers]:
     with Supervisor() as workers:
         watchers = FakeWatchers(workers, scene.path, leaks_when_on)
-        readings = list(arms.interleaved_and_toggled(scene, watchers))  # type: ignore[arg-type]
+        readings = list(procedures.interleaved_and_toggled(scene, watchers))  # type: ignore[arg-type]
     assert all(isinstance(reading, Reading) for reading in readings)
     return readings, watchers  # type: ignore[return-value]
 
@@ -121,12 +121,12 @@ def observe(scene: Scene, *, leaks_when_on: bool = False) -> tuple[list[Reading]
 def test_every_window_gap_and_toggle_is_recorded_under_the_knobs_state(scene: Scene) -> None:
     readings, watchers = observe(scene)
     samples = Samples.of(readings)
-    interleaved = 3 * arms.ROUNDS
+    interleaved = 3 * procedures.ROUNDS
     assert watchers.asked[:6] == [
         Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON, Arm.KNOB_OFF, Arm.KNOB_ON, Arm.QUIET
     ]  # fmt: skip
-    assert watchers.asked[interleaved:] == list(arms.TOGGLED)
-    assert len(samples.windows) == 2 * (interleaved + len(arms.TOGGLED))
+    assert watchers.asked[interleaved:] == list(procedures.TOGGLED)
+    assert len(samples.windows) == 2 * (interleaved + len(procedures.TOGGLED))
     assert len(samples.gaps) == sum(window.gaps for window in samples.windows)
     # First those of the arms and the one before the toggler, then the toggler's, in order.
     assert [toggle.value for toggle in samples.toggles[: interleaved + 1]] == scene.set
@@ -173,8 +173,8 @@ def test_a_figure_says_how_many_smis_came_beside_the_toggler(scene: Scene) -> No
     readings, _ = observe(scene)
     samples = Samples.of(readings)
     (figure,) = [r for r in readings if r.what.startswith("SMIs beside ")]
-    beside = samples.windows[2 * 3 * arms.ROUNDS :]
-    toggles = len(samples.toggles) - 3 * arms.ROUNDS - 1
+    beside = samples.windows[2 * 3 * procedures.ROUNDS :]
+    toggles = len(samples.toggles) - 3 * procedures.ROUNDS - 1
     assert figure.what == f"SMIs beside {toggles} toggles, with the knob off, on, being written"
     told = ", ".join(
         str(sum(w.smis for w in beside if w.smis and arm_under(samples.toggles, w) is arm))
@@ -192,7 +192,7 @@ def test_leaks_with_the_knob_on_decide_it(scene: Scene, leaks: bool, verdict: Ve
 def test_windows_beside_the_toggler_decide_it_too(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, first = FakeWatchers.take_windows, 3 * arms.ROUNDS
+    take, first = FakeWatchers.take_windows, 3 * procedures.ROUNDS
 
     def take_(self: FakeWatchers, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         self.leaks_when_on = len(self.asked) >= first
@@ -211,23 +211,29 @@ def test_a_knob_that_can_not_be_written_ends_it_with_that_error(scene: Scene) ->
 
     def observe_until_it_fails() -> None:
         with Supervisor() as workers:
-            for reading in arms.interleaved_and_toggled(scene, FakeWatchers(workers, scene.path)):  # type: ignore[arg-type]
+            for reading in procedures.interleaved_and_toggled(
+                scene, FakeWatchers(workers, scene.path)
+            ):  # type: ignore[arg-type]
                 readings.append(reading)
 
     with pytest.raises(KvmtestError, match="write: No space left"):
         observe_until_it_fails()
     windows = [r for r in readings if isinstance(r, Reading) and r.what.startswith("window")]
-    assert len(windows) == 2 * 3 * arms.ROUNDS, "what was taken before it is kept, and no more"
+    assert len(windows) == 2 * 3 * procedures.ROUNDS, (
+        "what was taken before it is kept, and no more"
+    )
 
 
 def test_smis_are_fewer_than_a_hundred_in_all() -> None:
-    interleaved = arms.ROUNDS * sum(arm is not Arm.QUIET for arm in arms.ORDER)
-    beside = sum(arm is not Arm.QUIET for arm in arms.TOGGLED)
-    assert PROOFS + SMIS_PER_WINDOW * interleaved * arms.LENGTH * SPREAD < 100
-    assert PROOFS + SMIS_PER_WINDOW * (interleaved * arms.WITH_TOGGLER + beside) * SPREAD < 100
+    interleaved = procedures.ROUNDS * sum(arm is not Arm.QUIET for arm in procedures.ORDER)
+    beside = sum(arm is not Arm.QUIET for arm in procedures.TOGGLED)
+    assert PROOFS + SMIS_PER_WINDOW * interleaved * procedures.LENGTH * SPREAD < 100
+    assert (
+        PROOFS + SMIS_PER_WINDOW * (interleaved * procedures.WITH_TOGGLER + beside) * SPREAD < 100
+    )
 
 
-@pytest.mark.parametrize("length", [arms.LENGTH, arms.WITH_TOGGLER])
+@pytest.mark.parametrize("length", [procedures.LENGTH, procedures.WITH_TOGGLER])
 def test_six_windows_of_an_arm_are_enough_for_a_verdict_at_the_worst_phase(length: float) -> None:
     least = SURE * math.floor(SMIS_PER_WINDOW * length)
     exact = 11  # events that an SMI of the lab counts
@@ -241,7 +247,7 @@ def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
 
     def take_(self: FakeWatchers, arm: Arm, length: float = 1.0) -> list[WindowAndGaps]:
         number = len(self.asked)
-        exits = 1 + (number >= 3 * arms.ROUNDS + 2 or (arm is not Arm.QUIET and number % 2))
+        exits = 1 + (number >= 3 * procedures.ROUNDS + 2 or (arm is not Arm.QUIET and number % 2))
         return [
             (dataclasses.replace(w, exits=exits, gaps=w.smis + exits), [gaps[0]] * (w.smis + exits))
             for w, gaps in take(self, arm, length)
@@ -249,9 +255,9 @@ def test_exits_that_no_quiet_window_had_by_chance_do_not_undo_it(
 
     monkeypatch.setattr(FakeWatchers, "take_windows", take_)
     with Supervisor() as workers:
-        readings = list(arms.interleaved(scene, FakeWatchers(workers, scene.path)))  # type: ignore[arg-type]
+        readings = list(procedures.interleaved(scene, FakeWatchers(workers, scene.path)))  # type: ignore[arg-type]
     quiet = [w for w in Samples.of(readings).windows if w.arm is Arm.QUIET]  # type: ignore[arg-type]
-    assert len(quiet) == 2 * (arms.ROUNDS + 3)
+    assert len(quiet) == 2 * (procedures.ROUNDS + 3)
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
 
 
@@ -295,10 +301,10 @@ class SlowCrew(FakeWatchers):
 
 def observe_slowly(scene: Scene, **watchers: Any) -> tuple[list[Reading], SlowCrew, list[str]]:
     said: list[str] = []
-    scene.say = said.append  # type: ignore[attr-defined]
+    scene.on_step = said.append  # type: ignore[attr-defined]
     with Supervisor() as workers:
         made = SlowCrew(workers, scene.path, **watchers)
-        readings = list(arms.stages_and_toggled(scene, made))  # type: ignore[arg-type]
+        readings = list(procedures.stages_and_toggled(scene, made))  # type: ignore[arg-type]
     return readings, made, said  # type: ignore[return-value]
 
 
@@ -310,7 +316,7 @@ ALL = sum(BY_ONES.stages) * len(BY_ONES.order)
 def test_a_strong_control_needs_thirty_smis(scene: Scene, leaks_when_on: bool) -> None:
     readings, watchers, _ = observe_slowly(scene, leaks_when_on=leaks_when_on)
     assert judge(readings).verdict is (Verdict.FAIL if leaks_when_on else Verdict.PASS)
-    assert len(watchers.asked) == FIRST + len(arms.TOGGLED)
+    assert len(watchers.asked) == FIRST + len(procedures.TOGGLED)
     first = watchers.asked[:FIRST]
     assert sum(arm is not Arm.QUIET for arm in first) == 30
     assert set(first) == {Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON}
@@ -320,14 +326,14 @@ def test_where_thirty_decide_nothing_there_are_more_and_the_verdict_is_of_all(
     scene: Scene,
 ) -> None:
     readings, watchers, _ = observe_slowly(scene, noise=900)
-    assert len(watchers.asked) == ALL + len(arms.TOGGLED)
-    assert len(Samples.of(readings).windows) == 2 * (ALL + len(arms.TOGGLED))
+    assert len(watchers.asked) == ALL + len(procedures.TOGGLED)
+    assert len(Samples.of(readings).windows) == 2 * (ALL + len(procedures.TOGGLED))
     assert judge(readings).verdict is Verdict.PASS
 
 
 def test_what_decides_nothing_in_the_end_is_inconclusive(scene: Scene) -> None:
     readings, watchers, _ = observe_slowly(scene, noise=60_000)
-    assert len(watchers.asked) == ALL + len(arms.TOGGLED)
+    assert len(watchers.asked) == ALL + len(procedures.TOGGLED)
     assert judge(readings).verdict is Verdict.INCONCLUSIVE
 
 
@@ -368,10 +374,10 @@ def test_what_would_take_too_long_is_not_begun(scene: Scene) -> None:
 
 
 def test_without_a_toggler_the_stages_are_the_same(scene: Scene) -> None:
-    scene.say = lambda _: None  # type: ignore[attr-defined]
+    scene.on_step = lambda _: None  # type: ignore[attr-defined]
     with Supervisor() as workers:
         watchers = SlowCrew(workers, scene.path)
-        readings = list(arms.stages(scene, watchers))  # type: ignore[arg-type]
+        readings = list(procedures.stages(scene, watchers))  # type: ignore[arg-type]
     assert len(watchers.asked) == FIRST
     assert judge(readings).verdict is Verdict.PASS  # type: ignore[arg-type]
 

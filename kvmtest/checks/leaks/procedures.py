@@ -130,7 +130,7 @@ def _stages(
     for rounds, ends_s in zip(plan.stages, seconds, strict=True):
         for left in range(rounds, 0, -1):
             left_s = ends_s * left / (turn + left)
-            scene.say(f"{said}; {left_s:.0f} s left")
+            scene.on_step(f"{said}; {left_s:.0f} s left")
             yield from _round(scene, watchers, samples, plan.order, turn, is_waited=windows.waited)
             turn += 1
         yield from record(more_quiet(watchers, samples.windows, 1.0), samples)
