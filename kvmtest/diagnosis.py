@@ -26,9 +26,9 @@ Fact = str | Missing
 class Diagnosis:
     """What a machine can prove and what it lacks.
 
-    ``next_steps`` are commands with what they do, the best first. ``witnesses`` and ``properties``
-    have what keeps each from being asked or decided, by name and by id. ``shortened`` are missing
-    things in fewer words, where the facts say the rest.
+    ``next_steps`` are commands and their purpose, the best first. ``witnesses`` maps each witness's
+    name, and ``properties`` each property's id, to the missing things that stand in the way.
+    ``shortened`` maps a missing thing to a shorter text, where the facts state the rest.
     """
 
     good_for: str
@@ -39,7 +39,7 @@ class Diagnosis:
     shortened: dict[Missing, Missing]
 
     def to_dict(self, machine: Machine) -> dict[str, Any]:
-        """Return this as JSON has it, with the facts of the machine."""
+        """Return the diagnosis and the machine's facts as values for JSON."""
         return {
             "kvmtest": __version__,
             "good_for": self.good_for,

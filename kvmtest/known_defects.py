@@ -1,8 +1,8 @@
 """Known defects
 =============
 
-Claims that kernels are known to break, as a table: a FAIL of one of them is shown with the finding
-about it, and counts in the exit status only of a strict run.
+A table of the claims that kernels are known to break. A FAIL of such a claim is shown with its
+finding, and counts in the exit status of a strict run alone.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ __all__ = ["KNOWN_DEFECTS", "KnownDefect", "known_defect"]
 class KnownDefect:
     """One property that some kernels are known to break.
 
-    ``kernels`` says in words which, ``applies`` asks the machine, ``finding`` is the report.
+    ``kernels`` names the kernels in words, ``applies`` tells whether the machine runs one of them,
+    and ``finding`` is the path of the report.
     """
 
     property_id: str
@@ -43,6 +44,6 @@ KNOWN_DEFECTS = (
 
 
 def known_defect(property_id: str, machine: Machine) -> str:
-    """Return the finding about a property that this machine's kernel is known to break, or ""."""
+    """Return the finding if this machine's kernel is known to break the property, else ""."""
     rows = [d for d in KNOWN_DEFECTS if d.property_id == property_id and d.applies(machine)]
     return rows[0].finding if rows else ""

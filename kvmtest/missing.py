@@ -1,7 +1,7 @@
 """Missing preconditions
 =====================
 
-What a machine lacks for an observation: a value that doctor, SKIP reasons and evidence share.
+What a machine lacks for an observation. doctor, SKIP reasons and evidence share the value.
 """
 
 from dataclasses import dataclass

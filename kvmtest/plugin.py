@@ -1,10 +1,10 @@
 """pytest plugin
 =============
 
-The second front end of a run: the suite's properties are decided in one
-:class:`~kvmtest.session.Session`, and verdicts become pytest's outcomes. FAIL and ERROR fail, a
-known defect is an expected failure; SKIP, INCONCLUSIVE and MEASURED skip with their reason. The
-evidence and the exit status are those of ``kvmtest run``.
+The second front end of a run. One :class:`~kvmtest.session.Session` decides the suite's properties,
+and verdicts become pytest's outcomes: FAIL and ERROR fail, a known defect is an expected failure,
+and SKIP, INCONCLUSIVE and MEASURED skip with their reason. Evidence and exit status equal those of
+``kvmtest run``.
 """
 
 import signal
@@ -28,14 +28,14 @@ __all__ = ["Decide"]
 
 Decide = Callable[[Property], None]
 
-#: Every option is pytest's under this prefix, so that it is no other plugin's.
+#: The prefix of every option, so that none clashes with another plugin's.
 PREFIX = "kvmtest_"
 
 
 class Run:
-    """kvmtest's run in pytest's: a plugin that is told what else fails, and ends it with pytest's.
+    """The plugin of one run: decides properties, and collects pytest's own failures as problems.
 
-    Where no property is decided it does nothing.
+    It ends the run when pytest's session ends, and does nothing if no property is decided.
     """
 
     def __init__(self, wanted: RunOptions) -> None:
@@ -47,7 +47,7 @@ class Run:
         self._interrupted_by = 0
 
     def begin(self, chosen: list[Property]) -> None:
-        """Begin the session, which is to decide these."""
+        """Begin the session that decides the ``chosen`` properties."""
         from kvmtest.run_folder import folder_of
         from kvmtest.session import Session
 
@@ -61,7 +61,7 @@ class Run:
         self.session = session
 
     def decide(self, prop: Property) -> "Result":
-        """Decide a property; a signal ends that, and pytest."""
+        """Return the property's result; raises KeyboardInterrupt after a signal."""
         from kvmtest.interruption import Interruption
 
         assert self.session is not None
@@ -88,7 +88,7 @@ class Run:
             self._problems.append(f"{report.nodeid}: not collected: {_last_line(report)}")
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Put the host back, write the run's files, and end with the run's exit status."""
+        """Undo host changes, write the run's files, and set the run's exit status."""
         if self.session is None:
             return
         from kvmtest.run_folder import written
@@ -159,7 +159,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse(error: KvmtestError, wanted: RunOptions) -> NoReturn:
-    """End pytest as kvmtest would end."""
+    """End pytest with the exit status that kvmtest gives the error."""
     from kvmtest.evidence.counting import BISECT_SKIP
 
     pytest.exit(str(error), returncode=BISECT_SKIP if wanted.bisect else error.exit_status)
@@ -183,7 +183,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def kvmtest_run(request: pytest.FixtureRequest) -> Run:
-    """The run, begun; it ends with pytest's."""
+    """The run, already begun; pytest's session end ends it."""
     run = request.config.stash[RUN]
     try:
         run.begin([prop for item in request.session.items if (prop := _property_of(item))])

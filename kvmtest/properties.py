@@ -1,8 +1,8 @@
 """The properties
 ==============
 
-The only list of what kvmtest can claim about a kernel. Documentation, ``kvmtest list``, test ids,
-KTAP names and reports are made from it.
+The only list of the claims that kvmtest makes about a kernel. Documentation, ``kvmtest list``, test
+ids, KTAP names and reports are made from this list.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,11 @@ class WitnessRow:
 class Property:
     """One claim about the kernel under test.
 
-    ``markers`` are the pytest markers it is selected by, ``needs`` what the machine must have
-    whichever witness looks, ``witnesses`` who can look, and ``source`` where the claim comes from.
-    ``has_check`` says whether this version has the function that observes it, which checks.check_of
-    finds by the id. ``vendors`` are further needs where they differ: the row whose first need holds
-    applies in full. ``figures`` are those of the witnesses that record figures alone, and so can't
-    decide the claim.
+    ``markers`` are the pytest markers that select the property. ``needs`` are preconditions that
+    hold for every witness. ``witnesses`` can observe the property. ``source`` is where the claim
+    comes from. ``has_check`` tells whether this version has a check, which checks.check_of finds by
+    the id. ``vendors`` are further needs by CPU vendor: the row whose first need holds applies in
+    full. ``figures`` names the witnesses that record figures alone, and so can't decide the claim.
     """
 
     id: str
@@ -45,11 +44,11 @@ class Property:
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """All that it may need, whatever the vendor."""
+        """Every precondition that the property may have, on any vendor's CPU."""
         return (*self.needs, *(need for row in self.vendors for need in row))
 
 
-#: pytest markers, and what they select.
+#: The pytest markers, and what each selects.
 MARKERS = {
     "intel": "Intel VMX hosts",
     "amd": "AMD SVM hosts",
@@ -364,7 +363,7 @@ PROPERTIES: tuple[Property, ...] = (
         FIX,
         vendors=(("kvm-intel", "knob", "freeze-bit"), ("kvm-amd", "run-flags", "kprobes")),
     ),
-    # Last: it looks back on what all the others did.
+    # Last, because its log covers the checks of all other properties.
     Property(
         "any.no-warnings",
         "the kernel reported no trouble during the run: no WARN, BUG, oops, refused MSR access, "

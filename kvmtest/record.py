@@ -1,8 +1,8 @@
 """The record of a run
 ===================
 
-What a run found, what it changed and what became of that: a value, of which the evidence and the
-exit status are made.
+A run's results, its host changes and how their undoing ended. The evidence and the exit status are
+made from this value.
 """
 
 import time
@@ -37,10 +37,10 @@ __all__ = ["Record"]
 class Record:
     """A run that has ended.
 
-    ``problems`` are what went wrong besides verdicts and undoing. ``recovered`` are the changes of
-    a dead run that this one undid. ``log`` is the kernel log of the run, and ``before`` what had
-    warned earlier. Times are in seconds since the epoch. ``interrupted_by`` is the number of the
-    signal that ended it, or 0.
+    ``problems`` are failures other than verdicts and ``undo_failures``. ``recovered`` are the
+    changes of a dead run that this run undid. ``log`` is the kernel log of the run, and ``before``
+    the warnings before the run. Times are in seconds since the epoch. ``interrupted_by`` is the
+    number of the signal that ended the run, or 0.
     """
 
     options: RunOptions
@@ -60,7 +60,7 @@ class Record:
 
     @property
     def status(self) -> int:
-        """What the verdicts and the problems make of the run, as its evidence has it."""
+        """The exit status by verdicts and problems, as the evidence records it."""
         return run_status(
             self.results,
             [*self.problems, *self.undo_failures],
@@ -71,7 +71,7 @@ class Record:
 
     @property
     def exit_status(self) -> int:
-        """What the process ends with: the status, or what git bisect run is told."""
+        """The exit status of the process: ``status``, or its translation for git bisect run."""
         return bisect_status(self.status, self.required) if self.options.bisect else self.status
 
     def evidence(self) -> Evidence:

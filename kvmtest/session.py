@@ -1,8 +1,8 @@
 """One run
 =======
 
-Decides properties one after the other on one machine: opens the journal and the kernel log, runs
-each property's check, has the readings judged, and keeps the results. It knows nothing of pytest.
+Decides properties one after another on one machine. A session opens the journal and the kernel log,
+runs each property's check, judges the readings, and keeps the results. It knows nothing of pytest.
 """
 
 import time
@@ -62,7 +62,7 @@ class Session:
         self.chosen = chosen
         self.machine = Machine(Tree(options.root), options.smi_source, options.allow_other_vms)
         self._requirements = requirements
-        # To git bisect a missing precondition is no bad commit.
+        # For git bisect, an unmet requirement does not make a commit bad.
         self._enforces = not options.bisect
         reloads = RELOADS if options.reload_modules else ()
         self._demands = Demands(self.machine, requirements, chosen, reloads)
@@ -78,10 +78,10 @@ class Session:
     def begin(self) -> Context:
         """Take the machine's lock, undo what a dead run left, and mark the kernel log.
 
-        What warned once before gets its once back first, so that it would show in the log.
+        WARNs that fire once a boot are re-armed first, so that they would show in the log again.
 
-        Raises :class:`~kvmtest.errors.EnvironmentUnfit` where another run holds the machine, or
-        other VMs run on it, and UsageError where the user named an SMI source that makes no sense.
+        Raises :class:`~kvmtest.errors.EnvironmentUnfit` if another run holds the machine or other
+        VMs run on it, and UsageError if the user named an invalid SMI source.
         """
         if self._context is None:
             check_lab(self.machine.lab)
@@ -139,7 +139,7 @@ class Session:
                     if missing
                     else self._observe(prop, context, readings, absences)
                 )
-            # Before a requirement makes a FAIL of what nobody decided.
+            # Asked before enforce(), which makes a FAIL of an undecided property.
             if judgement.verdict in (Verdict.PASS, Verdict.FAIL):
                 defect = known_defect(prop.id, self.machine)
         except KvmtestError as error:
@@ -155,7 +155,7 @@ class Session:
             if self._enforces:
                 decided = judgement
                 judgement = enforce(decided, demands, readings, absences)
-                # What is demanded and not met counts, whatever the kernel is known for.
+                # An unmet demand counts even where the kernel has a known defect.
                 defect = defect if judgement is decided else ""
             result = Result(
                 prop.id,
@@ -184,7 +184,7 @@ class Session:
 
     @contextmanager
     def _arranged(self, prop: Property, context: Context) -> Iterator[list[Missing]]:
-        """Reload the KVM module for a property that lacks nothing else; give what is missing."""
+        """Yield what the property lacks, after a reload of KVM if that alone is missing."""
         needed = (
             [need for need in prop.needs if need in RELOADS] if self.options.reload_modules else []
         )
@@ -209,7 +209,7 @@ class Session:
     ) -> Judgement:
         for witness in prop.witnesses:
             absences += [Absence(witness, m) for m in witness_lacks(self.machine, witness)]
-        # Closed before the journal's scope ends, whatever ends the check: its files and threads go.
+        # The check's files and threads must be gone before the journal's scope undoes its changes.
         with closing(check_of(prop)(context)) as observations:
             for observation in observations:
                 if isinstance(observation, Reading):
@@ -221,7 +221,8 @@ class Session:
     def end(self, problems: Sequence[str] = (), interrupted_by: int = 0) -> Record:
         """Read the rest of the kernel log, undo every host change, and return the run's record.
 
-        ``problems`` went wrong besides verdicts; ``interrupted_by`` is the signal that ended it.
+        ``problems`` are failures other than verdicts. ``interrupted_by`` is the number of the
+        signal that ended the run, or 0.
         """
         log: LogSlice | Missing = LogSlice((), 0)
         changes: list[Change] = []
@@ -267,7 +268,7 @@ def _rest_of_log(run: RunLog | Missing) -> LogSlice | Missing:
     try:
         return run.log.since_marker()
     except LogError as error:
-        # Not worth the verdicts, which are known by now.
+        # The verdicts are known by now; an unreadable log must not lose them.
         return Missing(str(error))
     finally:
         run.log.close()

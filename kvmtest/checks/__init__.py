@@ -1,9 +1,9 @@
 """Checks
 ======
 
-What observes each property, found by its id: the check of vmx.guest.rtm-debug is ``rtm_debug`` in
-vmx/guest.py. Where a family of properties is a package, each has a module: the check of
-vmx.entry.toggled-back is ``toggled_back`` in vmx/entry/toggled_back.py.
+A check is the function that observes a property. The property's id leads to the check: that of
+vmx.guest.rtm-debug is ``rtm_debug`` in vmx/guest.py. Where a family is a package, each property has
+a module: the check of vmx.entry.toggled-back is ``toggled_back`` in vmx/entry/toggled_back.py.
 """
 
 import importlib

@@ -22,13 +22,13 @@ def two_cpus() -> tuple[int, int] | Missing:
 
 
 def move_to(cpu: int) -> None:
-    """Go on with this thread, and the vCPUs that it runs, on that CPU."""
+    """Move this thread, and the vCPUs that it runs, to that CPU."""
     os.sched_setaffinity(0, {cpu})
 
 
 @contextmanager
 def own_cpus_kept() -> Iterator[None]:
-    """Let the calling thread run where it may now again when the block ends."""
+    """Restore the calling thread's CPU affinity when the block ends."""
     cpus = os.sched_getaffinity(0)
     try:
         yield
@@ -38,7 +38,7 @@ def own_cpus_kept() -> Iterator[None]:
 
 @contextmanager
 def only_on(cpu: int) -> Iterator[None]:
-    """Keep this thread on one CPU."""
+    """Keep the calling thread on one CPU while the block runs."""
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:

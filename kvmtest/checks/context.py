@@ -1,7 +1,7 @@
 """The context of a check
 ======================
 
-What a check may use: the machine's facts, the journal for what it changes, the run's kernel log.
+The things that a check may use: the machine's facts, the journal, the run's kernel log and probe.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -23,7 +23,7 @@ __all__ = ["Check", "Context", "Observations", "RunLog"]
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """The kernel log from the run's beginning on, and what is known of warnings before it."""
+    """The kernel log since the run began, and the warnings before the run."""
 
     log: "KernelLog"
     marker: "Marker"
@@ -34,20 +34,20 @@ class RunLog:
 class Context:
     """Made once a run and handed to every check.
 
-    What a check changes through the journal is undone when the check ends; the probe stays.
+    Changes through the journal are undone when the check ends; the probe stays for the run.
     """
 
     machine: Machine
     journal: "Journal"
     kernel_log: RunLog | Missing
     probe: "ProbePool"
-    #: Who wants to know what a check is at.
+    #: Called with the step that a long check has reached.
     on_step: Callable[[str], None] = lambda _: None
-    #: What one check found that later ones use too, by the name of who put it there.
+    #: Findings of one check that later checks use, by the name of the module that keeps them.
     found: dict[str, Any] = field(default_factory=dict)
 
 
-#: What was seen, or why a witness could not look, in the order of time.
+#: Readings, and absences of witnesses that could not look, in order of time.
 Observations = Iterator[Reading | Absence]
-#: A check yields readings as it takes them, so that those before a failure are kept.
+#: A check yields readings as it takes them, so that a failure loses no earlier reading.
 Check = Callable[[Context], Generator[Reading | Absence, None, None]]

@@ -1,8 +1,8 @@
 """Demands
 =======
 
-What ``--require`` asks of each property on this machine: which properties answer for a witness or a
-feature, and what keeps them from it.
+What ``--require`` demands of each property on this machine: which properties answer for a witness
+or a feature, and what they lack.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ def requirement(text: str) -> Requirement:
 def asked_for(
     only: Sequence[str], marker: str | None, require: Sequence[str]
 ) -> tuple[Sequence[Property], list[Requirement]]:
-    """Return the properties that a run is to decide, and what it requires; raises UsageError."""
+    """Return the chosen properties and the requirements of a run; raises UsageError."""
     chosen = select(list(only))
     if marker is not None:
         matches = marker_expression(marker)
@@ -46,7 +46,7 @@ def asked_for(
 
 
 def required_of(chosen: Sequence[Property], require: Sequence[str]) -> list[Requirement]:
-    """Return what is required of the chosen properties; raises UsageError where that is none."""
+    """Return the requirements; raises UsageError for one that concerns no chosen property."""
     requirements = [requirement(text) for text in require]
     for required in requirements:
         if not required.properties & {p.id for p in chosen}:
@@ -63,9 +63,9 @@ def _asks_for(prop: Property, kind: str) -> set[str]:
 
 
 class Demands:
-    """The demands of some requirements on a run of the properties ``chosen`` on ``machine``.
+    """The demands of requirements on a run of the properties ``chosen`` on ``machine``.
 
-    ``met_by_reload`` are needs that a reload of the KVM module meets for a property's time.
+    ``met_by_reload`` are needs that a reload of the KVM module meets while a property is decided.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Demands:
         self._answerable: dict[str, frozenset[str]] = {}
 
     def of(self, prop: Property) -> list[Demand]:
-        """Return the demands on a property, as the machine is while the property is decided."""
+        """Return the demands on a property; call this while the property is decided."""
         return list(self._demands(prop))
 
     def _demands(self, prop: Property) -> Iterator[Demand]:
@@ -100,10 +100,9 @@ class Demands:
             yield Demand(required.text, required.kind, required.name, lacks)
 
     def _answers(self, required: Requirement) -> Sequence[Property]:
-        """Return the properties that FAIL where the requirement is not met: never none.
+        """Return the properties that FAIL if the requirement is not met: at least one.
 
-        Best are those that show the requirement, then those with a check, then all that it
-        concerns.
+        Those that show the requirement come first, then those with a check, then all concerned.
         """
         concerned = [p for p in self._chosen if p.id in required.properties]
         checked = [p for p in concerned if p.has_check]

@@ -22,8 +22,8 @@ __all__ = ["rdmsr_hides"]
 def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
     """Read DEBUGCTL inside a guest and by KVM_GET_MSRS, with the knob off and on if there is one.
 
-    Controls: a random value that userspace puts into an MSR must come back from both, and an MSR
-    that does not exist must fault in the guest: RDMSR then shows values, and faults are not zeros.
+    Controls: both must read back a random value that userspace puts into an MSR, and RDMSR of a
+    missing MSR must fault in the guest. So reads show values, and no fault looks like 0.
     """
     with System() as system, system.create_vm() as vm:
         vcpu = vm.create_vcpu()
@@ -44,14 +44,14 @@ def rdmsr_hides(context: Context) -> Iterator[Reading | Absence]:
 
 
 def _without_fix(context: Context) -> Iterator[Reading]:
-    """Say where there is nothing to hide because no host bit reaches the guest's DEBUGCTL."""
+    """Record a kernel without the fix: no host bit reaches the guest's DEBUGCTL there."""
     fix = context.machine.fix
     if not isinstance(fix, Missing) and fix.is_of_kvm and not fix.is_present:
         yield measure("guest", "the host-owned DEBUGCTL code in this kernel", "absent")
 
 
 def _views(guest: Guest, state: str) -> Iterator[Reading]:
-    """Take one reading by the guest and one by userspace; a refused one observes nothing."""
+    """Read DEBUGCTL by the guest and by userspace; a refused read is a control that fails."""
     (result,) = guest.execute(commands.rdmsr(IA32_DEBUGCTL))
     what = f"the guest's RDMSR 0x1d9{state}"
     yield from _view(what, None if result.fault else result.values[0], str(result.fault))
@@ -71,7 +71,7 @@ def _view(what: str, value: int | None, refusal: str) -> Iterator[Reading]:
 
 
 def _host_bit(context: Context, value: int) -> Iterator[Reading]:
-    """Show that the bit to hide is there: only the host's MSRs know."""
+    """Show by the host's MSRs that the bit to hide has the knob's value."""
     msr = context.machine.msr
     if isinstance(msr, Missing):
         what = f"the host's bit 14 with freeze_on_smi={value}"

@@ -22,8 +22,8 @@ __all__ = ["knob_effective", "msr_survives"]
 def knob_effective(context: Context) -> Iterator[Reading | Absence]:
     """Write the knob both ways, twice, and read bit 14 of MSR 0x1d9 on every online CPU.
 
-    The control reads the TSC, which no machine can hold still: it shows that MSR reads are live. In
-    a virtual machine the bit must also be one that can be set at all.
+    The control reads the TSC twice: a value that moved shows that MSR reads are live. In a virtual
+    machine, a second control shows that the bit can be set at all.
     """
     machine, journal = context.machine, context.journal
     if isinstance(machine.knob, Missing):
@@ -51,8 +51,8 @@ def knob_effective(context: Context) -> Iterator[Reading | Absence]:
 def msr_survives(context: Context) -> Observations:
     """Run a guest on every CPU, with the knob at 0 and at 1, and read bit 14 there.
 
-    Before it runs on a CPU the MSR is what the knob says: the control. The vCPU comes from another
-    CPU, or from before a toggle, so that KVM has an old value to make a mistake with.
+    The control: before the guest runs on a CPU, the MSR has the knob's value. The vCPU last ran on
+    another CPU or before a toggle, so that KVM may hold a stale value.
     """
     with Scene(context, "hostmsr") as scene, scene.guest() as guest:
         for value in (0, 1, 0, 1):

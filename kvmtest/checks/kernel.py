@@ -16,11 +16,10 @@ __all__ = ["fix_present"]
 
 
 def fix_present(context: Context) -> Iterator[Reading | Absence]:
-    """Ask the BTF of the running KVM for what only the fix has in its types.
+    """Look in the BTF of the running KVM for types that only the fix has.
 
-    Whoever loads modules of another build than the kernel's has two sets of types: the modules'
-    decide. Where kvm and the vendor module differ, the fix is not whole: kvm reads the mask that
-    the vendor module gives.
+    If modules are of another build than the kernel, their types decide. If kvm and the vendor
+    module differ, the fix is not whole: kvm reads the mask that the vendor module gives.
     """
     fix = context.machine.fix
     if isinstance(fix, Missing):
@@ -50,7 +49,7 @@ def fix_present(context: Context) -> Iterator[Reading | Absence]:
 def _kvm_described(fix: FixPresence) -> Reading:
     """Show that the BTF is of the KVM that runs, and its struct kvm_x86_ops whole.
 
-    A kernel without KVM has that struct too, from headers: it alone shows nothing.
+    The struct by itself shows nothing: a kernel without KVM has it too, from headers.
     """
     if not fix.kvm_shown_by:
         what = "something of KVM's own in this BTF, such as the function kvm_vcpu_ioctl"

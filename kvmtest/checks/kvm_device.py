@@ -1,8 +1,8 @@
 """/dev/kvm
 ========
 
-Whether /dev/kvm opens for this process, and what its refusal means on this machine. access(2) does
-not tell: it says yes to a node behind which there is no KVM.
+Whether /dev/kvm opens for this process, and what a refusal means on this machine. access(2) is no
+answer: it also succeeds on a node without a KVM behind it.
 """
 
 import errno
@@ -52,9 +52,9 @@ def _why_no_kvm(machine: Machine, error: KvmUnavailable) -> Missing:
     return Missing(f"{refusal}: {why}", remedy)
 
 
-#: What a node says that is not there, or has no driver.
+#: Errors of open(2) where the node or its driver is missing.
 _NO_DRIVER = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-#: What drivers say to an ioctl that is not theirs.
+#: Errors of drivers for an ioctl that is not theirs.
 _OTHER_DEVICE = (errno.ENOTTY, errno.EINVAL)
 _REFUSALS = {
     errno.EACCES: (

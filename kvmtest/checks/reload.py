@@ -1,7 +1,7 @@
 """Module reloads
 ==============
 
-What a property needs of the KVM module's parameters, and reloading it for that property's sake.
+Reloads the KVM module with the parameters that a property needs.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ RELOADS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 
 def reload_for(need: str, machine: Machine, journal: "Journal") -> Missing | None:
-    """Reload the KVM module so that it meets ``need``, or say why that can't be done here.
+    """Reload the KVM module so that it meets ``need``, or return what prevents that.
 
     All other parameters keep their values. The journal's undo loads the module as it was.
     """

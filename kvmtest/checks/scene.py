@@ -1,7 +1,7 @@
 """The scene of a check
 ====================
 
-The knob and what the host's MSRs make of it, guests, and the witnesses of their VM-entries.
+The knob and the host's MSRs, guests, and the witnesses of the guests' VM-entries.
 """
 
 from collections.abc import Iterator
@@ -28,24 +28,24 @@ __all__ = ["ENTRY_WITNESSES", "Scene"]
 T = TypeVar("T")
 W = TypeVar("W", bound=EntryWitness)
 
-#: The witnesses of entries, in the order in which they look: those that make the entry come first.
+#: The witnesses of entries, in the order in which they look: one that makes the entry comes first.
 ENTRY_WITNESSES: tuple[type[EntryWitness], ...] = (VmcsWitness, RunFlagsWitness)
 
 
 class Scene:
-    """A context manager for one check; what it changes on the host the journal's scope undoes.
+    """A context manager for one check; the journal's scope undoes its changes of the host.
 
-    ``names`` are the check's witnesses, rows of properties.WITNESSES. Those of entries are opened
-    where they can look here; controls of the scene are by every one that can. Its methods yield
-    readings as they take them.
+    ``names`` are the check's witnesses, by their names in properties.WITNESSES. The scene opens the
+    witnesses of entries that can look on this machine, and records its controls once for each
+    witness that can. Methods yield readings as they take them.
     """
 
     def __init__(self, context: Context, *names: str) -> None:
         self.machine = context.machine
         self.journal = context.journal
-        #: Tells whoever wants to know what the check is at.
+        #: Called with the step that a long check has reached.
         self.on_step = context.on_step
-        #: The witnesses of entries that look here.
+        #: The witnesses of entries that can look on this machine.
         self.witnesses: list[EntryWitness] = []
         self._context = context
         self._names = names
@@ -75,19 +75,19 @@ class Scene:
             self.witnesses.append(opened)
 
     def begin(self) -> Observations:
-        """Say which witnesses of entries can't look, and why."""
+        """Yield an absence for each witness of entries that could not be opened."""
         yield from self._absences
 
     def witness(self, kind: type[W]) -> W | None:
-        """Return the witness of entries of that class, None where it does not look here."""
+        """Return the open witness of that class; None if it can't look on this machine."""
         return next((each for each in self.witnesses if isinstance(each, kind)), None)
 
     @property
     def looking(self) -> list[str]:
-        """The names of the check's witnesses that look here."""
-        looking = {each.name for each in self.witnesses}
-        silent = {kind.name for kind in ENTRY_WITNESSES} - looking
-        return [name for name in self._names if name not in silent]
+        """The names of the check's witnesses, without those of entries that can't look."""
+        opened = {each.name for each in self.witnesses}
+        absent = {kind.name for kind in ENTRY_WITNESSES} - opened
+        return [name for name in self._names if name not in absent]
 
     # The knob
 
@@ -102,10 +102,10 @@ class Scene:
         return _there(self.machine.msr)
 
     def set_knob(self, value: int) -> Observations:
-        """Write the knob for certain, and show on every CPU that the MSR follows: a control.
+        """Write the knob, and show on every CPU that the MSR follows: a control.
 
-        The kernel sends no IPIs where the value stays, so that it is changed away first: a guest
-        may have left MSRs behind that are not what the knob says.
+        The knob is changed away first if it has the value already: the kernel sends no IPIs for an
+        unchanged value, and a guest may have left other values in the MSRs.
         """
         if self.knob.value() == value:
             write_knob(self.journal, self.knob, 1 - value)
@@ -129,9 +129,10 @@ class Scene:
     def guest(
         self, cpuid: Cpuid | None = None, *, irqchip: bool = False, pmu: bool = False
     ) -> Iterator[Guest]:
-        """Give a 64-bit guest on a new vCPU, not entered yet, with all of CPUID or ``cpuid``.
+        """Yield a 64-bit guest on a new vCPU, not entered yet.
 
-        With ``irqchip`` its local APIC is in the kernel, with ``pmu`` it has a PMU if KVM has one.
+        Its CPUID is ``cpuid``, or all that KVM supports. ``irqchip`` puts its local APIC into the
+        kernel. ``pmu`` gives it a PMU, if KVM has one.
         """
         with self.system.create_vm(pmu=pmu) as vm:
             memory = guest_memory(vm)
@@ -146,7 +147,7 @@ class Scene:
         return vcpu
 
     def run(self, guest: Guest) -> None:
-        """Run the guest for a moment: it comes up, or executes a command. Raises UnexpectedExit."""
+        """Run the guest briefly: boot it, or execute one command. Raises UnexpectedExit."""
         if guest in self._booted:
             guest.execute(commands.nop())
         else:
@@ -165,7 +166,7 @@ class Scene:
         cpu: int | None = None,
         own_bits: int | None = None,
     ) -> Observations:
-        """Have the guest enter, and every witness look at that: see :class:`Entry`."""
+        """Have the guest enter, and every witness look at the entry: see :class:`Entry`."""
         entry = Entry(guest, state, host_bit, flagged, cpu, own_bits)
         for witness in self.witnesses:
             witness.prepare(guest)
@@ -175,9 +176,9 @@ class Scene:
             yield from witness.look(entry)
 
     def end(self, guest: Guest) -> Observations:
-        """Run the controls of the witnesses of entries; last, as they write the guest's DEBUGCTL.
+        """Run the controls of the witnesses of entries, on a guest that must still run.
 
-        A guest is given that has come through all; it must run on.
+        Call this last: the controls write the guest's DEBUGCTL.
         """
         self.run(guest)
         for witness in self.witnesses:
@@ -185,7 +186,7 @@ class Scene:
 
 
 def _there(fact: T | Missing) -> T:
-    """Return a fact that the property's preconditions have promised."""
+    """Return a fact that the preconditions promised; raises EnvironmentUnfit without it."""
     if isinstance(fact, Missing):
         raise EnvironmentUnfit(str(fact))
     return fact

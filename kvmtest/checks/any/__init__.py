@@ -1,5 +1,5 @@
 """Any x86 host
 ============
 
-any.*: what holds on Intel and AMD alike. A module for each property.
+any.*: properties that hold on Intel and AMD alike. Each has a module.
 """

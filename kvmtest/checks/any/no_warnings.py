@@ -21,10 +21,10 @@ __all__ = ["log_readings", "no_warnings"]
 
 
 def no_warnings(context: Context) -> Iterator[Reading | Absence]:
-    """Run guests through what easily upsets KVM, then read what the log gained since the start.
+    """Exercise KVM's fragile paths, then read the log's records since the run began.
 
-    The controls are the run's own mark, as a log that does not show it, or lost lines, shows
-    nothing; and that what warned before the run would warn again.
+    The controls are the run's own mark in the log, no lost lines, and that a WARN that fired before
+    the run would fire again.
     """
     run = context.kernel_log
     if isinstance(run, Missing):
@@ -37,12 +37,12 @@ def no_warnings(context: Context) -> Iterator[Reading | Absence]:
 def log_readings(
     run: RunLog, gained: LogSlice, taint: int | Missing, entries: int
 ) -> Iterator[Reading]:
-    """Yield what the log and the kernel's ``taint`` gained since ``run`` began say."""
+    """Yield readings of the log's records and the kernel's taints since ``run`` began."""
     found = troubles(gained.records)
     before = run.before.taint if run.before else Missing("not read")
     tainted = troubles_gained(before, taint)
     if found or tainted:
-        # A warning speaks for itself; the other controls are about silence.
+        # A warning is its own proof; the other controls matter for a silent log alone.
         yield control("klog", "the warnings, read from the log", True, True, "")
     else:
         proof = "seen" if run.marker.unproven is None else str(run.marker.unproven)
@@ -66,7 +66,7 @@ def log_readings(
 
 
 def _would_warn_again(before: EarlierWarnings | None) -> Iterator[Reading]:
-    """Say whether the silence is also that of WARNs that fire once a boot."""
+    """Show that a WARN that fires once a boot would still show in the log."""
     if before is None:
         return
     why = before.not_cleared
@@ -89,7 +89,7 @@ def _exercise() -> int:
             real.boot()
             real.ring(1000)
             entries = real.vcpu.entries
-        # RDPMC, and LBRs in DEBUGCTL, are other code with a PMU.
+        # With a PMU, RDPMC and LBRs in DEBUGCTL take other paths in KVM.
         with system.create_vm(pmu=True) as vm:
             vcpu = vm.create_vcpu()
             vcpu.set_cpuid(system.get_supported_cpuid())

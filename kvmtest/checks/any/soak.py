@@ -1,9 +1,9 @@
 """A soak
 ======
 
-any.soak: many vCPUs, made and ended, moved between CPUs, stopped and started at random, two of
-them at once. On Intel the knob is toggled in between, and at rest each vCPU's VMCS has the host's
-bit; on AMD, where the host owns none, no entry is told to load one.
+any.soak: random steps create, end, move, stop and start many vCPUs, at times two at once. On Intel,
+the knob is toggled between steps, and at rest each vCPU's VMCS must have the host's bit. On AMD,
+the host owns no bit, and no entry may be told to load one.
 """
 
 import os
@@ -27,7 +27,7 @@ __all__ = ["GuestPool", "soak"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many steps there are, of them spins at most, guests at most, and exits in one step."""
+    """How many steps a soak has, and at most how many spins, guests, and exits in one step."""
 
     steps: int
     spins: int
@@ -44,10 +44,10 @@ TOGGLES = 1 / 3
 
 @dataclass
 class GuestPool:
-    """The guests, each with what ends it, and what they did.
+    """The guests, each with the stack that ends it, and a count of the steps by name.
 
-    ``bit`` is the host's, which changes between steps, and ``seen`` what it was when a guest last
-    entered. ``entries`` are KVM_RUNs of this thread.
+    ``bit`` is the host's bit, which changes between steps; ``seen`` has its value at each guest's
+    last entry. ``entries`` counts KVM_RUNs of this thread.
     """
 
     scene: Scene
@@ -61,7 +61,7 @@ class GuestPool:
     done: dict[str, int] = field(default_factory=dict)
 
     def step(self) -> None:
-        """Do one thing at random; raises what goes wrong with a guest."""
+        """Perform one random step; raises whatever the guest's step raises."""
         there, spins = len(self.guests), self.done.get("spin", 0)
         able = ["run"] * 4 + ["spin"] * (spins < self.limits.spins)
         able += ["make"] * (there < self.limits.guests) + ["end"] * (there > 2)
@@ -70,11 +70,11 @@ class GuestPool:
         self.count(name)
 
     def count(self, name: str) -> None:
-        """Count one thing that was done."""
+        """Count one step of that name."""
         self.done[name] = self.done.get(name, 0) + 1
 
     def make(self) -> None:
-        """Make a guest, and run it on some CPU."""
+        """Make a guest, and run it on a random CPU."""
         with ExitStack() as stack:
             guest = stack.enter_context(self.scene.guest())
             self._enter(guest, self.choose.choice(self.cpus))
@@ -98,9 +98,9 @@ class GuestPool:
         self.seen[guest] = self.bit
 
     def _spin(self) -> None:
-        """Have a guest spin on one CPU while another runs on the next, and stop it meanwhile.
+        """Spin one guest on a CPU while another guest runs on a second CPU; then stop the spin.
 
-        This thread has a CPU of its own where there are two: two spinning guests would leave none.
+        Only one guest spins: with two CPUs, a second one would leave this thread none.
         """
         (spinner, _), (other, _) = self.choose.sample(self.guests, 2)
         several = len(self.cpus) > 1
@@ -127,7 +127,7 @@ class GuestPool:
 
 
 def soak(context: Context) -> Observations:
-    """Do random things to guests, and look at them in the way that fits this vendor's KVM."""
+    """Perform random steps on guests, and look with the witnesses of this vendor's KVM."""
     module = context.machine.kvm_module
     is_svm = isinstance(module, KvmModule) and module.name == "kvm_amd"
     yield from (_svm if is_svm else _vmx)(context)
@@ -140,7 +140,7 @@ def _vmx(context: Context) -> Observations:
         if not scene.looking:
             return
         pool = yield from _pool(scene, stack, VMX)
-        # A bit that stays behind in a VMCS can be told from one that never came.
+        # From 1 on, a stale bit in a VMCS differs from one that was never loaded.
         pool.bit = 1
         yield from scene.set_knob(pool.bit)
         for _ in range(VMX.steps):
@@ -150,7 +150,7 @@ def _vmx(context: Context) -> Observations:
                 pool.step()
         if runflags := scene.witness(RunFlagsWitness):
             runflags.collect(pool.entries)
-        # First as the steps left them: a toggle could mend what one before it has lost.
+        # First without a toggle, which could hide that an earlier one was lost.
         yield from _at_rest(scene, pool)
         yield from _toggle(scene, pool)
         yield from _at_rest(scene, pool)
@@ -165,7 +165,7 @@ def _toggle(scene: Scene, pool: GuestPool) -> Observations:
 
 
 def _at_rest(scene: Scene, pool: GuestPool) -> Observations:
-    """Look at the next entry of each guest, on some CPU."""
+    """Look at the next entry of each guest, on a random CPU."""
     for number, (guest, _) in enumerate(pool.guests, 1):
         state = f"of guest {number} at rest with freeze_on_smi={pool.bit}"
         flagged = 1 if pool.seen[guest] != pool.bit else None
@@ -175,7 +175,7 @@ def _at_rest(scene: Scene, pool: GuestPool) -> Observations:
 
 
 def _svm(context: Context) -> Observations:
-    """Look at the entries that this thread made: none is told to load a bit, and KVM owns none."""
+    """Claim that no entry of this thread is told to load a bit, and that KVM owns none."""
     with Scene(context, "runflags") as scene, ExitStack() as stack:
         yield from scene.begin()
         runflags = scene.witness(RunFlagsWitness)
@@ -191,7 +191,7 @@ def _svm(context: Context) -> Observations:
 
 
 def _pool(scene: Scene, stack: ExitStack, limits: Limits) -> Generator[Reading, None, GuestPool]:
-    """Give a pool without guests, that ``stack`` ends, and tell its seed before all else."""
+    """Record the seed first, and return an empty pool, which ``stack`` closes."""
     seed = secrets.randbits(32)
     yield measure(scene.looking[0], "the seed of what was done", seed)
     pool = GuestPool(scene, random.Random(seed), sorted(os.sched_getaffinity(0)), limits)
@@ -200,7 +200,7 @@ def _pool(scene: Scene, stack: ExitStack, limits: Limits) -> Generator[Reading, 
 
 
 def _done(scene: Scene, pool: GuestPool) -> Observations:
-    """Show that all guests are still there, and tell what was done."""
+    """Show that every guest still executes commands, and record the steps by name."""
     there, answers = len(pool.guests), pool.answering()
     what = f"guests that execute commands after {pool.limits.steps} steps, of {there}"
     for witness in scene.looking:

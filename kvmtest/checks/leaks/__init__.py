@@ -1,5 +1,5 @@
 """Leak experiments
 ================
 
-Windows of guests with and without SMIs, what counts in them, and the walk that all checks share.
+Windows of guests with and without SMIs, their counters, and the walk that all checks share.
 """

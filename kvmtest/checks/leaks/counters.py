@@ -1,8 +1,8 @@
 """The counters of a leak experiment
 =================================
 
-What a guest's execution is counted by, and what the guest is known to have executed meanwhile: the
-host's perf events that count guest mode, or the guest's own counters.
+Counters of a guest's execution: the host's perf events that count guest mode, or the guest's own
+counters; and the counts that a watch is known to add.
 """
 
 from collections.abc import Mapping
@@ -27,27 +27,28 @@ FIXED_OS, FIXED_USR = 1, 2
 #: RDPMC's bit for fixed counters, which also enables the first of them in IA32_PERF_GLOBAL_CTRL.
 RDPMC_FIXED, GLOBAL_FIXED = 1 << 30, 1 << 32
 
-#: A guest that has to share its CPU with SMIs and threads needs longer than it watches.
+#: A guest shares its CPU with SMIs and threads, so that a command may outlast its watch.
 PATIENCE_S = 10.0
 
 
 class Counters(Protocol):
-    """Something that counts a guest, which waits for commands."""
+    """Counters of a guest that waits for commands."""
 
     def read(self) -> Mapping[str, int]:
-        """Return the counts by name; the guest may have to run for it."""
+        """Return the counts by name; the guest may run for the read."""
 
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
-        """Return what a watch adds to counts of which it is known, but for a constant."""
+        """Return the counts that a watch is known to add, except for a constant."""
 
 
 class HostCounters:
-    """perf events that count this thread's guest mode alone, user and kernel mode apart.
+    """perf events that count this thread's guest mode alone, with user and kernel mode apart.
 
-    Some Atom cores count one instruction more for each VM-exit and entry: what exits cost is left
-    in the counts, and kvmtest.judge.baseline learns it from windows without SMIs.
+    Some Atom cores count one more instruction for each VM-exit and entry. The counts keep the cost
+    of exits, and kvmtest.judge.baseline learns that cost from windows without SMIs.
 
-    ``instructions`` alone, those in kernel mode, are what all that the guest executes is known of.
+    With ``instructions``, the only event is instructions in kernel mode: their number is known for
+    everything that the guest executes.
 
     A context manager. Raises CounterError.
     """
@@ -82,14 +83,14 @@ class HostCounters:
         return self._group.read().by_name()
 
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
-        """Return the instructions of a watch, and that nothing is done in user mode."""
+        """Return the instructions of a watch, and 0 for user mode."""
         return {self._instructions: watch_instructions(polls, gaps), **self._nothing}
 
 
 class GuestCounters:
     """The guest's own counters: a fixed and a general one, both of instructions, read by RDPMC.
 
-    What the guest executes between two reads of one is its watch and a constant more.
+    Between two reads of a counter, the guest executes its watch and a constant.
     """
 
     _INDICES: Mapping[str, int] = {
@@ -116,7 +117,7 @@ class GuestCounters:
         return dict(zip(self._INDICES, (result.value for result in results), strict=True))
 
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
-        """Return the instructions of a watch; those around it are a constant."""
+        """Return the instructions of a watch; the code around the watch is the constant."""
         return dict.fromkeys(self._INDICES, watch_instructions(polls, gaps))
 
 

@@ -1,7 +1,7 @@
 """A leak experiment
 =================
 
-Proves the SMIs, makes guests and their watchers, and has them do what the experiment is about.
+Proves the SMIs, makes guests and their watchers, and runs the experiment's procedure.
 """
 
 from collections.abc import Callable
@@ -24,22 +24,22 @@ from .watchers import Disturbed, Watcher, Watchers
 
 __all__ = ["Procedure", "disturbance", "experiment", "noise_as_control"]
 
-#: What makes the counters for a guest on a CPU, in the vCPU's thread; in a stack that closes them.
+#: Makes the counters of a guest on a CPU, in the vCPU's thread; the stack closes them.
 MakeCounters = Callable[[ExitStack, Machine, Guest, int], Counters]
-#: What gives a guest to watch.
+#: Makes a guest to watch.
 MakeGuest = Callable[[Scene], AbstractContextManager[Guest]]
 
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
-    """What an experiment does: ``slow`` where each SMI is asked for, or waited for."""
+    """An experiment's two forms: ``slow`` is for SMIs that come one by one or by themselves."""
 
     fast: Callable[[Scene, Watchers], Observations]
     slow: Callable[[Scene, Watchers], Observations]
 
 
 def disturbance(error: Disturbed) -> Reading:
-    """Return a control that does not hold, as too much else went on: no claim counts then."""
+    """Return the failed control of a disturbed experiment, without which no claim counts."""
     happened, _, remedy = str(error).partition("; ")
     return control("leak", "the guests could be watched", happened, "yes", remedy)
 
@@ -63,9 +63,9 @@ def experiment(
 ) -> Observations:
     """Prove the SMIs, make watchers with the counters that ``make`` returns; do the procedure.
 
-    ``stimulus`` makes what is applied to a guest before each of its windows. The vCPUs are made,
-    and run for a moment, with the ``knob`` so, or as it is. Raises Disturbed, and what
-    ``make_guest`` raises.
+    ``stimulus`` returns the stimulus that is applied to a guest before each of its windows. The
+    vCPUs are made and first run under ``knob``, or under the knob's present value. Raises Disturbed
+    and the errors of ``make_guest``.
     """
     with ExitStack() as stack:
         proved = yield from proved_smis(context, stack)
@@ -81,7 +81,7 @@ def experiment(
             yield Absence("leak", Missing(str(error)))
             return
         except GuestFault as error:
-            # KVM says no beforehand where it gives no PMU at all: see the precondition guest-pmu.
+            # The precondition guest-pmu covers a KVM that gives guests no PMU at all.
             what = f"the guest's counters can't be switched on: {error}"
             yield Absence("leak", Missing(what, "run where KVM gives guests a PMU of version 2"))
             return
@@ -99,9 +99,9 @@ def _watchers_of(
     stimulus: Callable[[Guest], Stimulus] | None,
     make_guest: MakeGuest,
 ) -> Watchers:
-    """Return watchers with a guest on each CPU; what they need ends with the stack.
+    """Return watchers with a guest on each CPU; the stack closes everything they use.
 
-    Raises CounterError or GuestFault where there are no counters.
+    Raises CounterError or GuestFault if there are no counters.
     """
     guests = [stack.enter_context(make_guest(scene)) for _ in smis.cpus]
     # Closed after the threads that use them.

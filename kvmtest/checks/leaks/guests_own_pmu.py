@@ -1,8 +1,8 @@
 """The guest's own PMU
 ====================
 
-What vmx.leak.guest-pmu needs so that its guests have counters, and how they come by them: emulated
-by KVM with perf events of the host, or mediated, the CPU's own (host/facts/mediated_pmu.py).
+The PMU of the guests of vmx.leak.guest-pmu: emulated by KVM with perf events of the host, or
+mediated, which gives them the CPU's own counters (host/facts/mediated_pmu.py).
 """
 
 import errno
@@ -28,9 +28,9 @@ EMULATED, MEDIATED = "emulated", "mediated"
 
 
 def make_way(context: Context) -> Missing | None:
-    """Stop the NMI watchdog where KVM's PMU is mediated, or say why that can't be done.
+    """Stop the NMI watchdog if KVM's PMU is mediated; return what prevents that.
 
-    It counts guests, too, and so keeps KVM from giving one a mediated PMU.
+    The watchdog's event counts guests too, and so keeps KVM from giving one a mediated PMU.
     """
     machine = context.machine
     if machine.mediated_pmu is not True or nmi_watchdog(machine.tree) is not True:
@@ -49,7 +49,7 @@ def guest_with_pmu(scene: Scene) -> AbstractContextManager[Guest]:
 
 
 def refused(error: KvmError) -> Missing | None:
-    """Return what is missing where KVM could give a guest no mediated PMU; None: another error."""
+    """Return what is missing if KVM refused a guest a mediated PMU; None for another error."""
     if (error.ioctl, error.errno) != ("KVM_CREATE_VCPU", errno.EBUSY):
         return None
     return Missing(
@@ -59,9 +59,9 @@ def refused(error: KvmError) -> Missing | None:
 
 
 def whose_counters(scene: Scene) -> Iterator[Reading]:
-    """Say what the guests' PMU is, while they live.
+    """Show which PMU the guests have, while they exist.
 
-    A mediated one shows in that perf refuses to count guests beside it.
+    Beside a mediated PMU, perf refuses to count guests.
     """
     if scene.machine.mediated_pmu is not True:
         yield measure("leak", "the guests' PMU", EMULATED)
@@ -72,7 +72,7 @@ def whose_counters(scene: Scene) -> Iterator[Reading]:
 
 
 def _beside_it(machine: Machine) -> str:
-    """Tell a PMU by what perf says to an event that counts guests."""
+    """Tell the guests' PMU by perf's answer to an event that counts guests."""
     pmus = machine.pmus
     if isinstance(pmus, Missing):
         raise EnvironmentUnfit(str(pmus))

@@ -12,18 +12,18 @@ from kvmtest.judge.samples import Arm
 
 __all__ = ["BY_ONES", "MOST_S", "Plan", "Windows"]
 
-#: An experiment that would take longer to a first verdict is not begun.
+#: Upper bound on the time to a first verdict; a longer experiment is not begun.
 MOST_S = 900.0
-#: From a window to the next the knob is written, and guests are asked.
+#: Time between two windows, for writing the knob and asking the guests.
 BETWEEN_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of ``window_s`` seconds, and how SMIs that come at a rate get into them.
+    """Windows of ``window_s`` seconds, and how SMIs of a rate get into them.
 
-    ``by_ones``: one is asked for amid each window, and waited for between windows. ``waited``: they
-    come by themselves, whether they are wanted or not.
+    ``by_ones``: one SMI is triggered in each window, and the next is due after a pause. ``waited``:
+    SMIs come by themselves, and can't be triggered or stopped.
     """
 
     window_s: float
@@ -39,10 +39,10 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The arms of a round, and after how many rounds the judge is asked first, and how many more.
+    """The arms of a round, and the rounds of each stage; the judge is asked after each stage.
 
-    If it decides the first time, the experiment is over. It is asked twice and no oftener, as each
-    time may err.
+    The experiment ends at the first verdict. There are only two stages, because each judgement may
+    err.
     """
 
     order: tuple[Arm, ...]
@@ -52,7 +52,7 @@ class Plan:
     def of(cls, windows: Windows) -> Self:
         """Return the plan for such windows.
 
-        Of those that are waited for there are so many that as many have SMIs; the others are quiet.
+        There are more windows if SMIs come by themselves: some windows have none, and are quiet.
         """
         if not windows.waited:
             return cls(BY_ONES.order, BY_ONES.stages)

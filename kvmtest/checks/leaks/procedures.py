@@ -1,9 +1,9 @@
-"""The arms of a leak experiment
-=============================
+"""The procedures of leak experiments
+===================================
 
-Windows of all arms: with the knob off and on, and with no SMIs. First those of the three arms are
-interleaved; then a toggler writes the knob beside them, and each window's arm is told from the time
-of these writes. kvmtest.judge.leak judges them.
+Take windows of three arms: knob off, knob on, and quiet, which is without SMIs. First the arms
+alternate. Then a toggler writes the knob beside the windows, and the times of its writes tell each
+window's arm. kvmtest.judge.leak judges the windows.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -23,18 +23,18 @@ from .windows import arm_under, more_quiet, record
 
 __all__ = ["interleaved", "interleaved_and_toggled", "stages", "stages_and_toggled"]
 
-#: Of the interleaved arms; each time another one comes first, against drift.
+#: Rounds of the interleaved arms. Each round begins with another arm, against drift.
 ROUNDS = 8
 ORDER = (Arm.QUIET, Arm.KNOB_OFF, Arm.KNOB_ON)
 KNOB = {Arm.QUIET: 0, Arm.KNOB_OFF: 0, Arm.KNOB_ON: 1}
-#: Their length in others', alone and where windows beside a toggler come after: by fewer than a
-#: hundred SMIs in all, and enough in six windows of each arm, should others not show all of theirs.
+#: Window lengths in usual windows, without and with later windows beside a toggler: all SMIs are
+#: fewer than a hundred, and six windows of each arm have enough of them for a verdict.
 LENGTH, WITH_TOGGLER = 1.4, 1.05
-#: Beside the toggler: quiet windows tell what its VM-exits cost; others are sorted afterwards.
+#: Beside the toggler: quiet windows show what its VM-exits cost; others get their arm afterwards.
 TOGGLED = (Arm.QUIET, Arm.MIXED, Arm.MIXED) * 3
-#: Times from one toggle to the next, in windows: most have one in them, and SMIs before and after.
+#: Time between toggles, in windows: most windows have one toggle, and SMIs before and after it.
 SHORTEST, LONGEST = 0.8, 2.0
-#: Writes that there is room for; then the toggler is at its end.
+#: The toggler's room for writes; it ends after so many.
 TOGGLES = 1000
 
 
@@ -72,8 +72,8 @@ def _round(
 ) -> Observations:
     """Take a window of each arm in ``order``, another one first each ``turn``, and record them.
 
-    A treatment window is the first entry after its toggle. Others are to show what a leak looks
-    like, and begin when the guest has run with the knob as it is.
+    A window with the knob on is the first entry after its toggle. Windows of other arms are
+    references, and begin after the guest has run under the knob's value.
     """
     for at in range(len(order)):
         arm = order[(turn + at) % len(order)]
@@ -83,7 +83,7 @@ def _round(
             watchers.settle()
         taken = watchers.take_windows(arm, length)
         if is_waited:
-            # Whether a window is quiet shows afterwards.
+            # Only afterwards is it known whether a window had SMIs.
             taken = [
                 (window if window.smis else replace(window, arm=Arm.QUIET), gaps)
                 for window, gaps in taken
@@ -110,9 +110,9 @@ def stages_and_toggled(scene: Scene, watchers: Watchers) -> Observations:
 def _stages(
     scene: Scene, watchers: Watchers, samples: Samples
 ) -> Generator[Reading | Absence, None, bool]:
-    """Say how long it takes; take the windows of a stage, and of the next if that decides nothing.
+    """Record how long the plan takes; take the windows of its stages until one decides.
 
-    Give whether it does not take too long.
+    Return False if the plan would take too long.
     """
     windows = watchers.smis.windows
     plan = Plan.of(windows)
@@ -140,8 +140,8 @@ def _stages(
 
 
 def _beside_toggler(scene: Scene, watchers: Watchers, samples: Samples) -> Observations:
-    """Take windows beside a toggler, then sort them by its writes, and record all."""
-    # In the journal with this, as the toggler needs it.
+    """Take windows beside a toggler, tell their arms by its writes, and record all."""
+    # Puts the knob's value into the journal, which the toggler's own writes do not.
     yield from _set_knob(scene, 0, samples)
     path, window_s = scene.machine.tree.path(scene.knob.paths[0]), watchers.smis.window_s
     shortest, spread = SHORTEST * window_s, (LONGEST - SHORTEST) * window_s
@@ -156,7 +156,7 @@ def _beside_toggler(scene: Scene, watchers: Watchers, samples: Samples) -> Obser
         if window.arm is not Arm.QUIET:
             state = arm_under(samples.toggles, window)
             smis[state] += window.smis
-            # A control begins settled; here it is mostly the first entry after its toggle.
+            # A reference window begins settled; this one mostly begins at a toggle's first entry.
             arm = Arm.MIXED if state is Arm.KNOB_OFF else state
             taken[at] = replace(window, arm=arm), gaps
     yield from record(taken, samples)

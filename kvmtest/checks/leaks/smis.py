@@ -1,8 +1,8 @@
 """The SMIs of a leak experiment
 =============================
 
-Which of the machine's sources raises SMIs that a count follows, how often, on which CPUs, and how
-long a window is for them.
+Finds the machine's source whose SMIs a count follows, their rate, their CPUs, and the length of a
+window.
 """
 
 import os
@@ -37,34 +37,34 @@ from .plan import Windows
 
 __all__ = ["PROOFS", "SMIS_PER_WINDOW", "Smis", "proved_smis"]
 
-#: SMIs that a window is long enough for. In all they are fewer than a hundred.
+#: SMIs in a window. An experiment has fewer than a hundred of them.
 SMIS_PER_WINDOW = 4
 #: A firmware's handlers take up to a millisecond: at such rates a machine still does its work.
 RATE_HZ = 50.0
 #: An emulated machine's handler is a few instructions, and the machine is slow.
 LAB_RATE_HZ = 5000.0
-#: A window of one SMI: guests are in it after a part of AMID_S, and out of SMM long before its end.
+#: Length of a window of one SMI: guests enter it early, and leave SMM long before its end.
 WINDOW_S = 0.08
-#: SMIs in the mean of a window of those that can only be waited for: half of the windows have none
-#: and are quiet ones. They are not longer than this: a host's timer takes a guest out of them a
-#: thousand times a second at most, and the guest has room for fewer than four thousand gaps.
+#: Mean SMIs in a window if SMIs come by themselves: half of the windows have none, and are quiet.
+#: The longest window keeps gaps within the guest's room for four thousand: a host's timer makes at
+#: most a thousand gaps a second.
 WAITED_SMIS, LONGEST_S = 0.7, 2.0
 #: SMIs that a source proves itself by.
 PROOFS = 3
 #: CPUs that guests run on at most.
 MOST_CPUS = 4
-#: Says, in the raw part, that the kernel reported trouble: no other source is tried then.
+#: The raw value that marks trouble in the kernel log: no other source is tried after it.
 _TROUBLED = "troubled"
 _NAME_ANOTHER = "see what kvmtest smi probe says, and name a source that works by --smi-source"
 
 
 @dataclass(frozen=True, slots=True)
 class Smis:
-    """What raises SMIs, what counts them on ``cpus``, and how long a window is.
+    """The source of SMIs, their count on ``cpus``, and the length of a window.
 
-    ``trigger_s`` is how long a trigger takes. ``fire`` raises SMIs once, in its turn, where they
-    can be asked for: then each window has those of one trigger. It is called on ``firing_cpu``, if
-    there is one that no guest needs.
+    ``trigger_s`` is a trigger's duration in seconds. ``fire`` triggers SMIs once, if the source can
+    be triggered: each window then has the SMIs of one trigger. It runs on ``firing_cpu``, if no
+    guest needs that CPU.
     """
 
     source: Ready
@@ -96,7 +96,7 @@ class Smis:
 
     @contextmanager
     def opened(self) -> "Iterator[Smis]":
-        """Give them ready to be raised one by one, where they can be asked for."""
+        """Yield the SMIs, ready to be triggered if the source can be triggered."""
         if not isinstance(self.source, Triggered):
             yield self
             return
@@ -105,9 +105,9 @@ class Smis:
             yield replace(self, fire=turns)
 
     def proved(self, context: Context) -> "Generator[Reading, None, Smis | None]":
-        """Show that the count follows the source.
+        """Show that the count follows the source: a control.
 
-        Give them on the CPUs that SMIs come on, at a rate that the machine bears.
+        Return the SMIs, limited to the CPUs that take them and to a rate that the machine bears.
         """
         run = context.kernel_log
         log = run if isinstance(run, Missing) else run.log
@@ -124,7 +124,7 @@ class Smis:
             what, remedy = "SMIs come on a CPU of this process", "run it without taskset"
             yield control("leak", what, False, True, remedy)
             return None
-        # Of a few triggers the longest is chance: one may have had to wait for a CPU.
+        # The median, because a trigger may have waited for a CPU.
         took_s = median(proof.latencies_s) if proof.latencies_s else 0.0
         safe_hz = SAFE_SHARE / took_s if took_s else proof.safe_hz or self.rate_hz
         rate = min(self.rate_hz, safe_hz)
@@ -142,8 +142,8 @@ class Smis:
 def _apart(allowed: Sequence[int], taking: Sequence[int]) -> tuple[int | None, Sequence[int]]:
     """Return the CPU to fire on, and the CPUs for guests.
 
-    Where a guest shares its CPU with what fires it is in host mode when the SMI comes. The first of
-    them is the one that drivers raise their SMIs on.
+    A guest that shares its CPU with the firing thread is in host mode when the SMI comes. Drivers
+    raise SMIs on the first CPU.
     """
     others = [cpu for cpu in allowed if cpu not in taking]
     if others:
@@ -154,10 +154,10 @@ def _apart(allowed: Sequence[int], taking: Sequence[int]) -> tuple[int | None, S
 def proved_smis(
     context: Context, stack: ExitStack
 ) -> Generator[Reading | Absence, None, Smis | None]:
-    """Try the machine's sources, the gentlest first, until one is fast enough; give what proved.
+    """Try the machine's sources, the gentlest first, until one is fast enough; return its SMIs.
 
-    What the sources need ends with the stack. Those that proved themselves once in a run are tried
-    before others later.
+    The stack closes what the sources need. Sources that proved themselves earlier in the run are
+    tried first.
     """
     machine = context.machine
     found = candidates(machine, machine.smi_source)
@@ -182,7 +182,7 @@ def proved_smis(
 def _first_proved(
     context: Context, stack: ExitStack, sources: Sequence[Source], count: SmiCount
 ) -> Generator[Reading | Absence, None, Smis | None]:
-    """Try sources until one is fast enough; yield what proves itself, or why nothing does."""
+    """Try sources until one is fast enough; yield the proofs, or why there are none."""
     cpus = tuple(sorted(os.sched_getaffinity(0) & set(count.cpus)))
     proved: list[Smis] = []
     failed: list[Reading] = []
@@ -204,7 +204,7 @@ def _first_proved(
             if any(reading.raw.get(_TROUBLED) for reading in readings):
                 break
             continue
-        # Others that did not prove themselves stand in the way of no verdict.
+        # A failed source must not hinder a verdict, so that it is kept as raw values alone.
         tried = {f"not {reading.what}": reading.observed for reading in failed}
         for reading in readings:
             yield replace(reading, raw={**reading.raw, **tried})
@@ -228,7 +228,7 @@ def _first_proved(
 
 
 def _none_proved(failed: Sequence[Reading]) -> Reading:
-    """Return one control of several, which tells what became of each source."""
+    """Return one control for several sources, with the outcome of each."""
     broken = [reading for reading in failed if not reading.agrees]
     observed = "; ".join(f"{reading.what}: {reading.observed}" for reading in broken)
     return control("leak", "an SMI source proves itself", observed, "yes", _NAME_ANOTHER)
@@ -237,7 +237,7 @@ def _none_proved(failed: Sequence[Reading]) -> Reading:
 def _collected(
     proving: Generator[Reading, None, Smis | None],
 ) -> tuple[list[Reading], Smis | None]:
-    """Return what a generator yields, and what it returns."""
+    """Run a proof to its end; return its readings and its result."""
     readings = []
     while True:
         try:

@@ -1,9 +1,9 @@
 """The leak walk
 =============
 
-The witness leak of properties that others look at too. Once a run, vCPUs go through what these
-properties are about, one step after the other, and a few windows after each step show whether SMM
-is counted then. Each property has its own step's windows judged, against one other's.
+The source of the witness leak, for properties that other witnesses observe too. Once a run, vCPUs
+perform a step for each property, and a few windows after each step show whether SMM is counted.
+The windows of a property's step are judged against those of one reference step.
 """
 
 import os
@@ -39,17 +39,17 @@ from .windows import more_quiet
 
 __all__ = ["LENGTH", "OFF", "ON", "Step", "Walk", "walked"]
 
-#: Windows with SMIs of a step with the knob on, and with it off, and their length in those of other
-#: experiments. With it on a hundredth of what is counted with it off must show, in all fewer than a
-#: hundred SMIs are judged for a property, and what a window costs hardly goes by its length.
+#: Windows with SMIs of a step, with the knob on and off, and their length in usual windows. A leak
+#: of a hundredth must show with the knob on, and a property is judged by fewer than a hundred SMIs.
+#: A longer window hardly costs more.
 ON, OFF, LENGTH = 8, 6, 1.2
-#: So many times as many where each window has the SMIs of one trigger, and after so many of these
-#: one without.
+#: If each window has the SMIs of one trigger: the factor on the windows, and after how many of them
+#: one window without SMIs follows.
 SLOW_TIMES, QUIET_EACH = 2, 4
 
 
 class Step(StrEnum):
-    """What vCPUs went through, in words that follow "counts SMM"."""
+    """A step of the vCPUs, in words that follow "counts SMM"."""
 
     TOGGLED = "after a toggle"
     NEW = "on a new vCPU"
@@ -60,15 +60,15 @@ class Step(StrEnum):
     VMFAIL = "in L1 after a VM-Fail"
 
 
-#: The step whose windows with the knob off show what an SMI counts.
+#: The step whose windows with the knob off show how much an SMI counts.
 REFERENCE = {step: Step.TOGGLED if step is Step.NEW else Step.NEW for step in Step}
 
 
 @dataclass
 class Walk:
-    """What was read on the way, before the first step and in each, and the samples.
+    """The readings before the first step and in each step, and the samples.
 
-    ``error`` ended it early, whatever it was: it is not tried again.
+    ``error`` ended the walk early. A walk is not tried again.
     """
 
     before: list[Reading | Absence] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Walk:
         return bool(self.windows.get(step) and self.windows.get(REFERENCE[step]))
 
     def samples(self, step: Step) -> Samples:
-        """Return what a step is judged by, in the order in which it was taken."""
+        """Return the samples that a step is judged by, in order of time."""
         off = [window for window in self.windows[REFERENCE[step]] if window.arm is Arm.KNOB_OFF]
         reference = [replace(window, state="") for window in off]
         windows = [*self.quiet, *reference, *self.windows[step]]
@@ -92,7 +92,7 @@ class Walk:
 
 
 def walked(context: Context) -> Walk:
-    """Return the run's walk; the first that asks performs it."""
+    """Return the run's walk; the first call performs it."""
     if __name__ not in context.found:
         context.found[__name__] = _walked(context)
     walk: Walk = context.found[__name__]
@@ -100,7 +100,7 @@ def walked(context: Context) -> Walk:
 
 
 def _walked(context: Context) -> Walk:
-    """Perform every step; return what was recorded, and what ended it if it was not the last."""
+    """Perform every step; return the walk, with the error if one ended it early."""
     walk = Walk()
     here = walk.before
 
@@ -112,7 +112,7 @@ def _walked(context: Context) -> Walk:
                 scene.on_step(f"SMIs {step}")
             run = StepRun(scene, watchers, step, [], walk, times)
             yield from perform(run)
-            # Not before the step is done.
+            # Set last, so that a step that failed has no windows to judge.
             walk.windows[step] = run.windows
         every = chain(walk.quiet, *walk.windows.values())
         walk.quiet.extend(window for window, _ in more_quiet(watchers, every, LENGTH))
@@ -137,9 +137,9 @@ def _counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counter
 
 
 class StepRun(NamedTuple):
-    """One step of a walk as it is performed, and the ``windows`` recorded in it.
+    """One step of a walk while it is performed, and the ``windows`` recorded in it.
 
-    Of these there are ``times`` as many as where SMIs are fast.
+    ``times`` is the factor on the number of windows; it is 1 if SMIs are fast.
     """
 
     scene: Scene
@@ -150,12 +150,12 @@ class StepRun(NamedTuple):
     times: int = 1
 
     def set_knob(self, value: int) -> Observations:
-        """Write the knob for certain, and keep when."""
+        """Write the knob (see Scene.set_knob), and keep the time of the toggle."""
         toggled = yield from toggle_and_show(self.scene, value)
         self.walk.toggles.append(toggled)
 
     def take_windows(self, knob: int, count: int) -> None:
-        """Take windows with SMIs, and one without, more of both where SMIs come by ones."""
+        """Take windows with SMIs, and one without; more of both if SMIs come one by one."""
         arm = Arm.KNOB_ON if knob else Arm.KNOB_OFF
         each = count if self.times == 1 else QUIET_EACH
         for number in range(1, self.times * count + 1):
@@ -168,7 +168,7 @@ class StepRun(NamedTuple):
 
 
 def _toggled(run: StepRun) -> Observations:
-    """Turn the knob off, under a vCPU that was made and ran while it was on."""
+    """Turn the knob off under a vCPU that was made and ran with the knob on."""
     yield from run.set_knob(0)
     run.take_windows(0, OFF)
 
@@ -191,7 +191,7 @@ def _refused(run: StepRun) -> Observations:
 
 
 def _written(run: StepRun) -> Observations:
-    """Have the guest, then userspace write what both may, once KVM has seen the knob on."""
+    """Have the guest, then userspace write 0 to DEBUGCTL, after KVM has seen the knob on."""
     yield from run.set_knob(1)
     run.watchers.settle()
     for stimulus in (GUEST_WRITES_0, USERSPACE_WRITES_0):
@@ -200,7 +200,7 @@ def _written(run: StepRun) -> Observations:
 
 
 def _migrated(run: StepRun) -> Observations:
-    """Turn the knob on, and have vCPUs run on another CPU first."""
+    """Turn the knob on, and have each vCPU first run on another CPU."""
     cpus = os.sched_getaffinity(0)
     if len(cpus) < 2:
         return
@@ -219,9 +219,9 @@ def _migrated(run: StepRun) -> Observations:
 
 
 def _running(run: StepRun) -> Observations:
-    """Turn the knob on while vCPUs run, amid each window; SMIs come after that alone.
+    """Turn the knob on in the middle of each window, while vCPUs run; SMIs come only afterwards.
 
-    Where a vCPU's KVM_RUN began later than the toggle, its window is of no arm.
+    If a vCPU's KVM_RUN began after the toggle, its window is of no arm.
     """
     if len(os.sched_getaffinity(0)) < 2:
         return
@@ -238,7 +238,7 @@ def _running(run: StepRun) -> Observations:
 
 
 def _vmfail(run: StepRun) -> Observations:
-    """Have an entry to L2 fail that is the first to see the knob on."""
+    """Turn the knob on before an entry to L2 that fails in the CPU."""
     if answer(run.scene.machine, "nested"):
         return
     l2 = FailingL2()
@@ -251,8 +251,8 @@ def _vmfail(run: StepRun) -> Observations:
     run.take_windows(1, ON)
 
 
-#: In this order: bit 14 is written under a vCPU that never saw the knob on, and what nesting spoils
-#: comes last.
+#: The order matters: bit 14 is written under a vCPU that never saw the knob on, and nesting, which
+#: may spoil the vCPUs, comes last.
 STEPS: dict[Step, Callable[[StepRun], Observations]] = {
     Step.TOGGLED: _toggled,
     Step.NEW: _new,

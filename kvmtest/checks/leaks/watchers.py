@@ -1,7 +1,8 @@
 """The watchers of guests
 =====================
 
-A guest on each CPU whose SMIs are counted, each in a thread of its own, watched at the same time.
+A guest on each CPU whose SMIs are counted. Each guest runs in a thread of its own, and all are
+watched at the same time.
 """
 
 import random
@@ -32,27 +33,27 @@ __all__ = ["Disturbed", "Watcher", "Watchers", "WindowAndGaps"]
 
 T = TypeVar("T")
 
-#: Between the longest step without an exit and the shortest gap that is one. A step in which a gap
-#: is logged is of 23 instructions instead of 16, and no gap for that.
+#: The shortest gap, as a multiple of the longest step without an exit. A step that logs a gap has
+#: 23 instructions instead of 16, and must not count as a gap itself.
 MARGIN = 1.5
-#: To learn how the guest's time goes without exits: so many short watches.
+#: Short watches to learn the guest's longest step without exits: wanted, at most, and their length.
 TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
 #: Upper bound on the action in the middle of a window, and on waiting until guests are in it.
 MEANWHILE_S = 0.05
 #: A gap that no guest has.
 NO_GAP = 1 << 62
-#: The guest's TSC is read so often, and the read that took least time is believed.
+#: Reads of the guest's TSC; the quickest one counts.
 OFFSET_READS = 5
 
 WindowAndGaps = tuple[Window, list[Gap]]
 
 
 class Disturbed(KvmtestError):
-    """A guest could not be watched: too much else goes on here."""
+    """A guest could not be watched, because the machine is too busy."""
 
 
 class _Watch(NamedTuple):
-    """What one watch saw, its VM-exits, and the TSC around its KVM_RUN."""
+    """One watch: its gaps, polls and longest step, its VM-exits, the TSC around its KVM_RUN."""
 
     gaps: int
     polls: int
@@ -84,15 +85,15 @@ class Watcher:
         return self._guest
 
     def watch_other(self, guest: Guest) -> None:
-        """Watch this guest from now on, which is like the one before; counters are the thread's."""
+        """Watch this similar guest from now on; the counters, which are the thread's, stay."""
         self._guest = guest
-        #: To be added to the guest's TSC to have the host's.
+        #: The host's TSC minus the guest's.
         self.tsc_offset = _tsc_offset(guest)
 
     def calibrate(self, ticks: int) -> None:
-        """Learn how many VM-exits a watch has of its own, and how long a gap is at least.
+        """Learn how many VM-exits a watch itself causes, and the shortest gap in ticks.
 
-        Raises Disturbed where the guest hardly runs without other exits.
+        Raises Disturbed if the guest hardly runs without other exits.
         """
         trials: list[_Watch] = []
         for _ in range(MOST_TRIALS):
@@ -113,9 +114,9 @@ class Watcher:
         self._guest.execute(commands.nop(), timeout=PATIENCE_S)
 
     def watch(self, ticks: int) -> WindowAndGaps:
-        """Watch so long; the window is of no arm and has no SMIs yet. Raises Disturbed.
+        """Watch for so many ticks; the window has no arm and no SMIs yet. Raises Disturbed.
 
-        It is the one KVM_RUN that a watch is made of: outside it the guest counts a constant.
+        The window is the one KVM_RUN of a watch: outside it, the guest counts a constant.
         """
         before = self._counters.read()
         seen = self._watch(ticks)
@@ -144,7 +145,7 @@ class Watcher:
 class Watchers:
     """A watcher for each CPU of ``smis``, each in a thread of its own; they watch at the same time.
 
-    ``kept`` closes what their threads use, after these.
+    ``kept`` closes what the threads use, after the threads have ended.
     """
 
     def __init__(self, smis: Smis, workers: Supervisor, kept: ExitStack) -> None:
@@ -231,7 +232,7 @@ class Watchers:
         """
         smis = self.smis
         window_s = length * smis.window_s
-        # All windows are as long as each other where VM-exits by timers are many.
+        # With a trigger, all windows have one length: timers' VM-exits are many in such long ones.
         ticks = int((window_s if smis.fire else window_s + MEANWHILE_S) * self._tsc_hz)
         if smis.fire:
             smis.fire.wait()
@@ -241,7 +242,7 @@ class Watchers:
         done = meanwhile()
         is_first = self._counts() == before
         if smis.fire:
-            # Anywhere in it: a toggler's writes come before some, and after others.
+            # At a random time, so that a toggler's writes precede some SMIs and follow others.
             time.sleep(random.uniform(0, window_s / 2))
             self.workers.result(self._firing.ask(smis.fire), PATIENCE_S)
         else:
@@ -276,7 +277,7 @@ class Watchers:
 
 
 def _tsc_offset(guest: Guest) -> int:
-    """Return what is to be added to the guest's TSC to have the host's, as exactly as it goes."""
+    """Return the host's TSC minus the guest's, by the quickest of a few reads."""
     reads = []
     for _ in range(OFFSET_READS):
         before = int(lib.clock_tsc())

@@ -1,7 +1,7 @@
 """Windows
 =======
 
-Windows as readings and samples, more of the quiet ones, and the arm of one beside a toggler.
+Windows as readings and samples, further quiet windows, and the arm of a window beside a toggler.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from .watchers import Watchers, WindowAndGaps
 
 __all__ = ["arm_under", "more_quiet", "record"]
 
-#: Quiet windows that are taken more, at most, until they say what a VM-exit costs.
+#: Upper bound on the further quiet windows that show what a VM-exit costs.
 MORE_QUIET = 24
 
 
@@ -31,9 +31,9 @@ def record(taken: Iterable[WindowAndGaps], samples: Samples) -> Observations:
 def more_quiet(
     watchers: Watchers, windows: Iterable[Window], length: float
 ) -> Iterator[WindowAndGaps]:
-    """Take quiet windows until they say, with those of ``windows``, what VM-exits of others cost.
+    """Take quiet windows until all quiet windows show what the VM-exits of ``windows`` cost.
 
-    A timer's come in a part of all windows, in none of the quiet ones by chance. They cost no SMI.
+    By chance, a timer's VM-exits may be in no quiet window so far. Quiet windows cost no SMI.
     """
     windows = list(windows)
     for _ in range(MORE_QUIET):
@@ -46,9 +46,9 @@ def more_quiet(
 
 
 def arm_under(toggles: Sequence[Toggle], window: Window) -> Arm:
-    """Return the arm of a window with SMIs: what the toggles, in order, say of the knob then.
+    """Return the arm of a window with SMIs, by the knob's value after the ordered toggles.
 
-    It is MIXED where the knob was being written meanwhile, or nobody knows its state.
+    The arm is MIXED if the knob was written during the window, or its value is unknown.
     """
     arm = Arm.MIXED
     for toggle in toggles:

@@ -1,5 +1,5 @@
 """Checks of nested VMX
 ====================
 
-Entries to L2, and what L1 may ask for in vmcs12.
+Entries to L2, and the values that L1 may set in vmcs12.
 """

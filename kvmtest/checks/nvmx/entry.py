@@ -1,7 +1,7 @@
 """Nested guests
 =============
 
-nvmx.*: what L2 runs with, and L1 after an entry to L2 that only the CPU refuses.
+nvmx.entry.vmfail-reload: L1's DEBUGCTL after an entry to L2 that the CPU, not KVM, refuses.
 """
 
 from kvmtest.checks.context import Context, Observations
@@ -15,9 +15,9 @@ __all__ = ["vmfail_reload"]
 
 
 def vmfail_reload(context: Context) -> Observations:
-    """Toggle the knob before an entry to L2 that fails, and look at what L1 runs with after it.
+    """Toggle the knob before an entry to L2 that fails, and look at L1's next entry.
 
-    The failing entry is the first to see the toggle, so that KVM knows of it when L1 goes on.
+    The failing entry is the first after the toggle, so that KVM knows the new value afterwards.
     """
     with Scene(context, "vmcs") as scene, scene.guest() as guest:
         yield from scene.begin()

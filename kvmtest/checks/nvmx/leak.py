@@ -1,7 +1,7 @@
 """Leaks while L2 runs
 ===================
 
-nvmx.leak.l2: what host events that count guest mode count while SMIs come in L2.
+nvmx.leak.l2: host events that count guest mode, while SMIs come in L2.
 """
 
 from kvmtest.checks.context import Context, Observations

@@ -1,6 +1,6 @@
 """Stimuli
 =======
 
-What vCPUs are put through before an entry or a window is looked at: each written once, for the
-guest of a check and for the guests of the leak walk alike.
+Actions on a vCPU before an entry or a window is observed. Each is written once, for the guest of a
+check and the guests of the leak walk alike.
 """

@@ -1,7 +1,7 @@
 """Writes of a guest's DEBUGCTL
 ============================
 
-By the guest's WRMSR and by userspace's KVM_SET_MSRS, and what comes of them.
+Writes by the guest's WRMSR and by userspace's KVM_SET_MSRS, and their outcomes.
 """
 
 from contextlib import suppress
@@ -34,13 +34,13 @@ GENERAL_PROTECTION = 13
 
 
 def guest_write(guest: Guest, value: int) -> str:
-    """Have the guest write DEBUGCTL; return what came of it."""
+    """Have the guest write DEBUGCTL; return the outcome in words."""
     try:
         (result,) = guest.execute(commands.wrmsr(IA32_DEBUGCTL, value))
     except UnexpectedExit as error:
         if not isinstance(error.exit, FailEntryExit):
             raise
-        # KVM took what the CPU does not: the guest can't be entered with it.
+        # KVM took a value that the CPU refuses at VM-entry: clear it, or the guest can't run.
         guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
         guest.resume()
         return "taken, and the CPU refused to enter"
@@ -50,7 +50,7 @@ def guest_write(guest: Guest, value: int) -> str:
 
 
 def user_write(guest: Guest, value: int) -> str:
-    """Have userspace write the guest's DEBUGCTL; return what came of it."""
+    """Have userspace write the guest's DEBUGCTL; return TAKEN or REFUSED."""
     try:
         guest.vcpu.set_msr(IA32_DEBUGCTL, value)
     except MsrRefused:
@@ -59,10 +59,10 @@ def user_write(guest: Guest, value: int) -> str:
 
 
 def allowed_bits(vcpu: Vcpu) -> list[int]:
-    """Return which of OWN_BITS userspace may set in the vCPU's DEBUGCTL, which is 0 after it.
+    """Return which of OWN_BITS userspace may set in the vCPU's DEBUGCTL; leaves it at 0.
 
-    A bit is allowed where it is not refused: only BTF and LBR does KVM take and drop. Whether it is
-    kept is for the check to see.
+    A bit is allowed if KVM does not refuse it. KVM may still drop a bit, as it does with BTF and
+    LBR: the check reads it back.
     """
     allowed = []
     for bit in OWN_BITS:
@@ -74,14 +74,14 @@ def allowed_bits(vcpu: Vcpu) -> list[int]:
 
 
 def guest_bits(guest: Guest) -> list[int]:
-    """Return which of OWN_BITS the guest may set; its DEBUGCTL is 0 after it."""
+    """Return which of OWN_BITS the guest may set; leaves its DEBUGCTL at 0."""
     allowed = [bit for bit in OWN_BITS if guest_write(guest, bit) == TAKEN]
     guest_write(guest, 0)
     return allowed
 
 
 def both_write(guest: Guest, value: int) -> tuple[str, str]:
-    """Have the guest, then userspace write DEBUGCTL; return what came of each."""
+    """Have the guest, then userspace write DEBUGCTL; return both outcomes."""
     return guest_write(guest, value), user_write(guest, value)
 
 

@@ -1,8 +1,8 @@
 """Emulation
 =========
 
-KVM emulates an instruction of a vCPU in a state that vm86 mode can't run: that of a CPU after
-reset. vmx_vcpu_run returns without an entry then. It takes kvm_intel without unrestricted guest.
+A vCPU in the state after reset, which vm86 mode can't run: KVM emulates its instructions, and
+vmx_vcpu_run returns without an entry. This needs kvm_intel with unrestricted_guest=0.
 """
 
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ __all__ = [
     "save",
 ]
 
-#: What is emulated: OUT to a port, again and again.
+#: The emulated code: OUT to a port in an endless loop.
 PORT = 0x10
 OUT_AND_AGAIN = bytes([0xE6, PORT, 0xEB, 0xFC])
-#: A page of the guests' memory that they do not use.
+#: An unused page of the guests' memory.
 CODE = 0x30000
 
 
@@ -38,14 +38,14 @@ class State(NamedTuple):
 
 
 class Emulated(NamedTuple):
-    """How a KVM_RUN ended, and whether KVM emulated in it; None where KVM does not tell."""
+    """A KVM_RUN's exit, and whether KVM emulated in it; None without statistics."""
 
     exit: Exit
     done: bool | None
 
 
 def save(vcpu: Vcpu) -> State:
-    """Return the vCPU's state, once what its last exit asked for is done with."""
+    """Complete the vCPU's last exit, and return its state."""
     vcpu.complete()
     return State(vcpu.get_sregs(), vcpu.get_regs())
 
@@ -57,18 +57,18 @@ def load(vcpu: Vcpu, state: State) -> None:
 
 
 def reset_state(system: System) -> State:
-    """Return the state that a vCPU begins with."""
+    """Return the state of a new vCPU."""
     with system.create_vm() as vm:
         vcpu = vm.create_vcpu()
         return State(vcpu.get_sregs(), vcpu.get_regs())
 
 
 def emulate(vcpu: Vcpu) -> Emulated:
-    """Run a vCPU that is at :data:`OUT_AND_AGAIN`, until its OUT; that is done with then."""
+    """Run a vCPU that is at :data:`OUT_AND_AGAIN` until its OUT, and complete the OUT."""
     before = _emulations(vcpu)
     end = vcpu.run()
     after = _emulations(vcpu)
-    # So that the state can be set.
+    # An open exit would keep the state from being set.
     vcpu.complete()
     if before is None or after is None:
         return Emulated(end, None)
@@ -77,9 +77,9 @@ def emulate(vcpu: Vcpu) -> Emulated:
 
 
 def emulated(guest: Guest, reset: State) -> Stimulus:
-    """Return what has KVM emulate a guest that has come up, and gives it its state back."""
+    """Return the stimulus that has KVM emulate a booted guest, and restores its state."""
     sregs, regs = reset
-    # vm86 mode has a segment's selector tell its base.
+    # In vm86 mode, a segment's selector gives its base.
     sregs.cs.base, sregs.cs.selector, regs.rip = CODE, 0, 0
     guest.memory.write(CODE, OUT_AND_AGAIN)
 
@@ -94,7 +94,7 @@ def emulated(guest: Guest, reset: State) -> Stimulus:
 
 
 def _emulations(vcpu: Vcpu) -> int | None:
-    """Return how many instructions KVM has emulated, None where it does not tell."""
+    """Return how many instructions KVM has emulated; None without statistics."""
     # Before Linux kernel commit cb082bfab59a ("KVM: stats: Add fd-based API to read binary stats
     # data") (in v5.14), a vCPU has no statistics of its own.
     try:

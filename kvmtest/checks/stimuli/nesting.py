@@ -1,7 +1,7 @@
 """Nested entries
 ==============
 
-L1 launches L2, or has an entry to L2 fail that only the CPU refuses.
+L1 launches L2, or makes an entry to L2 that fails because the CPU, not KVM, refuses it.
 """
 
 from kvmtest.guests import Guest
@@ -13,9 +13,9 @@ __all__ = ["FailingL2", "relaunched_l2"]
 
 
 def relaunched_l2(guest: Guest) -> Stimulus:
-    """Have a guest launch L2; return what has it leave L2, run as L1, and enter L2 anew.
+    """Launch L2; return the stimulus that leaves L2, runs L1, and enters L2 again.
 
-    So L1 is the first to see a toggle before it.
+    L1 is thus the first to see a toggle that precedes the stimulus.
     """
     nested = NestedGuest(guest)
     nested.enter_l2()
@@ -29,7 +29,7 @@ def relaunched_l2(guest: Guest) -> Stimulus:
 
 
 class FailingL2:
-    """The next entry of guests to L2 fails, as only the CPU finds out."""
+    """Makes a guest's next entry to L2 fail: KVM accepts vmcs12, and the CPU refuses it."""
 
     def __init__(self) -> None:
         self._nested: dict[Guest, NestedGuest] = {}
@@ -44,5 +44,5 @@ class FailingL2:
         return nested.is_in_l2
 
     def fail(self, guest: Guest) -> bool:
-        """Enter L2, which fails; tell whether it is L1 that waits now."""
+        """Enter L2, which fails; return whether L1 runs on."""
         return self._nested[guest].fail_entry()

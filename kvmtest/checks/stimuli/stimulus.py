@@ -1,7 +1,7 @@
-"""What a stimulus of a guest is
-=============================
+"""A stimulus of a guest
+=====================
 
-Something that a guest is put through in the thread that runs its vCPU.
+An action on a guest, performed in the thread that runs its vCPU.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["Stimulus"]
 
 @dataclass(frozen=True, slots=True)
 class Stimulus:
-    """``apply`` puts one guest through it, and tells whether that was done; ``does`` says what."""
+    """``apply`` acts on one guest and tells whether that worked; ``does`` says what happened."""
 
     does: str
     apply: Callable[[Guest], bool]

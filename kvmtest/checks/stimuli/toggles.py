@@ -16,14 +16,14 @@ __all__ = ["toggle", "toggle_and_show"]
 
 
 def toggle(scene: Scene, value: int) -> Toggle:
-    """Write the knob, and look at nothing: for vCPUs that run meanwhile."""
+    """Write the knob without checking any MSR: for use while vCPUs run."""
     began = lib.clock_tsc()
     write_knob(scene.journal, scene.knob, value)
     return Toggle(value, began, lib.clock_tsc())
 
 
 def toggle_and_show(scene: Scene, value: int) -> Generator[Reading | Absence, None, Toggle]:
-    """Write the knob for certain, and show that every CPU's MSR follows (Scene.set_knob)."""
+    """Write the knob, and show that every CPU's MSR follows: see Scene.set_knob."""
     began = lib.clock_tsc()
     yield from scene.set_knob(value)
     return Toggle(value, began, lib.clock_tsc())

@@ -25,16 +25,16 @@ __all__ = ["flag_never"]
 #: AMD APM volume 2, 3.1.7: EFER's long mode active and SVM enable.
 EFER, EFER_LMA, EFER_SVME = 0xC0000080, 1 << 10, 1 << 12
 
-#: Exits that a guest is made to have where many entries are counted.
+#: Exits of a guest where many entries are counted.
 MANY = 100
-#: What guest and userspace write to DEBUGCTL between entries: LBR, bit 14, all bits.
+#: Values that guest and userspace write to DEBUGCTL between entries: LBR, bit 14, all bits, none.
 WRITES = (1, 1 << 14, (1 << 64) - 1, 0)
 
 
 def flag_never(context: Context) -> Observations:
-    """Have guests of several kinds entered, on every CPU, and look at the run flags of each entry.
+    """Enter guests of several kinds, on every CPU, and look at the run flags of each entry.
 
-    And at KVM's mask of host-owned bits, and at the bits of every CPU.
+    Look also at KVM's mask of host-owned bits, and at bit 14 of every CPU's DEBUGCTL.
     """
     with Scene(context, "runflags") as scene:
         yield from scene.begin()
@@ -45,7 +45,7 @@ def flag_never(context: Context) -> Observations:
 
 
 def _entries(scene: Scene, runflags: RunFlagsWitness) -> Observations:
-    """Make entries by the kind, and look at each kind's."""
+    """Make entries of each kind, and look at them."""
     with scene.system.create_vm() as vm:
         guest = real_guest(vm)
         guest.boot()

@@ -1,13 +1,12 @@
 """Leaks on AMD
 ============
 
-svm.leak.guest-only: what events that count guest mode alone count for each SMI. AMD CPUs have no
-bit that keeps SMM out of counters, so that this is a figure and no claim: where KVM intercepts SMIs
-(kvm_amd's parameter intercept_smi) they come in host mode, after a VM-exit, and elsewhere they are
-counted.
+svm.leak.guest-only: the counts that guest-only events gain with each SMI. This is a figure and no
+claim, because AMD CPUs have no bit that keeps SMM out of counters. If KVM intercepts SMIs (the
+parameter kvm_amd.intercept_smi), they come in host mode after a VM-exit; else they are counted.
 
-Of the events that KVM makes happen AMD counts VMRUN alone, as a branch (perf's branches are not
-used here); what a VM-exit costs is learnt from windows without SMIs.
+AMD counts VMRUN as a branch, so that perf's branches are not used here. Windows without SMIs show
+what a VM-exit costs.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,12 +27,12 @@ from kvmtest.missing import Missing
 
 __all__ = ["figures", "guest_only"]
 
-#: More where each window has the SMIs of one trigger.
+#: SLOW_ROUNDS apply if each window has the SMIs of one trigger.
 ROUNDS, SLOW_ROUNDS = 9, 20
 
 
 def guest_only(context: Context) -> Observations:
-    """Count guests' execution by guest-only perf events, with SMIs and without in turns."""
+    """Count guests by guest-only perf events, alternately with and without SMIs."""
     procedure = Procedure(_arms, partial(_arms, rounds=SLOW_ROUNDS))
     yield from noise_as_control(experiment(context, with_host_counters, procedure))
 
@@ -46,7 +45,7 @@ def _arms(scene: Scene, watchers: Watchers, rounds: int = ROUNDS) -> Observation
     samples = Samples()
     for turn in range(rounds):
         scene.on_step(f"SMIs by {watchers.smis.source.name}: round {turn + 1} of {rounds}")
-        # There is no knob, so that windows with SMIs are of neither of its arms.
+        # AMD has no knob, so that windows with SMIs are of neither knob arm.
         for arm in (Arm.QUIET, Arm.MIXED):
             yield from record(watchers.take_windows(arm), samples)
     yield from figures(samples, watchers.smis.count.name)

@@ -44,9 +44,9 @@ LBR_FORMAT = 0x3F
 def wrmsr_refused(context: Context) -> Observations:
     """Have the guest and userspace write bit 14, alone and with bits that are allowed.
 
-    The knob is on, then off; the whole of DebugCtl must be the same before and after.
+    The knob is on, then off. DebugCtl in the VMCS must be the same before and after the writes.
     """
-    # Without a PMU a guest has no bits about LBRs, with which bit 14 is written too.
+    # Only a guest with a PMU has the LBR bits that are written together with bit 14.
     with Scene(context, "guest", "vmcs") as scene, scene.guest(pmu=True) as guest:
         yield from scene.begin()
         scene.run(guest)
@@ -78,7 +78,7 @@ def wrmsr_refused(context: Context) -> Observations:
 def write_keeps_host_bit(context: Context) -> Observations:
     """Have the guest and userspace write bits that they may set, BTF and 0; look after each write.
 
-    Then toggle the knob under the guest's bits, which must stay.
+    Then toggle the knob: the guest's own bits must stay.
     """
     with Scene(context, "guest", "vmcs") as scene, scene.guest(pmu=True) as guest:
         yield from scene.begin()
@@ -103,7 +103,7 @@ def write_keeps_host_bit(context: Context) -> Observations:
 
 
 def rtm_debug(context: Context) -> Observations:
-    """Have guests with RTM in their CPUID and without it write bit 15, and userspace for them."""
+    """Write bit 15 by guests with and without RTM in their CPUID, and by userspace for them."""
     cpu = context.machine.cpu
     has_rtm = isinstance(cpu, Cpu) and "rtm" in cpu.features
     with Scene(context, "guest") as scene:
@@ -132,7 +132,7 @@ def _written(
     state: str,
     knob: int,
 ) -> Observations:
-    """Write, and look at the host's bit and at what was written."""
+    """Write, and look at the host's bit and at the written bits."""
     yield control("guest", f"the write {state}", write(guest, value), TAKEN, "try again")
     seen = guest.vcpu.get_msr(IA32_DEBUGCTL)
     value &= ~BTF

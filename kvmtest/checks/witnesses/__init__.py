@@ -1,6 +1,6 @@
 """Witnesses
 =========
 
-What looks at properties, a module for each: ``vmcs`` and ``runflags`` look at VM-entries, ``leak``
-at what vCPUs went through. :mod:`.witness` says what a witness of entries has to have.
+Each witness has a module: ``vmcs`` and ``runflags`` look at VM-entries, ``leak`` at windows after a
+stimulus. :mod:`.witness` defines the interface of a witness of entries.
 """

@@ -1,7 +1,7 @@
 """The witness guest
 =================
 
-What shows that a guest and userspace read MSRs, and that writes of DEBUGCTL reach KVM.
+The controls of the witness guest: guest and userspace read MSRs, and writes of DEBUGCTL reach KVM.
 """
 
 import secrets

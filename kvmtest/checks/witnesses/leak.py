@@ -1,8 +1,8 @@
 """The witness leak
 ================
 
-Whether SMM is counted after what a property is about: windows of the leak walk, which vCPUs go
-through once a run (:mod:`kvmtest.checks.leaks.walk`), judged for one step.
+Sees whether SMM is counted after a property's step of the leak walk, which vCPUs perform once a run
+(:mod:`kvmtest.checks.leaks.walk`).
 """
 
 from typing import ClassVar, Self
@@ -29,7 +29,7 @@ class LeakWitness:
 
     @classmethod
     def open(cls, context: Context) -> "Self | Missing":
-        """Return one over the run's walk, or what keeps it from looking.
+        """Return a witness of the run's walk, or what keeps it from looking.
 
         The preconditions of ``name`` are met.
         """
@@ -40,9 +40,9 @@ class LeakWitness:
         yield from self._walk.before
 
     def look(self, step: Step) -> Observations:
-        """Yield the step's windows, those that it is held against, and what they say.
+        """Yield the step's windows, the reference windows, and the claims that follow from them.
 
-        Raises what ended the walk before the step was done.
+        Raises the error that ended the walk before this step was done.
         """
         walk = self._walk
         if walk.has(step):
@@ -61,9 +61,9 @@ class LeakWitness:
 
 
 def look_for_leaks(context: Context, step: Step) -> Observations:
-    """Have the witness leak look at a step where it can; elsewhere other witnesses have to do.
+    """Have the witness leak look at a step, if it can look on this machine.
 
-    After the scene of a check is closed: the walk has guests, and CPUs, of its own.
+    Call this after the check's scene is closed: the walk has its own guests and CPUs.
     """
     if witness_lacks(context.machine, LeakWitness.name):
         return

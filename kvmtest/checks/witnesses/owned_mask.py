@@ -1,10 +1,9 @@
 """KVM's mask of host-owned bits
 =============================
 
-What the witness runflags reads on AMD beside the flags: ``kvm_x86_ops.HOST_OWNED_DEBUGCTL``, which
-must be 0 there. Nothing on an AMD host changes a host-owned bit, so that a flag that is never seen
-says little alone. ``kvm_x86_ops.vcpu_run`` is read beside the mask, and must be the probed
-function: the control.
+On AMD, the witness runflags also reads ``kvm_x86_ops.HOST_OWNED_DEBUGCTL``, which must be 0.
+Nothing on an AMD host changes a host-owned bit, so that the flag's absence proves little by itself.
+The control reads ``kvm_x86_ops.vcpu_run``, which must be the probed function.
 """
 
 from typing import TYPE_CHECKING
@@ -28,7 +27,7 @@ ENTRY_BYTES = 16
 
 
 def fetched(machine: Machine) -> dict[str, str] | Missing:
-    """Return what the probe fetches beside the flags, by the name that it gets."""
+    """Return the probe's further fetch arguments by name."""
     found = module_btf(machine.tree, "kvm", machine.vmlinux_btf)
     if isinstance(found, Missing):
         return found

@@ -1,8 +1,8 @@
 """Refused entries
 ===============
 
-Has the CPU refuse one VM-entry of a vCPU, so that KVM dumps the VMCS as that entry found it
-(kvm_intel.dump_invalid_vmcs), and puts the vCPU's state back: it runs on as if nothing had been.
+Makes the CPU refuse one VM-entry of a vCPU, so that KVM dumps the VMCS of that entry
+(kvm_intel.dump_invalid_vmcs). Then the vCPU's state is restored, and the vCPU can run on.
 """
 
 import secrets
@@ -30,7 +30,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What came of one refused entry: its exit, and the dump with this refusal's FS base.
+    """The outcome of one refused entry: its exit, and the dump with this refusal's FS base.
 
     ``lost`` counts lines of the kernel log that were overwritten unread since the refusal.
     """
@@ -42,7 +42,7 @@ class Refusal:
 
     @property
     def problem(self) -> Missing | None:
-        """Why this shows nothing of the VMCS; None where it does."""
+        """Why the refusal shows nothing of the VMCS; None if it does."""
         reason = getattr(self.exit, "hardware_entry_failure_reason", None)
         if not isinstance(self.exit, FailEntryExit) or reason != INVALID_GUEST_STATE:
             end = type(self.exit).__name__ + ("" if reason is None else f" {reason:#x}")
@@ -70,9 +70,9 @@ class Refusals:
     def open(
         cls, tree: Tree, journal: Journal, log: KernelLog | None = None
     ) -> "Refusals | Missing":
-        """Switch the dumps on, or say what is missing.
+        """Switch the dumps on, or return what is missing.
 
-        They are read from ``log``, or where there is none from a reader of their own.
+        The dumps are read from ``log``, or without one from a newly opened kernel log.
         """
         if log is not None:
             return cls(journal, log)
@@ -86,7 +86,7 @@ class Refusals:
             raise
 
     def refuse(self, vcpu: Vcpu) -> Refusal:
-        """Have the CPU refuse the vCPU's next entry, and put the vCPU's segments back."""
+        """Make the CPU refuse the vCPU's next entry, and restore the vCPU's segments."""
         fs_base = _non_canonical()
         good, bad = vcpu.get_sregs(), vcpu.get_sregs()
         bad.fs.base = fs_base
@@ -108,7 +108,7 @@ class Refusals:
                 return Refusal(end, fs_base, dump, slice_.lost)
 
     def close(self) -> None:
-        """Close the log where it was opened for this."""
+        """Close the log if this object opened it."""
         if self._is_own:
             self._log.close()
 
@@ -120,8 +120,8 @@ class Refusals:
 
 
 def _non_canonical() -> int:
-    """Return a fresh address that no CPU takes, whether it has 48 or 57 bits of them.
+    """Return a random address that is non-canonical with 48 and with 57 bits.
 
-    Bits 63 to 56 are not all alike; the rest is random, so that its dump is told from any other.
+    Bits 63 to 56 are not all alike. The rest is random, so that the dump is unlike any other.
     """
     return (1 + secrets.randbelow(0x7E)) << 56 | secrets.randbits(56)

@@ -24,9 +24,9 @@ __all__ = ["RunFlagsWitness"]
 
 
 class RunFlagsWitness:
-    """Sees whether an entry is told to load DEBUGCTL: by KVM_RUN_LOAD_DEBUGCTL in its run flags.
+    """Sees whether an entry's run flags have KVM_RUN_LOAD_DEBUGCTL.
 
-    On AMD its hits have KVM's mask of host-owned bits, too: see :mod:`.owned_mask`.
+    On AMD, the hits also have KVM's mask of host-owned bits: see :mod:`.owned_mask`.
     """
 
     name: ClassVar[str] = "runflags"
@@ -35,14 +35,14 @@ class RunFlagsWitness:
     def __init__(self, probe: KprobeEvent, flags: RunFlags) -> None:
         self._probe = probe
         self._flags = flags
-        # What the controls look at.
+        # Kept for the controls.
         self._hits = Hits()
         self._entries = 0
         self._entries_before = 0
 
     @classmethod
     def open(cls, context: Context, stack: ExitStack) -> "Self | Missing":
-        """Return one over the run's probe, which the run closes."""
+        """Return a witness that uses the run's probe; the run closes the probe."""
         flags, module = context.machine.run_flags, context.machine.kvm_module
         if isinstance(flags, Missing):
             return flags
@@ -80,7 +80,7 @@ class RunFlagsWitness:
         return hits
 
     def account(self, hits: Hits, entries: int = 0) -> None:
-        """Have the controls look at these hits, and at as many KVM_RUNs."""
+        """Add these hits, and ``entries`` KVM_RUNs, to those that the controls check."""
         self._hits += hits
         self._entries += entries
 
@@ -93,11 +93,11 @@ class RunFlagsWitness:
         return bool(run_flags & self._flags.load_debugctl)
 
     def follow(self, tasks: list[int]) -> None:
-        """Take hits of these tasks (thread ids) alone from now on."""
+        """From now on, take only hits of these tasks (thread ids)."""
         self._probe.follow(tasks)
 
     def figure(self, state: str, entries: int) -> Observations:
-        """Tell how often the flag was raised in these KVM_RUNs, without a claim."""
+        """Record how often the flag was raised in ``entries`` KVM_RUNs, without a claim."""
         hits = self.collect(entries)
         if hits.hits:
             raised, what = len(self.flagged(hits)), f"KVM_RUN_LOAD_DEBUGCTL raised {state}"

@@ -24,7 +24,7 @@ __all__ = ["VmcsWitness"]
 
 
 class VmcsWitness:
-    """Sees what an entry carries: it has the entry refused, and the vCPU runs on after it."""
+    """Sees DebugCtl of an entry by having the CPU refuse it; the vCPU runs on afterwards."""
 
     name: ClassVar[str] = "vmcs"
     makes_entry: ClassVar[bool] = True
@@ -34,14 +34,14 @@ class VmcsWitness:
 
     @classmethod
     def open(cls, context: Context, stack: ExitStack) -> "Self | Missing":
-        """Switch the dumps on, which are read from the run's kernel log if there is one."""
+        """Switch the dumps on; they are read from the run's kernel log if there is one."""
         run = context.kernel_log
         log = None if isinstance(run, Missing) else run.log
         refusals = Refusals.open(context.machine.tree, context.journal, log)
         return refusals if isinstance(refusals, Missing) else cls(stack.enter_context(refusals))
 
     def prepare(self, guest: Guest) -> None:
-        """Do nothing: each dump is told from others by itself."""
+        """Do nothing: each dump has an FS base of its own."""
 
     def look(self, entry: Entry) -> Observations:
         """Have the entry refused; claim the host's bit in its dump."""
@@ -67,7 +67,7 @@ class VmcsWitness:
             yield _own_bits_shown(entry.state, dump, entry.own_bits, remedy)
 
     def dump(self, vcpu: Vcpu, state: str) -> Generator[Reading, None, VmcsDump | None]:
-        """Have the vCPU's next entry refused; return its dump, if it is whole, after a control."""
+        """Refuse the vCPU's next entry; yield a control, and return the dump if it is whole."""
         refusal = self._refusals.refuse(vcpu)
         expected = f"whole, with FS base {refusal.fs_base:#x}"
         problem, dump = refusal.problem, refusal.dump

@@ -1,9 +1,9 @@
-"""What a witness of VM-entries has
-================================
+"""The interface of a witness of VM-entries
+========================================
 
-A witness of entries is opened by the scene of a check, looks at entries that the scene has a guest
-make, and shows by its controls that it would have seen another value. A new one is a class in a
-module of its own, and a row of scene.ENTRY_WITNESSES.
+The scene of a check opens a witness of entries, and has guests make entries for the witness to look
+at. The witness's controls show that it would have seen another value. A new witness is a class in a
+module of its own, and an element of scene.ENTRY_WITNESSES.
 """
 
 from contextlib import ExitStack
@@ -19,12 +19,12 @@ __all__ = ["Entry", "EntryWitness"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The next VM-entry of ``guest``, and what is to be seen of it.
+    """The next VM-entry of ``guest``, and its expected values.
 
-    ``state`` follows "bit 14 of DebugCtl" in the words of readings. ``host_bit`` is the bit 14 that
-    the entry must carry; None makes a figure of it. ``flagged`` tells whether the entry must be
-    told to load DEBUGCTL, 1 or 0, ``cpu`` on which CPU it must be, and ``own_bits`` which other
-    bits of DEBUGCTL were written before: None claims, or shows, nothing.
+    ``state`` follows "bit 14 of DebugCtl" in readings. ``host_bit`` is the bit 14 that the entry
+    must carry; with None, a figure records it. ``flagged`` is 1 if the entry's run flags must have
+    KVM_RUN_LOAD_DEBUGCTL, 0 if they must not. ``cpu`` is the entry's CPU, and ``own_bits`` are the
+    other bits of DEBUGCTL written before. For each of these three, None checks nothing.
     """
 
     guest: Guest
@@ -44,19 +44,19 @@ class EntryWitness(Protocol):
 
     @classmethod
     def open(cls, context: Context, stack: ExitStack) -> "Self | Missing":
-        """Return one that can look, which ``stack`` closes, or what keeps it from looking.
+        """Return a witness, which ``stack`` closes, or what keeps it from looking.
 
-        The preconditions of ``name`` are met. What it changes on the host the journal undoes.
+        The preconditions of ``name`` are met. The journal undoes the witness's host changes.
         """
 
     def prepare(self, guest: Guest) -> None:
-        """Forget what was before the guest's next entry; called on all before any looks."""
+        """Drop observations before the guest's next entry; called on all before any looks."""
 
     def look(self, entry: Entry) -> Observations:
-        """Yield what is seen of an entry, which was made already unless this makes it."""
+        """Yield readings of an entry, made here if ``makes_entry``, else already made."""
 
     def controls(self, guest: Guest) -> Observations:
-        """Show, after all entries, that it looked at each of them and sees what is there.
+        """Show, after all entries, that the witness saw each of them and reads true values.
 
-        ``guest`` has come up, and may be changed.
+        ``guest`` is booted, and may be changed.
         """

@@ -1,7 +1,7 @@
 """What SVM guests may read and write
 ===================================
 
-svm.guest.debugctl: MSR 0x1d9 as KVM on SVM has it (arch/x86/kvm/svm/svm.c, ``svm_set_msr`` and
+svm.guest.debugctl: MSR 0x1d9 under KVM on SVM (arch/x86/kvm/svm/svm.c, ``svm_set_msr`` and
 ``svm_get_msr``), by the version of the kernel and by whether LBRs are virtualised.
 """
 
@@ -35,14 +35,14 @@ Version = tuple[int, int, int]
 
 
 class Expected(NamedTuple):
-    """What a write is to come to, and what the MSR then reads; None where either may be."""
+    """The expected outcome of a write, and the MSR's value after it; None if both are allowed."""
 
     outcome: str
     value: int | None
 
 
 def expected(value: int, *, lbrv: bool, version: Version | None) -> Expected:
-    """Return what KVM of this upstream version makes of a write of ``value`` after one of 0.
+    """Return the outcome in KVM of this upstream version of writing ``value`` after 0.
 
     Without virtual LBRs KVM takes any write, says so in the kernel log, and drops it.
     """
@@ -57,7 +57,7 @@ def expected(value: int, *, lbrv: bool, version: Version | None) -> Expected:
 
 
 def _keeps_pins(version: Version | None) -> bool | None:
-    """Tell whether KVM keeps BTF and bits 5:2 of what a guest writes; None where it isn't known."""
+    """Return whether KVM keeps a guest's BTF and bits 5:2; None if that is unknown."""
     # Before Linux kernel commits ee89e8013383 ("KVM: SVM: Drop DEBUGCTL[5:2] from guest's effective
     # value") and d0eac42f5cec ("KVM: SVM: Suppress DEBUGCTL.BTF on AMD") (both in v6.14), KVM keeps
     # these bits. Longterm kernels have them from some point on: 6.12 from 6.12.19.
@@ -69,7 +69,7 @@ def _keeps_pins(version: Version | None) -> bool | None:
 
 
 def debugctl(context: Context) -> Observations:
-    """Have a guest and userspace write bits of every kind, and each read what became of them."""
+    """Have a guest and userspace write bits of every kind, and both read the MSR back."""
     kernel, module = context.machine.kernel, context.machine.kvm_module
     version = kernel.version if isinstance(kernel, Kernel) else None
     lbrv = module if isinstance(module, Missing) else module.enabled("lbrv")

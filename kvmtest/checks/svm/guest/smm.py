@@ -1,8 +1,8 @@
 """Virtual SMM on AMD
 ==================
 
-svm.guest.smm: an SMI that userspace injects runs the guest's own handler, and RSM brings back all
-that the guest had.
+svm.guest.smm: an SMI that userspace injects runs the guest's own handler, and RSM restores all of
+the guest's registers.
 """
 
 import secrets
@@ -21,10 +21,10 @@ __all__ = ["smm"]
 
 #: AMD APM volume 2, 10.2: SMBASE after reset, and where the handler begins; in 16-bit code.
 SMBASE, ENTRY = 0x30000, 0x8000
-#: Spoils AX and BX, tells the outside by a port, and goes back: MOV, MOV, OUT, RSM.
+#: Spoils AX and BX, signals by a port, and returns: MOV, MOV, OUT, RSM.
 SPOILT, PORT = 0x1234, 0xE0
 HANDLER = bytes([0xB8, 0x34, 0x12, 0xBB, 0x34, 0x12, 0xE6, PORT, 0x0F, 0xAA])
-#: Where the guest has a HLT, and no more.
+#: The address of the guest's only instruction, HLT.
 HALT = 0x39000
 #: Memory slots of SMM are in an address space of their own (Documentation/virt/kvm/api.rst).
 SMM_SPACE = 1

@@ -33,10 +33,10 @@ RESET_PAGE, RESET_VECTOR = 0xFFFFF000, 0xFFFFFFF0
 
 
 def after_emulation(context: Context) -> Observations:
-    """Let KVM see a new host bit first while it emulates the reset vector, then look.
+    """Have KVM first see a new host bit while it emulates the reset vector, then look.
 
-    Once on a new vCPU with the knob on, once with the knob turned off on a vCPU that has run. A
-    figure says what a vCPU shows that never was emulated.
+    One vCPU is new, with the knob on; one has run, and the knob is turned off. A figure records a
+    vCPU that never was emulated.
     """
     with Scene(context, "vmcs", "runflags") as scene:
         yield from scene.begin()
@@ -48,10 +48,10 @@ def after_emulation(context: Context) -> Observations:
 
 
 def _leaks(context: Context) -> Observations:
-    """Look for leaks where KVM sees each toggle first while it emulates.
+    """Look for leaks where KVM first sees each toggle while it emulates.
 
-    The vCPUs have run with the knob off before, so that a kernel that loses toggles leaks with the
-    knob off, as it must, and with the knob on.
+    The vCPUs have run with the knob off. So a kernel that loses toggles leaks with the knob off, as
+    every kernel does, and with the knob on.
     """
     hindrance = answer(context.machine, "guest-events")
     if hindrance:
@@ -125,7 +125,7 @@ def _emulate(scene: Scene, vcpu: Vcpu, what: str) -> Observations:
 
 
 def _look(scene: Scene, guest: Guest, state: str, value: int) -> Observations:
-    """Run for a moment, and look at the entry after it.
+    """Run the guest briefly, and look at its next entry.
 
     The run flags are a figure: KVM may mend the VMCS with the flag or without.
     """

@@ -13,7 +13,7 @@ from kvmtest.kvm import MsrRefused
 
 __all__ = ["flag_economy"]
 
-#: Doorbells that a guest rings where many entries are counted: KVM_RUNs, less one.
+#: Doorbells that a guest rings for many entries, in MANY + 1 KVM_RUNs.
 MANY = 40
 
 # Intel SDM volume 3, 11.12: the local APIC in x2APIC mode, and a fixed IPI, vector 0x40, to an APIC
@@ -48,10 +48,10 @@ def flag_economy(context: Context) -> Observations:
 
 
 def _on_the_fast_path(scene: Scene, runflags: RunFlagsWitness, guest: Guest) -> Observations:
-    """Have the first exit after a toggle be one after which KVM enters again without a look around.
+    """Make the first exit after a toggle one that KVM handles on its fast path.
 
-    That is what it does after an IPI (arch/x86/kvm/x86.c, ``handle_fastpath_set_msr_irqoff``). Here
-    to an APIC that is not there.
+    KVM enters again at once after an IPI (arch/x86/kvm/x86.c, ``handle_fastpath_set_msr_irqoff``).
+    The IPI goes to an APIC that no vCPU has.
     """
     try:
         guest.vcpu.set_msr(IA32_APIC_BASE, X2APIC_ON)
@@ -76,7 +76,7 @@ def _on_the_fast_path(scene: Scene, runflags: RunFlagsWitness, guest: Guest) -> 
 def _count(
     scene: Scene, runflags: RunFlagsWitness, guest: Guest, state: str, raised: int
 ) -> Observations:
-    """Enter many times; claim how often the flag was raised, and that if it was, at once."""
+    """Enter many times; claim how often the flag was raised, and that the first entry had it."""
     runflags.collect()
     before = guest.vcpu.entries
     scene.run(guest)

@@ -15,8 +15,8 @@ __all__ = ["fresh"]
 def fresh(context: Context) -> Observations:
     """Refuse the first entry that a new vCPU ever makes, with the knob on, off and on.
 
-    And that of another new vCPU while the knob stays on: what KVM learnt for the one before must
-    not stand for it.
+    Then refuse the first entry of another new vCPU while the knob stays on: KVM must not apply its
+    knowledge of the earlier vCPU to this one.
     """
     with Scene(context, "vmcs", "runflags") as scene:
         yield from scene.begin()
@@ -30,7 +30,7 @@ def fresh(context: Context) -> Observations:
                 yield from scene.set_knob(value)
             with scene.guest() as guest:
                 state = f"at {who}'s first entry with freeze_on_smi={value}"
-                # A new vCPU knows of no bit: it is told to load one that is on, and of no 0.
+                # A new vCPU has no host bit yet, so that only a 1 needs the flag.
                 yield from scene.look(guest, state, value, flagged=1 if value else None)
                 if is_last:
                     yield from scene.end(guest)

@@ -24,15 +24,15 @@ from kvmtest.missing import Missing
 
 __all__ = ["toggled_running"]
 
-#: For what takes microseconds on a real machine.
+#: Upper bound on a re-entry, which takes microseconds on a real machine.
 PATIENCE_S = 10.0
 
 
 def toggled_running(context: Context) -> Observations:
     """Toggle the knob three times while a vCPU spins on another CPU; look inside and after.
 
-    Inside, the run flags of the re-entries tell; after, the VMCS. The last toggle is once on, once
-    off.
+    The run flags show the re-entries inside the KVM_RUN; the VMCS shows the entry after it. The
+    last toggle is once on, once off.
     """
     cpus = two_cpus()
     if isinstance(cpus, Missing):
@@ -41,7 +41,7 @@ def toggled_running(context: Context) -> Observations:
     here, there = cpus
     with Scene(context, "vmcs", "runflags") as scene, scene.guest() as guest, only_on(here):
         yield from scene.begin()
-        # Opened now: it can't be while the vCPU runs.
+        # Opened now, because KVM can't open the statistics while the vCPU runs.
         guest.vcpu.stats()
         for last in (1, 0):
             yield from scene.set_knob(1 - last)
@@ -68,14 +68,14 @@ def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
 
 
 def _toggle_and_look(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
-    """Toggle, and see the vCPU out of guest mode and in again."""
+    """Toggle, and wait until the vCPU has left guest mode and entered it again."""
     runflags = scene.witness(RunFlagsWitness)
     if runflags:
         runflags.collect()
     exits = guest.vcpu.stat("exits")
     toggle(scene, value)
     others = tuple(other for other in scene.msr.cpus if other != cpu)
-    # Not of the vCPU's own CPU: there the MSR is in KVM's hands.
+    # Without the vCPU's own CPU, where KVM owns the MSR.
     yield from scene.show_msrs(value, others)
     hits = _hits_of_reentry(scene, runflags, guest, cpu, exits)
     if runflags:
@@ -89,8 +89,8 @@ def _hits_of_reentry(
 ) -> Hits:
     """Wait until the vCPU has surely entered the guest again, now that the knob was toggled.
 
-    Return its hits since the toggle. Reading an MSR of its CPU takes it out once more, so that
-    nothing depends on the clock's tick.
+    Return its hits since the toggle. Reading an MSR of the vCPU's CPU forces another exit, so that
+    no timer tick is needed.
     """
     hits, toggled_us = Hits(), time.monotonic_ns() // 1000
     deadline = time.monotonic() + PATIENCE_S
