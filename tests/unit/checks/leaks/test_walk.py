@@ -56,6 +56,7 @@ class Kvm(Host):
     def __init__(self, fault: str = "") -> None:
         super().__init__()
         self.fault = fault
+        self.has_failed_entry = False
         self.create()
 
     def create(self) -> None:
@@ -115,6 +116,7 @@ class Nested:
         pass
 
     def fail_entry(self) -> bool:
+        self.kvm.has_failed_entry = True
         self.kvm.enter()
         self.kvm.model.fail_l2()
         return True
@@ -178,8 +180,24 @@ class FakeWatchers:
         smis = 0 if arm is Arm.QUIET else SMIS
         counted = 1000 + self._noise() + (0 if self.kvm.bit else self._per_smi * smis)
         ended = int(lib.clock_tsc())
-        window = Window(arm, began, ended, {"i": counted}, {"i": 1000}, 0, smis, smis)
+        exits = self._exits(arm)
+        window = Window(arm, began, ended, {"i": counted}, {"i": 1000}, exits, smis, smis + exits)
         return [(window, [])]
+
+    def _exits(self, arm: Arm) -> int:
+        return 0
+
+
+class RareTimer(FakeWatchers):
+    """A timer ends each run with SMIs, a quiet one seldom, and none after a failed entry to L2."""
+
+    quiet = 0
+
+    def _exits(self, arm: Arm) -> int:
+        if arm is not Arm.QUIET:
+            return 1
+        self.quiet += 1
+        return int(self.quiet % 10 == 0 and not self.kvm.has_failed_entry)
 
 
 def walk(
@@ -283,6 +301,15 @@ def test_each_step_has_both_its_knobs_and_no_window_of_another(
             arm_under(samples.toggles, w) is ((w.state and expected) or w.arm) for w in with_smis
         )
         assert PROOFS + len(with_smis) * LENGTH * SMIS_PER_WINDOW < 100
+
+
+def test_quiet_windows_show_what_an_exit_costs_before_a_failed_entry_keeps_timers_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kvm = Kvm()
+    context = walk(monkeypatch, kvm, RareTimer(kvm))
+    for step in Step:
+        assert judge(read(context, step)).verdict is Verdict.PASS, step
 
 
 def test_where_a_run_begins_after_the_toggle_that_was_to_be_amid_it_it_does_not_count(
