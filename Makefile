@@ -31,6 +31,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests tools bench
 	for source in c_helpers/*.c c_helpers/*/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
 
 bench: $(INSTALLED)

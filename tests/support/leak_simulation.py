@@ -55,5 +55,7 @@ def simulated(
 
 def readings(samples: Samples, concluded: Iterable[Reading] = ()) -> list[Reading]:
     """Return the samples as evidence has them, and after them what was concluded."""
-    kinds = (samples.windows, samples.gaps, samples.toggles)
-    return [*(each.reading(n) for kind in kinds for n, each in enumerate(kind)), *concluded]
+    windows = [each.reading(n) for n, each in enumerate(samples.windows)]
+    gaps = [each.reading(n) for n, each in enumerate(samples.gaps)]
+    toggles = [each.reading(n) for n, each in enumerate(samples.toggles)]
+    return [*windows, *gaps, *toggles, *concluded]

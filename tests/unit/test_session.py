@@ -382,8 +382,7 @@ def test_what_a_dead_run_left_is_told(tree: Tree) -> None:
     pid = os.fork()
     if pid == 0:
         Journal.open(tree).write(KNOB, "0")
-        record = tree.path(RECORD).read_bytes()
-        tree.path("/left").write_bytes(record)
+        tree.path("/left").write_bytes(tree.path(RECORD).read_bytes())
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     with Journal.open(tree):  # Waits for the dead one's guardian.

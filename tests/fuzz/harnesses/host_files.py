@@ -49,7 +49,7 @@ def parse(data: bytes) -> None:
 
 def seed() -> bytes:
     tree = intel_host(scratch("host_files"))
-    more = {
+    more: dict[str, str | bytes] = {
         "/sys/bus/event_source/devices/cpu/cpus": "0-1\n",
         "/sys/kernel/security/lockdown": "none [integrity] confidentiality\n",
         FILES[12]: b"\6\0\0\0\1",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.evidence_samples import evidence_of
+from support.leak_simulation import readings as recorded
 from support.simulated_machine import Machine
 
 from kvmtest.cli import main
@@ -15,23 +16,17 @@ from kvmtest.evidence import Required, Result, load, save
 from kvmtest.judge import Absence, Reading, Role, Verdict, claim, control, judge, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.judge.requirements import Demand, Kind
-from kvmtest.judge.samples import Samples
 from kvmtest.missing import Missing
 
 Capture = pytest.CaptureFixture[str]
 LEAK = "vmx.leak.host-events"
 
 
-def sampled(samples: Samples) -> list[Reading]:
-    kinds = (samples.windows, samples.gaps, samples.toggles)
-    return [each.reading(n) for kind in kinds for n, each in enumerate(kind)]
-
-
 def experiment(machine: Machine) -> Result:
     """Return what a run records of an experiment that ends as its samples say."""
     samples = machine.samples(random.Random(1))
     knob = control("hostmsr", "the knob reaches MSR 0x1d9", True, True, "")
-    readings = [knob, *sampled(samples), *conclude(samples)]
+    readings = [knob, *recorded(samples, conclude(samples))]
     judgement = judge(readings)
     return Result(LEAK, judgement.verdict, judgement.reason, readings=readings)
 

@@ -28,7 +28,12 @@ def test_what_comes_back_has_its_types(result: Result) -> None:
 def test_a_lab_s_name_says_which_modules_are_not_its_kernel_s() -> None:
     lab = {"emulator": "Bochs", "version": "2.7", "model": "m", "lacks": {}}
     names = []
-    for details in ({}, {"details": {}}, {"details": {"modules_laid_over": "kvm.ko"}}):
+    parts: list[dict[str, object]] = [
+        {},
+        {"details": {}},
+        {"details": {"modules_laid_over": "kvm.ko"}},
+    ]
+    for details in parts:
         names.append(evidence_of(lab={**lab, **details}).machine_name)
     stock = "lab (Bochs 2.7, m)"
     assert names == [stock, stock, "lab (Bochs 2.7, m; kvm.ko laid over the kernel's)"]

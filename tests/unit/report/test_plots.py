@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.evidence_samples import BOCHS, I7, evidence_of
@@ -39,7 +40,7 @@ def evidence_in_lab(*results: Result) -> Evidence:
     return evidence_of(results, lab=LAB)
 
 
-def panels(result: Result) -> tuple[Figure, dict[str, Axes]]:
+def panels(result: Result) -> tuple[Figure, dict[str, Any]]:
     """Draw, and return the panels by how the label of their x axis begins."""
     figure = leak_figure.draw(evidence_in_lab(result), result)
     return figure, {axes.get_xlabel().partition(" ")[0]: axes for axes in figure.axes}

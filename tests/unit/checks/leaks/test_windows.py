@@ -184,7 +184,8 @@ def test_a_stimulus_is_applied_in_each_vcpu_s_own_thread_and_shown() -> None:
 
 
 def test_watchers_goes_on_with_guests_on_new_vcpus() -> None:
-    old, new, run = FakeGuest(), FakeGuest(), []
+    old, new = FakeGuest(), FakeGuest()
+    run: list[FakeGuest] = []
 
     @contextmanager
     def guest() -> Iterator[FakeGuest]:
