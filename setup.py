@@ -1,13 +1,9 @@
-"""The parts of the build that pyproject.toml can't express.
-
-The build compiles native code and guests. The folder of the package kvmtest.suite is outside
-kvmtest/, where no package finder looks.
-"""
+"""The part of the build that pyproject.toml can't express: native code and guests are compiled."""
 
 import runpy
 from typing import ClassVar
 
-from setuptools import Command, find_packages, setup
+from setuptools import Command, setup
 from setuptools.command.build import build
 
 
@@ -39,8 +35,6 @@ class Build(build):
 
 
 setup(
-    packages=[*find_packages(include=["kvmtest", "kvmtest.*"]), "kvmtest.suite"],
-    package_dir={"kvmtest.suite": "tests/suite"},
     cffi_modules=["c_helpers/build.py:ffibuilder"],
     cmdclass={"build": Build, "build_guests": BuildGuests},
 )

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import kvmtest.suite
 import pytest
 from support.stand_in import (
     BTF,
@@ -32,6 +31,7 @@ from support.stand_in import (
     write,
 )
 
+import kvmtest.suite
 from kvmtest.evidence import load
 from kvmtest.host.changes.journal import RECORD, Journal
 from kvmtest.host.changes.lock import LOCK

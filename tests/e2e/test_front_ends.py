@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import kvmtest.suite
 import pytest
 from support.stand_in import (
     BTF,
@@ -22,6 +21,7 @@ from support.stand_in import (
     write,
 )
 
+import kvmtest.suite
 from kvmtest.evidence import load
 from kvmtest.host.tree import Tree
 

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-import kvmtest.suite
 import pytest
 from support.stand_in import environment, need_free_machine
 
+import kvmtest.suite
 from kvmtest.evidence import load
 from kvmtest.properties import MARKERS, PROPERTIES
 

@@ -3,13 +3,16 @@
 ``pytest -m intel``, ``pytest -k vmx.entry`` and ``kvmtest run --only ID`` pick from it.
 """
 
+from typing import Any
+
 import pytest
 
 from kvmtest.plugin import Decide
 from kvmtest.properties import PROPERTIES, Property
 
 
-def marked(prop: Property):
+def marked(prop: Property) -> Any:
+    """Return the property as a parameter with its id and markers."""
     marks = [getattr(pytest.mark, marker) for marker in prop.markers]
     return pytest.param(prop, id=prop.id, marks=marks)
 
