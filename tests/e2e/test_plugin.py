@@ -14,6 +14,7 @@ import kvmtest.suite
 from kvmtest.evidence import load
 from kvmtest.properties import MARKERS, PROPERTIES
 
+ROOT = Path(__file__).resolve().parents[2]
 SUITE = Path(kvmtest.suite.__file__).parent
 
 # Makes a session one of a stand-in tree, whose properties get VERDICTS in turn.
@@ -63,6 +64,18 @@ def pytest_run(
     last = done.stdout.splitlines()[-1] if done.stdout else ""
     counts = Counter({word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", last)})
     return done.stdout + done.stderr, counts
+
+
+@pytest.mark.parametrize("set_", [{}, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}])
+def test_a_checkout_s_suite_has_the_plugin_whether_pytest_loads_plugins_or_not(
+    set_: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q",
+         "--kvmtest-only=vmx.entry.fresh", "tests/suite"],
+        capture_output=True, text=True, cwd=ROOT, env=environment(**set_), timeout=60,
+    )  # fmt: skip
+    assert re.findall(r"test_property\[(.+)\]", done.stdout) == ["vmx.entry.fresh"], done.stderr
 
 
 def collected(*words: str) -> list[str]:
