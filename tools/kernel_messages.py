@@ -140,7 +140,7 @@ def source(tree: Path, name: str) -> str:
 
 
 def first_literal(text: str, at: int, name: str) -> str | None:
-    """Return the first string that a call from its parenthesis on has, None where it has none."""
+    """Return the first string among a call's arguments, or None."""
     depth, position = 1, at
     while depth and (token := _TOKEN.search(text, position)):
         if token[1] is not None or token[2] in _MACROS:
@@ -183,7 +183,7 @@ def unescaped(text: str) -> str:
 
 
 def module_of(name: str) -> str:
-    """Return the module that a file is of, as KBUILD_MODNAME says it."""
+    """Return the name of the file's module, as KBUILD_MODNAME has it."""
     if name.startswith(("arch/x86/kvm/", "virt/kvm")):
         part = name.split("/")[3]
         return {"vmx": "kvm_intel", "svm": "kvm_amd"}.get(part, "kvm")

@@ -53,7 +53,7 @@ def table(page: str) -> list[list[str]]:
 
 
 class Outcome:
-    """What was seen at one point."""
+    """The outcome at one point."""
 
     def __init__(self) -> None:
         self.verdicts: Counter[Verdict] = Counter()

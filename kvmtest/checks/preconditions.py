@@ -271,7 +271,7 @@ def kprobes(machine: Machine) -> Missing | None:
 
 
 def run_flags(machine: Machine) -> Missing | None:
-    """KVM hands run flags to vmx_vcpu_run, and it is known where."""
+    """KVM hands run flags to vmx_vcpu_run, at a known place."""
     return machine.run_flags if isinstance(machine.run_flags, Missing) else None
 
 
@@ -315,7 +315,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
 
 
 def check_lab(lab: LabFacts | None) -> None:
-    """Raise EnvironmentUnfit where a lab says that it lacks what no property needs: a mistake."""
+    """Raise EnvironmentUnfit if a lab claims to lack a precondition that does not exist."""
     unknown = sorted(set(lab.lacks) - set(PRECONDITIONS)) if lab else []
     if unknown:
         known = ", ".join(PRECONDITIONS)
