@@ -75,7 +75,8 @@ class FakeHost(Host):
 
     @knob.setter
     def knob(self, value: int) -> None:
-        pass  # The tree has it.
+        # Host's initializer alone sets it, to the default: the tree has the knob, if there is one.
+        assert value == Host.knob, "write the knob of the tree"
 
     @property  # type: ignore[override]
     def cpus(self) -> set[int]:
