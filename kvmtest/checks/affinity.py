@@ -39,9 +39,6 @@ def own_cpus_kept() -> Iterator[None]:
 @contextmanager
 def only_on(cpu: int) -> Iterator[None]:
     """Keep the calling thread on one CPU while the block runs."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
+    with own_cpus_kept():
+        move_to(cpu)
         yield
-    finally:
-        os.sched_setaffinity(0, cpus)
