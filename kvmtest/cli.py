@@ -16,8 +16,8 @@ from functools import cache
 from kvmtest import __version__
 from kvmtest.commands import doctor, finding, kernel, lab, replay, report, restore, run, smi
 from kvmtest.commands import list as listing
-from kvmtest.commands.parser import Parser, line
-from kvmtest.errors import KvmtestError, UsageError
+from kvmtest.commands.parser import Parser
+from kvmtest.errors import KvmtestError, UsageError, printable
 
 __all__ = ["main"]
 
@@ -67,7 +67,7 @@ def _main(words: list[str]) -> int:
         run: Callable[[argparse.Namespace], int] = options.function
         return run(options)
     except KvmtestError as error:
-        print(f"kvmtest: {line(error)}", file=sys.stderr)  # noqa: T201
+        print(f"kvmtest: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return unfit or error.exit_status
     except KeyboardInterrupt:
         print("kvmtest: interrupted", file=sys.stderr)  # noqa: T201
@@ -75,7 +75,7 @@ def _main(words: list[str]) -> int:
     except BrokenPipeError:
         return 141
     except OSError as error:
-        print(f"kvmtest: {line(error)}", file=sys.stderr)  # noqa: T201
+        print(f"kvmtest: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return unfit or 3
     except SystemExit as end:
         # argparse, which has said why.

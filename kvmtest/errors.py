@@ -4,7 +4,12 @@
 The hierarchy of what can go wrong. Every message is one line: what happened, on what, what to do.
 """
 
-__all__ = ["EnvironmentUnfit", "KvmtestError", "UsageError"]
+__all__ = ["EnvironmentUnfit", "KvmtestError", "UsageError", "printable"]
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text with U+FFFD for what a terminal might obey, except the characters of ``keep``."""
+    return "".join(c if c.isprintable() or c in keep else "\ufffd" for c in text)
 
 
 class KvmtestError(Exception):
@@ -17,8 +22,7 @@ class KvmtestError(Exception):
 
         Many messages quote files that others made.
         """
-        text = super().__str__()
-        return text if text.isprintable() else "".join(map(_printable, text))
+        return printable("".join(" " if c.isspace() else c for c in super().__str__()))
 
 
 class UsageError(KvmtestError):
@@ -29,9 +33,3 @@ class UsageError(KvmtestError):
 
 class EnvironmentUnfit(KvmtestError):
     """The machine, or a file on it, does not let the command go on."""
-
-
-def _printable(character: str) -> str:
-    if character.isspace():
-        return " "
-    return character if character.isprintable() else "\ufffd"

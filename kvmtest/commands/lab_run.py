@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from kvmtest.errors import EnvironmentUnfit
+from kvmtest.errors import EnvironmentUnfit, printable
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import VENDORS, LabOptions, LabTarget
 from kvmtest.report.terminal import Progress, console, show_evidence
@@ -83,8 +83,7 @@ def _console_shown(output: Path | None) -> Iterator[None]:
             _write({"console.log": failed.console.encode()}, output)
         screen = console(sys.stderr)
         for line in failed.tail.splitlines():
-            text = "".join(c if c.isprintable() else "\ufffd" for c in line)
-            screen.print(Text(f"  | {text}"), soft_wrap=True)
+            screen.print(Text(f"  | {printable(line)}"), soft_wrap=True)
         raise
 
 

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
-__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group", "line"]
+from kvmtest.errors import printable
+
+__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with 2."""
-        super().error(line(message))
+        super().error(printable(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse would hide the error if help can't be written.
@@ -75,8 +77,3 @@ def add_evidence(parser: Parser) -> None:
         type=path,
         help="an evidence.json, or its folder",
     )
-
-
-def line(words: object) -> str:
-    """Return words as one line, without control characters."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in str(words))

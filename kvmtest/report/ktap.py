@@ -10,6 +10,7 @@ defect XFAIL, as kselftest.h prints it.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from kvmtest.errors import printable
 from kvmtest.evidence import Result
 from kvmtest.evidence.counting import is_excused
 from kvmtest.findings import reference
@@ -93,6 +94,4 @@ def _directive(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Return text on one line, without any marker that parsers act on."""
-    words = " ".join(text.split())
-    printable = "".join(c if c.isprintable() else "\ufffd" for c in words)
-    return _MARKERS.sub(r"\1\\:", printable)
+    return _MARKERS.sub(r"\1\\:", printable(" ".join(text.split())))

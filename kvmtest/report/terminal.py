@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kvmtest.errors import printable
 from kvmtest.evidence import Evidence, Required, Result
 from kvmtest.evidence.compare import PropertyComparison
 from kvmtest.evidence.counting import run_problem
@@ -234,7 +235,7 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
 
 def _text(text: str) -> Text:
     """Return text without markup or control characters."""
-    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
+    return Text(printable(text, keep="\n"))
 
 
 def _table(*columns: str) -> Table:
