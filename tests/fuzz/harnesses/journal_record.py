@@ -1,4 +1,4 @@
-"""host/journal/record.py: the record of changes, as a power cut or a foreign hand leaves it.
+"""host/changes/journal/record.py: the record of changes, as a power cut or another hand left it.
 
 Every line is also given the checksum that it must have, which random bytes never have.
 """

@@ -1,4 +1,4 @@
-"""host/changes/kprobes.py: lines of trace and trace_pipe."""
+"""host/observe/trace.py: lines of trace and trace_pipe."""
 
 from fuzz.harness import Harness
 from kvmtest.host.observe.trace import TracingError, parse_hits

@@ -1,4 +1,4 @@
-"""The journal: kvmtest/host/changes/journal.py."""
+"""The journal: kvmtest/host/changes/journal."""
 
 import json
 import os
