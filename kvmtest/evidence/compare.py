@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "PropertyComparison",
+    "changed_verdicts",
     "compare",
     "compare_results",
 ]
@@ -133,6 +134,14 @@ def compare_results(old: Sequence[Result], new: Sequence[Result]) -> list[Proper
     """Return each property of either run, with the differences of its results."""
     before, after = ({r.id: r for r in results} for results in (old, new))
     return [_compared(name, before.get(name), after.get(name)) for name in {**after, **before}]
+
+
+def changed_verdicts(
+    old: Mapping[str, Verdict], new: Mapping[str, Verdict]
+) -> list[PropertyComparison]:
+    """Return the properties whose verdicts differ, those of the old run first."""
+    pairs = (PropertyComparison(name, old.get(name), new.get(name), ()) for name in {**old, **new})
+    return [each for each in pairs if each.is_changed]
 
 
 def _compared(name: str, old: Result | None, new: Result | None) -> PropertyComparison:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kvmtest.evidence.compare import changed_verdicts
 from kvmtest.judge import Verdict
 
 from .table import Mutant
@@ -83,10 +84,9 @@ def fate(mutant: Mutant, verdicts: Verdicts, wanted: Verdict = Verdict.FAIL) -> 
 def differences(stock: Verdicts, rebuilt: Verdicts) -> list[str]:
     """Say which properties differ between the stock kernel and the unmutated build."""
     return [
-        f"{name}: {stock.get(name, 'not run')} on the stock kernel, "
-        f"{rebuilt.get(name, 'not run')} on the unmutated build"
-        for name in dict.fromkeys([*stock, *rebuilt])
-        if stock.get(name) != rebuilt.get(name)
+        f"{each.id}: {each.old or 'not run'} on the stock kernel, "
+        f"{each.new or 'not run'} on the unmutated build"
+        for each in changed_verdicts(stock, rebuilt)
     ]
 
 
