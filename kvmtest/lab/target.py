@@ -21,7 +21,7 @@ from kvmtest.kernels.overlay import Overlay
 from kvmtest.kernels.resolve import resolve
 from kvmtest.target import Job, Outcome, TargetFailed
 
-from .emulators.bochs import Bochs
+from .emulators.bochs.patched import Bochs
 from .emulators.emulator import Emulator, Hardware
 from .emulators.qemu import Q35, Qemu
 from .image import payload

@@ -13,7 +13,7 @@ from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.resolve import resolve
-from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.saved_machine import SavedMachine
 from kvmtest.lab.target import LabTarget
 

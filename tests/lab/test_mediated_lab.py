@@ -16,7 +16,7 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
 from kvmtest.kernels.resolve import resolve
-from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.saved_machine import SavedMachine
 from kvmtest.lab.target import LabTarget

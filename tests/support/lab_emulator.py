@@ -17,7 +17,8 @@ from kvmtest.cache import Cache
 from kvmtest.evidence import CpuRecord, Evidence, Result, save
 from kvmtest.judge import Verdict
 from kvmtest.kernels.resolve import resolve
-from kvmtest.lab.emulators import bochs
+from kvmtest.lab.emulators.bochs import configuration
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.image import disk, userland
 from kvmtest.lab.saved_machine import SavedMachine
 from kvmtest.lab.target import LabTarget
@@ -90,9 +91,9 @@ class Emulator:
         program.write_text(SCRIPT)
         program.chmod(0o755)
         patch.setenv("PATH", str(folder), prepend=":")
-        for name in ("_BIOS", "_VGA_BIOS"):
+        for name in ("BIOS", "VGA_BIOS"):
             (folder / name).write_text(name)
-            patch.setattr(bochs, name, folder / name)
+            patch.setattr(configuration, name, folder / name)
         patch.setattr(userland, "sources", lambda: {"/bin/program": program})
         patch.setenv("KVMTEST_CACHE", str(root / "cache"))
         made = cls(folder, write_tree(root / "tree", tree_files()), Cache(root / "cache"))
@@ -123,7 +124,7 @@ class Emulator:
     def machine(self, **more: object) -> SavedMachine:
         """Return the saved machine of the tree's kernel."""
         kernel = resolve(str(self.tree), None, self.cache, print)
-        return SavedMachine(bochs.Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]
+        return SavedMachine(Bochs.find(), kernel, self.cache, print, print, **more)  # type: ignore[arg-type]
 
     def target(self, **more: object) -> LabTarget:
         """Return that machine as a target."""

@@ -18,7 +18,7 @@ import pytest
 
 import kvmtest
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.emulators.emulator import Hardware, Start
 from kvmtest.lab.machine import EmulatedMachine, MachineOutput
 from kvmtest.target import TargetFailed
@@ -396,7 +396,7 @@ OWNER = """
 import signal
 import sys
 from pathlib import Path
-from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.emulators.emulator import Hardware, Start
 from kvmtest.lab.machine import EmulatedMachine
 

@@ -8,7 +8,7 @@ from support.kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
 from support.lab_emulator import Emulator
 
 from kvmtest.kernels import bzimage as bzimages
-from kvmtest.lab.emulators import bochs
+from kvmtest.lab.emulators.bochs import configuration, patched
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.image import contents as image
 from kvmtest.lab.image import disk, flat_kernel, payload, userland
@@ -46,7 +46,7 @@ def test_a_cold_machine_is_booted_each_time_and_neither_saved_nor_restored(
 
 
 def test_without_the_extension_machines_are_cold(emulator: Emulator, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(bochs, "_EXTENSION", emulator.folder / "nowhere")
+    monkeypatch.setattr(patched, "_EXTENSION", emulator.folder / "nowhere")
     machine = emulator.machine()
     machine.run(job(), 60)
     assert emulator.starts() == ["cold"]
@@ -133,11 +133,11 @@ IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
 }
 MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
     "emulator": lambda emulator, _: append(emulator.folder / "bochs-bin"),
-    "BIOS": another(bochs, "_BIOS"),
-    "VGA BIOS": another(bochs, "_VGA_BIOS"),
-    "MSRs": another(bochs, "_MSRS"),
-    "extension": another(bochs, "_EXTENSION"),
-    "configuration": lambda _, patch: patch.setattr(bochs, "INSTRUCTIONS_PER_SECOND", 5),
+    "BIOS": another(configuration, "BIOS"),
+    "VGA BIOS": another(configuration, "VGA_BIOS"),
+    "MSRs": another(configuration, "MSRS"),
+    "extension": another(patched, "_EXTENSION"),
+    "configuration": lambda _, patch: patch.setattr(configuration, "INSTRUCTIONS_PER_SECOND", 5),
 }
 
 

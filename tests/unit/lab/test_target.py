@@ -9,7 +9,7 @@ import pytest
 from support.lab_emulator import Emulator
 
 from kvmtest.host.facts.lab import LabFacts
-from kvmtest.lab.emulators.bochs import PMU, Bochs
+from kvmtest.lab.emulators.bochs.patched import PMU, Bochs
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.image import contents as image
 from kvmtest.target import Job

@@ -8,7 +8,7 @@ import cffi
 import pytest
 from support.bochs_part import BOCHS, shared_object
 
-from kvmtest.lab.emulators import bochs
+from kvmtest.lab.emulators.bochs import patched
 
 PMC0, SELECT0, FIXED0 = 0xC1, 0x186, 0x309
 SMI_COUNT, DEBUGCTL, FIXED_CONTROL = 0x34, 0x1D9, 0x38D
@@ -320,6 +320,6 @@ def test_evidence_names_the_version_and_the_switch_that_the_model_has() -> None:
     version = re.search(r"#define PMU_VERSION (\d+)", header)
     period = re.search(r"MSR_LAB_SMI_PERIOD = (0x\w+)", header)
     assert version
-    assert bochs.PMU["pmu"] == f"kvmtest's model, version {version[1]}"
+    assert patched.PMU["pmu"] == f"kvmtest's model, version {version[1]}"
     assert period
-    assert bochs.PMU["smi_source_msr"] == int(period[1], 16)
+    assert patched.PMU["smi_source_msr"] == int(period[1], 16)

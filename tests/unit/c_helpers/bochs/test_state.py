@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.emulators.bochs import Bochs
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.emulators.emulator import Hardware
 
 

@@ -1,8 +1,8 @@
-"""Bochs
-=====
+"""Debian's Bochs, patched
+=======================
 
-The emulator of the lab's Intel machine: what is installed, how a machine is configured, and the
-commands that boot, save and restore one. Written for Debian's Bochs 2.7.
+The installed emulator with a library preloaded: what is installed, and the commands that boot, save
+and restore a machine. Written for Debian's Bochs 2.7.
 """
 
 import hashlib
@@ -12,9 +12,7 @@ from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.lab.digest import of_parts
-from kvmtest.lab.image import disk
-
-from .emulator import (
+from kvmtest.lab.emulators.emulator import (
     PARALLEL,
     PAYLOAD,
     SERIAL,
@@ -25,43 +23,26 @@ from .emulator import (
     installed,
     text_of,
 )
+from kvmtest.lab.image import disk
 
-__all__ = [
-    "CPU_MODEL",
-    "INSTRUCTIONS_PER_SECOND",
-    "LACKS",
-    "PACKAGES",
-    "PMU",
-    "SHOWN",
-    "Bochs",
-    "Drives",
-    "Ports",
-    "configuration",
-    "reconfigured",
-]
+from . import configuration
+from .configuration import Drives, Ports
+
+__all__ = ["LACKS", "PACKAGES", "PMU", "SHOWN", "Bochs"]
 
 #: The Debian packages to install.
 PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "isolinux", "syslinux-common",
             "xorriso", "busybox-static")  # fmt: skip
 
-CPU_MODEL = "corei7_skylake_x"
-
 #: CPU features that a machine can show although its CPU lacks them (c_helpers/bochs/cpuid.c).
 SHOWN = ("rtm",)
 
-_MSRS = Path(__file__).with_name("bochs-msrs.def")
-_EXTENSION = Path(__file__).with_name("bochs-extension.so")
+_EXTENSION = Path(__file__).parents[1] / "bochs-extension.so"
 # The function that the extension calls (c_helpers/bochs/save.c).
 _SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
 # The build that the extension is written for (c_helpers/bochs/build.c).
 _KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
-_BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _BOOT_DISK, _LOG = "boot.iso", "bochs.log"
-_VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
-
-#: Instructions in an emulated second; Bochs executes up to 80 million in a real one.
-INSTRUCTIONS_PER_SECOND = 100_000_000
-
 
 #: Why stock Bochs does not meet these preconditions; with the extension it does.
 LACKS = {
@@ -77,23 +58,6 @@ PMU: dict[str, str | int] = {
     "cycles; real handlers of SMIs and their latency, rendezvous",
     "smi_source_msr": 0x4B500000,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """The FIFOs or files behind the machine's ports, and the emulator's own log."""
-
-    serial: Path
-    parallel: Path
-    log: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Drives:
-    """The images of the boot CD and of the payload drive."""
-
-    boot: Path
-    payload: Path
 
 
 @dataclass(frozen=True)
@@ -117,7 +81,7 @@ class Bochs:
             "Bochs",
             "the lab's emulator",
             ("bochs-bin", "bochs"),
-            (_BIOS, _VGA_BIOS),
+            (configuration.BIOS, configuration.VGA_BIOS),
             PACKAGES,
             "--help",
             r"Bochs x86 Emulator (\S+)",
@@ -126,13 +90,14 @@ class Bochs:
         fits = _EXTENSION.exists() and _SAVE_STATE in code
         extension = _EXTENSION if fits else None
         digest = hashlib.sha256()
-        for file in (path, _BIOS, _VGA_BIOS, _MSRS, *([extension] if extension else [])):
+        parts = (path, configuration.BIOS, configuration.VGA_BIOS, configuration.MSRS)
+        for file in (*parts, *([extension] if extension else [])):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         known = extension is not None and _KNOWN_BUILD in code
         return cls(path, version, extension, digest.hexdigest(), known)
 
     name = "Bochs"
-    model = CPU_MODEL
+    model = configuration.CPU_MODEL
     modules = ("kvm_intel", "msr")
     boots_flat = True
     cpus = 1
@@ -151,7 +116,9 @@ class Bochs:
     @property
     def details(self) -> dict[str, str | int]:
         """Further facts, for evidence."""
-        rate: dict[str, str | int] = {"instructions_per_second": INSTRUCTIONS_PER_SECOND}
+        rate: dict[str, str | int] = {
+            "instructions_per_second": configuration.INSTRUCTIONS_PER_SECOND
+        }
         return rate | PMU if self.is_known else rate
 
     def check(self, hardware: Hardware) -> None:
@@ -169,11 +136,8 @@ class Bochs:
 
     def machine_digest(self, hardware: "Hardware") -> str:
         """Return the digest of the emulator and of a machine's configuration."""
-        nowhere = Path("x")
-        text = configuration(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
-        # The emulator's digest has this file's content; its place does not matter.
-        text = text.replace(_quoted(_MSRS), "")
-        return of_parts(self.digest, text, *hardware.cpu_features)
+        # The emulator's digest has the content of the files that the configuration names.
+        return of_parts(self.digest, configuration.placeless(hardware), *hardware.cpu_features)
 
     def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
         """Write the boot CD to a folder."""
@@ -188,7 +152,7 @@ class Bochs:
         script.write_text("\n".join(["c", *steps, "q", ""]))
         if start.state is None:
             config = folder / "bochsrc"
-            config.write_text(configuration(start.hardware, drives, ports))
+            config.write_text(configuration.bochsrc(start.hardware, drives, ports))
             command = self.boot(config, script)
         else:
             restored = folder / "state"
@@ -238,72 +202,4 @@ def _copy_state(state: Path, copy: Path, drives: Drives, ports: Ports) -> None:
         if file.name != "config":
             (copy / file.name).symlink_to(file)
     saved = (state / "config").read_text()
-    (copy / "config").write_text(reconfigured(saved, drives, ports))
-
-
-def configuration(hardware: Hardware, drives: Drives, ports: Ports) -> str:
-    """Return the text of a bochsrc: a machine without display, network or sound.
-
-    Raises EnvironmentUnfit for a path that a bochsrc can't hold.
-    """
-    return f"""\
-config_interface: textconfig
-display_library: term
-romimage: file={_BIOS}
-vgaromimage: file={_VGA_BIOS}
-cpu: model={CPU_MODEL}, count={hardware.cpus}, ips={INSTRUCTIONS_PER_SECOND}, \
-reset_on_triple_fault=0, ignore_bad_msrs=0, msrs={_quoted(_MSRS)}
-memory: guest={hardware.memory}, host={hardware.memory}
-pci: enabled=1, chipset=i440fx
-ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
-ata0-master: type=cdrom, path={_quoted(drives.boot)}, status=inserted
-ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
-ata1-master: type=cdrom, path={_quoted(drives.payload)}, status=inserted
-boot: cdrom
-clock: sync=none, time0=utc
-com1: enabled=1, mode=file, dev={_quoted(ports.serial)}
-parport1: enabled=1, file={_quoted(ports.parallel)}
-sound: driver=dummy
-speaker: enabled=0
-log: {_quoted(ports.log)}
-panic: action=fatal
-error: action=report
-info: action=ignore
-debug: action=ignore
-mouse: enabled=0
-magic_break: enabled=1
-"""
-
-
-def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
-    """Return the configuration of a saved machine with other drives and ports.
-
-    Another copy of kvmtest may have saved it, so that its path of the MSR file is replaced too.
-    """
-    changes = {
-        r"^ata0-master:.*": f"ata0-master: type=cdrom, path={_quoted(drives.boot)}, "
-        'status=inserted, model="Generic 1234", biosdetect=auto',
-        r"^ata1-master:.*": f"ata1-master: type=cdrom, path={_quoted(drives.payload)}, "
-        'status=inserted, model="Generic 1234", biosdetect=auto',
-        r"^com1:.*": f"com1: enabled=1, mode=file, dev={_quoted(ports.serial)}",
-        r"^parport1:.*": f"parport1: enabled=1, file={_quoted(ports.parallel)}",
-        r"^log:.*": f"log: {_quoted(ports.log)}",
-        r'(?<=, )msrs="[^"\n]*"': f"msrs={_quoted(_MSRS)}",
-    }
-    for pattern, line in changes.items():
-        saved, count = re.subn(pattern, line.replace("\\", r"\\"), saved, flags=re.M)
-        if count != 1:
-            raise EnvironmentUnfit(
-                f"the saved machine's configuration has {count} lines {pattern}; use --cold"
-            )
-    return saved
-
-
-def _quoted(path: Path) -> str:
-    """Return a path as a bochsrc writes it, where $ begins the name of a variable."""
-    if not str(path).isprintable() or set('"$') & set(str(path)):
-        raise EnvironmentUnfit(
-            f"Bochs takes no path like {str(path)!r}, for its special characters; set TMPDIR and "
-            "KVMTEST_CACHE to other folders"
-        )
-    return f'"{path}"'
+    (copy / "config").write_text(configuration.reconfigured(saved, drives, ports))

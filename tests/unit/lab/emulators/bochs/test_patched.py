@@ -1,20 +1,17 @@
-"""lab/emulators/bochs.py: what is found, what a machine is told, and what its name depends on."""
+"""lab/emulators/bochs/patched.py: what is found, and what a machine's name depends on."""
 
-import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.emulators import bochs as module
-from kvmtest.lab.emulators.bochs import Bochs, Drives, Ports, configuration, reconfigured
+from kvmtest.lab.emulators.bochs import configuration
+from kvmtest.lab.emulators.bochs import patched as module
+from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.emulators.emulator import Hardware
 
-DRIVES = Drives(Path("/c/boot.iso"), Path("/t/payload"))
-PORTS = Ports(Path("/t/serial"), Path("/t/parallel"), Path("/t/log"))
 SYMBOL = "_ZN13bx_real_sim_c10save_stateEPKc"
 
 
@@ -25,9 +22,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     program(folder, f"echo 'Bochs x86 Emulator 2.7' >&2 # {SYMBOL}")
     monkeypatch.setenv("PATH", str(folder))
-    for name in ("_BIOS", "_VGA_BIOS", "_MSRS", "_EXTENSION"):
+    for owner, name in (
+        (configuration, "BIOS"),
+        (configuration, "VGA_BIOS"),
+        (configuration, "MSRS"),
+        (module, "_EXTENSION"),
+    ):
         (tmp_path / name).write_text(name)
-        monkeypatch.setattr(module, name, tmp_path / name)
+        monkeypatch.setattr(owner, name, tmp_path / name)
     return folder
 
 
@@ -54,7 +56,7 @@ def test_where_there_is_no_emulator_one_is_told_what_to_install(
         Bochs.find()
 
 
-@pytest.mark.parametrize("name", ["_BIOS", "_VGA_BIOS"])
+@pytest.mark.parametrize("name", ["BIOS", "VGA_BIOS"])
 def test_a_missing_bios_is_named(installed: Path, name: str) -> None:
     (installed.parent / name).unlink()
     with pytest.raises(EnvironmentUnfit, match=f"{name}, which Bochs needs, .*; apt-get install"):
@@ -92,7 +94,7 @@ def test_the_environment_is_small_and_names_a_terminal(
 
 
 def test_the_known_build_is_the_extension_s() -> None:
-    source = (Path(__file__).parents[4] / "c_helpers/bochs/build.c").read_text()
+    source = (Path(__file__).parents[5] / "c_helpers/bochs/build.c").read_text()
     table = source[source.index("build[]") : source.index("};")]
     assert bytes.fromhex("".join(re.findall(r"0x(..)", table))) == module._KNOWN_BUILD
 
@@ -121,13 +123,13 @@ def append(path: Path) -> None:
 
 CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "program": lambda folder, _: append(folder / "bochs-bin"),
-    "BIOS": lambda folder, _: append(folder.parent / "_BIOS"),
-    "VGA BIOS": lambda folder, _: append(folder.parent / "_VGA_BIOS"),
-    "MSRs": lambda folder, _: append(folder.parent / "_MSRS"),
+    "BIOS": lambda folder, _: append(folder.parent / "BIOS"),
+    "VGA BIOS": lambda folder, _: append(folder.parent / "VGA_BIOS"),
+    "MSRs": lambda folder, _: append(folder.parent / "MSRS"),
     "extension": lambda folder, _: append(folder.parent / "_EXTENSION"),
     "no extension": lambda folder, _: (folder.parent / "_EXTENSION").unlink(),
-    "speed": lambda _, patch: patch.setattr(module, "INSTRUCTIONS_PER_SECOND", 5),
-    "CPU model": lambda _, patch: patch.setattr(module, "CPU_MODEL", "haswell"),
+    "speed": lambda _, patch: patch.setattr(configuration, "INSTRUCTIONS_PER_SECOND", 5),
+    "CPU model": lambda _, patch: patch.setattr(configuration, "CPU_MODEL", "haswell"),
 }
 
 
@@ -152,12 +154,12 @@ def test_where_kvmtest_is_does_not_change_its_digest(
 ) -> None:
     before = Bochs.find().machine_digest(Hardware())
     moved = installed.parent / "elsewhere"
-    (installed.parent / "_MSRS").rename(moved)
-    monkeypatch.setattr(module, "_MSRS", moved)
+    (installed.parent / "MSRS").rename(moved)
+    monkeypatch.setattr(configuration, "MSRS", moved)
     assert Bochs.find().machine_digest(Hardware()) == before
 
 
-# What a machine is told
+# How it is started
 
 
 def test_the_commands_name_the_configuration_and_the_script(installed: Path) -> None:
@@ -165,87 +167,3 @@ def test_the_commands_name_the_configuration_and_the_script(installed: Path) -> 
     name = str(installed / "bochs-bin")
     assert found.boot(Path("/t/rc"), Path("/t/s")) == [name, "-q", "-f", "/t/rc", "-rc", "/t/s"]
     assert found.restore(Path("/t/d"), Path("/t/s")) == [name, "-q", "-r", "/t/d", "-rc", "/t/s"]
-
-
-def test_a_machine_has_its_hardware_drives_and_ports() -> None:
-    text = configuration(Hardware(cpus=2, memory=768), DRIVES, PORTS)
-    lines = dict(line.split(": ", 1) for line in text.splitlines())
-    assert "model=corei7_skylake_x, count=2" in lines["cpu"]
-    assert lines["memory"] == "guest=768, host=768"
-    assert 'path="/c/boot.iso"' in lines["ata0-master"]
-    assert 'path="/t/payload"' in lines["ata1-master"]
-    assert lines["com1"] == 'enabled=1, mode=file, dev="/t/serial"'
-    assert lines["parport1"] == 'enabled=1, file="/t/parallel"'
-    assert lines["log"] == '"/t/log"'
-
-
-def test_a_machine_has_no_network_and_no_display() -> None:
-    text = configuration(Hardware(), DRIVES, PORTS)
-    assert not re.search(r"^(ne2k|e1000|pcipnic|.*\b(rfb|x|vncsrv|socket))\b", text, re.M)
-    assert "display_library: term\n" in text
-
-
-def test_the_msr_file_is_there_and_read() -> None:
-    file = re.search(r'msrs="(.*)"', configuration(Hardware(), DRIVES, PORTS))
-    assert file
-    assert Path(file[1]).is_file()
-
-
-UNSAYABLE = ['a"b', "a$HOME", "a\nb", os.fsdecode(b"a\xff")]
-
-
-@pytest.mark.parametrize("name", UNSAYABLE, ids=ascii)
-@pytest.mark.parametrize("field", ["serial", "parallel", "log"])
-def test_a_path_that_a_bochsrc_can_not_say_is_refused(name: str, field: str) -> None:
-    ports = replace(PORTS, **{field: Path("/t", name)})
-    for make in (
-        lambda: configuration(Hardware(), DRIVES, ports),
-        lambda: reconfigured(SAVED, DRIVES, ports),
-    ):
-        with pytest.raises(EnvironmentUnfit, match=r"Bochs takes no path like .*; set TMPDIR and "):
-            make()
-
-
-# As Bochs 2.7 writes it.
-SAVED = """\
-# configuration file generated by Bochs
-memory: host=512, guest=512
-romimage: file="/usr/share/bochs/BIOS-bochs-latest", address=0x00000000, options=none
-ata0: enabled=true, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
-ata0-master: type=cdrom, path="/old/boot.iso", status=inserted, model="Generic 1234", \
-biosdetect=auto
-ata0-slave: type=none
-ata1-master: type=cdrom, path="/old/payload", status=inserted, model="Generic 1234", biosdetect=auto
-cpu: count=1:1:1, ips=100000000, quantum=16, model=corei7_skylake_x, msrs="/old/bochs-msrs.def"
-debugger_log: -
-log: /old/bochs.log
-logprefix: %t%e%d
-parport1: enabled=true, file="/old/parallel"
-parport2: enabled=false
-com1: enabled=true, mode=file, dev="/old/serial"
-com2: enabled=false
-"""
-
-
-def test_a_saved_machine_gets_drives_ports_and_msrs_of_here_and_keeps_the_rest() -> None:
-    new = reconfigured(SAVED, DRIVES, PORTS)
-    assert "/old/" not in new
-    fresh = configuration(Hardware(), DRIVES, PORTS)
-    quoted = re.compile(r'"/(?:c|t)/[^"]*"|msrs="[^"]*"')
-    assert sorted(quoted.findall(new)) == sorted(quoted.findall(fresh))
-    ours = ("ata0-master:", "ata1-master:", "com1:", "parport1:", "log:", "cpu:")
-    kept = [line for line in SAVED.splitlines() if not line.startswith(ours)]
-    assert [line for line in new.splitlines() if not line.startswith(ours)] == kept
-
-
-def test_backslashes_and_spaces_of_a_path_are_kept() -> None:
-    ports = replace(PORTS, serial=Path(r"/t/a b\1\g<0>/serial"))
-    assert r'dev="/t/a b\1\g<0>/serial"' in reconfigured(SAVED, DRIVES, ports)
-
-
-@pytest.mark.parametrize("line", ["com1", "parport1", "log", "ata0-master", "ata1-master", "cpu"])
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_configuration_of_another_kind_is_refused(line: str, count: int) -> None:
-    (found,) = re.findall(rf"^{line}:.*\n", SAVED, re.M)
-    with pytest.raises(EnvironmentUnfit, match=f"configuration has {count} lines .*; use --cold"):
-        reconfigured(SAVED.replace(found, found * count), DRIVES, PORTS)

@@ -1,0 +1,1 @@
+"""Bochs, the emulator of the lab's Intel machine."""

@@ -1,0 +1,128 @@
+"""The configuration of a Bochs machine
+====================================
+
+What a bochsrc says, and what a saved machine's says when the machine is restored elsewhere. Written
+for Bochs 2.7.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab.emulators.emulator import Hardware
+
+__all__ = [
+    "BIOS",
+    "CPU_MODEL",
+    "INSTRUCTIONS_PER_SECOND",
+    "MSRS",
+    "VGA_BIOS",
+    "Drives",
+    "Ports",
+    "bochsrc",
+    "placeless",
+    "reconfigured",
+]
+
+CPU_MODEL = "corei7_skylake_x"
+
+#: Instructions in an emulated second; Bochs executes up to 80 million in a real one.
+INSTRUCTIONS_PER_SECOND = 100_000_000
+
+#: The files that a configuration names: firmware, and MSRs that are plain storage.
+BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
+VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
+MSRS = Path(__file__).with_name("msrs.def")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The FIFOs or files behind the machine's ports, and the emulator's own log."""
+
+    serial: Path
+    parallel: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Drives:
+    """The images of the boot CD and of the payload drive."""
+
+    boot: Path
+    payload: Path
+
+
+def bochsrc(hardware: Hardware, drives: Drives, ports: Ports) -> str:
+    """Return the text of a bochsrc: a machine without display, network or sound.
+
+    Raises EnvironmentUnfit for a path that a bochsrc can't hold.
+    """
+    return f"""\
+config_interface: textconfig
+display_library: term
+romimage: file={BIOS}
+vgaromimage: file={VGA_BIOS}
+cpu: model={CPU_MODEL}, count={hardware.cpus}, ips={INSTRUCTIONS_PER_SECOND}, \
+reset_on_triple_fault=0, ignore_bad_msrs=0, msrs={_quoted(MSRS)}
+memory: guest={hardware.memory}, host={hardware.memory}
+pci: enabled=1, chipset=i440fx
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path={_quoted(drives.boot)}, status=inserted
+ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
+ata1-master: type=cdrom, path={_quoted(drives.payload)}, status=inserted
+boot: cdrom
+clock: sync=none, time0=utc
+com1: enabled=1, mode=file, dev={_quoted(ports.serial)}
+parport1: enabled=1, file={_quoted(ports.parallel)}
+sound: driver=dummy
+speaker: enabled=0
+log: {_quoted(ports.log)}
+panic: action=fatal
+error: action=report
+info: action=ignore
+debug: action=ignore
+mouse: enabled=0
+magic_break: enabled=1
+"""
+
+
+def placeless(hardware: Hardware) -> str:
+    """Return a bochsrc that names no file: what a machine depends on, wherever its files are."""
+    nowhere = Path("x")
+    text = bochsrc(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
+    return text.replace(_quoted(MSRS), "")
+
+
+def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
+    """Return the configuration of a saved machine with other drives and ports.
+
+    Another copy of kvmtest may have saved it, so that its path of the MSR file is replaced too.
+    """
+    changes = {
+        r"^ata0-master:.*": f"ata0-master: type=cdrom, path={_quoted(drives.boot)}, "
+        'status=inserted, model="Generic 1234", biosdetect=auto',
+        r"^ata1-master:.*": f"ata1-master: type=cdrom, path={_quoted(drives.payload)}, "
+        'status=inserted, model="Generic 1234", biosdetect=auto',
+        r"^com1:.*": f"com1: enabled=1, mode=file, dev={_quoted(ports.serial)}",
+        r"^parport1:.*": f"parport1: enabled=1, file={_quoted(ports.parallel)}",
+        r"^log:.*": f"log: {_quoted(ports.log)}",
+        r'(?<=, )msrs="[^"\n]*"': f"msrs={_quoted(MSRS)}",
+    }
+    for pattern, line in changes.items():
+        saved, count = re.subn(pattern, line.replace("\\", r"\\"), saved, flags=re.M)
+        if count != 1:
+            raise EnvironmentUnfit(
+                f"the saved machine's configuration has {count} lines {pattern}; use --cold"
+            )
+    return saved
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a bochsrc writes it, where $ begins the name of a variable."""
+    if not str(path).isprintable() or set('"$') & set(str(path)):
+        raise EnvironmentUnfit(
+            f"Bochs takes no path like {str(path)!r}, for its special characters; set TMPDIR and "
+            "KVMTEST_CACHE to other folders"
+        )
+    return f'"{path}"'
