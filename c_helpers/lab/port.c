@@ -4,6 +4,7 @@
  * where no driver knows of them, as root.
  *
  *     port breakpoint    stop the machine until the emulator is told to go on from there
+ *     port end           end the machine
  *     port receive       copy the payload drive to standard output
  *     port send          copy standard input to the parallel port
  *
@@ -54,6 +55,10 @@
 /* QEMU's pvpanic device (docs/specs/pvpanic.txt), whose bit 0 stops the machine. No other has it. */
 #define PVPANIC       0x505
 #define PVPANIC_STOP  0x01
+
+/* Bochs ends when this text has been written here (iodev/unmapped.cc). No other has the port. */
+#define SHUTDOWN      0x8900
+#define SHUTDOWN_TEXT "Shutdown"
 
 /* Not outsw() and insw() of sys/io.h, which do not tell the compiler that they touch memory. */
 static void write_words(uint16_t port, const void *data, size_t count)
@@ -179,22 +184,36 @@ static int send(void)
 	}
 }
 
+static int stop(void)
+{
+	/* Bochs stops at this instruction, QEMU at the port; neither knows the other's. */
+	__asm__ volatile("xchg %%bx, %%bx" ::: "memory");
+	outb(PVPANIC_STOP, PVPANIC);
+	return 0;
+}
+
+static int end_machine(void)
+{
+	for (const char *at = SHUTDOWN_TEXT; *at; at++)
+		outb(*at, SHUTDOWN);
+	/* QEMU ends a machine at its last breakpoint. */
+	return stop();
+}
+
+static const struct verb {
+	const char *name;
+	int (*perform)(void);
+} verbs[] = { { "breakpoint", stop }, { "end", end_machine }, { "receive", receive }, { "send", send } };
+
 int main(int argc, char **argv)
 {
-	const char *verb = argc == 2 ? argv[1] : "";
-	int is_receive = !strcmp(verb, "receive");
+	const struct verb *verb = verbs, *behind = verbs + sizeof(verbs) / sizeof(*verbs);
 
-	int is_breakpoint = !strcmp(verb, "breakpoint");
-
-	if (!is_breakpoint && !is_receive && strcmp(verb, "send"))
-		return fail("usage: port breakpoint | receive | send");
+	while (verb < behind && (argc != 2 || strcmp(argv[1], verb->name)))
+		verb++;
+	if (verb == behind)
+		return fail("usage: port breakpoint | end | receive | send");
 	if (iopl(3))
 		return fail("I/O ports may not be used; run it as root inside the lab's machine");
-	if (is_breakpoint) {
-		/* Bochs stops at this instruction, QEMU at the port; neither knows the other's. */
-		__asm__ volatile("xchg %%bx, %%bx" ::: "memory");
-		outb(PVPANIC_STOP, PVPANIC);
-		return 0;
-	}
-	return is_receive ? receive() : send();
+	return verb->perform();
 }

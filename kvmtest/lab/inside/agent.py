@@ -40,6 +40,11 @@ def breakpoint_() -> None:
     subprocess.run([PORT, "breakpoint"], check=True)
 
 
+def end() -> None:
+    """End the machine."""
+    subprocess.run([PORT, "end"], check=True)
+
+
 def send(data: bytes = b"", **message: object) -> None:
     """Send a message, and data after it; return when all of it is out."""
     line = b"\x1e" + json.dumps(message).encode() + b"\n"
@@ -190,7 +195,7 @@ def main() -> None:
             data = path.read_bytes()
             send(data, file=path.name, size=len(data))
     send(end=status)
-    breakpoint_()
+    end()
 
 
 if __name__ == "__main__":

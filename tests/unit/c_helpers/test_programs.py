@@ -45,10 +45,10 @@ def run_as_nobody(built: Path, *words: str) -> "subprocess.CompletedProcess[str]
 def test_port_tells_its_usage_before_it_asks_for_ports(built: Path, words: tuple[str, ...]) -> None:
     done = run_as_nobody(built, *words)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "port: usage: port breakpoint | receive | send\n"
+    assert done.stderr == "port: usage: port breakpoint | end | receive | send\n"
 
 
-@pytest.mark.parametrize("word", ["breakpoint", "receive", "send"])
+@pytest.mark.parametrize("word", ["breakpoint", "end", "receive", "send"])
 def test_port_says_who_may_use_ports(built: Path, word: str) -> None:
     done = run_as_nobody(built, word)
     assert (done.returncode, done.stdout) == (1, "")

@@ -22,7 +22,7 @@ cd "$(dirname "$0")"
 case $1 in
 send) exec cat >> sent ;;
 receive) exec cat drive ;;
-breakpoint) echo breakpoint >> breakpoints ;;
+breakpoint | end) echo $1 >> stops ;;
 esac
 """
 # Plays kvmtest: says a line from Python, one from a child, and one without a newline.
@@ -212,7 +212,7 @@ def test_a_whole_run_is_heard_in_order(
         ReceivedFile("evidence.json", b"{}\n"),
         Message({"end": status}),
     ]
-    assert (tmp_path / "breakpoints").read_text() == "breakpoint\n" * 3
+    assert (tmp_path / "stops").read_text().split() == ["breakpoint", "breakpoint", "end"]
 
 
 def test_a_job_s_commands_have_its_environment(agent: ModuleType, tmp_path: Path) -> None:
@@ -220,12 +220,12 @@ def test_a_job_s_commands_have_its_environment(agent: ModuleType, tmp_path: Path
     assert events[-1] == Message({"end": 1})
 
 
-def test_a_job_whose_commands_fail_does_not_run_nor_reach_the_last_breakpoint(
+def test_a_job_whose_commands_fail_does_not_run_nor_end_the_machine(
     agent: ModuleType, tmp_path: Path
 ) -> None:
     events = run_agent(tmp_path, ["run"], [["false"]])
     assert events[-1] == Message({"failed": "false: status 1"})
-    assert (tmp_path / "breakpoints").read_text() == "breakpoint\n" * 2
+    assert (tmp_path / "stops").read_text().split() == ["breakpoint", "breakpoint"]
 
 
 def test_the_agent_imports_nothing_of_kvmtest_before_it_has_come() -> None:
