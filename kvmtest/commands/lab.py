@@ -8,6 +8,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from kvmtest.errors import UsageError
+
 from .parser import Commands, Parser, add_command, add_group
 from .run import EXIT
 
@@ -77,18 +79,26 @@ def list_kernels(options: argparse.Namespace) -> int:
 
 def survey(options: argparse.Namespace) -> int:
     """Run the suite on each kernel; return the exit status."""
+    from dataclasses import replace
+
     from kvmtest.commands.lab_survey import run
     from kvmtest.target import Job
 
+    if bool(options.kernels) == options.all:
+        raise UsageError("kvmtest lab survey: name kernels, or give --all")
+    machines = [options.machine or "intel"]
+    if options.all and not options.machine:
+        machines = ["intel", "amd"]
     job = Job(parameters=options.parameters)
-    return run(options.kernels, options.output, _lab_options(options), job)
+    used = [replace(_lab_options(options), machine=name) for name in machines]
+    return run(options.kernels or None, options.output, used, job, options.jobs)
 
 
 def mutants(options: argparse.Namespace) -> int:
     """Run the suite on each mutant; return the exit status."""
     from kvmtest.commands.lab_mutants import run
 
-    return run(_lab_options(options), options.only, options.output)
+    return run(_lab_options(options), options.only, options.output, options.jobs)
 
 
 def _add_run_arguments(parser: Parser) -> None:
@@ -136,7 +146,13 @@ def _add_survey_arguments(parser: Parser) -> None:
 
     from kvmtest.run_options import path
 
-    parser.add_argument("kernels", metavar="KERNEL", nargs="+", help="as for lab run --kernel")
+    parser.add_argument("kernels", metavar="KERNEL", nargs="*", help="as for lab run --kernel")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="all kernels that lab list shows, in both machines (intel and amd) unless --machine "
+        "names one; those whose row this kvmtest made in this machine are left out",
+    )
     parser.add_argument(
         "-o",
         metavar="DIR",
@@ -146,7 +162,9 @@ def _add_survey_arguments(parser: Parser) -> None:
         help="the folder for both files (default: .)",
     )
     _add_emulator(parser)
+    parser.set_defaults(machine=None)
     _add_parameters(parser)
+    _add_jobs(parser)
 
 
 def _add_mutants_arguments(parser: Parser) -> None:
@@ -163,6 +181,16 @@ def _add_mutants_arguments(parser: Parser) -> None:
         type=path,
         dest="output",
         help="write the matrix, and the evidence of every run, to a new folder",
+    )
+    _add_jobs(parser)
+
+
+def _add_jobs(parser: Parser) -> None:
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        help="run so many machines at a time (default: as there are CPUs and memory for)",
     )
 
 
@@ -205,6 +233,12 @@ def _add_kernel(parser: Parser) -> None:
         help="a version in Debian's archive, a linux-image .deb (repeat for its other .debs), a "
         "folder of .debs, an unpacked tree, a build tree or a bzImage (default: the newest 6.12)",
     )
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= 4096:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: give 1 to 4096 machines")
 
 
 def _seconds(text: str) -> float:

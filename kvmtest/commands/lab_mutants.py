@@ -38,7 +38,9 @@ __all__ = ["run"]
 _STYLES = {Fate.KILLED: "bold green", Fate.SURVIVED: "bold red", Fate.UNDECIDED: "dim"}
 
 
-def run(options: LabOptions, only: Sequence[str], folder: Path | None) -> int:
+def run(
+    options: LabOptions, only: Sequence[str], folder: Path | None, jobs: int | None = None
+) -> int:
     """Judge the mutants, or ``only`` those named; write matrix and evidence to a new ``folder``.
 
     Returns 1 where a mutant survived, an expected leak was not seen, or the unmutated build is

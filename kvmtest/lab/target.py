@@ -29,7 +29,7 @@ from .image.contents import MODULE_ARGUMENTS
 from .parameters import Parameters
 from .saved_machine import SavedMachine
 
-__all__ = ["MACHINES", "VENDORS", "LabOptions", "LabTarget"]
+__all__ = ["MACHINES", "NEEDED_MIB", "VENDORS", "LabOptions", "LabTarget"]
 
 #: The lab's machines by name, and how the emulator of each is found.
 MACHINES: dict[str, Callable[[], Emulator]] = {
@@ -39,6 +39,8 @@ MACHINES: dict[str, Callable[[], Emulator]] = {
 }
 #: KVM's vendor module in each.
 VENDORS = {"intel": "kvm_intel", "amd": "kvm_amd", "amd-uefi": "kvm_amd"}
+#: The MiB of the host's memory that each needs while it runs, emulator and kvmtest together.
+NEEDED_MIB = {"intel": 640, "amd": 1024, "amd-uefi": 1024}
 
 # The steps of a job by the stage that ends each (kvmtest/lab/inside/agent.py).
 _STEPS = {"awake": "restore", "running": "job", "end": "suite"}

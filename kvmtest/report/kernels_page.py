@@ -1,18 +1,16 @@
 """The page of kernels
 ===================
 
-The results of a survey of kernels: a row a kernel, and the page (docs/kernels.md) of all rows.
+The page (docs/kernels.md) of the rows of a survey of kernels.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
 
 from kvmtest.judge import Verdict
+from kvmtest.lab.survey import Surveyed
 from kvmtest.properties import PROPERTIES
 
-__all__ = ["DATA", "FIRST_MACHINES", "Key", "Surveyed", "page"]
+__all__ = ["DATA", "page"]
 
 #: The file with the rows, which the page names.
 DATA = "kernels.json"
@@ -25,66 +23,6 @@ _MARKS = {
     Verdict.MEASURED: "MEASURED",
 }
 _DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
-
-Key = tuple[str, str, str, int, str]
-
-#: The machine's name in older rows, which lack it: each emulator had one machine.
-FIRST_MACHINES = {"Bochs": "intel", "QEMU": "amd"}
-
-
-@dataclass(frozen=True, slots=True)
-class Surveyed:
-    """One kernel's verdicts by property in one machine."""
-
-    release: str
-    version: str
-    debian_version: str | None
-    date: str | None
-    kvmtest: str
-    """The version that ran."""
-
-    machine: str
-    """The emulator, its version, the CPU's model and the number of CPUs, in words."""
-
-    verdicts: Mapping[str, str]
-    known_defects: Mapping[str, str]
-    lab: str = ""
-    """The name of the lab's machine, such as amd-uefi."""
-
-    cpus: int = 0
-    setup: str = ""
-    """The parameters that KVM's modules were loaded with; empty for their defaults."""
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return a row of the file; older rows lack the machine's name."""
-        made = cls(**row)
-        cpus = re.search(r"(\d+) CPU", made.machine)
-        return replace(
-            made,
-            lab=made.lab or FIRST_MACHINES.get(made.emulator, made.emulator),
-            cpus=made.cpus or int(cpus[1] if cpus else 1),
-        )
-
-    @property
-    def key(self) -> Key:
-        """The key by which a later row replaces this one."""
-        return self.release, self.lab, self.emulator, self.cpus, self.setup
-
-    @property
-    def emulator(self) -> str:
-        """The emulator's name."""
-        return self.machine.split()[0]
-
-    @property
-    def heading(self) -> str:
-        """The heading of its table."""
-        return f"{self.machine}, {self.setup}" if self.setup else self.machine
-
-    @property
-    def age(self) -> tuple[list[int], str]:
-        """The sort key of rows, the oldest kernel first."""
-        return [int(number) for number in re.findall(r"\d+", self.version)], self.release
 
 
 def page(rows: Sequence[Surveyed]) -> str:

@@ -45,6 +45,7 @@ saved() {
 }
 if test "$2" = -f; then
 	echo 'booting' >&7
+	test -e "$here/hang" && { echo hangs > "$here/hang"; exec sleep 1000; }
 	test -e "$here/panic" && { echo 'Kernel panic - not syncing: no init' >&7; exec sleep 1000; }
 	tell '{"stage": "booted"}'
 	saved booted "$@"

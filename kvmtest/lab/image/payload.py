@@ -27,6 +27,8 @@ _OUTSIDE = (
     "kvmtest/commands/lab_",
     "kvmtest/cache.py",
     "kvmtest/plugin.py",
+    "kvmtest/report/at_work.py",
+    "kvmtest/report/kernels_page.py",
     "kvmtest/suite/",
 )
 # What a run needs of kvmtest/kernels: the types and the banner of a running kernel, not files.

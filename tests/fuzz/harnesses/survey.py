@@ -8,7 +8,7 @@ from fuzz.json_mutator import mutate
 from fuzz.scratch import scratch
 from kvmtest.commands.lab_survey import load, save
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.report.kernels_page import Surveyed
+from kvmtest.lab.survey import Surveyed
 
 ROW = Surveyed(
     "6.12.7-amd64", "6.12.7", "6.12.7-1", "2026-01-02", "0.1", "Bochs 2.7, i7, 2 CPU",

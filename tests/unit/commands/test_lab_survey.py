@@ -1,19 +1,25 @@
 """kvmtest lab survey: what is kept of each kernel in each machine, and the page made of it."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from support.evidence_samples import in_lab
-from support.kernel_files import RELEASE
+from support.kernel_files import RELEASE, tree_files, write_tree
 from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
 from kvmtest.judge import Verdict
-from kvmtest.lab import target
+from kvmtest.lab.survey import Surveyed
 from kvmtest.lab.target import MACHINES
-from kvmtest.report.kernels_page import Surveyed, page
+from kvmtest.report.kernels_page import page
+
+Capture = pytest.CaptureFixture[str]
 
 BOCHS, QEMU = "Bochs 2.7, corei7_skylake_x, 1 CPU", "QEMU 7.2.22, EPYC, 2 CPU"
 
@@ -52,7 +58,8 @@ def survey(installed: Emulator, folder: Path, *words: str, **machine: object) ->
 def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """One that plays each of the lab's machines."""
     made = Emulator.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(target, "MACHINES", dict.fromkeys(MACHINES, MACHINES["intel"]))
+    for name in MACHINES:
+        monkeypatch.setitem(MACHINES, name, MACHINES["intel"])
     return made
 
 
@@ -124,7 +131,7 @@ def test_a_row_from_before_machines_had_names_is_that_of_its_emulator(
     ids=["cut short", "deep", "no rows", "no list", "no row", "device", "no reading"],
 )
 def test_rows_that_can_not_be_read_are_told_in_one_line(
-    tmp_path: Path, kept: str | Path, said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, kept: str | Path, said: str, capsys: Capture
 ) -> None:
     path = tmp_path / "kernels.json"
     path.symlink_to(kept) if isinstance(kept, Path) else path.write_text(kept)
@@ -182,7 +189,7 @@ def test_a_machine_s_row_is_made_anew_and_another_s_stays(
     ids=range(8),
 )  # fmt: skip
 def test_data_that_makes_no_page_is_refused_before_any_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str
+    tmp_path: Path, capsys: Capture, data: str
 ) -> None:
     (tmp_path / "kernels.json").write_text(data)
     assert main(["lab", "survey", "-o", str(tmp_path), "/no/such/kernel"]) == 3
@@ -190,3 +197,92 @@ def test_data_that_makes_no_page_is_refused_before_any_run(
     assert error.count("\n") == 1
     assert "kernels.json" in error
     assert (tmp_path / "kernels.json").read_text() == data
+
+
+@pytest.fixture
+def trees(emulator: Emulator, tmp_path: Path) -> list[Path]:
+    """The trees of four kernels."""
+    releases = [f"6.12.{number}+test-amd64" for number in (9, 10, 11, 12)]
+    return [write_tree(tmp_path / release, tree_files(release)) for release in releases]
+
+
+def releases(folder: Path) -> list[str]:
+    return [row["release"] for row in json.loads((folder / "kernels.json").read_text())]
+
+
+def test_several_at_a_time_give_the_page_that_one_after_the_other_gives(
+    emulator: Emulator, trees: list[Path], tmp_path: Path
+) -> None:
+    for jobs in ("1", "3"):
+        folder = tmp_path / jobs
+        words = ["lab", "survey", "--jobs", jobs, "-o", str(folder)]
+        assert main([*words, *map(str, reversed(trees))]) == 0
+        assert releases(folder) == [tree.name for tree in trees]
+    assert (tmp_path / "1/kernels.md").read_text() == (tmp_path / "3/kernels.md").read_text()
+    assert set(emulator.starts()) == {"cold"}, "a kernel runs once: saving it would take longer"
+
+
+def test_a_kernel_that_is_none_stops_no_other_and_is_named_at_the_end(
+    trees: list[Path], tmp_path: Path, capsys: Capture
+) -> None:
+    kernels = [str(trees[0]), "/none", str(trees[1])]
+    assert main(["lab", "survey", "--jobs", "2", "-o", str(tmp_path), *kernels]) == 3
+    assert releases(tmp_path) == [trees[0].name, trees[1].name]
+    captured = capsys.readouterr()
+    assert captured.out == f"2 of 3 runs: {tmp_path / 'kernels.md'}\n"
+    lines = captured.err.splitlines()
+    assert lines[0] == "kvmtest: lab: 3 runs, 2 at a time"
+    assert {line.split("] ")[0] for line in lines[1:4]} == {
+        f"kvmtest: lab: [{number}/3" for number in (1, 2, 3)
+    }
+    assert lines[4:] == [line for line in lines if line.startswith("kvmtest: /none intel: there")]
+
+
+def test_a_machine_that_fails_has_a_row_that_says_so(
+    emulator: Emulator, trees: list[Path], tmp_path: Path
+) -> None:
+    (emulator.folder / "panic").touch()
+    assert main(["lab", "survey", "-o", str(tmp_path), str(trees[0])]) == 3
+    (row,) = json.loads((tmp_path / "kernels.json").read_text())
+    assert row["failure"] == "the lab's machine failed: Kernel panic - not syncing: no init"
+    assert (row["release"], row["verdicts"]) == (trees[0].name, {})
+    (emulator.folder / "panic").unlink()
+    assert survey(emulator, tmp_path, str(trees[0]), emulator="Bochs", cpus=1)
+    assert [row["failure"] for row in json.loads((tmp_path / "kernels.json").read_text())] == [
+        "", ""
+    ]  # fmt: skip
+
+
+def test_an_interrupt_ends_all_machines_and_leaves_nothing(
+    emulator: Emulator, trees: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    hanging = emulator.folder / "hang"
+    os.mkfifo(hanging)
+    words = ["lab", "survey", "--jobs", "2", "-o", str(tmp_path), *map(str, trees)]
+    command = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(main(words)))
+    command.start()
+    # Open for writing too, it does not end between the two.
+    with os.fdopen(os.open(hanging, os.O_RDWR), "rb", 0) as told:
+        assert [told.readline(), told.readline()] == 2 * [b"hangs\n"]
+    assert len(list(temporary.iterdir())) == 2
+    os.kill(command.pid or 0, signal.SIGINT)
+    command.join()
+    assert command.exitcode == 130
+    assert list(temporary.iterdir()) == []
+    assert not [path for path in emulator.cache.root.rglob("*") if path.suffix == ".making"]
+    assert not (tmp_path / "kernels.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--all", "6.12"], ["--all", "--jobs", "0"], ["6.12", "--jobs", "many"]]
+)
+def test_words_that_name_no_survey_are_refused(words: list[str], capsys: Capture) -> None:
+    try:
+        status: object = main(["lab", "survey", *words])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    assert capsys.readouterr().err

@@ -1,0 +1,237 @@
+"""A survey of kernels
+===================
+
+Many kernels, each run once in one or more of the lab's machines: the row that is kept of a run, and
+which runs are still to be made.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from kvmtest import __version__
+from kvmtest.cache import Cache
+from kvmtest.errors import EnvironmentUnfit, KvmtestError
+from kvmtest.evidence import Evidence
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.kernels.offers import Offer
+from kvmtest.kernels.resolve import resolve
+from kvmtest.target import Job, TargetFailed
+
+from .digest import of_files, of_parts
+from .emulators.emulator import Emulator, Hardware
+from .image import payload
+from .parallel import Task
+from .parameters import Parameters
+from .target import MACHINES, VENDORS, LabOptions, LabTarget
+
+__all__ = ["FIRST_MACHINES", "Key", "Run", "SurveyMachine", "Surveyed", "fetching", "pending"]
+
+Key = tuple[str, str, str, int, str]
+OnText = Callable[[str], None]
+
+#: The machine's name in older rows, which lack it: each emulator had one machine.
+FIRST_MACHINES = {"Bochs": "intel", "QEMU": "amd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """One kernel's verdicts by property in one machine."""
+
+    release: str
+    version: str
+    debian_version: str | None
+    date: str | None
+    kvmtest: str
+    """The version that ran."""
+
+    machine: str
+    """The emulator, its version, the CPU's model and the number of CPUs, in words."""
+
+    verdicts: Mapping[str, str]
+    known_defects: Mapping[str, str]
+    lab: str = ""
+    """The name of the lab's machine, such as amd-uefi."""
+
+    cpus: int = 0
+    setup: str = ""
+    """The parameters that KVM's modules were loaded with; empty for their defaults."""
+
+    basis: str = ""
+    """The digest of the kvmtest that ran and of the machine it ran in; rows of before lack it."""
+
+    failure: str = ""
+    """Why the machine did not finish the run, which then decided nothing."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return a row of the file; older rows lack the machine's name."""
+        made = cls(**row)
+        cpus = re.search(r"(\d+) CPU", made.machine)
+        return replace(
+            made,
+            lab=made.lab or FIRST_MACHINES.get(made.emulator, made.emulator),
+            cpus=made.cpus or int(cpus[1] if cpus else 1),
+        )
+
+    @property
+    def key(self) -> Key:
+        """The key by which a later row replaces this one."""
+        return self.release, self.lab, self.emulator, self.cpus, self.setup
+
+    @property
+    def emulator(self) -> str:
+        """The emulator's name."""
+        return self.machine.split()[0]
+
+    @property
+    def heading(self) -> str:
+        """The heading of its table."""
+        return f"{self.machine}, {self.setup}" if self.setup else self.machine
+
+    @property
+    def age(self) -> tuple[list[list[int]], str]:
+        """The sort key of rows, the oldest kernel first."""
+        names = self.version, self.debian_version or "", self.release
+        return [
+            [int(number) for number in re.findall(r"\d+", name)] for name in names
+        ], self.release
+
+
+@dataclass(frozen=True)
+class SurveyMachine:
+    """One of the lab's machines, in which each kernel boots; no machine is saved.
+
+    A kernel runs once: to save its machine twice and to restore it twice would cost more time than
+    the run, and 0.6 GB. ``basis`` is the digest of kvmtest and of the machine.
+    """
+
+    options: LabOptions
+    emulator: Emulator
+    parameters: Parameters
+    job: Job
+    basis: str
+
+    @classmethod
+    def of(cls, options: LabOptions, job: Job) -> Self:
+        """Return the machine of ``options``; raises UsageError, EnvironmentUnfit."""
+        parameters = Parameters.parse(job.parameters, VENDORS[options.machine])
+        emulator = MACHINES[options.machine]()
+        hardware = Hardware(options.cpus or emulator.cpus)
+        basis = of_parts(of_files(payload.package()), emulator.machine_digest(hardware))
+        return cls(replace(options, cold=True), emulator, parameters, job, basis)
+
+    def key(self, release: str) -> Key:
+        """Return the key of a kernel's row."""
+        cpus = self.options.cpus or self.emulator.cpus
+        return release, self.options.machine, self.emulator.name, cpus, str(self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One kernel in one machine; ``kernel`` is what --kernel takes."""
+
+    kernel: str
+    machine: SurveyMachine
+
+    @property
+    def task(self) -> Task[Surveyed]:
+        """The task that makes its row."""
+        return Task(f"{self.kernel} {self.machine.options.machine}", self._row)
+
+    def _row(self, show: OnText) -> Surveyed:
+        machine = self.machine
+        target = LabTarget.of(replace(machine.options, kernel=[self.kernel]), show, show)
+        try:
+            row = row_of(target.kernel, machine.options.machine, target.run(machine.job).evidence)
+        except TargetFailed as failed:
+            row = row_of_failure(target, machine, str(failed))
+        return replace(row, basis=machine.basis)
+
+
+def row_of(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:
+    """Return the row of a run on ``kernel`` in the lab's machine ``name``.
+
+    Raises EnvironmentUnfit if the evidence is not from a lab.
+    """
+    machine = evidence.machine.lab
+    details = machine and machine.details
+    if not machine or not details or not details.cpus:
+        raise EnvironmentUnfit("the evidence does not say which machine it is from; run it again")
+    emulator = f"{machine.emulator} {machine.version}, {machine.model}"
+    return replace(
+        _row(kernel, emulator, name, details.board, details.cpus),
+        kvmtest=evidence.kvmtest.version,
+        verdicts={r.id: r.verdict.value for r in evidence.results},
+        known_defects={r.id: r.known_defect for r in evidence.results if r.known_defect},
+        setup=details.kvm_parameters or "",
+    )
+
+
+def row_of_failure(target: LabTarget, machine: SurveyMachine, failure: str) -> Surveyed:
+    """Return the row of a kernel whose machine did not finish."""
+    own = machine.emulator
+    board = own.details.get("board")
+    return replace(
+        _row(
+            target.kernel,
+            f"{own.name} {own.version}, {own.model}",
+            machine.options.machine,
+            str(board) if board else None,
+            target.machine.hardware.cpus,
+        ),
+        setup=str(machine.parameters),
+        failure=failure,
+    )
+
+
+def _row(
+    kernel: BootableKernel, emulator: str, name: str, board: str | None, cpus: int
+) -> Surveyed:
+    """Return a row without verdicts."""
+    parts = [emulator, *([] if name in FIRST_MACHINES.values() else [board or name])]
+    return Surveyed(
+        kernel.release,
+        kernel.version,
+        kernel.debian_version,
+        kernel.date,
+        __version__,
+        ", ".join([*parts, f"{cpus} CPU"]),
+        {},
+        {},
+        name,
+        cpus,
+    )
+
+
+def pending(
+    offers: Iterable[Offer], machines: Sequence[SurveyMachine], rows: Mapping[Key, Surveyed]
+) -> Iterator[Run]:
+    """Give the runs of the kernels on offer that have no row of this kernel and this basis.
+
+    A row without verdicts is made again.
+    """
+    for offer in offers:
+        for machine in machines:
+            row = rows.get(machine.key(offer.release))
+            made_from = row and not row.failure and (row.debian_version, row.basis)
+            if made_from != (offer.debian_version, machine.basis):
+                yield Run(offer.release, machine)
+
+
+def fetching(runs: Sequence[Run]) -> Task[None]:
+    """Return the task that fetches and unpacks the kernels of ``runs`` one after the other.
+
+    A kernel that a run needs meanwhile is fetched once: whoever comes later waits. An error is
+    that of the run.
+    """
+    needed = {run.kernel: run.machine.emulator.modules for run in runs}
+
+    def fetch(show: OnText) -> None:
+        for kernel, modules in needed.items():
+            with contextlib.suppress(KvmtestError, OSError):
+                resolve([kernel], None, Cache.default(), show, modules)
+
+    return Task("fetching", fetch)
