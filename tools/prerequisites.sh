@@ -36,7 +36,6 @@ find_missing_for_lab() {
 	need xorriso xorriso -version
 	need busybox-static busybox_is_static
 	need util-linux setpriv --version
-	need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
 }
 
 busybox_is_static() { command -v busybox && ! ldd "$(command -v busybox)"; }

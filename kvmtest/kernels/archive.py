@@ -1,23 +1,21 @@
 """Debian's archive
 ================
 
-Finds kernels in Debian's archive and downloads them, with apt and a configuration of kvmtest's own:
-the machine's sources, lists and hooks are neither used nor touched, and no root is needed. apt
-checks signatures against Debian's keyring, and downloads against the signed lists.
+Finds kernels in Debian's archive and downloads them, on any distribution: neither apt nor root is
+needed, as the archive's signatures and digests are checked here.
 """
 
-import json
-import os
 import platform
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.kernels.download import Place, download
 from kvmtest.kernels.offers import (
     BuildKit,
     Offer,
@@ -26,8 +24,8 @@ from kvmtest.kernels.offers import (
     default_offer,
     find_offer,
     offers,
-    parse_packages,
 )
+from kvmtest.kernels.suite import Suite, SuitePackages
 
 __all__ = ["DEFAULT_SERIES", "SUITES", "Archive", "host_codename"]
 
@@ -35,7 +33,6 @@ DEFAULT_SERIES = "6.12"
 """The long-term series whose newest kernel is taken where the user names none."""
 
 MIRROR = "http://deb.debian.org"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SUITES = {
     "bullseye": "debian",
     "bullseye-security": "debian-security",
@@ -50,46 +47,15 @@ SUITES = {
 """The suites that have kernels, each with its folder on the mirror."""
 
 _DAY = 24 * 3600.0
-_APT_HELPER = Path("/usr/lib/apt/apt-helper")
-# Cleared whatever the machine configures: its hooks would change the machine.
-_CLEARED = (
-    "APT::Architectures",
-    "APT::Update::Pre-Invoke",
-    "APT::Update::Post-Invoke",
-    "APT::Update::Post-Invoke-Success",
-    "APT::Default-Release",
-)
-_CONFIGURATION = """\
-Dir "{root}/";
-Dir::State "state";
-Dir::State::lists "lists";
-Dir::State::status "/dev/null";
-Dir::Cache "cache";
-Dir::Cache::archives "archives";
-Dir::Cache::pkgcache "pkgcache.bin";
-Dir::Cache::srcpkgcache "";
-Dir::Etc "etc";
-Dir::Etc::sourcelist "sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
-APT::Sandbox::User "";
-Acquire::Languages "none";
-Acquire::GzipIndexes "true";
-Acquire::Retries "2";
-Acquire::http::Timeout "30";
-"""
 
 OnStep = Callable[[str], None]
 
 
 class Archive:
-    """The suites of SUITES; apt's lists are kept in ``cache``.
+    """The suites of SUITES; what their lists say of kernels is kept in ``cache``.
 
-    ``on_step`` gets a line before each step that takes seconds. Lists older than ``max_age``
-    seconds are fetched again; where that fails, the old ones serve on.
+    ``on_step`` gets a line before each step that takes seconds. What was kept for more than
+    ``max_age`` seconds is fetched again; where that fails, it serves on.
     """
 
     def __init__(self, cache: Cache, on_step: OnStep, *, max_age: float = _DAY) -> None:
@@ -122,7 +88,12 @@ class Archive:
         """Return all packages of kernels. Raises EnvironmentUnfit where there are no lists."""
         if self._packages is None:
             with self._cache.lock("archive", "lists"):
-                self._packages = self._fresh() or self._refreshed()
+                lists = self._lists()
+            self._packages = [package for each in lists.values() for package in each.packages]
+        if not self._packages:
+            raise EnvironmentUnfit(
+                f"Debian's archive offers no kernels in {', '.join(SUITES)}; give a kernel's .deb"
+            )
         return self._packages
 
     def download(self, packages: Iterable[Package], folder: Path) -> list[Path]:
@@ -136,90 +107,75 @@ class Archive:
             f"downloading {', '.join(f'{p.name} {p.version}' for p in wanted)} "
             f"from Debian's archive ({megabytes:.0f} MB)"
         )
-        with self._cache.lock("archive", "lists"):
-            if not any(self._root.glob("state/lists/*_Packages*")):
-                self._update()
-            self._apt("apt-get", "-q", "download", *(f"{p.name}={p.version}" for p in wanted),
-                      folder=folder)  # fmt: skip
         return [_downloaded(package, folder) for package in wanted]
 
-    def _fresh(self) -> list[Package] | None:
-        """Return what the last refresh found, unless that is too old or damaged."""
+    def _lists(self) -> dict[str, SuitePackages]:
+        """Return the lists by suite; say which are not as they should be."""
+        lists = {suite: kept for suite in SUITES if (kept := self._kept(suite))}
+        stale = [suite for suite in SUITES if suite not in lists or self._is_old(suite)]
+        if not stale:
+            return lists
+        self._on_step("fetching the package lists of Debian's archive")
+        failed = {}
+        # Decompressing takes most of the time, and lets other threads run.
+        with ThreadPoolExecutor(4) as pool:
+            fetched = pool.map(self._fetched, stale, [lists.get(suite) for suite in stale])
+            for suite, found in zip(stale, fetched, strict=True):
+                if isinstance(found, SuitePackages):
+                    lists[suite] = found
+                else:
+                    failed[suite] = found
+        self._tell(lists, failed)
+        return lists
+
+    def _fetched(self, suite: str, kept: SuitePackages | None) -> SuitePackages | EnvironmentUnfit:
+        """Fetch a suite's list and keep it; return the list, or why there is none."""
         try:
-            age = time.time() - self._table.stat().st_mtime
-            return _parse_table(self._table.read_bytes()) if 0 <= age < self._max_age else None
+            found = Suite(f"{MIRROR}/{SUITES[suite]}", suite).packages(datetime.now(UTC), kept)
+        except EnvironmentUnfit as error:
+            return error
+        new = self._file(suite).with_suffix(".new")
+        new.write_text(found.to_json())
+        new.rename(self._file(suite))
+        return found
+
+    def _tell(
+        self, lists: Mapping[str, SuitePackages], failed: Mapping[str, EnvironmentUnfit]
+    ) -> None:
+        """Say which suites have no new list; raise EnvironmentUnfit where none has any."""
+        for error in list(failed.values())[: not lists]:
+            raise EnvironmentUnfit(
+                f"Debian's archive can't be used: {error}; check the network, or give a kernel's "
+                ".deb"
+            )
+        for suites, rest in (
+            ([suite for suite in failed if suite in lists], "going on with the old lists"),
+            ([suite for suite in failed if suite not in lists], "going on without them"),
+        ):
+            if suites:
+                names = ", ".join(suites)
+                self._on_step(f"no new list of {names} ({failed[suites[0]]}); {rest}")
+        for suite, packages in lists.items():
+            until = packages.valid_until
+            if suite not in failed and until and until < datetime.now(UTC):
+                self._on_step(
+                    f"the archive's list of {suite} was meant to serve until {until:%Y-%m-%d}: the "
+                    "mirror is out of date, or this machine's clock is wrong"
+                )
+
+    def _kept(self, suite: str) -> SuitePackages | None:
+        """Return what was fetched last, unless that is damaged."""
+        try:
+            return SuitePackages.from_json(self._file(suite).read_text())
         except (OSError, ValueError, TypeError, LookupError):
             return None
 
-    def _refreshed(self) -> list[Package]:
-        try:
-            self._update()
-        except EnvironmentUnfit as error:
-            packages = self._read_lists() if self._lists() else []
-            if not packages:
-                raise
-            self._on_step(f"{error}; going on with the old lists")
-            return packages
-        packages = self._read_lists()
-        table = self._table.with_suffix(".new")
-        table.write_text(json.dumps([asdict(package) for package in packages]))
-        table.rename(self._table)
-        return packages
+    def _is_old(self, suite: str) -> bool:
+        age = time.time() - self._file(suite).stat().st_mtime
+        return not 0 <= age < self._max_age
 
-    @property
-    def _table(self) -> Path:
-        return self._root / "packages.json"
-
-    def _update(self) -> None:
-        """Fetch the lists that have changed."""
-        self._on_step("fetching the package lists of Debian's archive")
-        self._apt("apt-get", "-q", "update")
-
-    def _lists(self) -> dict[str, str]:
-        """Return the suite of each list that is there, by file name."""
-        lines = self._apt(
-            "apt-get", "indextargets", "--format", "$(FILENAME) $(RELEASE)", "Created-By: Packages"
-        ).splitlines()
-        pairs = (line.rpartition(" ")[::2] for line in lines)
-        return {name: suite for name, suite in pairs if Path(name).is_file()}
-
-    def _read_lists(self) -> list[Package]:
-        packages: list[Package] = []
-        for name, suite in self._lists().items():
-            text = _run([str(_APT_HELPER), "-c", str(self._configuration()), "cat-file", name])
-            packages += parse_packages(text, suite)
-        if not packages:
-            raise EnvironmentUnfit(
-                f"Debian's archive offers no kernels in {', '.join(SUITES)}: remove {self._root} "
-                "and try again"
-            )
-        return packages
-
-    def _apt(self, *command: str, folder: Path | None = None) -> str:
-        program, *arguments = command
-        configured = [program, "-c", str(self._configuration()), *arguments]
-        return _run(configured, folder).decode(errors="replace")
-
-    def _configuration(self) -> Path:
-        """Write apt's configuration and make its folders; return the configuration's file."""
-        unable = "can't look for kernels in Debian's archive"
-        if not shutil.which("apt-get"):
-            raise EnvironmentUnfit(
-                f"{unable}: apt-get is missing; give a kernel's .deb or a build tree instead"
-            )
-        if not KEYRING.is_file():
-            raise EnvironmentUnfit(
-                f"{unable}: {KEYRING} is missing; install debian-archive-keyring"
-            )
-        for name in ("etc", "state/lists/partial", "cache/archives/partial"):
-            (self._root / name).mkdir(parents=True, exist_ok=True)
-        (self._root / "etc/sources.list").write_text(_sources())
-        path = self._root / "apt.conf"
-        path.write_text(
-            "".join(f"#clear {name};\n" for name in _CLEARED)
-            + _CONFIGURATION.format(root=self._root)
-        )
-        return path
+    def _file(self, suite: str) -> Path:
+        return self._root / f"{suite}.json"
 
 
 def host_codename() -> str:
@@ -230,43 +186,7 @@ def host_codename() -> str:
         return ""
 
 
-def _sources() -> str:
-    return "".join(
-        f"deb [arch=amd64 target=Packages signed-by={KEYRING}] {MIRROR}/{folder} {suite} main\n"
-        for suite, folder in SUITES.items()
-    )
-
-
-def _parse_table(text: bytes) -> list[Package]:
-    return [
-        Package(**{**package, "suites": tuple(package["suites"])}) for package in json.loads(text)
-    ]
-
-
 def _downloaded(package: Package, folder: Path) -> Path:
-    found = sorted(folder.glob(f"{package.name}_*.deb"))
-    if len(found) != 1:
-        raise EnvironmentUnfit(
-            f"apt downloaded {len(found)} files of {package.name} {package.version} to {folder}, "
-            "not one"
-        )
-    return found[0]
-
-
-def _run(command: Sequence[str], folder: Path | None = None) -> bytes:
-    """Run a program of apt's; return its output. Raises EnvironmentUnfit with its first error."""
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL,
-            capture_output=True, check=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise EnvironmentUnfit(f"can't run {command[0]}: {error.strerror}; install apt") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("E:")] or lines[-1:]
-        said = errors[0].removeprefix("E: ") if errors else f"exit status {done.returncode}"
-        raise EnvironmentUnfit(
-            f"Debian's archive can't be reached: {said}; check the network, or give a kernel's .deb"
-        )
-    return done.stdout
+    path = folder / unquote(package.urls[0].rpartition("/")[2])
+    download([Place(url, package.sha256, package.size) for url in package.urls], path)
+    return path

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["DownloadError", "Place", "download", "read"]
+__all__ = ["DownloadError", "Place", "download", "fetched", "read"]
 
 _CHUNK = 1 << 16
 # How often a transfer that broke off is begun again.
@@ -51,20 +51,20 @@ def download(places: Sequence[Place], path: Path) -> Place:
     where ``path`` can't be written.
     """
     part = path.with_name(f"{path.name}.part")
-    refusals = []
-    for place in places:
-        try:
-            with part.open("wb") as file:
-                digest = _fetch(place.url, file, place.most)
-            if digest == place.sha256:
-                part.rename(path)
-                return place
-            refusals.append(f"{place.url} has another file, of SHA-256 {digest}")
-        except _Refused as error:
-            refusals.append(str(error))
-        finally:
-            part.unlink(missing_ok=True)
-    raise DownloadError("; ".join(refusals))
+    try:
+        with part.open("wb") as file:
+            place = _from_first(places, file)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return place
+
+
+def fetched(places: Sequence[Place]) -> bytes:
+    """Return the file from the first place that has it. Raises DownloadError."""
+    file = BytesIO()
+    _from_first(places, file)
+    return file.getvalue()
 
 
 def read(url: str, most: int) -> bytes:
@@ -75,6 +75,20 @@ def read(url: str, most: int) -> bytes:
     except _Refused as error:
         raise DownloadError(str(error)) from None
     return file.getvalue()
+
+
+def _from_first(places: Sequence[Place], file: BinaryIO) -> Place:
+    refusals = []
+    for place in places:
+        try:
+            digest = _fetch(place.url, file, place.most)
+        except _Refused as error:
+            refusals.append(str(error))
+            continue
+        if digest == place.sha256:
+            return place
+        refusals.append(f"{place.url} has another file, of SHA-256 {digest}")
+    raise DownloadError("; ".join(refusals))
 
 
 class _Refused(Exception):
@@ -89,13 +103,15 @@ class _BrokenOff(_Refused):
 
 
 def _fetch(url: str, file: BinaryIO, most: int) -> str:
-    """Write the contents of ``url`` to ``file``; return their SHA-256 digest. Raises _Refused."""
+    """Write the contents of ``url`` alone to ``file``; return their SHA-256 digest.
+
+    Raises _Refused.
+    """
     for _ in range(_REPEATS):
         try:
             return _fetch_once(url, file, most)
         except _BrokenOff:
-            file.seek(0)
-            file.truncate()
+            pass
     return _fetch_once(url, file, most)
 
 
@@ -122,6 +138,8 @@ def _fetch_once(url: str, file: BinaryIO, most: int) -> str:
 def _copy(
     url: str, answer: http.client.HTTPResponse, file: BinaryIO, most: int, wanted: int | None
 ) -> str:
+    file.seek(0)
+    file.truncate()
     start = time.monotonic()
     digest, received = hashlib.sha256(), 0
     while True:

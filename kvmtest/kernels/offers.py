@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from kvmtest.errors import UsageError
 from kvmtest.kernels.deb import package_names
@@ -47,6 +48,8 @@ class Package:
 
     depends: str
     suites: tuple[str, ...]
+    urls: tuple[str, ...]
+    """Where the .deb is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +90,17 @@ class BuildKit:
     """The compiler that the headers ask for, such as gcc-12; empty where they ask for none."""
 
 
-def parse_packages(text: bytes, suite: str) -> list[Package]:
+def parse_packages(text: bytes, suite: str, url: str) -> list[Package]:
     """Return the packages of kernels in a file ``Packages`` (deb822(5)) of ``suite``.
 
-    A stanza that lacks a field, or whose version is none, is left out.
+    ``url`` is the archive's, which the field Filename is below. A stanza that lacks a field, or
+    whose version is none, is left out.
     """
     packages = []
     for stanza in _stanzas(text):
         fields = _fields(stanza)
         if (
-            fields.keys() >= {"Package", "Version", "SHA256"}
+            fields.keys() >= {"Package", "Version", "SHA256", "Filename"}
             and _VERSION.fullmatch(fields["Version"])
             and _SIZE.fullmatch(fields.get("Size", ""))
         ):
@@ -108,6 +112,7 @@ def parse_packages(text: bytes, suite: str) -> list[Package]:
                     int(fields["Size"]),
                     fields.get("Depends", ""),
                     (suite,),
+                    (f"{url}/{quote(fields['Filename'])}",),
                 )
             )
     return packages
@@ -226,13 +231,21 @@ def _fields(stanza: str) -> dict[str, str]:
 
 
 def _by_name_and_version(packages: Iterable[Package]) -> dict[tuple[str, str], Package]:
-    """Return each package once, with all suites that offer it."""
+    """Return each package once, with all suites that offer it and all its places."""
     known: dict[tuple[str, str], Package] = {}
     for package in packages:
         key = package.name, package.version
-        suites = (*(known[key].suites if key in known else ()), *package.suites)
-        known[key] = replace(package, suites=tuple(dict.fromkeys(suites)))
+        other = known.get(key)
+        known[key] = _merged(other, package) if other else package
     return known
+
+
+def _merged(one: Package, other: Package) -> Package:
+    return replace(
+        one,
+        suites=tuple(dict.fromkeys(one.suites + other.suites)),
+        urls=tuple(dict.fromkeys(one.urls + other.urls)),
+    )
 
 
 def _parts(

@@ -149,6 +149,7 @@ def test_the_wheel_has_its_command_its_types_its_patches_and_its_license(wheel: 
             assert f"{name} = {function}\n" in archive.read(entry_points).decode()
     assert "kvmtest/py.typed" in names
     assert "kvmtest/evidence/schema-1.json" in names
+    assert "kvmtest/kernels/debian-archive-keys.asc" in names
     patches = {f"kvmtest/lab/mutants/patches/{m.name}.patch" for m in (*MUTANTS, *REPAIRS)}
     assert patches <= set(names)
     assert any(n.endswith("licenses/LICENSE") for n in names)

@@ -8,7 +8,7 @@ from kvmtest.kernels.offers import build_kit, default_offer, find_offer, offers,
 def stanza(name: str, version: str, depends: str = "") -> str:
     return (
         f"Package: {name}\nVersion: {version}\nDepends: {depends}\n"
-        f"SHA256: {'0' * 64}\nSize: 1000\nDescription: a\n b\n\n"
+        f"SHA256: {'0' * 64}\nSize: 1000\nFilename: pool/{name}.deb\nDescription: a\n b\n\n"
     )
 
 
@@ -24,7 +24,7 @@ LIST = (
 
 
 def parse(data: bytes) -> None:
-    packages = parse_packages(data, "bookworm")
+    packages = parse_packages(data, "bookworm", "debian")
     on_offer = offers(packages)
     offer = default_offer("6.12", on_offer, "bookworm")
     find_offer("6.1", on_offer)

@@ -1,102 +1,53 @@
-"""kernels/archive.py: this machine's apt on an archive in a folder, signed with a new key."""
+"""kernels/archive.py: on a small archive with a key of its own, served on the loopback."""
 
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.file_server import FileServer, file_server
 from support.kernel_files import RELEASE, deb, tree_files
+
+pytest.importorskip("debian")
+pytest.importorskip("pysequoia")
+
+from support.debian_mirror import Key, Mirror, write_keyring
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import archive as subject
+from kvmtest.kernels import signatures
 from kvmtest.kernels.archive import Archive
 from kvmtest.kernels.resolve import resolve
 
-pytest.importorskip("debian")
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("apt-get") and shutil.which("gpg")), reason="needs apt-get and gpg"
-)
-
 DAY = 24 * 3600
-
-
-class Key:
-    """A key of its own, in a folder whose path is short enough for gpg-agent's sockets."""
-
-    def __init__(self, home: Path) -> None:
-        self._environment = os.environ | {"GNUPGHOME": str(home)}
-        self._gpg("--passphrase", "", "--quick-generate-key", "archive", "ed25519", "sign", "never")
-        self.ring = home / "archive.gpg"
-        self._gpg("--export", "--output", str(self.ring))
-
-    def sign(self, path: Path, signed: Path) -> None:
-        signed.unlink(missing_ok=True)
-        self._gpg("--clearsign", "--output", str(signed), str(path))
-
-    def close(self) -> None:
-        subprocess.run(["gpgconf", "--kill", "all"], env=self._environment, check=True)
-
-    def _gpg(self, *arguments: str) -> None:
-        subprocess.run(["gpg", "--batch", "--quiet", *arguments], env=self._environment, check=True)
-
-
-class Mirror:
-    """An archive in a folder."""
-
-    def __init__(self, root: Path, key: Key) -> None:
-        self.root = root
-        self.key = key
-        self._stanzas = ""
-
-    def add(self, path: Path, package: str, version: str) -> None:
-        """Take a .deb in."""
-        data = path.read_bytes()
-        pool = self.root / "debian/pool" / f"{package}_{version}_amd64.deb"
-        pool.parent.mkdir(parents=True, exist_ok=True)
-        pool.write_bytes(data)
-        self._stanzas += (
-            f"Package: {package}\nVersion: {version}\nArchitecture: amd64\n"
-            f"Filename: pool/{pool.name}\nSize: {len(data)}\n"
-            f"SHA256: {hashlib.sha256(data).hexdigest()}\n\n"
-        )
-        self.publish()
-
-    def publish(self) -> None:
-        """Write and sign the lists."""
-        suite = self.root / "debian/dists/sid"
-        packages = suite / "main/binary-amd64/Packages"
-        packages.parent.mkdir(parents=True, exist_ok=True)
-        packages.write_text(self._stanzas)
-        digest = hashlib.sha256(packages.read_bytes()).hexdigest()
-        (suite / "Release").write_text(
-            "Suite: unstable\nCodename: sid\nArchitectures: amd64\nComponents: main\n"
-            f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S UTC', time.gmtime())}\nSHA256:\n"
-            f" {digest} {packages.stat().st_size} main/binary-amd64/Packages\n"
-        )
-        self.key.sign(suite / "Release", suite / "InRelease")
-
-
-@pytest.fixture(scope="module")
-def key() -> Iterator[Key]:
-    with tempfile.TemporaryDirectory() as home:
-        made = Key(Path(home))
-        yield made
-        made.close()
+INDEX = "/debian/dists/sid/InRelease"
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch) -> Mirror:
-    made = Mirror(tmp_path / "mirror", key)
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.delenv("http_proxy", raising=False)
+    with file_server() as server:
+        yield server
+
+
+@pytest.fixture
+def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "keyring"
+    monkeypatch.setattr(signatures, "INSTALLED", (path,))
+    return path
+
+
+@pytest.fixture
+def mirror(
+    tmp_path: Path, server: FileServer, keyring: Path, monkeypatch: pytest.MonkeyPatch
+) -> Mirror:
+    made = Mirror(server, Key())
+    write_keyring(keyring, made.key)
     made.add(deb(tmp_path / "a.deb", tree_files()), f"linux-image-{RELEASE}", "6.12.7-1")
-    monkeypatch.setattr(subject, "MIRROR", f"copy:{made.root}")
+    monkeypatch.setattr(subject, "MIRROR", server.url())
     monkeypatch.setattr(subject, "SUITES", {"sid": "debian"})
-    monkeypatch.setattr(subject, "KEYRING", key.ring)
     return made
 
 
@@ -114,6 +65,14 @@ def releases(cache: Cache, told: list[str], max_age: float = DAY) -> list[str]:
     return [offer.release for offer in Archive(cache, told.append, max_age=max_age).offers()]
 
 
+def add_newer(mirror: Mirror, tmp_path: Path, version: str = "6.12.8") -> str:
+    """Offer another kernel; return its release."""
+    release = f"{version}-amd64"
+    package = f"linux-image-{release}"
+    mirror.add(deb(tmp_path / "b.deb", {}, package=package), package, f"{version}-1")
+    return release
+
+
 def test_a_kernel_is_found_downloaded_and_unpacked(
     mirror: Mirror, cache: Cache, told: list[str]
 ) -> None:
@@ -129,34 +88,56 @@ def test_once_unpacked_it_is_neither_looked_for_nor_downloaded_again(
     mirror: Mirror, cache: Cache, told: list[str]
 ) -> None:
     first = resolve("6.12", None, cache, lambda line: None)
-    shutil.rmtree(mirror.root)
+    mirror.server.files.clear()
     assert resolve("6.12.7", None, cache, told.append) == first
     assert told == []
 
 
 def test_the_default_is_the_newest_6_12(mirror: Mirror, cache: Cache, tmp_path: Path) -> None:
-    for release, version in (("6.12.8-amd64", "6.12.8-1"), ("6.18.1-amd64", "6.18.1-1")):
-        package = f"linux-image-{release}"
-        mirror.add(deb(tmp_path / "b.deb", {}, package=package, version=version), package, version)
+    add_newer(mirror, tmp_path)
+    add_newer(mirror, tmp_path, "6.18.1")
     assert Archive(cache, lambda line: None).find().release == "6.12.8-amd64"
+
+
+def test_the_name_of_a_download_is_the_packages(
+    mirror: Mirror, cache: Cache, tmp_path: Path
+) -> None:
+    release = add_newer(mirror, tmp_path, "6.12.9+deb13")
+    archive, folder = Archive(cache, lambda line: None), tmp_path / "to"
+    folder.mkdir()
+    (path,) = archive.download(archive.find("6.12.9").packages, folder)
+    assert path == folder / f"linux-image-{release}_6.12.9+deb13-1_amd64.deb"
+    assert path.read_bytes() == (tmp_path / "b.deb").read_bytes()
 
 
 def test_lists_of_today_are_not_fetched_again(
     mirror: Mirror, cache: Cache, told: list[str]
 ) -> None:
     assert releases(cache, []) == [RELEASE]
-    shutil.rmtree(mirror.root)
+    mirror.server.asked.clear()
     assert releases(cache, told) == [RELEASE]
-    assert told == []
+    assert (told, mirror.server.asked) == ([], [])
 
 
-def test_older_lists_are_fetched_again(
+def test_of_older_lists_only_what_changed_is_fetched_again(
     mirror: Mirror, cache: Cache, tmp_path: Path, told: list[str]
 ) -> None:
     releases(cache, [])
-    package = "linux-image-6.12.8-amd64"
-    mirror.add(deb(tmp_path / "b.deb", {}, package=package), package, "6.12.8-1")
-    assert releases(cache, told, max_age=0) == [RELEASE, "6.12.8-amd64"]
+    mirror.server.asked.clear()
+    assert releases(cache, told, max_age=0) == [RELEASE]
+    assert mirror.server.asked == [INDEX]
+    newer = add_newer(mirror, tmp_path)
+    assert releases(cache, told, max_age=0) == [RELEASE, newer]
+    assert told == ["fetching the package lists of Debian's archive"] * 2
+
+
+def test_a_list_that_was_kept_in_the_future_is_fetched_again(
+    mirror: Mirror, cache: Cache, told: list[str]
+) -> None:
+    releases(cache, [])
+    (kept,) = (cache.root / "archive").glob("*.json")
+    os.utime(kept, (2**33, 2**33))
+    assert releases(cache, told) == [RELEASE]
     assert len(told) == 1
 
 
@@ -164,42 +145,153 @@ def test_without_a_network_older_lists_serve_on_and_that_is_told(
     mirror: Mirror, cache: Cache, told: list[str]
 ) -> None:
     releases(cache, [])
-    shutil.rmtree(mirror.root)
+    mirror.server.files.clear()
     assert releases(cache, told, max_age=0) == [RELEASE]
-    assert "can't be reached" in told[-1]
-    assert told[-1].endswith("going on with the old lists")
+    assert told[1:] == [
+        f"no new list of sid ({mirror.server.url(INDEX)}: 404 Not Found); "
+        "going on with the old lists"
+    ]
 
 
 def test_without_a_network_and_lists_there_is_one_clear_line(
+    mirror: Mirror, cache: Cache, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "MIRROR", "http://127.0.0.1:1")
+    with pytest.raises(EnvironmentUnfit) as it:
+        releases(cache, told)
+    assert str(it.value) == (
+        f"Debian's archive can't be used: http://127.0.0.1:1{INDEX}: Connection refused; check "
+        "the network, or give a kernel's .deb"
+    )
+
+
+def test_a_suite_that_the_mirror_lost_is_told_and_the_others_serve(
+    mirror: Mirror, cache: Cache, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suites = {"old": "debian", "older": "debian", "sid": "debian"}
+    monkeypatch.setattr(subject, "SUITES", suites)
+    assert releases(cache, told) == [RELEASE]
+    gone = mirror.server.url("/debian/dists/old/InRelease")
+    assert told[1:] == [f"no new list of old, older ({gone}: 404 Not Found); going on without them"]
+
+
+@pytest.mark.parametrize("suffix", [".xz", ".gz", ""])
+@pytest.mark.parametrize("by_hash", [True, False])
+def test_lists_come_in_each_form_and_by_their_digest_where_that_is_offered(
+    mirror: Mirror, cache: Cache, told: list[str], suffix: str, by_hash: bool
+) -> None:
+    mirror.server.files = {
+        path: content for path, content in mirror.server.files.items() if "/pool/" in path
+    }
+    mirror.suffixes, mirror.by_hash = (suffix,), by_hash
+    mirror.publish()
+    assert releases(cache, told) == [RELEASE]
+    assert ("/by-hash/SHA256/" in mirror.server.asked[1]) == by_hash
+
+
+def test_a_mirror_that_has_no_lists_by_digest_although_its_index_says_so_will_do(
     mirror: Mirror, cache: Cache, told: list[str]
 ) -> None:
-    shutil.rmtree(mirror.root)
-    with pytest.raises(EnvironmentUnfit, match=r"can't be reached: .*; check the network") as it:
-        releases(cache, told)
-    assert "\n" not in str(it.value)
+    mirror.server.files = {
+        path: content for path, content in mirror.server.files.items() if "by-hash" not in path
+    }
+    assert releases(cache, told) == [RELEASE]
 
 
 def test_lists_that_nobody_known_signed_are_refused(
-    mirror: Mirror, cache: Cache, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mirror: Mirror, cache: Cache, told: list[str], keyring: Path
 ) -> None:
-    with tempfile.TemporaryDirectory() as home:
-        other = Key(Path(home))
-        monkeypatch.setattr(subject, "KEYRING", other.ring)
-        with pytest.raises(EnvironmentUnfit, match=r"not signed|signatures"):
-            releases(cache, told)
-        other.close()
+    write_keyring(keyring, Key())
+    with pytest.raises(EnvironmentUnfit, match=f"{INDEX}: not signed by a known key of Debian"):
+        releases(cache, told)
+    assert not list(cache.root.rglob("*.json"))
+
+
+def test_lists_that_were_changed_after_signing_are_refused(
+    mirror: Mirror, cache: Cache, told: list[str]
+) -> None:
+    files = mirror.server.files
+    files[INDEX] = files[INDEX].replace(b"Packages.xz", b"Packages.XZ")
+    with pytest.raises(EnvironmentUnfit, match="not signed by a known key"):
+        releases(cache, told)
+
+
+def test_a_list_that_is_not_the_signed_one_is_refused(
+    mirror: Mirror, cache: Cache, told: list[str]
+) -> None:
+    for path, content in mirror.server.files.items():
+        if "/binary-amd64/" in path:
+            mirror.server.files[path] = content[:-1] + b"?"
+    with pytest.raises(EnvironmentUnfit, match=r"Packages\.xz has another file, of SHA-256"):
+        releases(cache, told)
+
+
+def test_the_index_of_another_suite_is_refused(
+    mirror: Mirror, cache: Cache, told: list[str]
+) -> None:
+    mirror.suite = "trixie"
+    mirror.publish()
+    mirror.server.files[INDEX] = mirror.server.files["/debian/dists/trixie/InRelease"]
+    with pytest.raises(EnvironmentUnfit, match="the index of trixie or unstable, not of sid"):
+        releases(cache, told)
+
+
+def test_an_index_that_is_older_than_the_last_one_is_refused(
+    mirror: Mirror, cache: Cache, tmp_path: Path, told: list[str]
+) -> None:
+    old = dict(mirror.server.files)
+    mirror.date += timedelta(hours=1)
+    newer = add_newer(mirror, tmp_path)
+    assert releases(cache, []) == [RELEASE, newer]
+    mirror.server.files = old
+    assert releases(cache, told, max_age=0) == [RELEASE, newer]
+    assert "before the" in told[1]
+    assert told[1].endswith("try again later); going on with the old lists")
+
+
+def test_an_index_that_has_expired_serves_and_that_is_told(
+    mirror: Mirror, cache: Cache, told: list[str]
+) -> None:
+    mirror.date = datetime(2026, 1, 2, tzinfo=UTC)
+    mirror.publish()
+    assert releases(cache, told) == [RELEASE]
+    assert told[1:] == [
+        "the archive's list of sid was meant to serve until 2026-01-09: the mirror is out of date, "
+        "or this machine's clock is wrong"
+    ]
+    assert releases(cache, told) == [RELEASE]
+    mirror.server.files.clear()
+    assert releases(cache, told, max_age=0) == [RELEASE]
+    assert [line[:11] for line in told[2:]] == ["fetching th", "no new list"]
+
+
+def test_an_index_that_never_expires_serves(mirror: Mirror, cache: Cache, told: list[str]) -> None:
+    mirror.date, mirror.valid_for = datetime(2026, 1, 2, tzinfo=UTC), None
+    mirror.publish()
+    assert releases(cache, told) == [RELEASE]
+    assert len(told) == 1
 
 
 def test_a_package_that_was_changed_is_refused(
     mirror: Mirror, cache: Cache, told: list[str]
 ) -> None:
-    (package,) = (mirror.root / "debian/pool").iterdir()
-    content = bytearray(package.read_bytes())
+    (package,) = (path for path in mirror.server.files if path.endswith(".deb"))
+    content = bytearray(mirror.server.files[package])
     content[-40] ^= 1
-    package.write_bytes(content)
-    with pytest.raises(EnvironmentUnfit, match=r"can't be reached|Hash Sum mismatch"):
+    mirror.server.files[package] = bytes(content)
+    with pytest.raises(EnvironmentUnfit, match=r"\.deb has another file, of SHA-256"):
         resolve("6.12", None, cache, told.append)
     assert not list(cache.root.glob("kernel/*"))
+
+
+def test_a_package_whose_transfer_breaks_off_is_refused(
+    mirror: Mirror, cache: Cache, told: list[str]
+) -> None:
+    (package,) = (path for path in mirror.server.files if path.endswith(".deb"))
+    mirror.server.breaking[package] = 2
+    with pytest.raises(EnvironmentUnfit, match=r"\.deb: broken off after \d+ of \d+ bytes"):
+        resolve("6.12", None, cache, told.append)
+    assert resolve("6.12", None, cache, told.append).release == RELEASE
 
 
 def test_an_unknown_version_names_what_is_on_offer(
@@ -209,56 +301,18 @@ def test_an_unknown_version_names_what_is_on_offer(
         resolve("6.6", None, cache, told.append)
 
 
-def test_apt_keeps_all_of_its_own_in_the_cache(
-    mirror: Mirror, cache: Cache, told: list[str]
-) -> None:
-    releases(cache, told)
-    configuration = cache.root / "archive/apt.conf"
-    dump = subprocess.run(
-        ["apt-config", "-c", str(configuration), "shell", "LISTS", "Dir::State::lists/d",
-         "CACHE", "Dir::Cache/d", "ARCHIVES", "Dir::Cache::archives/d", "STATES",
-         "Dir::State::extended_states/f", "SOURCES", "Dir::Etc::sourcelist/f"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    places = [line.partition("=")[2].strip("'") for line in dump.splitlines()]
-    assert len(places) == 5
-    assert all(place.startswith(str(cache.root)) for place in places)
-
-
-def test_hooks_of_the_machines_own_apt_are_not_run(
-    mirror: Mirror, cache: Cache, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran = tmp_path / "ran"
-    hooks = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
-    (tmp_path / "apt.conf").write_text(
-        "".join(f'APT::Update::{hook} {{ "touch {ran}"; }};\n' for hook in hooks)
-    )
-    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
-    assert releases(cache, told) == [RELEASE]
-    assert not ran.exists()
-
-
-def test_without_apt_there_is_one_clear_line(
-    cache: Cache, told: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(EnvironmentUnfit, match=r"apt-get is missing; give a kernel's \.deb"):
+def test_an_archive_without_kernels_is_told(mirror: Mirror, cache: Cache, told: list[str]) -> None:
+    mirror.stanzas = ""
+    mirror.publish()
+    with pytest.raises(EnvironmentUnfit, match=r"offers no kernels in sid; give a kernel's \.deb"):
         releases(cache, told)
 
 
-def test_without_debians_keyring_there_is_one_clear_line(
-    cache: Cache, told: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subject, "KEYRING", Path("/nowhere.gpg"))
-    with pytest.raises(EnvironmentUnfit, match="install debian-archive-keyring"):
-        releases(cache, told)
-
-
-@pytest.mark.parametrize("table", ["", "{", "[1]", '[{"name": "x"}]', '{"a": 1}'])
-def test_a_damaged_table_is_made_anew(
-    mirror: Mirror, cache: Cache, told: list[str], table: str
+@pytest.mark.parametrize("kept", ["", "{", "[1]", '[{"name": "x"}]', '{"a": 1}'])
+def test_a_damaged_list_is_fetched_anew(
+    mirror: Mirror, cache: Cache, told: list[str], kept: str
 ) -> None:
     releases(cache, [])
-    (cache.root / "archive/packages.json").write_text(table)
+    (cache.root / "archive/sid.json").write_text(kept)
     assert releases(cache, told) == [RELEASE]
     assert len(told) == 1

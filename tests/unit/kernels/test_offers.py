@@ -26,6 +26,7 @@ def stanza(name: str, version: str, depends: str = "kmod", **fields: str) -> str
         "Depends": depends,
         "Size": "1000",
         "SHA256": f"{name}-{version}",
+        "Filename": f"pool/{name}_{version}.deb",
     } | fields
     return "".join(f"{key}: {value}\n" for key, value in lines.items())
 
@@ -61,6 +62,7 @@ def kit(release: str, version: str, kbuild: str, kbuild_version: str, series: st
     )
 
 
+FOLDERS = {"bookworm-security": "debian-security"}
 LISTS = {
     "bullseye-security": [stanza("linux-kbuild-6.1", "6.1.172-1~deb11u1")],
     "bookworm": [
@@ -96,7 +98,7 @@ LISTS = {
 PACKAGES = [
     package
     for suite, stanzas in LISTS.items()
-    for package in parse_packages("\n".join(stanzas).encode(), suite)
+    for package in parse_packages("\n".join(stanzas).encode(), suite, FOLDERS.get(suite, "debian"))
 ]
 OFFERS = offers(PACKAGES)
 
@@ -123,11 +125,16 @@ def test_the_plain_kernels_that_are_whole_are_offered_oldest_first() -> None:
     ]
 
 
-def test_an_offer_has_both_versions_and_all_its_suites() -> None:
+def test_an_offer_has_both_versions_and_all_its_suites_and_places() -> None:
     offer = offered("6.1.0-47-amd64")
     assert (offer.version, offer.debian_version) == ("6.1.170", "6.1.170-3")
     assert offer.suites == ("bookworm", "bookworm-security")
-    assert [package.name for package in offer.packages] == ["linux-image-6.1.0-47-amd64"]
+    (package,) = offer.packages
+    assert package.name == "linux-image-6.1.0-47-amd64"
+    assert package.urls == tuple(
+        f"{folder}/pool/linux-image-6.1.0-47-amd64_6.1.170-3.deb"
+        for folder in ("debian", "debian-security")
+    )
 
 
 def test_a_split_kernel_is_the_packages_that_hold_it() -> None:
@@ -240,34 +247,42 @@ def test_a_kernel_whose_source_or_tools_are_gone_is_told(gone: str) -> None:
 
 def test_a_stanza_is_parsed_whole() -> None:
     text = stanza("linux-image-1-amd64", "1-1", "a,\n b").encode()
-    assert parse_packages(text, "sid") == [
-        Package("linux-image-1-amd64", "1-1", "linux-image-1-amd64-1-1", 1000, "a,\n b", ("sid",))
+    assert parse_packages(text, "sid", "debian") == [
+        Package(
+            "linux-image-1-amd64",
+            "1-1",
+            "linux-image-1-amd64-1-1",
+            1000,
+            "a,\n b",
+            ("sid",),
+            ("debian/pool/linux-image-1-amd64_1-1.deb",),
+        )
     ]
 
 
-@given(st.lists(st.sampled_from(["Version", "SHA256", "Size"]), min_size=1))
+@given(st.lists(st.sampled_from(["Version", "SHA256", "Size", "Filename"]), min_size=1))
 def test_a_stanza_that_lacks_a_field_is_left_out(missing: list[str]) -> None:
     lines = image("1-amd64", "1-1").splitlines(keepends=True)
     kept = [line for line in lines if line.split(":")[0] not in missing]
-    assert parse_packages("".join(kept).encode(), "sid") == []
+    assert parse_packages("".join(kept).encode(), "sid", "debian") == []
 
 
 @pytest.mark.parametrize("version", ["6\ufffd1.170-3", "x6", "6_1", "", "6 1", "6.1\n 7"])
 def test_a_stanza_whose_version_is_none_is_left_out(version: str) -> None:
     text = image("6.1.0-47-amd64", version) + "\n" + image("6.1.0-48-amd64", "6.1.180-1")
-    found = offers(parse_packages(text.encode(), "sid"))
+    found = offers(parse_packages(text.encode(), "sid", "debian"))
     assert [offer.debian_version for offer in found] == ["6.1.180-1"]
 
 
 @pytest.mark.parametrize("size", ["\u0664", "\u00b2", "9" * 5000, "-1"])
 def test_a_stanza_whose_size_is_none_is_left_out(size: str) -> None:
-    assert parse_packages(stanza("linux-image-6", "6", Size=size).encode(), "sid") == []
+    assert parse_packages(stanza("linux-image-6", "6", Size=size).encode(), "sid", "debian") == []
 
 
 @given(st.binary())
 def test_any_list_is_parsed(text: bytes) -> None:
-    parse_packages(text, "sid")
-    parse_packages(b"Package: linux-image-1-amd64\n" + text, "sid")
+    parse_packages(text, "sid", "debian")
+    parse_packages(b"Package: linux-image-1-amd64\n" + text, "sid", "debian")
 
 
 versions = st.from_regex(
@@ -280,7 +295,7 @@ def test_each_kernel_on_offer_is_found_by_its_release(
     found: list[str], data: st.DataObject
 ) -> None:
     text = "\n".join(image(f"{number}-amd64", number) for number in found)
-    on_offer = offers(parse_packages(text.encode(), "sid"))
+    on_offer = offers(parse_packages(text.encode(), "sid", "debian"))
     assert len(on_offer) == len(found)
     wanted = data.draw(st.sampled_from(on_offer))
     assert find_offer(wanted.release, on_offer) == wanted
