@@ -1,12 +1,12 @@
 """The configuration of a Bochs machine
 ====================================
 
-What a bochsrc says, and what a saved machine's says when the machine is restored elsewhere. Written
-for Bochs 2.7.
+What a bochsrc says, and what a saved machine's says when the machine is restored elsewhere. Bochs
+2.7 and 3.0 take the same; a build refuses lines on parts that it was compiled without.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
@@ -20,6 +20,7 @@ __all__ = [
     "VGA_BIOS",
     "Drives",
     "Ports",
+    "Variant",
     "bochsrc",
     "placeless",
     "reconfigured",
@@ -30,10 +31,31 @@ CPU_MODEL = "corei7_skylake_x"
 #: Instructions in an emulated second; Bochs executes up to 80 million in a real one.
 INSTRUCTIONS_PER_SECOND = 100_000_000
 
-#: The files that a configuration names: firmware, and MSRs that are plain storage.
+#: MSRs that are plain storage.
+MSRS = Path(__file__).with_name("msrs.def")
+
+#: Debian's firmware for Bochs.
 BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
-MSRS = Path(__file__).with_name("msrs.def")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What one build of Bochs is told: its firmware, and ``lines`` that other builds refuse."""
+
+    bios: Path
+    vga_bios: Path
+    lines: tuple[str, ...]
+
+    @classmethod
+    def distribution(cls, *lines: str) -> "Variant":
+        """Return what a build of Debian's is told, with further lines.
+
+        The display "term" needs a package of its own, but no terminal. Unless told otherwise, the
+        speaker opens the host's sound device.
+        """
+        own = ("display_library: term", "sound: driver=dummy", "speaker: enabled=0")
+        return cls(BIOS, VGA_BIOS, (*own, *lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +75,16 @@ class Drives:
     payload: Path
 
 
-def bochsrc(hardware: Hardware, drives: Drives, ports: Ports) -> str:
+def bochsrc(variant: Variant, hardware: Hardware, drives: Drives, ports: Ports) -> str:
     """Return the text of a bochsrc: a machine without display, network or sound.
 
     Raises EnvironmentUnfit for a path that a bochsrc can't hold.
     """
+    own = "\n".join(variant.lines)
     return f"""\
 config_interface: textconfig
-display_library: term
-romimage: file={BIOS}
-vgaromimage: file={VGA_BIOS}
+romimage: file={_quoted(variant.bios)}
+vgaromimage: file={_quoted(variant.vga_bios)}
 cpu: model={CPU_MODEL}, count={hardware.cpus}, ips={INSTRUCTIONS_PER_SECOND}, \
 reset_on_triple_fault=0, ignore_bad_msrs=0, msrs={_quoted(MSRS)}
 memory: guest={hardware.memory}, host={hardware.memory}
@@ -75,22 +97,21 @@ boot: cdrom
 clock: sync=none, time0=utc
 com1: enabled=1, mode=file, dev={_quoted(ports.serial)}
 parport1: enabled=1, file={_quoted(ports.parallel)}
-sound: driver=dummy
-speaker: enabled=0
 log: {_quoted(ports.log)}
 panic: action=fatal
 error: action=report
 info: action=ignore
 debug: action=ignore
 mouse: enabled=0
-magic_break: enabled=1
+{own}
 """
 
 
-def placeless(hardware: Hardware) -> str:
+def placeless(variant: Variant, hardware: Hardware) -> str:
     """Return a bochsrc that names no file: what a machine depends on, wherever its files are."""
     nowhere = Path("x")
-    text = bochsrc(hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
+    variant = replace(variant, bios=nowhere, vga_bios=nowhere)
+    text = bochsrc(variant, hardware, Drives(nowhere, nowhere), Ports(nowhere, nowhere, nowhere))
     return text.replace(_quoted(MSRS), "")
 
 

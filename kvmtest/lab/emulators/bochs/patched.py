@@ -6,7 +6,6 @@ and restore a machine. Written for Debian's Bochs 2.7.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,18 +20,15 @@ from kvmtest.lab.emulators.emulator import (
     Start,
     inherited,
     installed,
-    text_of,
 )
 from kvmtest.lab.image import disk
 
 from . import configuration
-from .configuration import Drives, Ports
+from .configuration import Drives, Ports, Variant
+from .log import LOG, last_words
+from .stock import LACKS, PACKAGES
 
-__all__ = ["LACKS", "PACKAGES", "PMU", "SHOWN", "Bochs"]
-
-#: The Debian packages to install.
-PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "isolinux", "syslinux-common",
-            "xorriso", "busybox-static")  # fmt: skip
+__all__ = ["PMU", "SHOWN", "Bochs"]
 
 #: CPU features that a machine can show although its CPU lacks them (c_helpers/bochs/cpuid.c).
 SHOWN = ("rtm",)
@@ -42,15 +38,7 @@ _EXTENSION = Path(__file__).parents[1] / "bochs-extension.so"
 _SAVE_STATE = b"_ZN13bx_real_sim_c10save_stateEPKc"
 # The build that the extension is written for (c_helpers/bochs/build.c).
 _KNOWN_BUILD = bytes.fromhex("6e89e0c07c096ab305b68eb0bf69c4aeb788d10d")
-_BOOT_DISK, _LOG = "boot.iso", "bochs.log"
-
-#: Why stock Bochs does not meet these preconditions; with the extension it does.
-LACKS = {
-    "pmu": "the emulated machine (Bochs) has no performance counters",
-    "debugctl-switch": "the emulated machine (Bochs) does not switch DEBUGCTL at VM-entry and "
-    "VM-exit",
-}
-
+_BOOT_DISK = "boot.iso"
 #: The counters that the extension adds, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
 PMU: dict[str, str | int] = {
     "pmu": "kvmtest's model, version 3",
@@ -104,6 +92,11 @@ class Bochs:
     kernel_arguments = "tsc_early_khz=100000 no_timer_check noxsave idle=halt"
 
     @property
+    def variant(self) -> Variant:
+        """What its machines are told beyond what each build of Bochs is."""
+        return Variant.distribution("magic_break: enabled=1")
+
+    @property
     def can_save(self) -> bool:
         """Whether machines can be saved."""
         return self.extension is not None
@@ -137,7 +130,9 @@ class Bochs:
     def machine_digest(self, hardware: "Hardware") -> str:
         """Return the digest of the emulator and of a machine's configuration."""
         # The emulator's digest has the content of the files that the configuration names.
-        return of_parts(self.digest, configuration.placeless(hardware), *hardware.cpu_features)
+        return of_parts(
+            self.digest, configuration.placeless(self.variant, hardware), *hardware.cpu_features
+        )
 
     def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
         """Write the boot CD to a folder."""
@@ -145,14 +140,14 @@ class Bochs:
 
     def launch(self, start: Start, folder: Path) -> Launch:
         """Write configuration and the debugger's script to a machine's folder."""
-        ports = Ports(folder / SERIAL, folder / PARALLEL, folder / _LOG)
+        ports = Ports(folder / SERIAL, folder / PARALLEL, folder / LOG)
         drives = Drives(start.boot / _BOOT_DISK, folder / PAYLOAD)
         script = folder / "script"
         steps = [f"!save {start.save}"] if start.save else ["c"] * start.passes
         script.write_text("\n".join(["c", *steps, "q", ""]))
         if start.state is None:
             config = folder / "bochsrc"
-            config.write_text(configuration.bochsrc(start.hardware, drives, ports))
+            config.write_text(configuration.bochsrc(self.variant, start.hardware, drives, ports))
             command = self.boot(config, script)
         else:
             restored = folder / "state"
@@ -178,8 +173,7 @@ class Bochs:
 
     def complaint(self, folder: Path) -> str:
         """Return its last panic, or the last line that it printed."""
-        said = re.findall(r">>PANIC<< (.*)", text_of(folder / _LOG))
-        return (said or text_of(folder / "stderr").strip().splitlines() or [""])[-1]
+        return last_words(folder)
 
     def environment(self, hardware: Hardware) -> dict[str, str]:
         """Return the environment that the emulator runs in."""

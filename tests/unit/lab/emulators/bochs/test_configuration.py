@@ -8,15 +8,23 @@ from pathlib import Path
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.emulators.bochs.configuration import Drives, Ports, bochsrc, reconfigured
+from kvmtest.lab.emulators.bochs.configuration import (
+    Drives,
+    Ports,
+    Variant,
+    bochsrc,
+    placeless,
+    reconfigured,
+)
 from kvmtest.lab.emulators.emulator import Hardware
 
 DRIVES = Drives(Path("/c/boot.iso"), Path("/t/payload"))
 PORTS = Ports(Path("/t/serial"), Path("/t/parallel"), Path("/t/log"))
+VARIANT = Variant(Path("/b/bios"), Path("/b/vga bios"), ("display_library: nogui", "quiet: 1"))
 
 
 def test_a_machine_has_its_hardware_drives_and_ports() -> None:
-    text = bochsrc(Hardware(cpus=2, memory=768), DRIVES, PORTS)
+    text = bochsrc(VARIANT, Hardware(cpus=2, memory=768), DRIVES, PORTS)
     lines = dict(line.split(": ", 1) for line in text.splitlines())
     assert "model=corei7_skylake_x, count=2" in lines["cpu"]
     assert lines["memory"] == "guest=768, host=768"
@@ -27,14 +35,33 @@ def test_a_machine_has_its_hardware_drives_and_ports() -> None:
     assert lines["log"] == '"/t/log"'
 
 
+def test_each_build_gets_its_own_firmware_and_lines() -> None:
+    own = set(bochsrc(VARIANT, Hardware(), DRIVES, PORTS).splitlines())
+    others = set(bochsrc(Variant.distribution(), Hardware(), DRIVES, PORTS).splitlines())
+    assert own - others == {
+        'romimage: file="/b/bios"', 'vgaromimage: file="/b/vga bios"', *VARIANT.lines,
+    }  # fmt: skip
+
+
+def test_a_machine_of_a_distribution_opens_no_sound_device_and_needs_no_terminal() -> None:
+    lines = bochsrc(Variant.distribution(), Hardware(), DRIVES, PORTS).splitlines()
+    assert {"display_library: term", "sound: driver=dummy", "speaker: enabled=0"} <= set(lines)
+
+
+@pytest.mark.parametrize("field", ["bios", "vga_bios"])
+def test_where_the_firmware_is_makes_no_other_machine_but_the_lines_do(field: str) -> None:
+    elsewhere = replace(VARIANT, **{field: Path("/elsewhere")})
+    assert placeless(elsewhere, Hardware()) == placeless(VARIANT, Hardware())
+    assert placeless(replace(VARIANT, lines=()), Hardware()) != placeless(VARIANT, Hardware())
+
+
 def test_a_machine_has_no_network_and_no_display() -> None:
-    text = bochsrc(Hardware(), DRIVES, PORTS)
+    text = bochsrc(VARIANT, Hardware(), DRIVES, PORTS)
     assert not re.search(r"^(ne2k|e1000|pcipnic|.*\b(rfb|x|vncsrv|socket))\b", text, re.M)
-    assert "display_library: term\n" in text
 
 
 def test_the_msr_file_is_there_and_read() -> None:
-    file = re.search(r'msrs="(.*)"', bochsrc(Hardware(), DRIVES, PORTS))
+    file = re.search(r'msrs="(.*)"', bochsrc(VARIANT, Hardware(), DRIVES, PORTS))
     assert file
     assert Path(file[1]).is_file()
 
@@ -47,7 +74,7 @@ UNSAYABLE = ['a"b', "a$HOME", "a\nb", os.fsdecode(b"a\xff")]
 def test_a_path_that_a_bochsrc_can_not_say_is_refused(name: str, field: str) -> None:
     ports = replace(PORTS, **{field: Path("/t", name)})
     for make in (
-        lambda: bochsrc(Hardware(), DRIVES, ports),
+        lambda: bochsrc(VARIANT, Hardware(), DRIVES, ports),
         lambda: reconfigured(SAVED, DRIVES, ports),
     ):
         with pytest.raises(EnvironmentUnfit, match=r"Bochs takes no path like .*; set TMPDIR and "):
@@ -78,7 +105,7 @@ com2: enabled=false
 def test_a_saved_machine_gets_drives_ports_and_msrs_of_here_and_keeps_the_rest() -> None:
     new = reconfigured(SAVED, DRIVES, PORTS)
     assert "/old/" not in new
-    fresh = bochsrc(Hardware(), DRIVES, PORTS)
+    fresh = bochsrc(VARIANT, Hardware(), DRIVES, PORTS)
     quoted = re.compile(r'"/(?:c|t)/[^"]*"|msrs="[^"]*"')
     assert sorted(quoted.findall(new)) == sorted(quoted.findall(fresh))
     ours = ("ata0-master:", "ata1-master:", "com1:", "parport1:", "log:", "cpu:")
