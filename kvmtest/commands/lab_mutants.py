@@ -5,16 +5,20 @@ Breaks KVM on purpose, one line at a time, and prints which property noticed.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
+from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence.file import write_whole
+from kvmtest.lab import parallel
 from kvmtest.lab.mutants import kit
-from kvmtest.lab.mutants.bench import Bench, chosen_mutants, mutants_of_kernel
+from kvmtest.lab.mutants.bench import Bench, Observed, chosen_mutants, mutants_of_kernel
 from kvmtest.lab.mutants.builder import ModuleBuilder
 from kvmtest.lab.mutants.matrix import (
     LEGEND,
@@ -26,14 +30,19 @@ from kvmtest.lab.mutants.matrix import (
     markdown,
     survivors,
 )
-from kvmtest.lab.target import LabOptions, LabTarget
+from kvmtest.lab.parallel import Task
+from kvmtest.lab.target import NEEDED_MIB, LabOptions, LabTarget
+from kvmtest.report.at_work import AtWork
 from kvmtest.report.terminal import Progress, console
 from kvmtest.run_folder import new_folder, write_reports
 from kvmtest.target import Outcome
 
-from .lab_run import on_line, on_step, write
+from .lab_run import on_step, write
 
 __all__ = ["run"]
+
+T = TypeVar("T")
+OnText = Callable[[str], None]
 
 _STYLES = {Fate.KILLED: "bold green", Fate.SURVIVED: "bold red", Fate.UNDECIDED: "dim"}
 
@@ -41,11 +50,11 @@ _STYLES = {Fate.KILLED: "bold green", Fate.SURVIVED: "bold red", Fate.UNDECIDED:
 def run(
     options: LabOptions, only: Sequence[str], folder: Path | None, jobs: int | None = None
 ) -> int:
-    """Judge the mutants, or ``only`` those named; write matrix and evidence to a new ``folder``.
+    """Judge the mutants, or ``only`` those named, ``jobs`` at a time; return the exit status.
 
-    Returns 1 where a mutant survived, an expected leak was not seen, or the unmutated build is
-    judged other than the stock kernel; 4 where no mutant was decided; else 0. Raises UsageError,
-    EnvironmentUnfit.
+    Matrix and evidence go to a new ``folder``. The status is 1 where a mutant survived, an expected
+    leak was not seen, or the unmutated build is judged other than the stock kernel; 3 where the run
+    of a mutant broke; 4 where no mutant was decided; else 0. Raises UsageError, EnvironmentUnfit.
     """
     chosen = chosen_mutants(options.machine, only)
     output = new_folder(folder) if folder else None
@@ -57,27 +66,73 @@ def run(
             write_reports(outcome.evidence, output / name)
 
     with Progress() as progress:
-        show = on_step(progress)
-        target = LabTarget.of(options, show, on_line(progress))
+        voice = _Voice(on_step(progress))
+        target = LabTarget.of(options, voice, voice)
         kernel, cache = target.kernel, target.machine.cache
         chosen = mutants_of_kernel(chosen, kernel.release, only)
-        parts = kit.fetch(kernel, cache, show)
-        bench = Bench(ModuleBuilder(parts, cache, show, target.vendor), target, keep)
-        show("the stock kernel")
-        stock = bench.run("stock", None)
-        rebuilt = bench.run("rebuilt", bench.builder.build())
-        differing = differences(stock.verdicts, rebuilt.verdicts)
-        rows: list[Row] = []
-        for number, mutant in enumerate(chosen, 1):
-            show(f"[{number}/{len(chosen)}] {mutant.name}")
-            rows.append(bench.judge(mutant, stock))
+        parts = kit.fetch(kernel, cache, voice)
+        bench = Bench(ModuleBuilder(parts, cache, voice, target.vendor), target, keep)
+    at_once = jobs or parallel.jobs_that_fit(NEEDED_MIB[options.machine])
+    stock, rebuilt = _unmutated(bench, voice, at_once)
+    differing = differences(stock.verdicts, rebuilt.verdicts)
+    tasks = [voice.task(each.name, partial(bench.judge, each, stock)) for each in chosen]
+    with AtWork(len(tasks), _words) as at_work:
+        ended = parallel.run(tasks, at_once, at_work)
+    rows = [
+        each.result or Row(mutant, Fate.UNDECIDED, each.failure, {})
+        for mutant, each in zip(chosen, ended, strict=True)
+    ]
     _show(rows, differing)
     if output:
         write_whole(output / "matrix.md", markdown(rows, kernel.origin))
         write_whole(output / "matrix.json", json.dumps(list(map(_plain, rows)), indent=1) + "\n")
     if survivors(rows) or differing or any(row.is_unseen for row in rows):
         return 1
+    if any(each.failure for each in ended):
+        return 3
     return 0 if any(row.fate is Fate.KILLED for row in rows) else 4
+
+
+class _Voice:
+    """Shows the text of a bench; within a task its parent shows it."""
+
+    def __init__(self, show: OnText) -> None:
+        self._show = show
+
+    def __call__(self, text: str) -> None:
+        self._show(text)
+
+    def task(self, name: str, do: Callable[[], T]) -> Task[T]:
+        """Return a task that does something with the bench."""
+
+        def run(show: OnText) -> T:
+            # In the task's process alone.
+            self._show = show
+            return do()
+
+        return Task(name, run)
+
+
+def _unmutated(bench: Bench, voice: _Voice, at_once: int) -> list[Observed]:
+    """Return what is observed on the stock kernel, and on a build of it without a fault.
+
+    The build is compiled while the stock kernel runs. Raises EnvironmentUnfit where one fails.
+    """
+    tasks = [
+        voice.task("the stock kernel", lambda: bench.run("stock", None)),
+        voice.task("the unmutated build", lambda: bench.run("rebuilt", bench.builder.build())),
+    ]
+    shown: AtWork[Observed] = AtWork(len(tasks), lambda _: "done")
+    with shown as at_work:
+        ended = parallel.run(tasks, at_once, at_work)
+    for each in ended:
+        if each.result is None:
+            raise EnvironmentUnfit(f"{each.name}: {each.failure}")
+    return [each.result for each in ended if each.result]
+
+
+def _words(row: Row) -> str:
+    return f"{row.fate}: {row.reason}"
 
 
 def _plain(row: Row) -> dict[str, object]:

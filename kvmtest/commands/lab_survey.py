@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -55,9 +54,14 @@ def run(
         runs = [Run(kernel, machine) for kernel in kernels for machine in machines]
     at_once = jobs or parallel.jobs_that_fit(max(NEEDED_MIB[each.machine] for each in options))
     _step(f"{len(runs)} runs, {at_once} at a time")
-    tasks = [each.task for each in runs]
-    with AtWork(len(runs)) as at_work:
-        ended = parallel.run(tasks, at_once, _Keeper(at_work, folder, rows), [fetching(runs)])
+
+    def keep(row: Surveyed) -> str:
+        rows[row.key] = row
+        save(folder, rows)
+        return row.failure or _counts(row)
+
+    with AtWork(len(runs), keep) as at_work:
+        ended = parallel.run([run.task for run in runs], at_once, at_work, [fetching(runs)])
     failures = [f"{each.name}: {_problem(each)}" for each in ended if _problem(each)]
     for line in failures:
         console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
@@ -65,33 +69,17 @@ def run(
     return 3 if failures else 0
 
 
-class _Keeper:
-    """Shows the runs at work, and keeps the row of each that ends."""
-
-    def __init__(self, at_work: AtWork, folder: Path, rows: dict[Key, Surveyed]) -> None:
-        self.began, self.said, self.tick = at_work.began, at_work.said, at_work.tick
-        self._print = at_work.ended
-        self._folder = folder
-        self._rows = rows
-
-    def ended(self, ended: parallel.Ended[Any]) -> None:
-        row: Surveyed | None = ended.result
-        if row:
-            self._rows[row.key] = row
-            save(self._folder, self._rows)
-        words = _problem(ended) or _counts(row)
-        self._print(ended.name, f"{words} ({ended.seconds:.0f} s)")
-
-
-def _counts(row: Surveyed | None) -> str:
-    """Return how many there are of each verdict, e.g. "1 FAIL (1 known), 18 PASS"."""
-    verdicts = row.verdicts if row else {}
-    known = sum(verdicts.get(name) == Verdict.FAIL for name in (row.known_defects if row else ()))
-    counts = Counter(verdicts.values())
-    return ", ".join(
-        f"{counts[v]} {v}{f' ({known} known)' if known and v is Verdict.FAIL else ''}"
-        for v in Verdict
-        if counts[v] and v is not Verdict.SKIP
+def _counts(row: Surveyed) -> str:
+    """Return how many there are of each verdict, e.g. "17 PASS, 1 FAIL (1 known)"."""
+    known = sum(row.verdicts.get(name) == Verdict.FAIL for name in row.known_defects)
+    counts = Counter(row.verdicts.values())
+    return (
+        ", ".join(
+            f"{counts[v]} {v}{f' ({known} known)' if known and v is Verdict.FAIL else ''}"
+            for v in Verdict
+            if counts[v] and v is not Verdict.SKIP
+        )
+        or "nothing was decided"
     )
 
 

@@ -56,7 +56,10 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[T]):
-    """How a task ended: with a ``result``, or with a ``failure`` in words."""
+    """How a task ended: with a ``result``, or with a ``failure`` in words.
+
+    The first line of a failure says all; further ones are the traceback of a bug.
+    """
 
     name: str
     result: T | None
@@ -230,8 +233,10 @@ def _outcome(task: Task[Any], show: OnText) -> tuple[Any, str]:
         return None, str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException:
-        return None, f"this is a bug of kvmtest, please report it: {traceback.format_exc()}"
+    except BaseException as error:
+        what = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
+        bug = f"{what}: this is a bug of kvmtest, please report it"
+        return None, f"{bug}\n{traceback.format_exc()}"
 
 
 def _death(status: int) -> str:

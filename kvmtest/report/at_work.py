@@ -7,24 +7,34 @@ live line for each that is at work.
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import Generic, TextIO, TypeVar
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from kvmtest.errors import printable
+from kvmtest.lab.parallel import Ended
 
 from .terminal import console
 
 __all__ = ["AtWork"]
 
 
-class AtWork:
-    """Shows ``count`` tasks on stderr. It has no thread: processes are forked beside it."""
+T = TypeVar("T")
 
-    def __init__(self, count: int, stream: TextIO | None = None) -> None:
+
+class AtWork(Generic[T]):
+    """Shows ``count`` tasks on stderr (kvmtest.lab.parallel.Audience).
+
+    ``words`` gets each result, and returns what is printed of it. There is no thread for the live
+    lines: tasks are forked.
+    """
+
+    def __init__(self, count: int, words: Callable[[T], str], stream: TextIO | None = None) -> None:
         self._count = count
+        self._words = words
         self._done = 0
         self._tasks: dict[str, tuple[float, str]] = {}
         self._console = console(stream or sys.stderr)
@@ -33,7 +43,7 @@ class AtWork:
             redirect_stdout=False, redirect_stderr=False, get_renderable=self._lines,
         )  # fmt: skip
 
-    def __enter__(self) -> "AtWork":
+    def __enter__(self) -> "AtWork[T]":
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -51,20 +61,21 @@ class AtWork:
         began, _ = self._tasks[name]
         self._tasks[name] = began, text
 
-    def ended(self, name: str, words: str) -> None:
+    def ended(self, ended: Ended[T]) -> None:
         """Print the line of a task that has ended."""
-        del self._tasks[name]
+        del self._tasks[ended.name]
         self._done += 1
-        self._print(f"[{self._done}/{self._count}] {name}: {words}")
+        words = self._words(ended.result) if ended.result is not None else ended.failure
+        line = f"[{self._done}/{self._count}] {ended.name}: {words.splitlines()[0]}"
+        prefix = "" if self._live.is_started else "kvmtest: lab: "
+        self._console.print(
+            Text(f"{prefix}{printable(line)} ({ended.seconds:.0f} s)"), soft_wrap=True
+        )
 
     def tick(self) -> None:
         """Show how much time has passed."""
         if self._live.is_started:
             self._live.refresh()
-
-    def _print(self, line: str) -> None:
-        prefix = "" if self._live.is_started else "kvmtest: lab: "
-        self._console.print(Text(f"{prefix}{printable(line)}"), soft_wrap=True)
 
     def _lines(self) -> Group:
         now = time.monotonic()

@@ -45,6 +45,8 @@ class Bench:
         outcome = self.outcomes.get(name, STOCK)
         if outcome == "refused":
             raise PatchRefused("the patch does not fit")
+        if outcome == "stumbles":
+            raise ZeroDivisionError("a bug")
         if isinstance(outcome, Mapping):
             outcome = evidence(outcome)
         self.emulator.leaves(None if isinstance(outcome, str) else outcome, 0)
@@ -75,7 +77,8 @@ def spoken(*against: str) -> Evidence:
 def judge(bench: Bench, *words: object) -> int:
     chosen = [f"--only={name}" for name in NAMES]
     tree = str(bench.emulator.tree)
-    return main(["lab", "mutants", "--kernel", tree, *chosen, *map(str, words)])
+    # One at a time: a build says how the one machine behaves.
+    return main(["lab", "mutants", "--jobs=1", "--kernel", tree, *chosen, *map(str, words)])
 
 
 def test_where_each_owner_fails_all_are_killed(
@@ -159,6 +162,31 @@ def test_a_mutant_that_can_not_be_judged_ends_nothing_but_its_own_run(
     assert out.endswith("2 mutants: 1 killed, 0 survived, 1 undecided\n")
 
 
+def test_a_bug_that_shows_in_one_mutant_s_run_ends_no_other_and_makes_the_status_3(
+    bench: Bench, capsys: Capture
+) -> None:
+    bench.outcomes = {NAMES[0]: "stumbles", NAMES[1]: {**STOCK, OWNERS[1]: FAIL}}
+    assert judge(bench) == 3
+    out = capsys.readouterr().out
+    assert "no-reload-at-entry undecided: ZeroDivisionError: a bug: this is a bug" in out
+    assert out.endswith("2 mutants: 1 killed, 0 survived, 1 undecided\n")
+
+
+def test_several_at_a_time_have_their_rows_in_the_mutants_order(
+    bench: Bench, tmp_path: Path, capsys: Capture
+) -> None:
+    output = tmp_path / "out"
+    assert judge(bench, "--jobs=3", "-o", output) == 1
+    rows = json.loads((output / "matrix.json").read_text())
+    assert [(row["mutant"], row["fate"]) for row in rows] == [(n, "survived") for n in NAMES]
+    lines = capsys.readouterr().err.splitlines()
+    ended = [line.removeprefix("kvmtest: lab: ") for line in lines if "] " in line]
+    assert [line.partition(" ")[0] for line in ended] == 2 * ["[1/2]", "[2/2]"]
+    assert {line.split("] ")[1].partition(":")[0] for line in ended} == {
+        "the stock kernel", "the unmutated build", *NAMES
+    }  # fmt: skip
+
+
 def test_a_matrix_in_which_nothing_was_decided_is_no_success(bench: Bench) -> None:
     stock = dict.fromkeys(OWNERS, SKIP)
     bench.emulator.leaves(evidence(stock), 4)
@@ -215,7 +243,7 @@ def test_a_mutant_runs_with_the_parameters_that_its_fault_shows_with(
     mutant = replace(MEDIATED, since=(0, 0))
     monkeypatch.setattr(module, "find", lambda _: mutant)
     tree = str(bench.emulator.tree)
-    assert main(["lab", "mutants", "--kernel", tree, "--only", MEDIATED.name]) == 4
+    assert main(["lab", "mutants", "--jobs=1", "--kernel", tree, "--only", MEDIATED.name]) == 4
     loading = ["modprobe", "kvm_intel", "nested=1", "enable_mediated_pmu=1"]
     assert loading in bench.emulator.job()["commands"]
 

@@ -1,0 +1,60 @@
+"""kvmtest/report/at_work.py: what is printed of tasks, to a pipe and to a terminal."""
+
+import io
+import os
+import pty
+import threading
+
+import pytest
+
+from kvmtest.lab.parallel import Ended
+from kvmtest.report.at_work import AtWork
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have stderr be shown on a terminal that can move its cursor."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def play(at_work: AtWork[str]) -> None:
+    """Have two tasks at work, of which the second ends first and the first fails."""
+    with at_work:
+        at_work.began("6.1 intel")
+        at_work.began("6.12 amd")
+        at_work.said("6.1 intel", "booting\x1b it")
+        at_work.tick()
+        at_work.ended(Ended("6.12 amd", "7 PASS", "", 29.4))
+        at_work.ended(Ended("6.1 intel", None, "it broke\nTraceback", 61))
+
+
+def test_a_pipe_gets_a_line_for_each_that_has_ended() -> None:
+    stream = io.StringIO()
+    play(AtWork(2, str.lower, stream))
+    assert stream.getvalue() == (
+        "kvmtest: lab: [1/2] 6.12 amd: 7 pass (29 s)\n"
+        "kvmtest: lab: [2/2] 6.1 intel: it broke (61 s)\n"
+    )
+
+
+def test_a_terminal_sees_what_is_at_work_and_keeps_the_lines() -> None:
+    parent, child = pty.openpty()
+    with os.fdopen(child, "w") as stream:
+        play(AtWork(2, str, stream))
+    shown = os.read(parent, 1 << 16).decode()
+    os.close(parent)
+    assert "0 of 2 done, at work:" in shown
+    assert "6.1 intel: booting\ufffd it (0 s)" in shown
+    assert shown.index("6.1 intel: booting") < shown.index("[1/2] 6.12 amd: 7 PASS (29 s)")
+    assert "[2/2] 6.1 intel: it broke (61 s)" in shown
+
+
+def test_the_live_lines_need_no_thread() -> None:
+    parent, child = pty.openpty()
+    before = threading.active_count()
+    with os.fdopen(child, "w") as stream, AtWork(1, str, stream) as at_work:
+        at_work.began("one")
+        at_work.tick()
+        assert threading.active_count() == before
+    os.close(parent)
