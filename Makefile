@@ -20,7 +20,7 @@ run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
 
 test: $(INSTALLED)
-	@sh tools/prerequisites.sh lab && sh tools/prerequisites.sh mutants || \
+	@sh tools/prerequisites.sh lab amd mutants || \
 		echo "kvmtest: without them the lab's tests are skipped"
 	@$(PYTEST) $(ARGS)
 
@@ -59,7 +59,7 @@ clean:
 		kvmtest/lab/inside/port
 
 # The native module and the guests are built by the install.
-$(INSTALLED): $(SOURCES) tools/prerequisites.sh
+$(INSTALLED): $(SOURCES) tools/prerequisites.sh kvmtest/distributions.txt
 	@PYTHON=$(PYTHON) CC=$(CC) sh tools/prerequisites.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "kvmtest: building and installing into $(VENV)"

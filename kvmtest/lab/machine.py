@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.emulator import (
     PARALLEL,
@@ -272,7 +273,7 @@ def _make_folder(path: Path) -> None:
 def _process(launch: Launch, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the emulator, which dies with us; kill it at the end."""
     if shutil.which("setpriv") is None:
-        raise EnvironmentUnfit("setpriv is missing; apt-get install util-linux")
+        raise EnvironmentUnfit(f"setpriv is missing; {install('util-linux')}")
     # Where we died before setpriv asked for the signal of our death, the shell stops.
     unless_orphaned = ["sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:

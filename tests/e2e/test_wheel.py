@@ -147,7 +147,7 @@ def test_the_wheel_has_its_command_its_types_its_patches_and_its_license(wheel: 
         scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
         for name, function in scripts.items():
             assert f"{name} = {function}\n" in archive.read(entry_points).decode()
-    assert "kvmtest/py.typed" in names
+    assert {"kvmtest/py.typed", "kvmtest/distributions.txt"} <= set(names)
     assert "kvmtest/evidence/schema-1.json" in names
     assert "kvmtest/kernels/debian-archive-keys.asc" in names
     patches = {f"kvmtest/lab/mutants/patches/{m.name}.patch" for m in (*MUTANTS, *REPAIRS)}

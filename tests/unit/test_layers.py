@@ -27,7 +27,7 @@ LEVELS = (
     {"kvm", "host", "target", "marker_expression"},
     {"kernels", "evidence", "findings", "properties"},
     {"judge", "cache", "named_file", "optional_libraries", "workers"},
-    {"missing", "errors", "_native", "suite", "kvmtest"},
+    {"distribution", "missing", "errors", "_native", "suite", "kvmtest"},
 )
 
 #: The rooms of the host, in the same order.

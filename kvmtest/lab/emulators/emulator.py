@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 
 __all__ = [
@@ -181,15 +182,16 @@ def installed(
     """Find the first of ``programs`` on PATH; ``files`` must exist.
 
     Run with ``version_option`` the program must identify itself by ``version_pattern``, whose only
-    group is the version. Raises EnvironmentUnfit with the packages to install.
+    group is the version. Raises EnvironmentUnfit with the command that installs ``packages``, which
+    are named as Debian does.
     """
-    install = f"apt-get install --no-install-recommends {' '.join(dict.fromkeys(packages))}"
+    remedy = install(*packages)
     found = next(filter(None, map(shutil.which, programs)), None)
     if found is None:
-        raise EnvironmentUnfit(f"{role}, {name}, is not installed; {install}")
+        raise EnvironmentUnfit(f"{role}, {name}, is not installed; {remedy}")
     for file in files:
         if not file.exists():
-            raise EnvironmentUnfit(f"{file}, which {name} needs, is missing; {install}")
+            raise EnvironmentUnfit(f"{file}, which {name} needs, is missing; {remedy}")
     path = Path(found).resolve()
     done = subprocess.run(
         [path, version_option],
@@ -202,7 +204,7 @@ def installed(
     banner = done.stdout + done.stderr
     version = re.search(version_pattern, banner)
     if version is None:
-        raise EnvironmentUnfit(f"{path} does not identify itself as {name}; {install}")
+        raise EnvironmentUnfit(f"{path} does not identify itself as {name}; {remedy}")
     return Installed(path, version[1], banner)
 
 

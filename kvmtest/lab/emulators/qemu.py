@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvmtest.distribution import path_of
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.lab.digest import of_parts
 
@@ -61,15 +62,13 @@ class Board:
 #: SMIs go to CPU 0 alone. Simple and fast: the lab's AMD machine.
 PC = Board(
     "pc, SeaBIOS",
-    (Path("/usr/share/seabios/bios-256k.bin"),),
+    (path_of("bios-256k.bin"),),
     "seabios",
     ("-machine", "pc,smm=on"),
     "ide.1",
 )
 
-_OVMF, _OVMF_VARIABLES = (
-    Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-)  # fmt: skip
+_OVMF, _OVMF_VARIABLES = path_of("OVMF_CODE"), path_of("OVMF_VARS")
 
 #: SMIs go to all CPUs, and UEFI variables are kept in SMM. Its own disks are on AHCI.
 Q35 = Board(

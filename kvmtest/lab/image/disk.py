@@ -10,14 +10,15 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from kvmtest.distribution import install, path_of
 from kvmtest.errors import EnvironmentUnfit
 
 __all__ = ["LOADER", "make", "payload"]
 
-#: The boot loader's files, with their packages.
+#: The boot loader's files, with their packages by Debian's names.
 LOADER = {
-    Path("/usr/lib/ISOLINUX/isolinux.bin"): "isolinux",
-    Path("/usr/lib/syslinux/modules/bios/ldlinux.c32"): "syslinux-common",
+    path_of("isolinux.bin"): "isolinux",
+    path_of("ldlinux.c32"): "syslinux-common",
 }
 _CONFIGURATION = """\
 default lab
@@ -37,17 +38,17 @@ _PAYLOAD_SIZE = 64 << 20
 
 def make(target: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
     """Write the boot CD's image. Raises EnvironmentUnfit where a tool is missing or fails."""
-    for file, package in LOADER.items():
-        if not file.exists():
-            raise EnvironmentUnfit(f"{file} is missing; apt-get install {package}")
+    for part, package in LOADER.items():
+        if not part.exists():
+            raise EnvironmentUnfit(f"{part} is missing; {install(package)}")
     xorriso = shutil.which("xorriso")
     if xorriso is None:
-        raise EnvironmentUnfit("xorriso is missing; apt-get install xorriso")
+        raise EnvironmentUnfit(f"xorriso is missing; {install('xorriso')}")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         root = Path(folder)
         (root / "isolinux").mkdir()
-        for file in LOADER:
-            shutil.copy(file, root / "isolinux")
+        for part in LOADER:
+            shutil.copy(part, root / "isolinux")
         configuration = _CONFIGURATION.format(command_line=command_line)
         (root / "isolinux" / "isolinux.cfg").write_text(configuration)
         (root / "vmlinuz").write_bytes(kernel)

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels.elf import ElfError, reading
 from kvmtest.lab.digest import of_files
@@ -84,10 +85,12 @@ def entries(files: Sources) -> dict[str, Entry]:
 
 
 def _busybox() -> Path:
-    path = shutil.which("busybox", path=f"{os.environ.get('PATH', os.defpath)}:/bin:/usr/bin")
+    path = shutil.which(
+        "busybox", path=f"{os.environ.get('PATH', os.defpath)}:/bin:/usr/bin:/sbin:/usr/sbin"
+    )
     if path is None or _is_dynamic(Path(path)):
         raise EnvironmentUnfit(
-            "there is no static busybox for the lab's machine; apt-get install busybox-static"
+            f"there is no static busybox for the lab's machine; {install('busybox-static')}"
         )
     return Path(path)
 
@@ -157,7 +160,7 @@ def _linked(objects: Collection[Path]) -> set[Path]:
     """Return the shared objects that others are linked to, the loader among them."""
     ldd = shutil.which("ldd")
     if ldd is None:
-        raise EnvironmentUnfit("ldd is missing; apt-get install libc-bin")
+        raise EnvironmentUnfit(f"ldd is missing; {install('libc-bin')}")
     command = [ldd, *map(str, objects)]
     listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     # A library in a wheel may need its neighbours, which are loaded before it.

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import kvmtest
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.bochs.patched import Bochs
 from kvmtest.lab.emulators.emulator import Hardware, Start
@@ -356,7 +357,7 @@ def test_without_setpriv_nothing_is_started(lab: Lab, monkeypatch: pytest.Monkey
     for name in ("sh", "rm"):
         (only / name).symlink_to(f"/bin/{name}")
     monkeypatch.setenv("PATH", str(only))
-    with pytest.raises(EnvironmentUnfit, match=r"^setpriv is missing; apt-get install util-linux"):
+    with pytest.raises(EnvironmentUnfit, match=f"^setpriv is missing; {install('util-linux')}"):
         lab.run(END)
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.lab.emulators import qemu as module
 from kvmtest.lab.emulators.emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Start
@@ -66,21 +67,25 @@ def test_where_there_is_no_emulator_one_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    expected = r"QEMU, is not installed; apt-get install --no-install-recommends qemu-system-x86"
+    expected = f"QEMU, is not installed; {install('qemu-system-x86')}"
     with pytest.raises(EnvironmentUnfit, match=expected):
         Qemu.find()
 
 
 def test_a_missing_bios_is_named(installed: Path) -> None:
     (installed.parent / "bios").unlink()
-    with pytest.raises(EnvironmentUnfit, match="bios, which QEMU needs, is missing; apt-get"):
+    with pytest.raises(
+        EnvironmentUnfit, match=f"bios, which QEMU needs, is missing; {install('qemu-system-x86')}"
+    ):
         find(installed)
 
 
 @pytest.mark.parametrize("script", ["echo QEMU", "exit 1", r"printf '\377'"])
 def test_another_program_of_that_name_is_refused(installed: Path, script: str) -> None:
     program(installed, script)
-    with pytest.raises(EnvironmentUnfit, match="does not identify itself as QEMU; apt-get install"):
+    with pytest.raises(
+        EnvironmentUnfit, match=f"does not identify itself as QEMU; {install('qemu-system-x86')}"
+    ):
         find(installed)
 
 

@@ -12,6 +12,7 @@ from shutil import which
 
 import pytest
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.image import userland
 from kvmtest.lab.image.cpio import File, Link
@@ -125,7 +126,9 @@ def test_without_a_static_busybox_one_is_told_what_to_install(
         if content != "dynamic":
             path.write_text(content)
         monkeypatch.setattr(userland.shutil, "which", lambda *_, **__: str(path))
-    with pytest.raises(EnvironmentUnfit, match=r"no static busybox .*; apt-get install busybox-s"):
+    with pytest.raises(
+        EnvironmentUnfit, match=f"no static busybox .*; {install('busybox-static')}"
+    ):
         userland.sources()
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.bochs import configuration
 from kvmtest.lab.emulators.bochs import patched as module
-from kvmtest.lab.emulators.bochs.patched import Bochs
+from kvmtest.lab.emulators.bochs.patched import PACKAGES, Bochs
 from kvmtest.lab.emulators.emulator import Hardware
 
 SYMBOL = "_ZN13bx_real_sim_c10save_stateEPKc"
@@ -52,14 +53,16 @@ def test_where_there_is_no_emulator_one_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EnvironmentUnfit, match=r"Bochs, is not installed; apt-get install .*bochs"):
+    with pytest.raises(EnvironmentUnfit, match=f"Bochs, is not installed; {install(*PACKAGES)}"):
         Bochs.find()
 
 
 @pytest.mark.parametrize("name", ["BIOS", "VGA_BIOS"])
 def test_a_missing_bios_is_named(installed: Path, name: str) -> None:
     (installed.parent / name).unlink()
-    with pytest.raises(EnvironmentUnfit, match=f"{name}, which Bochs needs, .*; apt-get install"):
+    with pytest.raises(
+        EnvironmentUnfit, match=f"{name}, which Bochs needs, .*; {install(*PACKAGES)}"
+    ):
         Bochs.find()
 
 
@@ -67,7 +70,7 @@ def test_a_missing_bios_is_named(installed: Path, name: str) -> None:
 def test_another_program_of_that_name_is_refused(installed: Path, script: str) -> None:
     program(installed, script)
     with pytest.raises(
-        EnvironmentUnfit, match="does not identify itself as Bochs; apt-get install"
+        EnvironmentUnfit, match=f"does not identify itself as Bochs; {install(*PACKAGES)}"
     ):
         Bochs.find()
 
