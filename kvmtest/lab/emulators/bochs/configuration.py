@@ -16,6 +16,7 @@ __all__ = [
     "BIOS",
     "CPU_MODEL",
     "INSTRUCTIONS_PER_SECOND",
+    "KERNEL_ARGUMENTS",
     "MSRS",
     "VGA_BIOS",
     "Drives",
@@ -30,6 +31,18 @@ CPU_MODEL = "corei7_skylake_x"
 
 #: Instructions in an emulated second; Bochs executes up to 80 million in a real one.
 INSTRUCTIONS_PER_SECOND = 100_000_000
+
+#: What a kernel is told in a machine of any build.
+KERNEL_ARGUMENTS = " ".join(
+    [
+        "tsc_early_khz=100000", "no_timer_check", "noxsave",
+        # One CPU misses the other's write to the line that it monitors: no MWAIT when idle.
+        "idle=halt",
+        # Bochs 3.0 has posted interrupts, and refuses a descriptor that is not page-aligned. The
+        # SDM (volume 3, 27.2.1.1) asks for the alignment that KVM gives it, 64 bytes.
+        "kvm_intel.enable_apicv=0",
+    ]
+)  # fmt: skip
 
 #: MSRs that are plain storage.
 MSRS = Path(__file__).with_name("msrs.def")

@@ -89,7 +89,7 @@ class Bochs:
     modules = ("kvm_intel", "msr")
     boots_flat = True
     cpus = 1
-    kernel_arguments = "tsc_early_khz=100000 no_timer_check noxsave idle=halt"
+    kernel_arguments = configuration.KERNEL_ARGUMENTS
 
     @property
     def variant(self) -> Variant:

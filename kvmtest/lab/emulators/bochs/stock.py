@@ -64,8 +64,7 @@ class StockBochs:
     boots_flat: ClassVar[bool] = True
     cpus: ClassVar[int] = 1
     can_save: ClassVar[bool] = False
-    # Two CPUs miss each other's writes to a monitored line, and sleep on: no MWAIT when idle.
-    kernel_arguments: ClassVar[str] = "tsc_early_khz=100000 no_timer_check noxsave idle=halt"
+    kernel_arguments: ClassVar[str] = configuration.KERNEL_ARGUMENTS
 
     @classmethod
     def find(cls, why: str = "") -> "StockBochs":
