@@ -57,6 +57,7 @@ find_missing() {
 find_missing_for_lab() {
 	need g++ $CXX --version
 	need make make --version
+	need patch patch --version
 	need xz-utils xz --version
 	need bochs bochs-bin --help
 	need bochs-term test -e /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so

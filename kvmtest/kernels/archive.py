@@ -7,7 +7,7 @@ needed, as the archive's signatures and digests are checked here.
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from kvmtest.kernels.offers import (
 )
 from kvmtest.kernels.suite import Suite, SuitePackages
 
-__all__ = ["DEFAULT_SERIES", "SUITES", "Archive", "host_codename"]
+__all__ = ["DEFAULT_SERIES", "SUITES", "Archive", "host_codename", "source_places"]
 
 DEFAULT_SERIES = "6.12"
 """The long-term series whose newest kernel is taken where the user names none."""
@@ -131,7 +131,7 @@ class Archive:
     def _fetched(self, suite: str, kept: SuitePackages | None) -> SuitePackages | EnvironmentUnfit:
         """Fetch a suite's list and keep it; return the list, or why there is none."""
         try:
-            found = Suite(f"{MIRROR}/{SUITES[suite]}", suite).packages(datetime.now(UTC), kept)
+            found = _suite(suite).packages(datetime.now(UTC), kept)
         except EnvironmentUnfit as error:
             return error
         new = self._file(suite).with_suffix(".new")
@@ -178,12 +178,27 @@ class Archive:
         return self._root / f"{suite}.json"
 
 
+def source_places(suites: Iterable[str], sha256: str) -> Iterator[Place]:
+    """Give the places of a source package's file that the signed indices of ``suites`` name.
+
+    Each index is fetched when its place is asked for. Raises EnvironmentUnfit.
+    """
+    for suite in suites:
+        place = _suite(suite).source_file(datetime.now(UTC), sha256)
+        if place:
+            yield place
+
+
 def host_codename() -> str:
     """Return the codename of the Debian release that runs here, or "" (os-release(5))."""
     try:
         return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     except OSError:
         return ""
+
+
+def _suite(name: str) -> Suite:
+    return Suite(f"{MIRROR}/{SUITES[name]}", name)
 
 
 def _downloaded(package: Package, folder: Path) -> Path:

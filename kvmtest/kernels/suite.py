@@ -6,8 +6,10 @@ without one there is not used.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels.compression import decompress
@@ -19,7 +21,7 @@ from kvmtest.named_file import MIB
 
 __all__ = ["Suite", "SuitePackages"]
 
-_PACKAGES = "main/binary-amd64/Packages"
+_PACKAGES, _SOURCES = "main/binary-amd64/Packages", "main/source/Sources"
 # The largest are sid's: an index of 0.2 MB, a list of 65.
 _INDEX_MOST = 4 * MIB
 _LIST_MOST = 512 * MIB
@@ -106,6 +108,21 @@ class Suite:
             paths.insert(0, f"{folder}/by-hash/SHA256/{form.sha256}")
         content = fetched([Place(f"{self._dists}/{p}", form.sha256, form.size) for p in paths])
         return content if form.path == path else decompress(content, _LIST_MOST)
+
+    def source_file(self, now: datetime, sha256: str) -> Place | None:
+        """Return where the suite's index of sources says that a file is, or None.
+
+        Raises EnvironmentUnfit.
+        """
+        stanzas = self.read_list(self.release(now), _SOURCES).split(b"\n\n")
+        file = re.compile(rf"^ {sha256} (\d{{1,12}}) (\S+)$".encode(), re.MULTILINE)
+        for stanza in stanzas:
+            found = file.search(stanza)
+            folder = found and re.search(rb"^Directory: (\S+)$", stanza, re.MULTILINE)
+            if found and folder:
+                path = quote(f"{folder[1].decode()}/{found[2].decode()}")
+                return Place(f"{self.url}/{path}", sha256, int(found[1]))
+        return None
 
     def _form(self, release: Release, path: str) -> ListFile:
         forms = release.list_files(path)

@@ -55,6 +55,7 @@ class Mirror:
     date: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     valid_for: timedelta | None = timedelta(days=7)
     stanzas: str = ""
+    sources: str = ""
 
     @property
     def dists(self) -> str:
@@ -74,16 +75,20 @@ class Mirror:
 
     def publish(self) -> None:
         """Write the lists and the signed index."""
-        lines = []
-        for suffix in self.suffixes:
-            content = PACKERS[suffix](self.stanzas.encode())
-            digest = hashlib.sha256(content).hexdigest()
-            folder = f"{self.dists}/main/binary-amd64"
-            self.server.files[f"{folder}/Packages{suffix}"] = content
-            if self.by_hash:
-                self.server.files[f"{folder}/by-hash/SHA256/{digest}"] = content
-            lines.append(f" {digest} {len(content)} main/binary-amd64/Packages{suffix}\n")
+        lists = {"main/binary-amd64/Packages": self.stanzas, "main/source/Sources": self.sources}
+        lines = [self._list(path, text, suffix) for path, text in lists.items()
+                 for suffix in self.suffixes]  # fmt: skip
         self.server.files[f"{self.dists}/InRelease"] = self.key.sign(self.index(lines))
+
+    def _list(self, path: str, text: str, suffix: str) -> str:
+        """Write a list; return its line of the index."""
+        content = PACKERS[suffix](text.encode())
+        digest = hashlib.sha256(content).hexdigest()
+        self.server.files[f"{self.dists}/{path}{suffix}"] = content
+        if self.by_hash:
+            folder = path.rpartition("/")[0]
+            self.server.files[f"{self.dists}/{folder}/by-hash/SHA256/{digest}"] = content
+        return f" {digest} {len(content)} {path}{suffix}\n"
 
     def index(self, lines: list[str]) -> str:
         until = self.valid_for and self.date + self.valid_for

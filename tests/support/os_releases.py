@@ -29,6 +29,16 @@ VERSION_ID="22"
 VERSION_CODENAME=wilma
 UBUNTU_CODENAME=noble
 """
+ELEMENTARY = """\
+NAME="elementary OS"
+VERSION="7.1 Horus"
+ID=elementary
+ID_LIKE=ubuntu
+PRETTY_NAME="elementary OS 7.1 Horus"
+VERSION_ID="7.1"
+VERSION_CODENAME=horus
+UBUNTU_CODENAME=jammy
+"""
 FEDORA = """\
 NAME="Fedora Linux"
 VERSION="43 (Workstation Edition)"
@@ -100,6 +110,7 @@ FAMILIES = {
     DEBIAN: "debian",
     UBUNTU: "debian",
     MINT: "debian",
+    ELEMENTARY: "debian",
     FEDORA: "fedora",
     RHEL: "fedora",
     ROCKY: "fedora",

@@ -78,10 +78,10 @@ def test_what_is_missing_is_named_with_the_distributions_own_command(
 @pytest.mark.parametrize(
     ("os_release", "packages"),
     [
-        (os_releases.DEBIAN, "g++ make xz-utils"),
-        (os_releases.FEDORA, "gcc-c++ make xz"),
-        (os_releases.ARCH, "gcc make xz"),
-        (os_releases.TUMBLEWEED, "gcc-c++ make xz"),
+        (os_releases.DEBIAN, "g++ make patch xz-utils"),
+        (os_releases.FEDORA, "gcc-c++ make patch xz"),
+        (os_releases.ARCH, "gcc make patch xz"),
+        (os_releases.TUMBLEWEED, "gcc-c++ make patch xz"),
     ],
     ids=["debian", "fedora", "arch", "suse"],
 )

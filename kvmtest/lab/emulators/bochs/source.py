@@ -7,12 +7,14 @@ keep it are a list, because archives lose old versions.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels import files
+from kvmtest.kernels.archive import MIRROR, source_places
 from kvmtest.kernels.download import DownloadError, Place, download
 from kvmtest.named_file import MIB
 
@@ -27,8 +29,10 @@ _MOST = 32 * MIB
 _DEBIAN = "78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b"
 _UPSTREAM = "cb6f542b51f35a2cc9206b2a980db5602b7cd1b7cf2e4ed4f116acd5507781aa"
 _NAMES = {_DEBIAN: "bochs_3.0+dfsg.orig.tar.xz", _UPSTREAM: "bochs-3.0.tar.gz"}
-_PLACES = (
-    Place(f"http://deb.debian.org/debian/pool/main/b/bochs/{_NAMES[_DEBIAN]}", _DEBIAN, _MOST),
+_POOL = Place(f"{MIRROR}/debian/pool/main/b/bochs/{quote(_NAMES[_DEBIAN])}", _DEBIAN, _MOST)
+#: Whose signed indices are asked where the file has been moved to.
+_SUITES = ("trixie", "sid")
+_OTHERS = (
     # snapshot.debian.org names a file by its SHA-1 digest, and keeps it.
     Place(
         "https://snapshot.debian.org/file/ddf79e36d37983df903e137da8a6f18089d04612", _DEBIAN, _MOST
@@ -87,8 +91,8 @@ def _kept(cache: Cache) -> Path | None:
 
 
 def _fetched(cache: Cache, on_step: OnStep) -> Path:
-    refusals = []
-    for place in _PLACES:
+    refusals: list[str] = []
+    for place in _places(on_step, refusals):
         try:
             return _from(place, cache, on_step)
         except DownloadError as error:
@@ -97,6 +101,17 @@ def _fetched(cache: Cache, on_step: OnStep) -> Path:
         f"the source of Bochs {VERSION} can't be fetched ({'; '.join(refusals)}); check the "
         f"network, or name the file: {VARIABLE}=FILE"
     )
+
+
+def _places(on_step: OnStep, refusals: list[str]) -> Iterator[Place]:
+    """Give the places one by one; what can't be asked is added to ``refusals``."""
+    yield _POOL
+    on_step("asking Debian's index of sources for the source of Bochs")
+    try:
+        yield from (place for place in source_places(_SUITES, _DEBIAN) if place.url != _POOL.url)
+    except EnvironmentUnfit as error:
+        refusals.append(str(error))
+    yield from _OTHERS
 
 
 def _from(place: Place, cache: Cache, on_step: OnStep) -> Path:

@@ -9,6 +9,7 @@ from support.file_server import FileServer, file_server
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.kernels import archive, signatures
 from kvmtest.kernels.download import Place
 from kvmtest.lab.emulators.bochs import source as subject
 from kvmtest.lab.emulators.bochs.source import SourceMissing, source
@@ -22,10 +23,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.setattr(subject, "_NAMES", NAMES)
     with file_server() as server:
-        places = (
+        pool, other = (
             Place(server.url(f"/{name}"), digest, len(FIRST)) for digest, name in NAMES.items()
         )
-        monkeypatch.setattr(subject, "_PLACES", tuple(places))
+        monkeypatch.setattr(subject, "_POOL", pool)
+        monkeypatch.setattr(subject, "_DEBIAN", pool.sha256)
+        monkeypatch.setattr(subject, "_OTHERS", (other,))
+        monkeypatch.setattr(subject, "_SUITES", ("sid",))
+        monkeypatch.setattr(archive, "MIRROR", server.url())
         yield server
 
 
@@ -59,7 +64,38 @@ def test_where_one_place_lost_it_the_next_has_its_own_archive(
     assert (path.name, path.read_bytes()) == ("b.tgz", SECOND)
     server.files = {"/a.tar.xz": FIRST}
     assert source(cache, told.append, {}) == path
-    assert len(told) == 2
+    assert [line.split()[0] for line in told] == ["downloading", "asking", "downloading"]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_where_the_archive_moved_it_the_signed_index_says_so(
+    server: FileServer,
+    cache: Cache,
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: bool,
+) -> None:
+    pytest.importorskip("pysequoia")
+    from support.debian_mirror import Key, Mirror, write_keyring
+
+    mirror = Mirror(server, Key())
+    write_keyring(tmp_path / "keyring", mirror.key)
+    monkeypatch.setattr(signatures, "INSTALLED", (tmp_path / "keyring",))
+    digest = next(iter(NAMES)) if moved else "0" * 64
+    mirror.sources = (
+        "Package: ash\nDirectory: pool/a\nChecksums-Sha256:\n"
+        f" {'1' * 64} 5 a.tar.xz\n\n"
+        "Package: bochs\nDirectory: pool/main/b/bochs\nFiles:\n"
+        f" {'2' * 32} {len(FIRST)} a+dfsg.tar.xz\nChecksums-Sha256:\n"
+        f" {digest} {len(FIRST)} a+dfsg.tar.xz\n"
+    )
+    mirror.publish()
+    path = "/debian/pool/main/b/bochs/a%2Bdfsg.tar.xz"
+    server.files |= {path: FIRST, "/b.tgz": SECOND}
+    found = source(cache, told.append, {})
+    assert found.read_bytes() == (FIRST if moved else SECOND)
+    assert (path in server.asked) == moved
 
 
 def test_a_place_is_trusted_with_its_own_archive_alone(
@@ -78,6 +114,7 @@ def test_without_a_network_one_line_names_the_places_and_the_remedy(
         source(cache, told.append, {})
     assert str(it.value) == (
         f"the source of Bochs 3.0 can't be fetched ({server.url('/a.tar.xz')}: 404 Not Found; "
+        f"{server.url('/debian/dists/sid/InRelease')}: 404 Not Found; "
         f"{server.url('/b.tgz')}: 404 Not Found); check the network, or name the file: "
         "KVMTEST_BOCHS_SOURCE=FILE"
     )
@@ -118,5 +155,6 @@ def test_an_empty_variable_names_no_file(server: FileServer, cache: Cache, told:
 
 
 def test_each_place_has_an_archive_with_a_name() -> None:
-    assert {place.sha256 for place in subject._PLACES} == set(subject._NAMES)
-    assert all(place.url.startswith(("http://", "https://")) for place in subject._PLACES)
+    places = (subject._POOL, *subject._OTHERS)
+    assert {place.sha256 for place in places} == set(subject._NAMES)
+    assert all(place.url.startswith(("http://", "https://")) for place in places)
