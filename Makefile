@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*/*.[ch] c_helpers/*.py guests/*)
+SOURCES := pyproject.toml setup.py $(wildcard c_helpers/*.[ch] c_helpers/*/*.[ch] c_helpers/*.py c_helpers/selftest/* guests/*)
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Ic_helpers -Iguests
 
 # Two workers, which take whole files of tests (tests/conftest.py). ARGS=-n0: all in one process.

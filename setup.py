@@ -26,6 +26,7 @@ class BuildGuests(Command):
         """Build them in the source tree."""
         runpy.run_path("guests/build.py")["build"]()
         runpy.run_path("c_helpers/programs.py")["build"]()
+        runpy.run_path("c_helpers/selftest/build.py")["build"]()
 
 
 class Build(build):

@@ -31,7 +31,7 @@ SOURCES = [
     "guests",
     "tests/suite",
 ]
-BUILT = shutil.ignore_patterns("__pycache__", "*.so", "_native.c", "images")
+BUILT = shutil.ignore_patterns("__pycache__", "*.so", "_native.c", "images", "*.rom")
 
 
 def need_build() -> list[str]:
@@ -154,6 +154,7 @@ def test_the_wheel_has_its_command_its_types_its_patches_and_its_license(wheel: 
     assert patches <= set(names)
     assert any(n.endswith("licenses/LICENSE") for n in names)
     assert {"kvmtest/guests/images/long.elf", "kvmtest/guests/images/real.elf"} <= set(names)
+    assert "kvmtest/lab/emulators/bochs/selftest.rom" in names
     # Every module of the checkout, and of its tests the suite alone.
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "kvmtest").rglob("*.py")}
     assert modules <= set(names)
