@@ -17,6 +17,7 @@ IN_TURN = {
         "lab/test_lab_run.py",
         "lab/test_amd_lab.py",
         "lab/test_mediated_lab.py",
+        "lab/test_stock_bochs.py",
     ),
     "the machine's lock": (
         "e2e/test_run.py",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.intel_lab import DECIDED, LEAKS, LOST_UPDATE, NEED_COUNTERS
 from support.lab_job import run_script_inside
 from support.stand_in import run_kvmtest
 
@@ -21,25 +22,6 @@ from kvmtest.lab.target import LabTarget
 from kvmtest.smi.sources.lab import TURNS
 from kvmtest.target import Job, TargetFailed
 
-# What one CPU of the emulated machine decides, and what it can't show.
-DECIDED = {
-    "kernel.fix-present",
-    "host.knob-effective",
-    "vmx.entry.fresh",
-    "vmx.entry.toggled",
-    "vmx.entry.toggled-back",
-    "vmx.entry.flag-economy",
-    "guest.rdmsr-hides",
-    "vmx.guest.wrmsr-refused",
-    "vmx.guest.write-keeps-host-bit",
-    "vmx.guest.rtm-debug",
-    "nvmx.entry.vmfail-reload",
-    "any.soak",
-    "any.no-warnings",
-}
-LOST_UPDATE = "vmx.entry.after-emulation"
-# Where the extension knows the emulator's build.
-LEAKS = {"vmx.leak.host-events", "vmx.leak.guest-pmu", "nvmx.leak.l2"}
 # Those of them that the leak walk has a step for.
 WALKED = {
     "vmx.entry.fresh",
@@ -48,7 +30,6 @@ WALKED = {
     "vmx.guest.write-keeps-host-bit",
     "nvmx.entry.vmfail-reload",
 }
-NEED_COUNTERS = {"host.msr-survives", *LEAKS}
 COUNTERS_INSIDE = Path(__file__).with_name("counters_inside.py")
 GUESTS_INSIDE = Path(__file__).with_name("guests_inside.py")
 
