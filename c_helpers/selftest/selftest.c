@@ -400,7 +400,7 @@ static void check_saving(void)
 	count_guest("restored-guest", counted_guest(guest_straight), 0);
 	count_with_smis("restored-smi", 0, count_smis);
 	interrupts = 0;
-	count("restored-timer", count_interrupted_repeat);
+	count("restored-timer", count_interrupted_user);
 	report("restored-timer", ".interrupts", interrupts);
 	stop_timer();
 }

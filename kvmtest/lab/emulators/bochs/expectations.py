@@ -6,7 +6,7 @@ numbers are sums over instructions that can be read in counted.S and start.S; no
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["FIRST_PROCESS_ENDS_WITH", "Expectation", "expectations"]
 
@@ -39,6 +39,12 @@ FREEZE, TRACES, RTM = 1 << 14, 0x41, 1 << 15
 SMIS = (2 * LOOPS) // (3 * SMI_PERIOD // 2)
 SMIS_IN_REPEAT = REPEATS // (3 * SMI_PERIOD // 2)
 INTERRUPTS = REPEATS // TIMER_PERIOD - 1
+
+# How often a REP was disturbed. With several CPUs no time passes amid a REP in Bochs 3.0.
+AMID_REPEAT = frozenset(
+    {"interrupted-repeat.interrupts", "smi-in-repeat.smis", "smi-in-repeat-frozen.smis",
+     "guest-repeat.exits"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +311,9 @@ def saving() -> Iterator[Expectation]:
     yield from guest("restored-guest", "of a guest after restoring", os=STRAIGHT)
     loop = SWITCH + START_AND_STOP_SMIS + SPIN
     yield from with_smis("restored-smi", "amid SMIs after restoring", 0, LAB_HANDLER, os=loop)
-    what = "amid interrupts of a timer that was saved"
-    os = SWITCH + 2 + COPY
-    yield from counted("restored-timer", what, os=os, each_os={"interrupts": TIMER_HANDLER})
+    what = "of CPL 3 amid interrupts of a timer that was saved"
+    each = {"interrupts": TIMER_HANDLER}
+    yield from counted("restored-timer", what, usr=SPIN + 1, os=AROUND_USER + 1, each_os=each)
     yield at_least("restored-timer.interrupts", "interrupts of a timer that was saved", INTERRUPTS)
 
 
@@ -355,6 +361,9 @@ def expectations(cpus: int) -> tuple[Expectation, ...]:
     """Return what a machine of one or two CPUs must report."""
     parts = [instructions, faults, interrupts, registers, injected_faults, smis, guests, switches,
              guests_with_smis, saving, *([second_cpu] if cpus > 1 else [])]  # fmt: skip
+    rows = [row for part in parts for row in part()]
+    if cpus > 1:
+        rows = [replace(row, number=0) if row.name in AMID_REPEAT else row for row in rows]
     first = Expectation("cpus", "CPUs that started", cpus)
     last = Expectation("end", "the machine's last line", 1)
-    return (first, *(expectation for part in parts for expectation in part()), last)
+    return (first, *rows, last)

@@ -6,6 +6,8 @@ report with expectations.py. Each machine is saved amid the test and goes on in 
 build that fails must not be used.
 """
 
+import hashlib
+import json
 import re
 import subprocess
 import tempfile
@@ -14,13 +16,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kvmtest.cache import Cache
+from kvmtest.errors import EnvironmentUnfit
+from kvmtest.lab.digest import of_parts
 from kvmtest.lab.emulators.emulator import Hardware, Launch, text_of
 
 from .configuration import Drives, Ports, Variant, bochsrc
 from .expectations import FIRST_PROCESS_ENDS_WITH, expectations
 from .log import LOG, last_words
 
-__all__ = ["ROM", "Check", "Program", "SelfTest", "judge", "run"]
+__all__ = ["ROM", "Check", "Program", "SelfTest", "SelfTestFailed", "judge", "proved", "run"]
 
 #: What the machines have in place of a BIOS (c_helpers/selftest).
 ROM = Path(__file__).with_name("selftest.rom")
@@ -35,7 +40,14 @@ _MEMORY_MIB = 32
 _LINE = re.compile(r"([a-z0-9.-]+) (\d{1,20})\n")
 # The files of a machine, in the folder that its processes run in.
 _CONFIG, _STATE, _PARALLEL, _ROM = map(Path, ("bochsrc", "state", "parallel", "rom"))
-_NOT_HERE = ("vgaromimage:", "ata", "boot:", "com1:")
+# What the cache keeps of a test that passed.
+_RESULT, _SUMMARY = "selftest.json", "summary"
+_CPUS_TESTED = " and ".join(map(str, MACHINES))
+_NOT_HERE = ("ata", "boot:", "com1:")
+
+
+class SelfTestFailed(EnvironmentUnfit):
+    """A build of the emulator must not be used; the message says why in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +240,25 @@ def run(program: Program, deadline_s: float = DEADLINE_S) -> SelfTest:
         with tempfile.TemporaryDirectory(prefix="kvmtest-selftest-") as folder:
             parts.append(_lives(program, cpus, Path(folder), deadline_s))
     return _joined(parts, time.monotonic() - began)
+
+
+def proved(cache: Cache, program: Program, digest: str) -> str:
+    """Return what a build proved, for evidence; ``digest`` is the build's.
+
+    A build is tested once, and again after each change of the test; the numbers are kept in the
+    cache, of tests that passed alone. Raises SelfTestFailed, EnvironmentUnfit.
+    """
+
+    def make(folder: Path) -> None:
+        done = run(program)
+        if not done.passed:
+            raise SelfTestFailed(done.reason)
+        (folder / _RESULT).write_text(json.dumps(done.to_json(), indent=1))
+        (folder / _SUMMARY).write_text(
+            f"{len(done.checks)} checks passed, in machines with {_CPUS_TESTED} CPUs"
+        )
+
+    test = hashlib.sha256(ROM.read_bytes()).hexdigest()
+    rows = [repr(expectations(cpus)) for cpus in MACHINES]
+    folder = cache.entry("selftest", of_parts(digest, test, *rows), make)
+    return (folder / _SUMMARY).read_text()

@@ -42,3 +42,9 @@ def test_a_number_is_a_sum_over_other_lines() -> None:
     row = Expectation("counted", "instructions", 7, {"smis": 3, "turns": 10})
     assert row.expected({"smis": 2, "turns": 1, "else": 50}) == 7 + 6 + 10
     assert row.expected({"smis": 2}) == 13
+
+
+def test_a_repeat_is_disturbed_where_there_is_one_cpu() -> None:
+    one, two = ({row.name: row for row in expectations(cpus)} for cpus in (1, 2))
+    assert all(one[name].number > 0 and one[name].at_least for name in table.AMID_REPEAT)
+    assert all(two[name].number == 0 and two[name].at_least for name in table.AMID_REPEAT)
