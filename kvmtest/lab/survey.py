@@ -92,6 +92,11 @@ class Surveyed:
         return f"{self.machine}, {self.setup}" if self.setup else self.machine
 
     @property
+    def series(self) -> str:
+        """The series of stable kernels that it is of, such as 6.12."""
+        return ".".join(self.version.split(".")[:2])
+
+    @property
     def age(self) -> tuple[list[list[int]], str]:
         """The sort key of rows, the oldest kernel first."""
         names = self.version, self.debian_version or "", self.release
