@@ -3,43 +3,68 @@
 
 What kvmtest has downloaded, unpacked and built, in folders named by the digest of what they were
 made from. An entry is made under another name and then renamed: a killed run leaves no half of one.
+Whenever an entry has been made, those that no process uses are removed, the one that was used
+longest ago first, until what is left fits a limit.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kvmtest.errors import EnvironmentUnfit
 
-__all__ = ["Cache"]
+__all__ = ["LIMIT", "UNUSED_S", "Cache"]
+
+#: The most bytes of entries that are kept, besides those in use.
+LIMIT = 20 * 10**9
+#: Seconds after its last use in which an entry is removed, however small the cache is.
+UNUSED_S = 30 * 24 * 3600.0
 
 _MAKING = ".making"
 _LOCK = ".lock"
+# Where mutants are compiled: not an entry, and its user removes it.
+_WORK = "kvm-work"
+# More entries than one process uses at a time.
+_MOST_HELD = 128
+
+# The entries that this process uses: a shared lock on each keeps other processes from removing it.
+_held: OrderedDict[Path, int] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A folder of entries, which all processes of this user share."""
+    """A folder of entries, which all processes of this user share.
+
+    Of ``limit`` bytes no more are used than half of what the disk has for it.
+    """
 
     root: Path
+    limit: int = LIMIT
 
     @classmethod
     def default(cls, environment: Mapping[str, str] = os.environ) -> "Cache":
         """Return $KVMTEST_CACHE, $XDG_CACHE_HOME/kvmtest or ~/.cache/kvmtest, in that order.
 
-        Raises EnvironmentUnfit where the user has no home.
+        Its limit is $KVMTEST_CACHE_GB, in 10^9 bytes. Raises EnvironmentUnfit where that is no
+        number, or the user has no home.
         """
+        limit = _limit(environment.get("KVMTEST_CACHE_GB"))
         own = environment.get("KVMTEST_CACHE")
         if own:
-            return cls(Path(own).absolute())
+            return cls(Path(own).absolute(), limit)
         # The XDG Base Directory Specification says to ignore a relative path there.
         base = Path(environment.get("XDG_CACHE_HOME") or "")
         try:
-            return cls((base if base.is_absolute() else Path.home() / ".cache") / "kvmtest")
+            home = base if base.is_absolute() else Path.home() / ".cache"
+            return cls(home / "kvmtest", limit)
         except RuntimeError as error:
             raise EnvironmentUnfit(
                 f"there is no place for the cache ({error}); set KVMTEST_CACHE to a folder"
@@ -49,17 +74,40 @@ class Cache:
         """Return the folder of an entry; call ``make`` to fill it where there is none yet.
 
         ``make`` gets an empty folder, which becomes the entry when it returns and is removed when
-        it raises. Another process that wants the same entry waits meanwhile. Raises
-        EnvironmentUnfit where the cache can't be written, and whatever ``make`` raises.
+        it raises. Another process or thread that wants the same entry waits meanwhile. No process
+        removes the entry while this one lives. Raises EnvironmentUnfit where the cache can't be
+        written, and whatever ``make`` raises.
         """
         path = self.root / kind / digest
-        if path.is_dir():
+        if _hold(path):
             return path
         with self.lock(kind, digest) as path, _explained(path):
             if not path.is_dir():
                 _remove_leftovers(path)
                 _make(path, make)
+            _hold(path)
+        self.prune()
         return path
+
+    def prune(self) -> None:
+        """Remove entries until the rest fits the limit, and each that was not used for long."""
+        entries = sorted(self._entries(), key=lambda entry: entry.used)
+        total = sum(entry.size for entry in entries)
+        with contextlib.suppress(OSError):
+            limit = min(self.limit, (shutil.disk_usage(self.root).free + total) // 2)
+            for entry in entries:
+                if total <= limit and time.time() - entry.used < UNUSED_S:
+                    break
+                if _remove(entry.path):
+                    total -= entry.size
+
+    def _entries(self) -> Iterator["_Entry"]:
+        for path in self.root.glob("*/*"):
+            if path.suffix != _MAKING and path.parent.name != _WORK:
+                # It may go away meanwhile.
+                with contextlib.suppress(OSError):
+                    if path.is_dir():
+                        yield _Entry(path, path.stat().st_mtime, _size(path))
 
     @contextmanager
     def lock(self, kind: str, name: str) -> Iterator[Path]:
@@ -78,6 +126,74 @@ class Cache:
             # A process that waits for this file finds it gone, and locks the new one (_locked).
             lock.unlink(missing_ok=True)
             os.close(fd)
+
+
+class _Entry(NamedTuple):
+    """An entry, when it was used last (seconds since the epoch), and its bytes on the disk."""
+
+    path: Path
+    used: float
+    size: int
+
+
+def _limit(gigabytes: str | None) -> int:
+    try:
+        limit = LIMIT if not gigabytes else int(float(gigabytes) * 10**9)
+    except (ValueError, OverflowError):
+        limit = -1
+    if limit < 0:
+        raise EnvironmentUnfit(
+            f"KVMTEST_CACHE_GB is {gigabytes!r}, which is no size; give a number of gigabytes"
+        )
+    return limit
+
+
+def _size(path: Path) -> int:
+    """Return how many bytes of the disk a folder takes: holes in a file take none."""
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sum(file.lstat().st_blocks * 512 for file in files)
+
+
+def _hold(entry: Path) -> bool:
+    """Keep other processes from removing an entry while this one lives; note that it is used.
+
+    Returns False where there is none.
+    """
+    while True:
+        try:
+            fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if _names(fd, entry):
+            break
+        os.close(fd)
+    # Another user's cache can be used, too.
+    with contextlib.suppress(OSError):
+        os.utime(fd)
+    if (old := _held.pop(entry, None)) is not None:
+        os.close(old)
+    _held[entry] = fd
+    while len(_held) > _MOST_HELD:
+        os.close(_held.popitem(last=False)[1])
+    return True
+
+
+def _remove(entry: Path) -> bool:
+    """Remove an entry that no process uses or makes; tell whether it is gone."""
+    making = entry.with_name(entry.name + _MAKING)
+    lock = entry.with_name(entry.name + _LOCK)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        opened.callback(os.close, _locked(lock, block=False))
+        opened.callback(lock.unlink, missing_ok=True)
+        fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Under this name a killed process leaves nothing that looks like an entry.
+        entry.rename(making)
+        shutil.rmtree(making, ignore_errors=True)
+        return True
+    return False
 
 
 def _locked(lock: Path, *, block: bool) -> int:

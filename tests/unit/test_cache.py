@@ -2,17 +2,21 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 import kvmtest
-from kvmtest.cache import Cache
+from kvmtest import cache as module
+from kvmtest.cache import LIMIT, UNUSED_S, Cache
 from kvmtest.errors import EnvironmentUnfit
 
 # Says that it is making the entry, then waits for a line before it is done.
@@ -200,3 +204,151 @@ def test_the_cache_is_where_the_user_says(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/her")
     assert Cache.default(environment).root == Path(expected)
+
+
+MB = 10**6
+
+
+def kept(cache: Cache, name: str, age: float, megabytes: int = 1, kind: str = "kernel") -> Path:
+    """Have another process, which has ended, leave an entry that was used ``age`` seconds ago."""
+    path = cache.root / kind / name
+    path.mkdir(parents=True)
+    (path / "file").write_bytes(bytes(megabytes * MB))
+    used = time.time() - age
+    os.utime(path, (used, used))
+    return path
+
+
+def let_go() -> None:
+    """Use nothing any more, as a process that ends."""
+    while module._held:
+        os.close(module._held.popitem()[1])
+
+
+def small(cache: Cache, megabytes: float) -> Cache:
+    return Cache(cache.root, int(megabytes * MB))
+
+
+def test_of_two_threads_one_makes_it_and_the_other_waits(cache: Cache) -> None:
+    both, made = Barrier(2), []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+
+    def want(_: int) -> Path:
+        both.wait()
+        return cache.entry("kernel", "abc", make)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert len(set(threads.map(want, range(2)))) == 1
+    assert len(made) == 1
+
+
+def test_what_was_used_longest_ago_is_removed_until_the_rest_fits(cache: Cache) -> None:
+    paths = [kept(cache, name, age) for name, age in (("b", 200), ("a", 300), ("c", 100))]
+    small(cache, 2.5).entry("kernel", "new", fill)
+    assert names(cache.root / "kernel") == ["b", "c", "new"]
+    assert not paths[1].exists()
+
+
+def test_a_use_counts_and_not_the_making(cache: Cache) -> None:
+    kept(cache, "a", 300)
+    kept(cache, "b", 200)
+    cache.entry("kernel", "a", never)
+    let_go()
+    small(cache, 1.5).entry("image", "new", fill)
+    assert names(cache.root / "kernel") == ["a"]
+
+
+def test_the_limit_is_that_of_all_kinds(cache: Cache) -> None:
+    kept(cache, "a", 300, kind="booted")
+    kept(cache, "b", 200, kind="ready")
+    small(cache, 1.5).entry("kernel", "new", fill)
+    assert names(cache.root / "booted") == []
+    assert names(cache.root / "ready") == ["b"]
+
+
+def test_what_was_not_used_for_long_is_removed_however_small_the_cache_is(cache: Cache) -> None:
+    kept(cache, "old", UNUSED_S + 60)
+    kept(cache, "young", UNUSED_S - 60)
+    cache.entry("kernel", "new", fill)
+    assert names(cache.root / "kernel") == ["new", "young"]
+
+
+USER = """
+import sys
+from pathlib import Path
+from kvmtest.cache import Cache
+
+print(Cache(Path(sys.argv[1])).entry("kernel", "abc", Path.touch), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_a_living_process_uses_stays(cache: Cache) -> None:
+    path = kept(cache, "abc", 1000)
+    user = subprocess.Popen(
+        [sys.executable, "-c", USER, str(cache.root)],
+        env=os.environ | {"PYTHONPATH": str(Path(kvmtest.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with user:
+        assert user.stdout
+        assert user.stdout.readline() == f"{path}\n"
+        Cache(cache.root, 0).entry("kernel", "new", fill)
+        assert path.exists()
+    Cache(cache.root, 0).entry("kernel", "newer", fill)
+    assert not path.exists()
+
+
+def test_what_this_process_has_used_stays(cache: Cache) -> None:
+    nothing = Cache(cache.root, 0)
+    mine = nothing.entry("kernel", "mine", fill)
+    kept(cache, "another", 1)
+    nothing.entry("kernel", "new", fill)
+    assert mine.exists()
+    assert names(cache.root / "kernel") == ["mine", "new"]
+
+
+def test_who_waited_for_an_entry_that_is_being_removed_makes_it_anew(cache: Cache) -> None:
+    path = kept(cache, "abc", 0)
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    waiting = Maker(cache.root, "abc")
+    if not blocked(waiting.process.pid):
+        pytest.skip("/proc/locks does not list who waits")
+    path.rename(path.with_name("elsewhere"))
+    os.close(fd)
+    with waiting.process:
+        assert waiting.says() == "making"
+        waiting.finish()
+
+
+def test_the_folder_that_mutants_are_compiled_in_is_no_entry(cache: Cache) -> None:
+    kept(cache, "tree", 2 * UNUSED_S, kind="kvm-work")
+    Cache(cache.root, 0).entry("kernel", "new", fill)
+    assert names(cache.root / "kvm-work") == ["tree"]
+
+
+def test_no_more_than_half_of_what_the_disk_has_for_it_is_kept(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * MB))
+    for name, age in (("a", 300), ("b", 200), ("c", 100)):
+        kept(cache, name, age)
+    cache.entry("kernel", "new", fill)
+    assert names(cache.root / "kernel") == ["b", "c", "new"]
+
+
+@pytest.mark.parametrize(("said", "limit"), [("", LIMIT), ("0", 0), ("2.5", 2_500_000_000)])
+def test_the_limit_is_what_the_user_says(said: str, limit: int) -> None:
+    assert Cache.default({"KVMTEST_CACHE": "/a", "KVMTEST_CACHE_GB": said}).limit == limit
+
+
+@pytest.mark.parametrize("said", ["-1", "20G", "nan", "inf", "1e400"])
+def test_a_limit_that_is_no_number_is_refused(said: str) -> None:
+    with pytest.raises(EnvironmentUnfit, match=r"KVMTEST_CACHE_GB is .* give a number"):
+        Cache.default({"KVMTEST_CACHE": "/a", "KVMTEST_CACHE_GB": said})
