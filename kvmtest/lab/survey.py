@@ -7,8 +7,10 @@ which runs are still to be made.
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from kvmtest import __version__
@@ -148,11 +150,15 @@ class Run:
 
     def _row(self, show: OnText) -> Surveyed:
         machine = self.machine
-        target = LabTarget.of(replace(machine.options, kernel=[self.kernel]), show, show)
-        try:
-            row = row_of(target.kernel, machine.options.machine, target.run(machine.job).evidence)
-        except TargetFailed as failed:
-            row = row_of_failure(target, machine, str(failed))
+        found = LabTarget.of(replace(machine.options, kernel=[self.kernel]), show, show)
+        # An image of 100 MB serves this run alone.
+        with tempfile.TemporaryDirectory(prefix="kvmtest-") as folder:
+            target = LabTarget(replace(found.machine, cache=Cache(Path(folder))))
+            try:
+                outcome = target.run(machine.job)
+                row = row_of(target.kernel, machine.options.machine, outcome.evidence)
+            except TargetFailed as failed:
+                row = row_of_failure(target, machine, str(failed))
         return replace(row, basis=machine.basis)
 
 

@@ -40,7 +40,7 @@ MACHINES: dict[str, Callable[[], Emulator]] = {
 #: KVM's vendor module in each.
 VENDORS = {"intel": "kvm_intel", "amd": "kvm_amd", "amd-uefi": "kvm_amd"}
 #: The MiB of the host's memory that each needs while it runs, emulator and kvmtest together.
-NEEDED_MIB = {"intel": 640, "amd": 1024, "amd-uefi": 1024}
+NEEDED_MIB = {"intel": 640, "amd": 768, "amd-uefi": 1024}
 
 # The steps of a job by the stage that ends each (kvmtest/lab/inside/agent.py).
 _STEPS = {"awake": "restore", "running": "job", "end": "suite"}

@@ -209,6 +209,7 @@ def test_several_at_a_time_give_the_page_that_one_after_the_other_gives(
         assert releases(folder) == [tree.name for tree in trees]
     assert (tmp_path / "1/kernels.md").read_text() == (tmp_path / "3/kernels.md").read_text()
     assert set(emulator.starts()) == {"cold"}, "a kernel runs once: saving it would take longer"
+    assert not [path for path in emulator.cache.root.rglob("*") if path.is_file()]
 
 
 def test_a_kernel_that_is_none_stops_no_other_and_is_named_at_the_end(
@@ -253,12 +254,15 @@ def test_an_interrupt_ends_all_machines_and_leaves_nothing(
     words = ["lab", "survey", "--jobs", "2", "-o", str(tmp_path), *map(str, trees)]
     command = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(main(words)))
     command.start()
-    # Open for writing too, it does not end between the two.
-    with os.fdopen(os.open(hanging, os.O_RDWR), "rb", 0) as told:
-        assert [told.readline(), told.readline()] == 2 * [b"hangs\n"]
-    assert len(list(temporary.iterdir())) == 2
-    os.kill(command.pid or 0, signal.SIGINT)
-    command.join()
+    try:
+        # Open for writing too, it does not end between the two.
+        with os.fdopen(os.open(hanging, os.O_RDWR), "rb", 0) as told:
+            assert [told.readline(), told.readline()] == 2 * [b"hangs\n"]
+        assert len(list(temporary.glob("kvmtest-lab-*"))) == 2
+        os.kill(command.pid or 0, signal.SIGINT)
+        command.join()
+    finally:
+        command.kill()
     assert command.exitcode == 130
     assert list(temporary.iterdir()) == []
     assert not [path for path in emulator.cache.root.rglob("*") if path.suffix == ".making"]
