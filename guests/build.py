@@ -1,7 +1,7 @@
 """The guests' images
 ==================
 
-Assembles and links the guests, and the stub of flat kernels, into ELF images with symbols.
+Assembles and links the guests, and what the lab boots a kernel by, into ELF images with symbols.
 """
 
 import os
@@ -22,6 +22,7 @@ IMAGES_BY_SCRIPT = {
         "real": ["real"],
     },
     "flat_kernel.ld": {"flat_kernel": ["flat_kernel"]},
+    "boot_cd.ld": {"boot_cd": ["boot_cd"]},
 }
 
 

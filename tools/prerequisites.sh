@@ -63,9 +63,6 @@ find_missing_for_lab() {
 	need bochs-term test -e /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so
 	need bochsbios test -e /usr/share/bochs/BIOS-bochs-latest
 	need vgabios test -e /usr/share/bochs/VGABIOS-lgpl-latest
-	need isolinux has_file isolinux.bin
-	need syslinux-common has_file ldlinux.c32
-	need xorriso xorriso -version
 	find_missing_for_machines
 }
 

@@ -149,6 +149,6 @@ class SavedMachine:
 def _makers() -> str:
     """Return the digest of what makes an image of its parts: code, stub, and boot loader."""
     modules = (bytecode, bzimage, cpio, disk, flat_kernel, image, userland)
-    files = [*(Path(str(module.__file__)) for module in modules), flat_kernel.STUB, *disk.LOADER]
+    files = [*(Path(str(module.__file__)) for module in modules), flat_kernel.STUB, disk.LOADER]
     # Where one is missing, disk.make and flat_kernel.flatten say so.
     return of_parts(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))

@@ -153,7 +153,9 @@ def test_the_wheel_has_its_command_its_types_its_patches_and_its_license(wheel: 
     patches = {f"kvmtest/lab/mutants/patches/{m.name}.patch" for m in (*MUTANTS, *REPAIRS)}
     assert patches <= set(names)
     assert any(n.endswith("licenses/LICENSE") for n in names)
-    assert {"kvmtest/guests/images/long.elf", "kvmtest/guests/images/real.elf"} <= set(names)
+    assert {f"kvmtest/guests/images/{name}.elf" for name in ("long", "real", "boot_cd")} <= set(
+        names
+    )
     assert "kvmtest/lab/emulators/bochs/selftest.rom" in names
     # Every module of the checkout, and of its tests the suite alone.
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "kvmtest").rglob("*.py")}

@@ -35,22 +35,22 @@ def test_a_distribution_belongs_to_its_family(
 @pytest.mark.parametrize(
     ("os_release", "command"),
     [
-        (os_releases.UBUNTU, "apt-get install --no-install-recommends xorriso isolinux g++"),
-        (os_releases.ROCKY, "dnf install xorriso syslinux-nonlinux gcc-c++"),
-        (os_releases.ARCH, "pacman -S libisoburn syslinux gcc"),
-        (os_releases.LEAP, "zypper install xorriso syslinux gcc-c++"),
-        (os_releases.ALPINE, "install xorriso isolinux g++ (Debian's names)"),
+        (os_releases.UBUNTU, "apt-get install --no-install-recommends ovmf gcc g++"),
+        (os_releases.ROCKY, "dnf install edk2-ovmf gcc gcc-c++"),
+        (os_releases.ARCH, "pacman -S edk2-ovmf gcc"),
+        (os_releases.LEAP, "zypper install qemu-ovmf-x86_64 gcc gcc-c++"),
+        (os_releases.ALPINE, "install ovmf gcc g++ (Debian's names)"),
     ],
 )
 def test_packages_have_this_distributions_names(
     os_release: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields(os_release, tmp_path, monkeypatch)
-    assert install("xorriso", "isolinux", "g++") == command
+    assert install("ovmf", "gcc", "g++") == command
 
 
 def test_a_package_of_two_things_is_named_once_and_one_that_is_none_never() -> None:
-    assert install("isolinux", "syslinux-common", family="arch") == "pacman -S syslinux"
+    assert install("gcc", "g++", family="arch") == "pacman -S gcc"
     assert install("bochsbios", "make", family="fedora") == "dnf install make"
 
 

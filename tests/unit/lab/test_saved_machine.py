@@ -93,15 +93,6 @@ def another(module_: object, name: str) -> Callable[[Emulator, Patch], object]:
     return change
 
 
-def other_loader(emulator: Emulator, patch: Patch) -> None:
-    changed = {}
-    for file, package in disk.LOADER.items():
-        copy = emulator.folder / file.name
-        copy.write_bytes(file.read_bytes() + b"\n")
-        changed[copy] = package
-    patch.setattr(disk, "LOADER", changed)
-
-
 def other_kernel(emulator: Emulator, _: Patch) -> None:
     kernel = bzimage(vmlinux(b"\xf4\xf4"), banner=BANNER)
     (emulator.tree / f"boot/vmlinuz-{RELEASE}").write_bytes(kernel)
@@ -125,7 +116,7 @@ IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
         userland, "sources", lambda: {"/bin/other": emulator.folder / "bochs-bin"}
     ),
     "stub of flat kernels": another(flat_kernel, "STUB"),
-    "boot loader": other_loader,
+    "boot loader": another(disk, "LOADER"),
     **{
         f"code of {each.__name__}": another(each, "__file__")
         for each in (bzimages, disk, flat_kernel, image, userland)

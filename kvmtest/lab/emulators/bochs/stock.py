@@ -32,8 +32,7 @@ from .log import LOG, last_words
 __all__ = ["LACKS", "PACKAGES", "StockBochs"]
 
 #: The Debian packages to install.
-PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "isolinux", "syslinux-common",
-            "xorriso", "busybox-static")  # fmt: skip
+PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios", "busybox-static")
 
 #: Why stock Bochs does not meet these preconditions.
 LACKS = {

@@ -1,76 +1,125 @@
-"""kvmtest/lab/image/disk.py: what the drives hold, and what is said where a tool is missing."""
+"""lab/image/disk.py: what the drives hold, as a BIOS, the loader and the kernel read them."""
 
-import re
-import subprocess
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from shutil import which
 
 import pytest
+from support.kernel_files import bzimage, vmlinux
 
-from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.kernels.bzimage import header_field, setup_size
+from kvmtest.kernels.elf import reading
 from kvmtest.lab.image import disk
+from kvmtest.lab.image.flat_kernel import flatten
 
-needs_tools = pytest.mark.skipif(
-    not which("xorriso") or not all(file.exists() for file in disk.LOADER),
-    reason="needs xorriso, isolinux and syslinux-common",
-)
-
-
-@needs_tools
-def test_the_image_holds_kernel_first_file_system_and_command_line(tmp_path: Path) -> None:
-    target = tmp_path / "a folder" / "boot.iso"
-    target.parent.mkdir()
-    disk.make(target, b"kernel" * 1000, b"initramfs" * 5000, "quiet a=b,c")
-    out = tmp_path / "out"
-    command = ["xorriso", "-osirrox", "on", "-indev", str(target), "-extract", "/", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    found = {p.name.lower(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert found["vmlinuz"] == b"kernel" * 1000
-    assert found["initramfs"] == b"initramfs" * 5000
-    assert b" append quiet a=b,c\n" in found["isolinux.cfg"]
-    assert "ldlinux.c32" in found
-    # El Torito's boot record is in sector 17.
-    assert b"EL TORITO" in target.read_bytes()[17 * 2048 : 18 * 2048]
-    assert [path.name for path in target.parent.iterdir()] == ["boot.iso"]
+KERNEL = bzimage(vmlinux())
+INITRAMFS = b"initramfs" * 5000
+SECTOR = 2048
 
 
-@needs_tools
-def test_a_failing_xorriso_is_told_in_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass
+class Cd:
+    """The image of a boot CD."""
+
+    content: bytes
+
+    def sectors(self, at: int, count: int = 1) -> bytes:
+        return self.content[at * SECTOR : (at + count) * SECTOR]
+
+    def loader(self) -> tuple[bytes, int]:
+        """Return what a BIOS loads, and the offset of the loader's table in it (El Torito 1.0)."""
+        record = self.sectors(17)
+        assert record[:7] == b"\0CD001\x01"
+        assert record[7:39].rstrip(b"\0") == b"EL TORITO SPECIFICATION"
+        catalog = self.sectors(struct.unpack_from("<I", record, 0x47)[0])
+        assert sum(struct.unpack_from("<16H", catalog)) & 0xFFFF == 0
+        assert (catalog[0], catalog[30:32]) == (1, b"\x55\xaa")
+        indicator, media, segment, _, _, count, at = struct.unpack_from("<BBHBBHI", catalog, 32)
+        assert (indicator, media, segment, count) == (0x88, 0, 0, 4)
+        with reading(disk.LOADER.read_bytes()) as file:
+            (table,) = file.get_section_by_name(".symtab").get_symbol_by_name("loads")
+        return self.sectors(at), table["st_value"] - 0x7C00
+
+    def memory(self) -> dict[int, bytes]:
+        """Return what the loader puts where."""
+        code, at = self.loader()
+        loads = list(struct.iter_unpack("<3I", code[at : at + 36]))
+        return {address: self.sectors(first, count) for first, count, address in loads}
+
+
+def boot_cd(folder: Path, kernel: bytes = KERNEL, command_line: str = "quiet a=b,c") -> Cd:
+    target = folder / "boot.iso"
+    disk.make(target, kernel, INITRAMFS, command_line)
+    return Cd(target.read_bytes())
+
+
+def test_the_loader_is_one_sector_of_code_and_a_table(tmp_path: Path) -> None:
+    code, at = boot_cd(tmp_path).loader()
+    assert code[:1] == b"\xea"  # a far jump over the table
+    assert code[:at] == segment_of(disk.LOADER)[:at]
+    assert code[at + 36 :].rstrip(b"\0") == segment_of(disk.LOADER)[at + 36 :].rstrip(b"\0")
+
+
+def segment_of(path: Path) -> bytes:
+    with reading(path.read_bytes()) as file:
+        data: bytes = next(file.iter_segments()).data()
+        return data
+
+
+@pytest.mark.parametrize("kernel", [KERNEL, flatten(KERNEL)], ids=["packed", "flat"])
+def test_the_kernel_the_first_file_system_and_the_command_line_are_loaded(
+    tmp_path: Path, kernel: bytes
 ) -> None:
-    tool = tmp_path / "bin" / "xorriso"
-    tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\necho first >&2\necho 'the disk is full' >&2\nexit 5\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:/bin:/usr/bin")
-    target = tmp_path / "out" / "boot.iso"
-    target.parent.mkdir()
-    with pytest.raises(EnvironmentUnfit, match=r"boot\.iso: xorriso failed: the disk is full$"):
-        disk.make(target, b"", b"", "")
-    assert list(target.parent.iterdir()) == []
+    memory = boot_cd(tmp_path, kernel).memory()
+    setup = memory[0x90000]
+    # What a loader writes is in the header (boot.rst); all else is the kernel's own.
+    changed = {at for at, byte in enumerate(kernel[: setup_size(kernel)]) if setup[at] != byte}
+    assert changed <= {0x210, 0x211, *range(0x218, 0x220), 0x224, 0x225, *range(0x228, 0x22C)}
+    assert memory[0x100000][: len(kernel)].startswith(kernel[setup_size(kernel) :])
+    at, size = header_field(setup, "ramdisk_image"), header_field(setup, "ramdisk_size")
+    assert memory[at][:size] == INITRAMFS
+    line = header_field(setup, "cmd_line_ptr") - 0x90000
+    assert setup[line:].rstrip(b"\0") == b"quiet a=b,c"
 
 
-@needs_tools
-def test_a_missing_xorriso_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EnvironmentUnfit, match=r"^xorriso is missing; .* install .*xorriso"):
-        disk.make(tmp_path / "boot.iso", b"", b"", "")
+def test_the_kernel_is_told_what_a_loader_must_tell_it(tmp_path: Path) -> None:
+    setup = boot_cd(tmp_path).memory()[0x90000]
+    assert header_field(setup, "type_of_loader") == 0xFF
+    assert header_field(setup, "loadflags") == header_field(KERNEL, "loadflags") | 0x80
+    assert header_field(setup, "heap_end_ptr") == 0xDE00
 
 
-@pytest.mark.parametrize("package", ["isolinux", "syslinux-common"])
-def test_a_missing_boot_loader_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+@pytest.mark.parametrize("kernel", [KERNEL, flatten(KERNEL)], ids=["packed", "flat"])
+def test_nothing_is_loaded_over_anything_else_nor_where_the_kernel_unfolds(
+    tmp_path: Path, kernel: bytes
 ) -> None:
-    files = {tmp_path / name: name for name in ("isolinux", "syslinux-common")}
-    for file, name in files.items():
-        if name != package:
-            file.touch()
-    monkeypatch.setattr(disk, "LOADER", files)
-    with pytest.raises(
-        EnvironmentUnfit, match=rf"/{package} is missing; {re.escape(install(package))}"
-    ):
-        disk.make(tmp_path / "boot.iso", b"", b"", "")
+    memory = boot_cd(tmp_path, kernel).memory()
+    places = sorted((at, at + len(content)) for at, content in memory.items())
+    assert all(end <= start for (_, end), (start, _) in pairwise(places))
+    assert memory.keys() >= {0x90000, 0x100000}
+    assert 0x90000 + len(memory[0x90000]) <= 0x9F000  # below what a BIOS keeps for itself
+    unfolded = header_field(kernel, "pref_address") + header_field(kernel, "init_size")
+    assert places[-1][0] >= unfolded
+
+
+def test_a_command_line_that_a_kernel_would_cut_is_refused(tmp_path: Path) -> None:
+    boot_cd(tmp_path, command_line="x" * 2047)
+    with pytest.raises(EnvironmentUnfit, match="a command line of 2048 bytes is too long"):
+        boot_cd(tmp_path, command_line="x" * 2048)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no ELF file"])
+def test_a_loader_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    loader = tmp_path / "boot_cd.elf"
+    if content is not None:
+        loader.write_bytes(content)
+    monkeypatch.setattr(disk, "LOADER", loader)
+    with pytest.raises(EnvironmentUnfit, match=r"boot_cd\.elf, is not usable .* build it again"):
+        boot_cd(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 100])
