@@ -18,6 +18,8 @@
 
 /* Memory, identity-mapped. The image is copied from the ROM to where it is linked. */
 #define ROM_SEGMENT    0xf000
+#define SCRATCH        0x7000
+#define SCRATCH_SIZE   0x100
 #define TRAMPOLINE     0x8000  /* where the second CPU starts, in real mode */
 #define IMAGE          0x10000
 #define IMAGE_SIZE     0x10000
@@ -46,6 +48,7 @@
 /* Ports: the lab's, which saves or ends the machine, and the parallel port. */
 #define BREAKPOINT    0x4b5
 #define BREAKPOINT_GO 1
+#define UNUSED        0x4b6
 #define LPT_DATA      0x378
 #define LPT_CONTROL   0x37a
 #define LPT_STROBE    0x0d

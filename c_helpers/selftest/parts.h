@@ -63,7 +63,7 @@ void user_rdpmc(uint32_t index, uint64_t *value);
 uint32_t run_guest(int counts_all, uint32_t to_guest);
 
 extern char on_syscall[];
-extern char guest_exited[], guest_straight[], guest_cpuid[], guest_repeat[], guest_loop[], guest_sets_debugctl[];
+extern char guest_exited[], guest_straight[], guest_cpuid[], guest_ud[], guest_repeat[], guest_loop[], guest_sets_debugctl[];
 extern char smm_handler[], smm_handler_end[], smram_handler[], smram_handler_end[];
 
 /* machine.c */
@@ -106,6 +106,14 @@ struct guest {
 	uint32_t cpl, entry_controls, exit_controls, pin_controls; /* optional ones */
 	uint64_t debugctl, global_control, host_global_control, flags;
 	uint32_t event; /* to inject; 0: none */
+	uint32_t exceptions; /* that exit */
+	struct stored_msr *stored; /* one, or NULL */
+};
+
+/* An entry of the list of MSRs that a VM-exit stores. */
+struct stored_msr {
+	uint32_t index, reserved;
+	uint64_t value;
 };
 
 /* Bits of those controls, as the SDM (appendix A) numbers them. */

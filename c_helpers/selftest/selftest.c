@@ -245,6 +245,12 @@ static void check_guests(void)
 	guest.cpl = 3;
 	count_guest("guest-user", guest, 0);
 	count_guest("guest-cpuid", counted_guest(guest_cpuid), 0);
+	guest = counted_guest(guest_ud);
+	guest.exceptions = 1 << 6;
+	count_guest("guest-exceptions", guest, 0);
+	guest = crossed_guest(guest_ud);
+	guest.exceptions = 1 << 6;
+	count_guest("across-exceptions", guest, 1);
 	count_guest("across", crossed_guest(guest_straight), 1);
 	guest = crossed_guest(guest_straight);
 	guest.cpl = 3;
@@ -289,11 +295,15 @@ static void look_at_switch(const char *name, struct guest guest, uint64_t debugc
 
 static void check_switches(void)
 {
+	struct stored_msr stored __attribute__((aligned(16))) = { MSR_GLOBAL_CONTROL, 0, 0 };
 	struct guest guest = counted_guest(guest_sets_debugctl);
 
 	guest.debugctl = FREEZE_WHILE_SMM | 1;
 	guest.global_control = 0x5;
+	guest.stored = &stored;
 	look_at_switch("switch", guest, FREEZE_WHILE_SMM, 0x3);
+	report("switch", ".stored-global-control", *(volatile uint64_t *)&stored.value);
+	guest.stored = 0;
 	guest.entry_controls = 0;
 	look_at_switch("switch-without-entry", guest, 0x2, 0x3);
 	guest = counted_guest(guest_sets_debugctl);

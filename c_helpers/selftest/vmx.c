@@ -23,6 +23,7 @@ enum field {
 	GUEST_SELECTOR = 0x800, /* ES, CS, SS, DS, FS, GS, LDTR, TR: two apart, here and below */
 	HOST_SELECTOR = 0xc00,  /* ES, CS, SS, DS, FS, GS, TR */
 	MSR_BITMAPS = 0x2004,
+	STORED_MSRS = 0x2006,
 	LINK_POINTER = 0x2800,
 	GUEST_DEBUGCTL = 0x2802,
 	GUEST_GLOBAL_CONTROL = 0x2808,
@@ -32,6 +33,7 @@ enum field {
 	EXCEPTION_BITMAP = 0x4004,
 	CR3_TARGETS = 0x400a,
 	EXIT_CONTROLS = 0x400c,
+	STORED_MSRS_COUNT = 0x400e,
 	ENTRY_CONTROLS = 0x4012,
 	ENTRY_EVENT = 0x4016,
 	GUEST_LIMIT = 0x4800,
@@ -152,7 +154,9 @@ void vmx_prepare(const struct guest *guest)
 	write_field(EXIT_CONTROLS, controls(EXIT_TO_LONG_MODE | guest->exit_controls, MSR_TRUE_EXIT));
 	write_field(ENTRY_CONTROLS, controls(ENTRY_TO_LONG_MODE | guest->entry_controls, MSR_TRUE_ENTRY));
 	write_field(MSR_BITMAPS, (uintptr_t)msr_bitmaps);
-	write_field(EXCEPTION_BITMAP, 0);
+	write_field(EXCEPTION_BITMAP, guest->exceptions);
+	write_field(STORED_MSRS, (uintptr_t)guest->stored);
+	write_field(STORED_MSRS_COUNT, guest->stored ? 1 : 0);
 	write_field(CR3_TARGETS, 0);
 	write_field(LINK_POINTER, UINT64_MAX);
 	write_field(ENTRY_EVENT, guest->event);

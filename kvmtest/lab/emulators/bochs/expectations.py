@@ -28,9 +28,9 @@ AROUND_USER = SWITCH + 6 + 1
 TIMER_HANDLER, UD_HANDLER, GP_HANDLER, PF_HANDLER, NP_HANDLER, DB_HANDLER = 6, 3, 4, 4, 3, 3
 EVENT_HANDLER = 2
 # The machine's own handler of SMIs, and the lab's with the machine's RSM behind it.
-SMM_HANDLER, LAB_HANDLER = 11, 2 + 2 * TURNS + 1
-# The host's, after an exit by VMCALL and by CPUID; VMLAUNCH is one more.
-AFTER_VMCALL, AFTER_CPUID, VMLAUNCH = 7, 9, 1
+SMM_HANDLER, LAB_HANDLER = 18, 2 + 2 * TURNS + 1
+# The host's, after an exit by VMCALL, CPUID and an exception; VMLAUNCH is one more.
+AFTER_VMCALL, AFTER_CPUID, AFTER_EXCEPTION, VMLAUNCH = 9, 9, 11, 1
 
 EXIT_VMCALL, ENTRY_REFUSED = 18, 0x80000021
 FREEZE, TRACES, RTM = 1 << 14, 0x41, 1 << 15
@@ -94,7 +94,7 @@ def instructions() -> Iterator[Expectation]:
     straight, loop = SWITCH + STRAIGHT, SWITCH + SPIN
     yield from counted("straight", "of a straight run", os=straight, cycles=straight)
     yield from counted("loop", "of a loop", os=loop, cycles=loop)
-    yield from counted("repeats", "of REP MOVS, CMPS and STOS", os=SWITCH + 13)
+    yield from counted("repeats", "of REP MOVS, CMPS, STOS and OUTS", os=SWITCH + 25)
     usr, os = SPIN + 1, AROUND_USER
     yield from counted("user", "of a loop in CPL 3", usr=usr, os=os, cycles=usr + os)
     yield from counted(
@@ -229,6 +229,10 @@ def guests() -> Iterator[Expectation]:
     yield from guest("across-user", what, usr=STRAIGHT, os=host)
     exits = in_cpuid_guest + EXITS * AFTER_CPUID
     yield from guest("across-cpuid", "across VM-exits by CPUID", os=host + exits)
+    with_exceptions = 1 + 2 * FAULTS
+    yield from guest("guest-exceptions", "of a guest with exits by #UD", os=with_exceptions)
+    exits = with_exceptions + FAULTS * AFTER_EXCEPTION
+    yield from guest("across-exceptions", "across VM-exits by #UD", os=host + exits)
     what = "across VM-entry with an event"
     yield from guest("across-injection", what, os=host + STRAIGHT + EVENT_HANDLER)
     yield Expectation("across-injection.injected", "events injected by VM-entry", 1)
@@ -274,6 +278,8 @@ def switches() -> Iterator[Expectation]:
             yield Expectation(line, f"a guest's IA32_PERF_GLOBAL_CTRL, {what}", seen[1])
         yield Expectation(f"{name}.debugctl", f"IA32_DEBUGCTL after VM-exit, {what}", 0)
         yield Expectation(f"{name}.field", f"GUEST_IA32_DEBUGCTL, {what}", after)
+    line, what = "switch.stored-global-control", "IA32_PERF_GLOBAL_CTRL that VM-exit stores"
+    yield Expectation(line, what, 0x5)
 
 
 def guests_with_smis() -> Iterator[Expectation]:
