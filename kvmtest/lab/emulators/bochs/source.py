@@ -8,6 +8,7 @@ keep it are a list, because archives lose old versions.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,7 +62,7 @@ def source(cache: Cache, on_step: OnStep, environment: Mapping[str, str] = os.en
     """
     if named := environment.get(VARIABLE):
         return _given(Path(named), cache)
-    return _kept(cache) or _fetched(cache, on_step)
+    return _fetched(cache, on_step)
 
 
 def _given(path: Path, cache: Cache) -> Path:
@@ -84,15 +85,11 @@ def _given(path: Path, cache: Cache) -> Path:
     return cache.entry(_KIND, digest, make) / name
 
 
-def _kept(cache: Cache) -> Path | None:
-    """Return an archive that the cache has, or None."""
-    kept = (cache.root / _KIND / digest / name for digest, name in _NAMES.items())
-    return next((path for path in kept if path.is_file()), None)
-
-
 def _fetched(cache: Cache, on_step: OnStep) -> Path:
     refusals: list[str] = []
-    for place in _places(on_step, refusals):
+    known = (_POOL, *_OTHERS)
+    kept = [place for place in known if (cache.root / _KIND / place.sha256).is_dir()]
+    for place in chain(kept, _places(on_step, refusals)):
         try:
             return _from(place, cache, on_step)
         except DownloadError as error:
