@@ -159,7 +159,10 @@ class Run:
                 row = row_of(target.kernel, machine.options.machine, outcome.evidence)
             except TargetFailed as failed:
                 row = row_of_failure(target, machine, str(failed))
-        return replace(row, basis=machine.basis)
+        # Of what ran: kvmtest may have changed since the survey began.
+        own = target.machine
+        basis = of_parts(of_files(own.package), own.emulator.machine_digest(own.hardware))
+        return replace(row, basis=basis)
 
 
 def row_of(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:

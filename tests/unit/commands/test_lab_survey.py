@@ -15,6 +15,8 @@ from support.lab_emulator import Emulator, evidence
 
 from kvmtest.cli import main
 from kvmtest.judge import Verdict
+from kvmtest.kernels.archive import Archive
+from kvmtest.kernels.offers import Offer
 from kvmtest.lab.survey import Surveyed
 from kvmtest.lab.target import MACHINES
 from kvmtest.report.kernels_page import page
@@ -241,6 +243,23 @@ def test_a_machine_that_fails_has_a_row_that_says_so(
     assert [row["failure"] for row in json.loads((tmp_path / "kernels.json").read_text())] == [
         "", ""
     ]  # fmt: skip
+
+
+def test_all_are_the_kernels_on_offer_but_those_whose_row_is_up_to_date(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    offer = Offer(RELEASE, "6.12.7", "6.12.7-1", (), ("bookworm",))
+    monkeypatch.setattr(Archive, "offers", lambda _: [offer])
+    words = ["lab", "survey", "--all", "-o", str(tmp_path)]
+    survey(emulator, tmp_path, emulator="Bochs", cpus=1)
+    capsys.readouterr()
+    assert main([*words, "--machine", "intel"]) == 0
+    assert capsys.readouterr().out == f"0 of 0 runs: {tmp_path / 'kernels.md'}\n"
+    # The other machine has no row; its kernel can't be fetched, as no package is there.
+    assert main(words) == 3
+    captured = capsys.readouterr()
+    assert captured.out.startswith("0 of 1 runs")
+    assert captured.err.splitlines()[-1].startswith(f"kvmtest: {RELEASE} amd: ")
 
 
 def test_an_interrupt_ends_all_machines_and_leaves_nothing(
