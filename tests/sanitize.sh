@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Run the tests of the native module with AddressSanitizer and UndefinedBehaviorSanitizer, in a copy
-# of the package of its own: the normal build stays as it is.
+# Run the tests of the native module and of the emulator's parts with AddressSanitizer and
+# UndefinedBehaviorSanitizer, in a copy of the package of its own: the normal build stays as it is.
 #
 #     tests/sanitize.sh [PYTHON] [pytest arguments]
 set -eu
@@ -16,7 +16,9 @@ rm -f "$work"/kvmtest/_native*.so
 mkdir -p "$work/tests"
 cp -r tests/*.py tests/support tests/kvm tests/unit tests/suite "$work/tests"
 
-(cd "$work" && KVMTEST_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace)
+# Also for tests that compile what they test (tests/support/bochs_part.py).
+export KVMTEST_SANITIZE=1
+(cd "$work" && "$python" setup.py --quiet build_ext --inplace)
 
 compiler=${CC:-cc}
 # Python's own memory is not ours to check for leaks.
@@ -34,4 +36,5 @@ assert native.__file__.startswith('$work'), native.__file__
 print('sanitized:', native.__file__)"
 # Captured by pytest, a report would be lost with the process that it ends.
 LD_PRELOAD=$preload "$python" -m pytest -p no:cacheprovider -q --capture=sys \
-	tests/kvm tests/unit/kvm tests/unit/host/changes/test_toggler.py tests/unit/pmu "$@"
+	tests/kvm tests/unit/kvm tests/unit/host/changes/test_toggler.py tests/unit/pmu \
+	tests/unit/c_helpers/bochs "$@"

@@ -9,7 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "build.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* Of what is modelled, and how its state is saved. */
 #define PMU_VERSION 3
@@ -43,13 +45,13 @@ struct pmu {
 };
 
 /* Count what the CPU has done since it was last told, in the mode and under the controls that it was in. */
-HIDDEN void pmu_advance(struct pmu *pmu, uint64_t cycles, uint64_t instructions);
+void pmu_advance(struct pmu *pmu, uint64_t cycles, uint64_t instructions);
 
-HIDDEN enum msr_answer pmu_read_msr(const struct pmu *pmu, uint32_t index, uint64_t *value);
-HIDDEN enum msr_answer pmu_write_msr(struct pmu *pmu, uint32_t index, uint64_t value);
+enum msr_answer pmu_read_msr(const struct pmu *pmu, uint32_t index, uint64_t *value);
+enum msr_answer pmu_write_msr(struct pmu *pmu, uint32_t index, uint64_t value);
 
 /* RDPMC; whether there is such a counter. */
-HIDDEN bool pmu_read_counter(const struct pmu *pmu, uint32_t index, uint64_t *value);
+bool pmu_read_counter(const struct pmu *pmu, uint32_t index, uint64_t *value);
 
 /* What a VMCS says of it: controls, and the values for the state that is entered. */
 struct pmu_switch {
@@ -58,15 +60,19 @@ struct pmu_switch {
 	uint64_t global_control;
 };
 
-HIDDEN void pmu_enter_guest(struct pmu *pmu, const struct pmu_switch *to);
+void pmu_enter_guest(struct pmu *pmu, const struct pmu_switch *to);
 
 /* First of a VM-exit: return whether the guest's DEBUGCTL, ``*saved``, goes to the VMCS. */
-HIDDEN bool pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed, uint64_t *saved);
+bool pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed, uint64_t *saved);
 
 /* Then, after MSRs are stored: the host's state. */
-HIDDEN void pmu_load_host(struct pmu *pmu, const struct pmu_switch *to);
+void pmu_load_host(struct pmu *pmu, const struct pmu_switch *to);
 
-HIDDEN void pmu_enter_smm(struct pmu *pmu);
-HIDDEN void pmu_leave_smm(struct pmu *pmu);
+void pmu_enter_smm(struct pmu *pmu);
+void pmu_leave_smm(struct pmu *pmu);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -15,20 +15,20 @@ struct smi_source {
 	uint64_t turns; /* as MSR_LAB_SMI_TURNS has it */
 };
 
-HIDDEN extern struct smi_source smi_source;
+extern struct smi_source smi_source;
 
-/* Before the first instruction. */
-HIDDEN void smi_begin(void);
+/* When the CPUs are made. */
+void smi_initialize(void);
 
-HIDDEN enum msr_answer smi_read_msr(uint32_t index, uint64_t *value);
+enum msr_answer smi_read_msr(uint32_t index, uint64_t *value);
 
-/* By the CPU ``number``. */
-HIDDEN enum msr_answer smi_write_msr(unsigned number, uint32_t index, uint64_t value);
+/* By the CPU ``cpu``. */
+enum msr_answer smi_write_msr(unsigned cpu, uint32_t index, uint64_t value);
 
 /* Before a CPU enters SMM: give it a place of its own there, if there is a handler of the lab's. */
-HIDDEN void smi_relocate(void *cpu);
+void smi_relocate(unsigned cpu);
 
 /* When it has entered: write the handler, if there is one, where the CPU goes on. */
-HIDDEN void smi_write_handler(void *cpu);
+void smi_write_handler(unsigned cpu);
 
 #endif

@@ -47,7 +47,7 @@ def run(
     this machine. Other rows in ``folder`` stay. Returns 0, or 3 if a run failed.
     """
     rows = load(folder / DATA)
-    machines = [SurveyMachine.of(each, job) for each in options]
+    machines = [SurveyMachine.of(each, job, _step) for each in options]
     if kernels is None:
         runs = list(pending(Archive(Cache.default(), _step).offers(), machines, rows))
     else:

@@ -24,6 +24,7 @@ from kvmtest.target import Job, TargetFailed
 
 from .digest import of_files, of_parts
 from .emulators.emulator import Emulator, Hardware
+from .emulators.search import Search
 from .image import payload
 from .parallel import Task
 from .parameters import Parameters
@@ -122,10 +123,14 @@ class SurveyMachine:
     basis: str
 
     @classmethod
-    def of(cls, options: LabOptions, job: Job) -> Self:
-        """Return the machine of ``options``; raises UsageError, EnvironmentUnfit."""
+    def of(cls, options: LabOptions, job: Job, on_step: OnText) -> Self:
+        """Return the machine of ``options``; raises UsageError, EnvironmentUnfit.
+
+        ``on_step`` gets a line before each step that takes seconds.
+        """
         parameters = Parameters.parse(job.parameters, VENDORS[options.machine])
-        emulator = MACHINES[options.machine]()
+        with Search(MACHINES[options.machine], Cache.default(), on_step) as search:
+            emulator = search.result()
         hardware = Hardware(options.cpus or emulator.cpus)
         basis = of_parts(of_files(payload.package()), emulator.machine_digest(hardware))
         return cls(replace(options, cold=True), emulator, parameters, job, basis)

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,33 @@ from kvmtest.kernels.overlay import Overlay
 from kvmtest.kernels.resolve import resolve
 from kvmtest.target import Job, Outcome, TargetFailed
 
-from .emulators.bochs.patched import Bochs
+from .emulators.bochs import find as bochs
+from .emulators.bochs.build import Builder
+from .emulators.bochs.built import BuiltBochs
 from .emulators.emulator import Emulator, Hardware
-from .emulators.qemu import Q35, Qemu
+from .emulators.qemu import PC, Q35, Qemu
+from .emulators.search import Search
 from .image import payload
 from .image.contents import MODULE_ARGUMENTS
 from .parameters import Parameters
 from .saved_machine import SavedMachine
 
-__all__ = ["MACHINES", "NEEDED_MIB", "VENDORS", "LabOptions", "LabTarget"]
+__all__ = ["MACHINES", "MODULES", "NEEDED_MIB", "VENDORS", "LabOptions", "LabTarget"]
 
 #: The lab's machines by name, and how the emulator of each is found.
-MACHINES: dict[str, Callable[[], Emulator]] = {
-    "intel": Bochs.find,
-    "amd": Qemu.find,
-    "amd-uefi": partial(Qemu.find, Q35),
+MACHINES: dict[str, Callable[[Builder], Emulator]] = {
+    "intel": bochs.find,
+    "amd": lambda _: Qemu.find(),
+    "amd-uefi": lambda _: Qemu.find(Q35),
+}
+#: The modules that each loads; the first is KVM's vendor module.
+MODULES: dict[str, tuple[str, ...]] = {
+    "intel": BuiltBochs.modules,
+    "amd": PC.loads,
+    "amd-uefi": Q35.loads,
 }
 #: KVM's vendor module in each.
-VENDORS = {"intel": "kvm_intel", "amd": "kvm_amd", "amd-uefi": "kvm_amd"}
+VENDORS = {name: modules[0] for name, modules in MODULES.items()}
 #: The MiB of the host's memory that each needs while it runs, emulator and kvmtest together.
 NEEDED_MIB = {"intel": 640, "amd": 768, "amd-uefi": 1024}
 
@@ -109,13 +117,13 @@ class LabTarget:
         kernel.
         """
         watch = Stopwatch()
-        # Without an emulator there is no need for a kernel.
-        emulator = MACHINES[options.machine]()
+        cache = cache or Cache.default()
+        needed = MODULES[options.machine]
+        with Search(MACHINES[options.machine], cache, on_step) as search:
+            kernel = resolve(options.kernel, options.modules, cache, on_step, needed=needed)
+            emulator = search.result()
         hardware = Hardware(options.cpus or emulator.cpus, cpu_features=tuple(options.cpu_features))
         emulator.check(hardware)
-        cache = cache or Cache.default()
-        modules = emulator.modules
-        kernel = resolve(options.kernel, options.modules, cache, on_step, needed=modules)
         machine = SavedMachine(emulator, kernel, cache, on_step, on_line, hardware, options.cold)
         watch.lap("kernel")
         return cls(machine, watch)

@@ -13,7 +13,9 @@ from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.resolve import resolve
-from kvmtest.lab.emulators.bochs.patched import Bochs
+from kvmtest.lab.emulators.bochs.build import Builder
+from kvmtest.lab.emulators.bochs.find import find
+from kvmtest.lab.emulators.emulator import Emulator
 from kvmtest.lab.saved_machine import SavedMachine
 from kvmtest.lab.target import LabTarget
 
@@ -33,15 +35,16 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def bochs() -> Bochs:
+def bochs() -> Emulator:
+    """The lab's own, or the distribution's where that can't be built."""
     try:
-        return Bochs.find()
+        return find(Builder(Cache.default(), print))
     except KvmtestError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
-def kernel(bochs: Bochs) -> BootableKernel:
+def kernel(bochs: Emulator) -> BootableKernel:
     """The default: the newest 6.12 of this host's Debian release."""
     try:
         return resolve(None, None, Cache.default(), print)
@@ -50,5 +53,5 @@ def kernel(bochs: Bochs) -> BootableKernel:
 
 
 @pytest.fixture(scope="session")
-def lab(bochs: Bochs, kernel: BootableKernel) -> LabTarget:
+def lab(bochs: Emulator, kernel: BootableKernel) -> LabTarget:
     return LabTarget(SavedMachine(bochs, kernel, Cache.default(), print, print))

@@ -136,7 +136,7 @@ def test_why_the_kernel_refuses_a_module_is_said(
 def counting(lab: LabTarget) -> LabTarget:
     """The lab, where its machines have counters."""
     if not lab.machine.emulator.details.get("pmu"):
-        pytest.skip("this build of the emulator has no counters")
+        pytest.skip("the distribution's emulator has no counters")
     return lab
 
 

@@ -58,6 +58,11 @@ class Board:
     modules: tuple[str, ...] = ()
     boots_flat: bool = True
 
+    @property
+    def loads(self) -> tuple[str, ...]:
+        """All modules that the machine loads."""
+        return "kvm_amd", "msr", *self.modules
+
 
 #: SMIs go to CPU 0 alone. Simple and fast: the lab's AMD machine.
 PC = Board(
@@ -132,7 +137,7 @@ class Qemu:
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules that its machine loads."""
-        return "kvm_amd", "msr", *self.board.modules
+        return self.board.loads
 
     @property
     def boots_flat(self) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from kvmtest.errors import UsageError
 from kvmtest.evidence import Evidence
 from kvmtest.judge import Role, Verdict, witnesses_against
-from kvmtest.lab.emulators.bochs.patched import SHOWN
+from kvmtest.lab.emulators.bochs.built import SHOWN
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.target import VENDORS, LabTarget
 from kvmtest.properties import find as find_property

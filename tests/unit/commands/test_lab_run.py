@@ -13,6 +13,8 @@ from kvmtest.commands.lab_run import write
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import load
 from kvmtest.judge import Verdict
+from kvmtest.lab.emulators.bochs.find import find
+from kvmtest.lab.target import MACHINES
 from kvmtest.target import Job, Outcome, TargetFailed
 
 Capture = pytest.CaptureFixture[str]
@@ -149,23 +151,31 @@ def test_what_does_not_exist_is_refused_before_anything_boots(
     assert not (emulator.cache.root / "image").exists()
 
 
-@pytest.mark.parametrize(
-    ("feature", "status", "said"),
-    [("amx", 2, "the Intel machine can show rtm"), ("rtm", 3, "this build of Bochs")],
-)
-def test_a_feature_that_can_not_be_shown_is_refused(
-    emulator: Emulator, capsys: Capture, feature: str, status: int, said: str
+def test_a_feature_that_can_not_be_shown_is_refused_before_anything_boots(
+    emulator: Emulator, capsys: Capture
 ) -> None:
-    assert main(["lab", "run", "--show-cpu-feature", feature]) == status
-    assert said in capsys.readouterr().err
+    assert lab_run(emulator, "--show-cpu-feature", "amx") == 2
+    assert "the Intel machine can show rtm" in capsys.readouterr().err
+    assert emulator.starts() == []
 
 
-def test_without_an_emulator_no_kernel_is_looked_for(
+def test_a_feature_that_can_be_shown_is_named_in_the_evidence(emulator: Emulator) -> None:
+    assert lab_run(emulator, "--show-cpu-feature", "rtm") == 0
+    facts = json.loads(emulator.job()["environment"]["KVMTEST_LAB"])
+    assert facts["details"]["shown_cpu_features"] == "rtm"
+
+
+def test_without_an_emulator_what_to_mend_is_one_line(
     emulator: Emulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(MACHINES, "intel", find)
+    monkeypatch.setenv("KVMTEST_BOCHS_SOURCE", "/nowhere")
     monkeypatch.setenv("PATH", str(emulator.tree))
-    assert main(["lab", "run", "--kernel", "/nowhere"]) == 3
-    assert "Bochs, is not installed; " in capsys.readouterr().err
+    assert lab_run(emulator) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "kvmtest: the lab has no emulator: KVMTEST_BOCHS_SOURCE: can't read /now"
+    )
 
 
 def test_a_folder_that_holds_files_is_refused_before_anything_boots(
@@ -206,9 +216,9 @@ def test_arguments_after_two_dashes_are_refused(capsys: Capture) -> None:
 
 
 def test_the_deadline_is_that_of_the_machine(emulator: Emulator, capsys: Capture) -> None:
-    script = (emulator.folder / "bochs-bin").read_text()
+    script = (emulator.folder / "bochs").read_text()
     hanging = script.replace('tell \'{"stage": "awake"}\'', "exec sleep 1000")
-    (emulator.folder / "bochs-bin").write_text(hanging)
+    (emulator.folder / "bochs").write_text(hanging)
     assert lab_run(emulator, "--cold", "--deadline", "1.4") == 3
     last = capsys.readouterr().err.splitlines()[-1]
     assert "did not end within 1 s (it reached: booted, ready); allow more with --deadline" in last

@@ -18,7 +18,7 @@ from kvmtest.judge import Verdict
 from kvmtest.kernels.archive import Archive
 from kvmtest.kernels.offers import Offer
 from kvmtest.lab.survey import Surveyed
-from kvmtest.lab.target import MACHINES
+from kvmtest.lab.target import MACHINES, MODULES
 from kvmtest.report.kernels_page import page
 
 Capture = pytest.CaptureFixture[str]
@@ -51,6 +51,7 @@ def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     made = Emulator.install(tmp_path, monkeypatch)
     for name in MACHINES:
         monkeypatch.setitem(MACHINES, name, MACHINES["intel"])
+        monkeypatch.setitem(MODULES, name, MODULES["intel"])
     return made
 
 

@@ -165,7 +165,7 @@ def test_what_would_become_too_large_is_not_decompressed(pack: Callable[[bytes],
 def test_the_command_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr("kvmtest.lab.target.MACHINES", {"intel": _Found})
+    monkeypatch.setattr("kvmtest.lab.target.MACHINES", {"intel": lambda _: _Found()})
     assert main(["lab", "run", *words]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert "this is a device" in line

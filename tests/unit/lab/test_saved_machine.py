@@ -8,7 +8,8 @@ from support.kernel_files import BANNER, RELEASE, bzimage, module, vmlinux
 from support.lab_emulator import Emulator
 
 from kvmtest.kernels import bzimage as bzimages
-from kvmtest.lab.emulators.bochs import configuration, patched
+from kvmtest.lab.emulators.bochs import configuration
+from kvmtest.lab.emulators.bochs.stock import StockBochs
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.image import contents as image
 from kvmtest.lab.image import disk, flat_kernel, payload, userland
@@ -45,9 +46,9 @@ def test_a_cold_machine_is_booted_each_time_and_neither_saved_nor_restored(
     assert not (emulator.cache.root / "booted").exists()
 
 
-def test_without_the_extension_machines_are_cold(emulator: Emulator, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(patched, "_EXTENSION", emulator.folder / "nowhere")
+def test_machines_of_an_emulator_that_does_not_save_are_cold(emulator: Emulator) -> None:
     machine = emulator.machine()
+    machine.emulator = StockBochs(emulator.folder / "bochs", "2.7", "digest")
     machine.run(job(), 60)
     assert emulator.starts() == ["cold"]
     assert not machine.is_restored
@@ -113,7 +114,7 @@ IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
     "module arguments": lambda _, patch: patch.setitem(image.MODULE_ARGUMENTS, "kvm", ("a=1",)),
     "imports": lambda _, patch: patch.setattr(image, "_IMPORTS", ("json",)),
     "userland": lambda emulator, patch: patch.setattr(
-        userland, "sources", lambda: {"/bin/other": emulator.folder / "bochs-bin"}
+        userland, "sources", lambda: {"/bin/other": emulator.folder / "bochs"}
     ),
     "stub of flat kernels": another(flat_kernel, "STUB"),
     "boot loader": another(disk, "LOADER"),
@@ -123,11 +124,8 @@ IMAGES: dict[str, Callable[[Emulator, Patch], object]] = {
     },
 }
 MACHINES: dict[str, Callable[[Emulator, Patch], object]] = {
-    "emulator": lambda emulator, _: append(emulator.folder / "bochs-bin"),
-    "BIOS": another(configuration, "BIOS"),
-    "VGA BIOS": another(configuration, "VGA_BIOS"),
+    "emulator": lambda emulator, _: append(emulator.folder / "bochs"),
     "MSRs": another(configuration, "MSRS"),
-    "extension": another(patched, "_EXTENSION"),
     "configuration": lambda _, patch: patch.setattr(configuration, "INSTRUCTIONS_PER_SECOND", 5),
 }
 

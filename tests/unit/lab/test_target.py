@@ -2,14 +2,14 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.lab_emulator import Emulator
 
 from kvmtest.host.facts.lab import LabFacts
-from kvmtest.lab.emulators.bochs.patched import PMU, Bochs
+from kvmtest.lab.emulators.bochs.built import PMU
+from kvmtest.lab.emulators.bochs.stock import StockBochs
 from kvmtest.lab.emulators.emulator import Hardware
 from kvmtest.lab.image import contents as image
 from kvmtest.target import Job
@@ -28,7 +28,9 @@ def test_evidence_is_told_what_the_machine_is_and_how_it_began(
     facts = lab.facts()
     read = LabFacts.of({"KVMTEST_LAB": json.dumps(facts)})
     assert read
-    assert (read.emulator, read.version, read.model) == ("Bochs", "2.7", "corei7_skylake_x")
+    assert (read.emulator, read.version, read.model) == (
+        "Bochs", "3.0, built from source", "corei7_skylake_x",
+    )  # fmt: skip
     details = read.details
     assert details["start"] == ("booted" if cold else "restored from a saved machine")
     assert details["cpus"] == 2
@@ -40,14 +42,15 @@ def test_evidence_is_told_what_the_machine_is_and_how_it_began(
     assert lab.machine.command_line.startswith(image.COMMAND_LINE)
 
 
-def test_a_known_emulator_has_counters_and_another_lacks_them(emulator: Emulator) -> None:
+def test_the_lab_s_own_emulator_has_counters_and_the_distribution_s_lacks_them(
+    emulator: Emulator,
+) -> None:
     lab = emulator.target()
-    assert set(lab.facts()["lacks"]) == {"pmu", "debugctl-switch"}
-    assert not lab.facts()["details"].keys() & PMU.keys()
-    assert isinstance(lab.machine.emulator, Bochs)
-    lab.machine.emulator = replace(lab.machine.emulator, is_known=True)
     assert lab.facts()["lacks"] == {}
     assert lab.facts()["details"].items() >= PMU.items()
+    lab.machine.emulator = StockBochs(emulator.folder / "bochs", "2.7", "digest")
+    assert set(lab.facts()["lacks"]) == {"pmu", "debugctl-switch"}
+    assert not lab.facts()["details"].keys() & PMU.keys()
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ __all__ = [
     "Ports",
     "Variant",
     "bochsrc",
+    "copy_state",
     "placeless",
     "reconfigured",
 ]
@@ -128,10 +129,11 @@ def placeless(variant: Variant, hardware: Hardware) -> str:
     return text.replace(_quoted(MSRS), "")
 
 
-def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
+def reconfigured(saved: str, variant: Variant, drives: Drives, ports: Ports) -> str:
     """Return the configuration of a saved machine with other drives and ports.
 
-    Another copy of kvmtest may have saved it, so that its path of the MSR file is replaced too.
+    It may have been saved by another copy of kvmtest, or in a cache that was elsewhere: its paths
+    of the MSR file and of the firmware are replaced too.
     """
     changes = {
         r"^ata0-master:.*": f"ata0-master: type=cdrom, path={_quoted(drives.boot)}, "
@@ -142,6 +144,8 @@ def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
         r"^parport1:.*": f"parport1: enabled=1, file={_quoted(ports.parallel)}",
         r"^log:.*": f"log: {_quoted(ports.log)}",
         r'(?<=, )msrs="[^"\n]*"': f"msrs={_quoted(MSRS)}",
+        r'^romimage: file="[^"\n]*"': f"romimage: file={_quoted(variant.bios)}",
+        r'^vgaromimage: file="[^"\n]*"': f"vgaromimage: file={_quoted(variant.vga_bios)}",
     }
     for pattern, line in changes.items():
         saved, count = re.subn(pattern, line.replace("\\", r"\\"), saved, flags=re.M)
@@ -150,6 +154,19 @@ def reconfigured(saved: str, drives: Drives, ports: Ports) -> str:
                 f"the saved machine's configuration has {count} lines {pattern}; use --cold"
             )
     return saved
+
+
+def copy_state(state: Path, copy: Path, variant: Variant, drives: Drives, ports: Ports) -> None:
+    """Copy a saved machine of a build to the folder ``copy``, with other drives and ports.
+
+    Raises EnvironmentUnfit where its configuration can't be changed.
+    """
+    copy.mkdir()
+    for file in state.iterdir():
+        if file.name != "config":
+            (copy / file.name).symlink_to(file)
+    saved = (state / "config").read_text()
+    (copy / "config").write_text(reconfigured(saved, variant, drives, ports))
 
 
 def _quoted(path: Path) -> str:

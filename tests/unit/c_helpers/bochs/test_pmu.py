@@ -2,13 +2,12 @@
 
 import re
 from pathlib import Path
-from shutil import which
 
 import cffi
 import pytest
-from support.bochs_part import BOCHS, shared_object
+from support.bochs_part import BOCHS, needs_compiler, shared_object
 
-from kvmtest.lab.emulators.bochs import patched
+from kvmtest.lab.emulators.bochs.built import PMU
 
 PMC0, SELECT0, FIXED0 = 0xC1, 0x186, 0x309
 SMI_COUNT, DEBUGCTL, FIXED_CONTROL = 0x34, 0x1D9, 0x38D
@@ -23,18 +22,18 @@ EVERYTHING = 0x7_0000_000F
 FREEZE, LBR = 1 << 14, 1
 IN_GUEST, IN_SMM = 1, 2
 
-pytestmark = pytest.mark.skipif(which("cc") is None, reason="needs a C compiler")
+pytestmark = needs_compiler
 
 # The model alone, as a library: without the emulator, whose functions it does not call.
-SOURCE = """
-#include "build.h"
-#undef HIDDEN
-#define HIDDEN
-#include "pmu.c"
+DRIVER = """
+#include <cstddef>
+#include "pmu.h"
+extern "C" {
 size_t pmu_size(void) { return sizeof(struct pmu); }
 void pmu_set_level(struct pmu *pmu, int cpl) { pmu->cpl = cpl; }
 int pmu_level(struct pmu *pmu) { return pmu->cpl; }
 int pmu_mode(struct pmu *pmu) { return pmu->in_guest | pmu->in_smm << 1; }
+}
 """
 DECLARATIONS = """
 size_t pmu_size(void);
@@ -56,7 +55,7 @@ void pmu_leave_smm(void *pmu);
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_object(tmp_path_factory.mktemp("pmu") / "pmu.so", SOURCE)
+    return shared_object(tmp_path_factory.mktemp("pmu") / "pmu.so", DRIVER, "pmu.c")
 
 
 class Cpu:
@@ -320,6 +319,6 @@ def test_evidence_names_the_version_and_the_switch_that_the_model_has() -> None:
     version = re.search(r"#define PMU_VERSION (\d+)", header)
     period = re.search(r"MSR_LAB_SMI_PERIOD = (0x\w+)", header)
     assert version
-    assert patched.PMU["pmu"] == f"kvmtest's model, version {version[1]}"
+    assert PMU["pmu"] == f"kvmtest's model, version {version[1]}"
     assert period
-    assert patched.PMU["smi_source_msr"] == int(period[1], 16)
+    assert PMU["smi_source_msr"] == int(period[1], 16)

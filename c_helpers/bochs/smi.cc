@@ -8,16 +8,15 @@
  * step with the guest's or the kernel's timers, and all SMIs would come at the same place, or where they are not
  * wanted. The numbers are the same in each run, and are saved with the machine.
  */
-#include "smi.h"
+#include "emulator.h"
 
-#include "cpu.h"
-#include "hooks.h"
+#include "instrument.h"
+#include "smi.h"
 
 #define ALWAYS      (1ull << 63)
 #define MIN_PERIOD  1000ull /* ticks: with less the machine would do little else */
 #define MAX_PERIOD  (1ull << 40)
 #define TIMER_NAME  "kvmtest's SMIs"
-#define CR0_PG      (1u << 31)
 #define MAX_TURNS   (1ull << 20) /* two instructions each */
 
 /*
@@ -35,18 +34,9 @@ struct handler {
 	uint8_t turn_and_leave[9]; /* dec ecx; jnz to that; jmp 0xa000:HANDLER */
 } __attribute__((packed));
 
-struct smi_source smi_source = { .random = 1 };
+struct smi_source smi_source = { 0, 0, 1, 0 };
 
-static struct {
-	int (*add)(void *system, void *object, void (*function)(void *), uint64_t ticks, bool repeats, bool starts,
-		   const char *name);
-	void (*start)(void *system, unsigned timer, uint64_t ticks, bool repeats);
-	void (*stop)(void *system, unsigned timer);
-	void (*deliver)(void *cpu);
-	void (*write)(void *cpu, uint64_t address, unsigned size, const void *bytes);
-	void *system;
-	unsigned timer;
-} emulator;
+static unsigned timer;
 
 /* Marsaglia's xorshift */
 static uint64_t next_random(void)
@@ -64,72 +54,68 @@ static void start(void)
 	uint64_t period = smi_source.period & ~ALWAYS;
 
 	if (period)
-		emulator.start(emulator.system, emulator.timer, period / 2 + next_random() % period, false);
+		bx_pc_system.activate_timer_ticks(timer, period / 2 + next_random() % period, false);
 	else
-		emulator.stop(emulator.system, emulator.timer);
+		bx_pc_system.deactivate_timer(timer);
 }
 
 /* The emulator's RSM ends a guest that runs without paging by a triple fault. */
-static bool may_come(void *cpu)
+static bool may_come(unsigned cpu)
 {
-	const struct pmu *pmu = &counted_of(cpu)->pmu;
+	const struct pmu *pmu = &counted[cpu].pmu;
 
 	if (pmu->in_smm)
 		return false;
-	return pmu->in_guest ? AT(uint32_t, cpu, CR0) & CR0_PG : smi_source.period & ALWAYS;
+	return pmu->in_guest ? BX_CPU(cpu)->cr0.get_PG() : smi_source.period & ALWAYS;
 }
 
 static unsigned takers(void)
 {
-	unsigned most = smi_source.turns ? MAX_SMI_CPUS : 1;
+	unsigned most = smi_source.turns ? MAX_SMI_CPUS : 1, cpus = BX_SMP_PROCESSORS;
 
-	return cpus_number() < most ? cpus_number() : most;
+	return cpus < most ? cpus : most;
 }
 
-static void fire(void *unused)
+static void fire(void *)
 {
 	bool is_raised = false;
 
-	(void)unused;
-	for (unsigned i = 0; i < takers(); i++) {
-		void *cpu = cpus_get(i);
-
+	for (unsigned cpu = 0; cpu < takers(); cpu++) {
 		if (!may_come(cpu))
 			continue;
 		is_raised = true;
-		emulator.deliver(cpu);
+		BX_CPU(cpu)->deliver_SMI();
 	}
 	smi_source.raised += is_raised;
 	start();
 }
 
-static bool has_own_handler(void *cpu)
+static bool has_own_handler(unsigned cpu)
 {
-	return smi_source.turns && AT(uint32_t, cpu, NUMBER) < MAX_SMI_CPUS;
+	return smi_source.turns && cpu < MAX_SMI_CPUS;
 }
 
-void smi_relocate(void *cpu)
+void smi_relocate(unsigned cpu)
 {
 	if (has_own_handler(cpu))
-		AT(uint32_t, cpu, SMBASE) = OWN_SMBASE(AT(uint32_t, cpu, NUMBER));
+		BX_CPU(cpu)->smbase = OWN_SMBASE(cpu);
 }
 
-void smi_write_handler(void *cpu)
+void smi_write_handler(unsigned cpu)
 {
 	struct handler handler = {
 		{ 0x66, 0xb9 },
-		smi_source.turns,
+		static_cast<uint32_t>(smi_source.turns),
 		{ 0x66, 0x49, 0x75, 0xfc, 0xea, HANDLER & 0xff, HANDLER >> 8, 0x00, 0xa0 },
 	};
 
 	if (has_own_handler(cpu))
-		emulator.write(cpu, AT(uint32_t, cpu, SMBASE) + HANDLER, sizeof(handler), &handler);
+		BX_MEM(0)->writePhysicalPage(BX_CPU(cpu), BX_CPU(cpu)->smbase + HANDLER, sizeof(handler), &handler);
 }
 
-void smi_begin(void)
+void smi_initialize(void)
 {
-	emulator.timer = emulator.add(emulator.system, NULL, fire, MIN_PERIOD, false, false, TIMER_NAME);
-	start();
+	timer = bx_pc_system.register_timer_ticks(NULL, fire, MIN_PERIOD, false, false, TIMER_NAME);
 }
 
 enum msr_answer smi_read_msr(uint32_t index, uint64_t *value)
@@ -169,28 +155,16 @@ static enum msr_answer set_turns(uint64_t turns)
 	return MSR_DONE;
 }
 
-enum msr_answer smi_write_msr(unsigned number, uint32_t index, uint64_t value)
+enum msr_answer smi_write_msr(unsigned cpu, uint32_t index, uint64_t value)
 {
 	switch (index) {
 	case MSR_LAB_SMI_PERIOD:
-		return number ? MSR_REFUSED : set_period(value);
+		return cpu ? MSR_REFUSED : set_period(value);
 	case MSR_LAB_SMIS_RAISED:
 		return MSR_REFUSED;
 	case MSR_LAB_SMI_TURNS:
-		return number ? MSR_REFUSED : set_turns(value);
+		return cpu ? MSR_REFUSED : set_turns(value);
 	default:
 		return MSR_NOT_OURS;
 	}
-}
-
-__attribute__((constructor)) static void install(void)
-{
-	if (!bochs_is_known())
-		return;
-	emulator.add = hook_symbol("_ZN14bx_pc_system_c20register_timer_ticksEPvPFvS0_EmbbPKc");
-	emulator.start = hook_symbol("_ZN14bx_pc_system_c20activate_timer_ticksEjmb");
-	emulator.stop = hook_symbol("_ZN14bx_pc_system_c16deactivate_timerEj");
-	emulator.deliver = hook_symbol("_ZN8BX_CPU_C11deliver_SMIEv");
-	emulator.write = hook_symbol("_ZN8BX_MEM_C17writePhysicalPageEP8BX_CPU_CmjPv");
-	emulator.system = hook_symbol("bx_pc_system");
 }
