@@ -110,7 +110,7 @@ count_loop:
 	stop_counters
 	ret
 
-/* With addresses of 64 bits, and with those of 32; and to a port that no device answers: 25 */
+/* With addresses of 64 bits, and with those of 32; and to a port that no device answers: 31 */
 	.globl	count_repeats
 count_repeats:
 	start_counters
@@ -132,6 +132,12 @@ count_repeats:
 	mov	$TARGET, %edi
 	mov	$REPEATS, %ecx
 	addr32 repe cmpsb
+	mov	$TARGET, %edi
+	mov	$REPEATS, %ecx
+	repne scasb
+	mov	$TARGET, %edi
+	mov	$REPEATS, %ecx
+	addr32 repne scasb
 	mov	$SOURCE, %esi
 	mov	$UNUSED, %edx
 	mov	$REPEATS / 100, %ecx
@@ -139,12 +145,16 @@ count_repeats:
 	stop_counters
 	ret
 
-/* 6 */
+/* 10 */
 	.globl	count_interrupted_repeat
 count_interrupted_repeat:
 	start_counters
 	sti
 	copy
+	mov	$SOURCE, %esi
+	mov	$TARGET, %edi
+	mov	$REPEATS, %ecx
+	repe cmpsb
 	cli
 	stop_counters
 	ret
@@ -538,7 +548,7 @@ guest_sets_debugctl:
 
 /*
  * Handlers of SMIs, which are copied to where SMM goes on. The first is for SMBASE as it is after reset: it looks at
- * the MSRs that the freeze is about, writes one of them, and repeats with addresses of 16 bits. 18 instructions.
+ * the MSRs that the freeze is about, writes one of them, and repeats with addresses of 16 bits. 22 instructions.
  */
 	.code16
 	.globl	smm_handler, smm_handler_end
@@ -559,6 +569,10 @@ smm_handler:
 	mov	%si, %di
 	mov	$SCRATCH_SIZE, %cx
 	repe cmpsb
+	mov	$SCRATCH, %di
+	mov	$SCRATCH_SIZE, %cx
+	not	%al
+	repne scasb
 	nop
 	rsm
 smm_handler_end:

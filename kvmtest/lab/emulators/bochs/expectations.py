@@ -28,7 +28,7 @@ AROUND_USER = SWITCH + 6 + 1
 TIMER_HANDLER, UD_HANDLER, GP_HANDLER, PF_HANDLER, NP_HANDLER, DB_HANDLER = 6, 3, 4, 4, 3, 3
 EVENT_HANDLER = 2
 # The machine's own handler of SMIs, and the lab's with the machine's RSM behind it.
-SMM_HANDLER, LAB_HANDLER = 18, 2 + 2 * TURNS + 1
+SMM_HANDLER, LAB_HANDLER = 22, 2 + 2 * TURNS + 1
 # The host's, after an exit by VMCALL, CPUID and an exception; VMLAUNCH is one more.
 AFTER_VMCALL, AFTER_CPUID, AFTER_EXCEPTION, VMLAUNCH = 9, 9, 11, 1
 
@@ -94,7 +94,7 @@ def instructions() -> Iterator[Expectation]:
     straight, loop = SWITCH + STRAIGHT, SWITCH + SPIN
     yield from counted("straight", "of a straight run", os=straight, cycles=straight)
     yield from counted("loop", "of a loop", os=loop, cycles=loop)
-    yield from counted("repeats", "of REP MOVS, CMPS, STOS and OUTS", os=SWITCH + 25)
+    yield from counted("repeats", "of REP MOVS, CMPS, STOS, SCAS, OUTS", os=SWITCH + 31)
     usr, os = SPIN + 1, AROUND_USER
     yield from counted("user", "of a loop in CPL 3", usr=usr, os=os, cycles=usr + os)
     yield from counted(
@@ -123,9 +123,9 @@ def faults() -> Iterator[Expectation]:
 def interrupts() -> Iterator[Expectation]:
     """Expect an instruction that an interrupt disturbs to count once."""
     each = {"interrupts": TIMER_HANDLER}
-    what = "of REP MOVS amid interrupts"
-    yield from counted("interrupted-repeat", what, os=SWITCH + 2 + COPY, each_os=each)
-    yield at_least("interrupted-repeat.interrupts", "interrupts of REP MOVS", INTERRUPTS)
+    what = "of REP MOVS and CMPS amid interrupts"
+    yield from counted("interrupted-repeat", what, os=SWITCH + 2 + 2 * COPY, each_os=each)
+    yield at_least("interrupted-repeat.interrupts", "interrupts of REP", 2 * INTERRUPTS)
     what = "of a loop in CPL 3 amid interrupts"
     yield from counted("interrupted-user", what, usr=SPIN + 1, os=AROUND_USER + 1, each_os=each)
     yield at_least("interrupted-user.interrupts", "interrupts of CPL 3", INTERRUPTS)

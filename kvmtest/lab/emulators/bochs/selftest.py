@@ -40,6 +40,8 @@ _MEMORY_MIB = 32
 _LINE = re.compile(r"([a-z0-9.-]+) (\d{1,20})\n")
 # The files of a machine, in the folder that its processes run in.
 _CONFIG, _STATE, _PARALLEL, _ROM = map(Path, ("bochsrc", "state", "parallel", "rom"))
+# The last lines of the two processes of a machine.
+_LAST_LINES = (f"{FIRST_PROCESS_ENDS_WITH} 1", "end 1")
 # What the cache keeps of a test that passed.
 _RESULT, _SUMMARY = "selftest.json", "summary"
 _CPUS_TESTED = " and ".join(map(str, MACHINES))
@@ -162,7 +164,7 @@ def judge(cpus: int, outputs: Sequence[str]) -> SelfTest:
     if not trouble and unknown:
         trouble = f"the machine reports {unknown[0]} {seen[unknown[0]]}"
     ends = [output.rsplit("\n", 2)[-2:-1] for output in outputs]
-    if not trouble and ends != [[f"{FIRST_PROCESS_ENDS_WITH} 1"], ["end 1"]]:
+    if not trouble and ends != [[line] for line in _LAST_LINES]:
         trouble = f"the two processes end with the lines {ends}"
     return SelfTest(checks, trouble and f"{trouble} {_of(cpus)}")
 
@@ -214,6 +216,8 @@ def _lives(program: Program, cpus: int, folder: Path, deadline_s: float) -> Self
         (folder / _PARALLEL).unlink(missing_ok=True)
         trouble = _execute(program.start(arguments, save), folder, deadline_s)
         outputs.append(text_of(folder / _PARALLEL))
+        if not trouble and not outputs[-1].endswith(f"{_LAST_LINES[len(outputs) - 1]}\n"):
+            trouble = f"the machine ended early{' when it was restored' if not save else ''}"
         if not trouble and save and not (save / "config").is_file():
             trouble = "the machine was not saved"
         if trouble:
