@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvmtest.cache import Cache
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.digest import of_files, of_parts
 
@@ -107,7 +108,7 @@ class Builder:
         compilers = {name: _compiler(name) for name in ("CC", "CXX")}
         for tool, package in _TOOLS.items():
             if shutil.which(tool) is None:
-                raise BuildFailed(f"{tool} is missing; apt-get install {package}")
+                raise BuildFailed(f"{tool} is missing; {install(package)}")
         digest = of_parts(
             hashlib.sha256(source.read_bytes()).hexdigest(),
             of_files({part.name: part.read_bytes() for part in _parts()}),
@@ -215,7 +216,7 @@ def _compiler(name: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         language, package = {"CC": ("C", "gcc"), "CXX": ("C++", "g++")}[name]
         raise BuildFailed(
-            f"there is no {language} compiler ({_command(name)}); apt-get install {package}"
+            f"there is no {language} compiler ({_command(name)}); {install(package)}"
         ) from None
     return done.stdout.partition("\n")[0]
 

@@ -14,6 +14,7 @@ from shutil import which
 import pytest
 from support.emulator_source import PATCH, Hanging, Source, needs_tools
 
+from kvmtest.distribution import install
 from kvmtest.lab.emulators.bochs import build as subject
 from kvmtest.lab.emulators.bochs.build import BuildFailed, Cancelled
 
@@ -147,8 +148,8 @@ def test_a_configuration_that_fails_is_told(source: Source) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("CC", "there is no C compiler (/nowhere/cc); apt-get install gcc"),
-        ("CXX", "there is no C++ compiler (/nowhere/cc); apt-get install g++"),
+        ("CC", f"there is no C compiler (/nowhere/cc); {install('gcc')}"),
+        ("CXX", f"there is no C++ compiler (/nowhere/cc); {install('g++')}"),
     ],
 )
 def test_without_a_compiler_one_is_told_what_to_install(
@@ -167,7 +168,7 @@ def test_without_a_tool_one_is_told_what_to_install(
     for name in {"make", "patch", "sh", "cat", "dirname", "sed", "env", "grep", "cp"} - {missing}:
         (only / name).symlink_to(str(which(name)))
     monkeypatch.setenv("PATH", str(only))
-    assert failure(source) == f"{missing} is missing; apt-get install {missing}"
+    assert failure(source) == f"{missing} is missing; {install(missing)}"
 
 
 def test_what_is_no_archive_is_refused(source: Source) -> None:

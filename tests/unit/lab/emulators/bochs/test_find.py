@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support.emulator_source import Source, needs_tools
 
+from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.bochs import configuration
 from kvmtest.lab.emulators.bochs.build import Cancelled
@@ -89,7 +90,7 @@ def test_where_there_is_neither_what_keeps_the_labs_own_from_being_built_is_told
     with pytest.raises(EnvironmentUnfit) as caught:
         find(source.builder())
     assert str(caught.value) == (
-        "the lab has no emulator: there is no C++ compiler (/nowhere/c++); apt-get install g++"
+        "the lab has no emulator: there is no C++ compiler (/nowhere/c++); " + install("g++")
     )
 
 
