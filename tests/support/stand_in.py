@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -265,6 +266,14 @@ def as_nobody() -> Iterator[None]:
     finally:
         os.setresuid(0, 0, 0)
         os.setgroups(groups)
+
+
+def let_everyone_in(folder: Path) -> None:
+    """Let other users look into a test's folder, and reach it."""
+    for path in (folder, *folder.parents):
+        if path == Path(tempfile.gettempdir()):
+            break
+        path.chmod(path.stat().st_mode | 0o755)
 
 
 def small_disk(at: Path, size: str = "64k") -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.stand_in import as_nobody
+from support.stand_in import as_nobody, let_everyone_in
 
 from kvmtest.errors import UsageError
 from kvmtest.run_folder import new_folder
@@ -47,7 +47,6 @@ def test_a_folder_that_can_not_be_written_is_refused_before_the_run(
     folder = tmp_path / "folder"
     folder.mkdir(mode=mode)
     folder.chmod(mode)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o755)
+    let_everyone_in(tmp_path)
     with as_nobody(), pytest.raises(UsageError, match="Permission denied; choose another"):
         new_folder(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-from support.stand_in import NOBODY
+from support.stand_in import NOBODY, let_everyone_in
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.skipif(which("cc") is None, reason="needs a C compiler"
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("programs")
     runpy.run_path(str(ROOT / "c_helpers" / "programs.py"))["build"](folder)
-    for path in (folder, *folder.parents):
-        if path.owner() == folder.owner() and path != Path("/tmp"):
-            path.chmod(path.stat().st_mode | 0o711)
+    let_everyone_in(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.stand_in import as_nobody, intel_host, need_root, stand_in, write
+from support.stand_in import as_nobody, intel_host, let_everyone_in, need_root, stand_in, write
 
 from kvmtest.checks import kvm_device
 from kvmtest.checks.preconditions import PRECONDITIONS, lacking, witness_lacks
@@ -155,8 +155,7 @@ def test_without_permission_the_owner_is_named(tmp_path: Path) -> None:
     need_root()
     tree = intel_host(tmp_path)
     os.mknod(tree.path("/dev/kvm"), 0o20600, os.makedev(1, 3))
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_everyone_in(tmp_path)
     with as_nobody():
         missing = asked(Machine(tree))
     assert missing == Missing(

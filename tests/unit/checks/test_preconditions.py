@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stand_in import BTF, KMSG, KNOB, UNFIXED, as_nobody, intel_host, need_root, write
+from support.stand_in import (
+    BTF,
+    KMSG,
+    KNOB,
+    UNFIXED,
+    as_nobody,
+    intel_host,
+    let_everyone_in,
+    need_root,
+    write,
+)
 
 from kvmtest.checks import preconditions
 from kvmtest.checks.preconditions import (
@@ -290,8 +300,7 @@ def test_a_kvm_that_does_not_count_exits_is_too_old_for_leaks(
 
 def test_a_knob_that_may_not_be_written_is_missing(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_everyone_in(tmp_path)
     with as_nobody():
         missing = PRECONDITIONS["knob"](Machine(tree))
     assert missing == Missing(f"no permission to write {KNOB}", "run as root")
@@ -318,8 +327,7 @@ def test_a_knob_in_a_container_s_read_only_sysfs_is_missing(tmp_path: Path) -> N
 def test_a_kernel_log_that_may_not_be_read_is_missing(tmp_path: Path) -> None:
     tree = intel_host(tmp_path)
     tree.path(KMSG).chmod(0o600)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_everyone_in(tmp_path)
     with as_nobody():
         missing = PRECONDITIONS["kernel-log"](Machine(tree))
     assert missing == Missing("no permission for /dev/kmsg", "run as root")

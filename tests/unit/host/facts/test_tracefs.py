@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.stand_in import as_nobody, stand_in
+from support.stand_in import as_nobody, let_everyone_in, stand_in
 
 from kvmtest.host.facts.tracefs import KPROBE_EVENTS, TRACING, why_no_kprobes
 
@@ -52,8 +52,7 @@ def test_tracefs_that_shows_kprobe_events_hides_nothing(tmp_path: Path) -> None:
 
 def test_tracefs_that_may_not_be_read_asks_for_root(tmp_path: Path) -> None:
     tree = stand_in(tmp_path, MOUNTED | {KPROBE_EVENTS: ""})
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_everyone_in(tmp_path)
     tree.path(TRACING).chmod(0o700)
     with as_nobody():
         missing = why_no_kprobes(tree)
