@@ -10,6 +10,7 @@ from support.emulator_source import Hanging, Source, needs_tools
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.bochs.build import Builder
+from kvmtest.lab.emulators.bochs.built import BuiltBochs
 from kvmtest.lab.emulators.bochs.find import find
 from kvmtest.lab.emulators.emulator import Emulator
 from kvmtest.lab.emulators.search import Search
@@ -26,6 +27,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
 def test_what_is_found_is_the_result_and_its_steps_are_told(source: Source) -> None:
     with Search(find, source.cache, source.steps.append) as search:
         found = search.result()
+    assert isinstance(found, BuiltBochs)
     assert found == find(source.builder())
     assert source.steps[0] == "building the emulator, once"
 

@@ -12,7 +12,7 @@ from kvmtest.lab.emulators.bochs.build import Build
 from kvmtest.lab.emulators.bochs.built import BuiltBochs
 from kvmtest.lab.emulators.emulator import Emulator, Hardware, Start
 
-BOCHS = BuiltBochs(Build(Path("/built"), "digest"), "")
+BOCHS = BuiltBochs(Build(Path("/built"), "digest"), "passed: 7 numbers")
 SAVED = """\
 romimage: file="/gone/bios.bin", address=0x00000000
 vgaromimage: file="/gone/vgabios.bin"
@@ -134,6 +134,7 @@ def test_it_has_counters_can_save_and_lacks_nothing() -> None:
     assert emulator.can_save
     assert emulator.lacks == {}
     assert str(emulator.details["pmu"]).startswith("kvmtest's model")
+    assert emulator.details["selftest"] == "passed: 7 numbers"
 
 
 # What a machine's name depends on
@@ -162,8 +163,8 @@ def test_whatever_a_machine_is_made_of_changes_its_digest(
 
 
 def test_another_build_changes_its_digest_and_its_place_does_not() -> None:
-    assert digest(BuiltBochs(Build(Path("/built"), "other"), "")) != digest()
-    assert digest(BuiltBochs(replace(BOCHS.build, folder=Path("/elsewhere")), "")) == digest()
+    assert digest(replace(BOCHS, build=Build(Path("/built"), "other"))) != digest()
+    assert digest(replace(BOCHS, build=Build(Path("/elsewhere"), "digest"))) == digest()
 
 
 @pytest.mark.parametrize(
