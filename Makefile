@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS ?= 2000
 N ?= 1000
 
-.PHONY: run test check lint bench sanitize fuzz chaos wheel clean
+.PHONY: run test check lint bench lab-bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -41,6 +41,10 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@status=0; PYTHONPATH=tests $(BIN)/python bench/speed.py || status=1; \
 		$(BIN)/python bench/run.py && exit $$status
+
+# AGAINST: another checkout, installed in its .venv, to compare with.
+lab-bench: $(INSTALLED)
+	@$(BIN)/python bench/lab.py $(if $(AGAINST),--against $(AGAINST))
 
 # RUNS: inputs for each harness; ARGS: harnesses, and other options of tests/fuzz/__main__.py.
 fuzz: $(INSTALLED)

@@ -1,0 +1,147 @@
+"""How long the lab takes
+======================
+
+Times the lab's Intel machine: a later run of a kernel, one with other modules of KVM laid over, and
+a kernel's first run, with and without the emulator's build. With --against CHECKOUT another
+checkout's kvmtest takes turns with this one, and ratios are printed: compare these, as times vary
+with the machine and with the day.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parents[1]
+ROUNDS = 3
+# The last line of `kvmtest lab run`.
+_TIMES = re.compile(r"lab: ([\d.]+) s in all \((.*)\)")
+_STEP = re.compile(r"([a-z ]+) ([\d.]+)")
+_KERNEL = re.compile(r"^kernel +(\S+)", re.M)
+# What no run may have to fetch while it is timed.
+_FETCHED = ("archive", "kernel", "bochs-source")
+_BUILT = "emulator"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is timed: its name, the seconds and the ratio that it is to take at most."""
+
+    name: str
+    goal_s: float
+    goal_ratio: float
+
+
+SUITE = Measure("suite of a later run", 12, 0.5)
+MUTANT = Measure("later run with other modules, whole", 20, 0.5)
+FIRST = Measure("first run, emulator built", 120, 1.0)
+FIRST_BUILT = Measure("first run, emulator there", 120, 0.6)
+
+Times = dict[Measure, list[float]]
+
+
+class RunFailed(Exception):
+    """A run that was to be timed did not end well; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the lab: the kernel's release, the seconds in all, and those of its steps."""
+
+    release: str
+    seconds: float
+    steps: Mapping[str, float]
+
+
+def run(checkout: Path, words: Sequence[str] = (), more: Mapping[str, str] | None = None) -> Run:
+    """Time `kvmtest lab run`, whatever its verdicts; raises RunFailed where it decides nothing."""
+    command = [checkout / ".venv/bin/kvmtest", "lab", "run", *words]
+    environment = {**os.environ, **(more or {})}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    printed = done.stdout + done.stderr
+    times, kernel = _TIMES.search(printed), _KERNEL.search(printed)
+    if times is None or kernel is None:
+        raise RunFailed(f"{checkout}: {(printed.strip().splitlines() or ['no output'])[-1]}")
+    steps = {name.strip(): float(seconds) for name, seconds in _STEP.findall(times[2])}
+    return Run(kernel[1], float(times[1]), steps)
+
+
+def later(checkouts: Sequence[Path], cache: Path) -> dict[Path, Times]:
+    """Time later runs, and some with modules that the kill matrix has built, if it has any."""
+    seconds: dict[Path, Times] = {each: {SUITE: [], MUTANT: []} for each in checkouts}
+    for checkout in checkouts:
+        release = run(checkout).release
+    modules = built_modules(cache, release)
+    for _ in range(ROUNDS):
+        for checkout in checkouts:
+            seconds[checkout][SUITE].append(run(checkout).steps["suite"])
+            if modules:
+                seconds[checkout][MUTANT].append(run(checkout, ["--modules", str(modules)]).seconds)
+    return seconds
+
+
+def first(checkout: Path, cache: Path) -> Times:
+    """Time first runs in a cache of their own, which has what is fetched."""
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        own = Path(folder)
+        for name in _FETCHED:
+            if (cache / name).is_dir():
+                shutil.copytree(cache / name, own / name, copy_function=os.link)
+        variable = {"KVMTEST_CACHE": folder}
+        built = run(checkout, more=variable).seconds
+        for entry in own.iterdir():
+            if entry.name not in (*_FETCHED, _BUILT, "selftest"):
+                shutil.rmtree(entry)
+        return {FIRST: [built], FIRST_BUILT: [run(checkout, more=variable).seconds]}
+
+
+def built_modules(cache: Path, release: str) -> Path | None:
+    """Return a folder of KVM's modules for a kernel that the kill matrix has built, or None."""
+    wanted = f"vermagic={release} ".encode()
+    built = (cache / "kvm-modules").glob("*/kvm-intel.ko")
+    return next((module.parent for module in built if wanted in module.read_bytes()), None)
+
+
+def table(seconds: Mapping[Path, Times], this: Path, other: Path | None) -> str:
+    """Return the figures, one line a measure."""
+    lines = []
+    for measure in (SUITE, MUTANT, FIRST, FIRST_BUILT):
+        own = seconds[this].get(measure)
+        if not own:
+            continue
+        words = [f"{measure.name:36} {median(own):6.1f} s (goal {measure.goal_s:.0f})"]
+        if other and seconds[other].get(measure):
+            ratio = median(own) / median(seconds[other][measure])
+            before = median(seconds[other][measure])
+            words.append(f"{before:6.1f} s there, ratio {ratio:.2f} (goal {measure.goal_ratio})")
+        lines.append(" ".join(words))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Time the runs and print the figures; return 0, or 1 where a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", type=Path, help="another checkout, installed in its .venv")
+    options = parser.parse_args()
+    checkouts = [HERE, *([options.against.resolve()] if options.against else [])]
+    cache = Path(os.environ.get("KVMTEST_CACHE") or Path.home() / ".cache" / "kvmtest")
+    try:
+        seconds = later(checkouts, cache)
+        for checkout in checkouts:
+            seconds[checkout] |= first(checkout, cache)
+    except RunFailed as failed:
+        print(f"lab-bench: {failed}", file=sys.stderr)
+        return 1
+    print(table(seconds, HERE, checkouts[1] if options.against else None))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
