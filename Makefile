@@ -23,7 +23,7 @@ run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
 
 test: $(INSTALLED)
-	@sh tools/prerequisites.sh lab amd mutants || \
+	@sh tools/prerequisites.sh lab emulator stock amd mutants || \
 		echo "kvmtest: without them the lab's tests are skipped"
 	@$(PYTEST) $(ARGS)
 

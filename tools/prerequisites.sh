@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Finds the system packages that kvmtest needs: without an argument to build it, with "lab" for the
-# lab's Intel machine, "amd" for its AMD machines, "mutants" to build KVM for them. What is missing is
-# named in one line with the command that installs it, in the words of this distribution
-# (kvmtest/distributions.txt); root on a Debian-family system gets it installed at once.
+# lab's machines, "emulator" to build that of the Intel machine, "stock" for the distribution's, which
+# the lab goes on with where it can't build its own, "amd" for the AMD machines, "mutants" to build KVM
+# for all. What is missing is named in one line with the command that installs it, in the words of this
+# distribution (kvmtest/distributions.txt); root on a Debian-family system gets it installed at once.
 set -u
 PYTHON=${PYTHON:-python3}
 CC=${CC:-cc}
@@ -55,15 +56,21 @@ find_missing() {
 }
 
 find_missing_for_lab() {
+	find_missing_for_machines
+}
+
+find_missing_for_emulator() {
 	need g++ $CXX --version
 	need make make --version
 	need patch patch --version
 	need xz-utils xz --version
+}
+
+find_missing_for_stock() {
 	need bochs bochs-bin --help
 	need bochs-term test -e /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so
 	need bochsbios test -e /usr/share/bochs/BIOS-bochs-latest
 	need vgabios test -e /usr/share/bochs/VGABIOS-lgpl-latest
-	find_missing_for_machines
 }
 
 find_missing_for_amd() {
