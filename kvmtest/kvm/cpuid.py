@@ -4,10 +4,13 @@
 What KVM_GET_SUPPORTED_CPUID returns and KVM_SET_CPUID2 takes, as a value that can be filtered.
 """
 
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvmtest._native import ffi
+
+from .struct_formats import unpacker
 
 __all__ = ["Cpuid", "CpuidEntry"]
 
@@ -22,6 +25,12 @@ class CpuidEntry(NamedTuple):
     ebx: int
     ecx: int
     edx: int
+
+
+# Every vCPU gets a table: cffi would convert its members one by one.
+_SIZE = ffi.sizeof("struct kvm_cpuid_entry2")
+_MEMBERS = unpacker("struct kvm_cpuid_entry2", *CpuidEntry._fields)
+_ENTRY = struct.Struct(f"{_MEMBERS.format}{_SIZE - _MEMBERS.size}x")
 
 
 class Cpuid(tuple[CpuidEntry, ...]):
@@ -55,20 +64,13 @@ class Cpuid(tuple[CpuidEntry, ...]):
         )
 
     @classmethod
-    def from_struct(cls, struct: Any) -> "Cpuid":
+    def from_struct(cls, table: Any) -> "Cpuid":
         """Return what a ``struct kvm_cpuid2 *`` holds."""
-        return cls(_entries(struct))
+        entries = _ENTRY.iter_unpack(ffi.buffer(table.entries, table.nent * _SIZE))
+        return cls(map(CpuidEntry._make, entries))
 
     def to_struct(self) -> Any:
         """Return a ``struct kvm_cpuid2 *`` for KVM_SET_CPUID2."""
-        struct = ffi.new("struct kvm_cpuid2 *", {"nent": len(self), "entries": len(self)})
-        for slot, entry in zip(struct.entries, self, strict=True):
-            slot.function, slot.index, slot.flags = entry.function, entry.index, entry.flags
-            slot.eax, slot.ebx, slot.ecx, slot.edx = entry[3:]
-        return struct
-
-
-def _entries(struct: Any) -> Iterator[CpuidEntry]:
-    for at in range(struct.nent):
-        e = struct.entries[at]
-        yield CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx)
+        table = ffi.new("struct kvm_cpuid2 *", {"nent": len(self), "entries": len(self)})
+        ffi.buffer(table.entries, len(self) * _SIZE)[:] = b"".join(_ENTRY.pack(*e) for e in self)
+        return table

@@ -29,7 +29,8 @@ def unpacker(ctype: str, *paths: str, start: int = 0) -> struct.Struct:
             raise ValueError(f"{ctype}.{path} is no integer, or out of order")
         size = ffi.sizeof(member)
         is_signed = int(ffi.cast(member, -1)) < 0
-        text += f"{offset - at}x{CODES[size].lower() if is_signed else CODES[size]}"
+        padding = f"{offset - at}x" if offset > at else ""
+        text += padding + (CODES[size].lower() if is_signed else CODES[size])
         at = offset + size
     return struct.Struct(text)
 
