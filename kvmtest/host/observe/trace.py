@@ -8,20 +8,20 @@ Reads the hits of a kprobe event from an instance's ``trace`` or ``trace_pipe``
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmtest.errors import KvmtestError
 
 __all__ = ["Hit", "Hits", "TracingError", "parse_hits"]
 
 # "  name-1234    [001] d..2.  5678.123456: event: (place+0x0/0x10 [module]) a=0x1 b=0x2"
-_HIT = re.compile(
-    r"\s*.+-(?P<pid>\d+)\s+(?:\([ \d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?"
-    r"(?P<seconds>\d+)\.(?P<micros>\d{6}): (?P<event>\w+): "
-    r"\((?P<symbol>[^+ )]+).*?\)(?P<values>(?: \w+=\S+)*)\s*",
-    re.ASCII,
+_PLACED = (
+    r"\s*.+-(\d+)\s+(?:\([ \d-]+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+)\.(\d{6}): (\w+): "
+    r"\(([^+ )]+)[^)]*\)"
 )
 # Of a probe whose arguments are all fetched as x64.
-_VALUES = re.compile(r"(?: \w+=0x[0-9a-f]{1,16})*", re.ASCII)
+_HIT = re.compile(_PLACED + r"((?: \w+=0x[0-9a-f]{1,16})*)\s*", re.ASCII)
+_ANY_HIT = re.compile(_PLACED + r"(?: \w+=\S+)*\s*", re.ASCII)
 _LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
 
 
@@ -29,8 +29,7 @@ class TracingError(KvmtestError):
     """The trace can't be read, or holds a line that is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """One hit of a probe: the task, the CPU, microseconds of CLOCK_MONOTONIC, the arguments.
 
     ``symbol`` is the function that the kernel names.
@@ -63,19 +62,26 @@ def parse_hits(text: str, event: str) -> Hits:
     lost = False
     # Not splitlines(): a task's name may hold a character that ends a line for it.
     for line in text.split("\n"):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if _LOST.match(line):
-            lost = True
-            continue
         match = _HIT.fullmatch(line)
-        is_own = match is not None and match["event"] == event
-        if match is None or (is_own and not _VALUES.fullmatch(match["values"])):
-            raise TracingError(f"{line[:100]!r} is no line of a trace; report this kernel's format")
-        if is_own:
-            time_us = int(match["seconds"]) * 1_000_000 + int(match["micros"])
-            pairs = (pair.partition("=") for pair in match["values"].split())
-            values = {name: int(value, 16) for name, _, value in pairs}
-            task, cpu = int(match["pid"]), int(match["cpu"])
-            found.append(Hit(task, cpu, time_us, values, match["symbol"]))
+        if match is None:
+            if _LOST.match(line):
+                lost = True
+            elif not _is_skipped(line, event):
+                why = "is no line of a trace; report this kernel's format"
+                raise TracingError(f"{line[:100]!r} {why}")
+            continue
+        task, cpu, seconds, micros, name, symbol, arguments = match.groups()
+        if name == event:
+            pairs = [pair.split("=") for pair in arguments.split()]
+            values = {name: int(value, 16) for name, value in pairs}
+            time_us = int(seconds) * 1_000_000 + int(micros)
+            found.append(Hit(int(task), int(cpu), time_us, values, symbol))
     return Hits(tuple(found), lost)
+
+
+def _is_skipped(line: str, event: str) -> bool:
+    """Tell whether ``line`` is empty, or of the heading, or a hit of another event."""
+    if not line.strip() or line.startswith("#"):
+        return True
+    other = _ANY_HIT.fullmatch(line)
+    return other is not None and other[5] != event
