@@ -50,8 +50,8 @@ _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _PREFIX = re.compile(
     rb"(\d{1,19}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,(?:caller=([TC]\d{1,10}))?[^;]*)?", re.ASCII
 )
-# Nearly every record: a prefix, and one line with nothing to decode.
-_PLAIN = re.compile(_PREFIX.pattern + rb";([ -\[\]-~]*)\n?", re.ASCII)
+# The priorities of the kernel's and of most daemons' records, by their digits.
+_PRIORITIES = {b"%d" % number: number for number in range(192)}
 
 # By kind of line, the kinds of report that it may continue: an oops follows its cause, a WARN's own
 # line follows its caller's message or precedes it. Any other line with a kind begins a new report.
@@ -331,10 +331,12 @@ class _Since:
 
     def take(self, data: bytes) -> Record:
         record = parse_record(data)
-        gap = 0 if self._last is None else record.sequence - self._last - 1
-        self._lost += max(gap, self._overruns)
-        self._overruns = 0
-        self._last = record.sequence
+        sequence = record.sequence
+        if sequence - 1 != self._last or self._overruns:
+            gap = 0 if self._last is None else sequence - self._last - 1
+            self._lost += max(gap, self._overruns)
+            self._overruns = 0
+        self._last = sequence
         self._records.append(record)
         return record
 
@@ -348,14 +350,40 @@ class _Since:
 
 def parse_record(data: bytes) -> Record:
     """Parse one record as /dev/kmsg gives it. Raises LogError."""
-    if plain := _PLAIN.fullmatch(data):
-        priority, sequence, time_us, flags, caller, text = plain.groups()
-        number = int(priority)
-        return Record(
-            number & 7, number >> 3, int(sequence), int(time_us), "-" if flags == b"-" else
-            flags.decode(errors="replace"), text.decode("ascii"), _NO_PAIRS,
-            caller.decode("ascii") if caller else "",
-        )  # fmt: skip
+    return _plain(data) or _full(data)
+
+
+def _plain(data: bytes) -> Record | None:
+    """Parse a record that is one line with nothing to decode, as nearly all are; else None."""
+    fields = data.split(b",", 3)
+    if len(fields) != 4:
+        return None
+    priority, sequence, time_us, rest = fields
+    number = _PRIORITIES.get(priority)
+    if number is None or not (sequence.isdigit() and time_us.isdigit()):
+        return None
+    if len(sequence) > 20 or len(time_us) > 20 or rest[:2] != b"-;" or b"\\" in rest:
+        return None
+    if rest.find(b"\n") != len(rest) - 1:
+        return None
+    # Not by Record(), a Python function: there are thousands.
+    return tuple.__new__(
+        Record,
+        (
+            number & 7,
+            number >> 3,
+            int(sequence),
+            int(time_us),
+            "-",
+            rest[2:-1].decode(errors="replace"),
+            _NO_PAIRS,
+            "",
+        ),
+    )
+
+
+def _full(data: bytes) -> Record:
+    """Parse any record. Raises LogError."""
     head, semicolon, body = data.partition(b";")
     prefix = _PREFIX.fullmatch(head)
     if not (semicolon and prefix):

@@ -18,26 +18,32 @@ __all__ = ["VmcsDump", "dump_of", "parse_dumps"]
 #: VM-entry control "load debug controls" (Intel SDM volume 3, table 25-15).
 _LOAD_DEBUG_CONTROLS = 1 << 2
 
-# Older kernels (5.10, say) do not have this line.
-_LAST_ENTRY = re.compile(r"VMCS .*, last attempted VM-entry on CPU (-?\d+)$")
-
-# The lines that are read, in order; each must be in a dump exactly once.
+# The lines that are read, in order; but for the first, each must be in a dump exactly once.
 _LINES = {
-    "guest": re.compile(r"\*\*\* Guest State \*\*\*$"),
-    "fs": re.compile(r"FS: .* base=0x([0-9a-f]{16})$"),
-    "debugctl": re.compile(r"DebugCtl = 0x([0-9a-f]{16})  DebugExceptions = 0x([0-9a-f]{16})$"),
-    "host": re.compile(r"\*\*\* Host State \*\*\*$"),
-    "control": re.compile(r"\*\*\* Control State \*\*\*$"),
+    # Older kernels (5.10, say) do not have this line.
+    "last_entry": r"VMCS .*, last attempted VM-entry on CPU (?P<cpu>-?\d+)$",
+    "guest": r"\*\*\* Guest State \*\*\*$",
+    "fs": r"FS: .* base=0x(?P<fs_base>[0-9a-f]{16})$",
+    "debugctl": (
+        r"DebugCtl = 0x(?P<bits>[0-9a-f]{16})  DebugExceptions = 0x(?P<exceptions>[0-9a-f]{16})$"
+    ),
+    "host": r"\*\*\* Host State \*\*\*$",
+    "control": r"\*\*\* Control State \*\*\*$",
     # Older kernels (5.10, say) have PinBased in a line of its own.
-    "entry": re.compile(r"(?:PinBased=\S+ )?EntryControls=([0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"),
+    "entry": (
+        r"(?:PinBased=\S+ )?EntryControls=(?P<controls>[0-9a-f]{8}) ExitControls=[0-9a-f]{8}$"
+    ),
 }
-_ORDER = tuple(_LINES)
+_ORDER = tuple(_LINES)[1:]
 
-# Most lines are none of these, and one match tells so. Newer kernels begin each line with the
-# module's name, 6.1 and older ones do not.
-_ANY = re.compile(
-    f"(?:kvm_intel: )?({'|'.join(p.pattern for p in (_LAST_ENTRY, *_LINES.values()))})"
+# Newer kernels begin each line with the module's name, 6.1 and older ones do not.
+_MODULE = "kvm_intel: "
+_LINE = re.compile(
+    f"(?:{_MODULE})?(?:{'|'.join(f'(?P<{name}>{form})' for name, form in _LINES.items())})"
 )
+# Most lines begin otherwise, which is quicker to tell than that they are none of these.
+_STARTS = ("VMCS ", "*** ", "FS:", "DebugCtl ", "PinBased=", "EntryControls=")
+_BEGINNINGS = (*(_MODULE + start for start in _STARTS), *_STARTS)
 
 _REMEDY = "look at the kernel log, and run without other VMs"
 _BROKEN = Missing("a VMCS dump in the kernel log is cut off, or mixed with another", _REMEDY)
@@ -71,21 +77,17 @@ def parse_dumps(records: Iterable[Record]) -> list[VmcsDump] | Missing:
     whole: list[VmcsDump] = []
     begun: _Begun | None = None
     cpu: int | None = None
-    for line in _lines(records):
-        last_entry = _LAST_ENTRY.match(line)
-        if last_entry:
-            cpu = int(last_entry[1])
-        for name, pattern in _LINES.items():
-            match = pattern.match(line)
-            if match is None:
-                continue
-            if name == "guest" and begun is None:
-                begun, cpu = _Begun(cpu), None
-            elif begun is None or not begun.take(name, match):
-                return _BROKEN
-            elif begun.is_whole:
-                whole.append(begun.dump())
-                begun = None
+    for match in _lines(records):
+        name = match.lastgroup
+        if name == "last_entry":
+            cpu = int(match["cpu"])
+        elif name == "guest" and begun is None:
+            begun, cpu = _Begun(cpu), None
+        elif begun is None or not begun.take(name, match):
+            return _BROKEN
+        elif begun.is_whole:
+            whole.append(begun.dump())
+            begun = None
     return whole if begun is None else _BROKEN
 
 
@@ -101,13 +103,15 @@ def dump_of(records: Iterable[Record], fs_base: int) -> VmcsDump | Missing:
     return Missing(f"the kernel log has {how_many} with FS base {fs_base:#x}", _REMEDY)
 
 
-def _lines(records: Iterable[Record]) -> Iterator[str]:
-    """Yield the lines that are read, without the module's name."""
+def _lines(records: Iterable[Record]) -> Iterator[re.Match[str]]:
+    """Yield the lines that are read; each match's last group is that of the kind of line."""
     for record in records:
-        if record.is_from_kernel:
-            for line in record.message.split("\n"):
-                if match := _ANY.match(line):
-                    yield match[1]
+        message = record.message
+        for line in message.split("\n") if "\n" in message else (message,):
+            if line.startswith(_BEGINNINGS) and record.is_from_kernel:
+                match = _LINE.match(line)
+                if match:
+                    yield match
 
 
 class _Begun:
@@ -115,13 +119,13 @@ class _Begun:
 
     def __init__(self, cpu: int | None) -> None:
         self._cpu = cpu
-        self._found: dict[str, re.Match[str]] = {}
+        self._found: list[re.Match[str]] = []
 
-    def take(self, name: str, match: re.Match[str]) -> bool:
+    def take(self, name: str | None, match: re.Match[str]) -> bool:
         """Keep a line; return False where it is not the next one, so that the dump is broken."""
         if _ORDER[1 + len(self._found)] != name:
             return False
-        self._found[name] = match
+        self._found.append(match)
         return True
 
     @property
@@ -129,11 +133,11 @@ class _Begun:
         return len(self._found) == len(_ORDER) - 1
 
     def dump(self) -> VmcsDump:
-        debugctl, exceptions = self._found["debugctl"].groups()
+        found = dict(zip(_ORDER[1:], self._found, strict=True))
         return VmcsDump(
-            debugctl=int(debugctl, 16),
-            debug_exceptions=int(exceptions, 16),
-            fs_base=int(self._found["fs"][1], 16),
-            entry_controls=int(self._found["entry"][1], 16),
+            debugctl=int(found["debugctl"]["bits"], 16),
+            debug_exceptions=int(found["debugctl"]["exceptions"], 16),
+            fs_base=int(found["fs"]["fs_base"], 16),
+            entry_controls=int(found["entry"]["controls"], 16),
             cpu=self._cpu,
         )
