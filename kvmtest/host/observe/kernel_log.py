@@ -416,14 +416,14 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
     report: _Report | None = None
     beginnings = _Beginnings()
     for record in records:
-        if not record.is_from_kernel:
+        if record.facility != _KERNEL_FACILITY:
             continue
         message = record.message
         begun: list[str] = []
         if not _FRAGMENT.isdisjoint(record.flags):
             begun = beginnings.of(record)
         elif report is None and "\n" not in message and kind_of(message) is None:
-            beginnings.add(record, message)
+            beginnings.add((record.caller, message))
             continue  # As nearly all are.
         for kind, headline, line in _told(message, begun):
             if report is not None and not report.takes(kind, line):
@@ -435,9 +435,9 @@ def troubles(records: Iterable[Record]) -> list[Trouble]:
                 reports.append(report)
             if _END.match(line):
                 report = None
-        beginnings.add(record, message)
+        beginnings.add((record.caller, message))
         for beginning in begun[-_GROWN:]:
-            beginnings.add(record, beginning + message)
+            beginnings.add((record.caller, beginning + message))
     return [report.trouble() for report in reports]
 
 
@@ -475,9 +475,8 @@ class _Beginnings:
 
     def __init__(self) -> None:
         self._texts: deque[tuple[str, str]] = deque(maxlen=_BEGINNINGS)
-
-    def add(self, record: Record, text: str) -> None:
-        self._texts.append((record.caller, text))
+        #: Adds a caller and a text that it began.
+        self.add = self._texts.append
 
     def of(self, record: Record) -> list[str]:
         """Return the last lines of texts that ``record`` may continue, the newest last."""

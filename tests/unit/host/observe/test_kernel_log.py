@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvmtest.host.observe.kernel_log import (
@@ -110,6 +110,7 @@ HEADS = [
 ]  # fmt: skip
 
 
+@example(b"4,5,6,-", b"\\x41", b"\n")
 @given(st.sampled_from(HEADS), BODIES, st.sampled_from([b"", b"\n"]))
 def test_a_plain_record_is_read_as_any_other(head: bytes, body: bytes, end: bytes) -> None:
     def read(data: bytes) -> Record | str:
