@@ -11,7 +11,7 @@ Times are TSC values of the host; a guest's TSC offset converts its own.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from .readings import Reading, Role, Scalar
 
@@ -61,6 +61,16 @@ class Window:
         in_guest = self.gaps - self.exits
         return in_guest if 0 <= in_guest <= self.smis else None
 
+    def of_arm(self, arm: Arm, smis: int) -> "Window":
+        """Return the same window with its arm and its SMIs, which are known afterwards.
+
+        Every window gets them: dataclasses.replace() takes twice the instructions.
+        """
+        return Window(
+            arm, self.began, self.ended, self.counted, self.known, self.exits, smis, self.gaps,
+            self.vcpu, self.state,
+        )  # fmt: skip
+
     def reading(self, number: int) -> Reading:
         """Return the reading of the experiment's ``number``-th sample of its kind."""
         raw: dict[str, Scalar] = {
@@ -86,8 +96,7 @@ class Window:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """A gap in the time that the guest on ``vcpu`` saw: an SMI or a VM-exit."""
 
     began: int

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import NamedTuple, TypeVar
@@ -261,7 +260,7 @@ class Watchers:
         smis, after = self.smis, self._counts()
         raised = map(smis.count.increase, before, after)
         return [
-            (replace(window, arm=arm, smis=count), gaps)
+            (window.of_arm(arm, count), gaps)
             for (window, gaps), count in zip(taken, raised, strict=True)
         ]
 
