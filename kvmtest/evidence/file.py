@@ -30,6 +30,10 @@ MOST = 32 * named_file.MIB
 _MOST_DIGITS = 78
 
 
+# Evidence is a tree, and looking for circles in thousands of readings takes time.
+_as_json = json.JSONEncoder(check_circular=False).encode
+
+
 class EvidenceUnreadable(EnvironmentUnfit):
     """This version can't read the file as evidence."""
 
@@ -50,8 +54,8 @@ def _text(data: Mapping[str, Any]) -> str:
 
     json's own indentation is slow: it runs in Python, not in C.
     """
-    parts = {name: json.dumps(part) for name, part in data.items() if name != "results"}
-    results = ",\n  ".join(map(json.dumps, data["results"]))
+    parts = {name: _as_json(part) for name, part in data.items() if name != "results"}
+    results = ",\n  ".join(map(_as_json, data["results"]))
     parts["results"] = f"[\n  {results}\n ]" if results else "[]"
     lines = ",\n".join(f' "{name}": {parts[name]}' for name in data)
     return f"{{\n{lines}\n}}\n"
