@@ -66,11 +66,14 @@ void counted_save_guest(unsigned cpu, unsigned reason)
 {
 	BX_CPU_C *emulated = BX_CPU(cpu);
 	uint32_t controls = emulated->VMread32(VMCS_32BIT_CONTROL_VMEXIT_CONTROLS);
-	uint64_t saved;
+	struct pmu_saved saved;
 
 	counted_advance(cpu);
-	if (pmu_save_guest(&counted[cpu].pmu, controls, reason & ENTRY_FAILED, &saved))
-		emulated->VMwrite64(VMCS_64BIT_GUEST_IA32_DEBUGCTL, saved);
+	saved = pmu_save_guest(&counted[cpu].pmu, controls, reason & ENTRY_FAILED);
+	if (saved.has_debugctl)
+		emulated->VMwrite64(VMCS_64BIT_GUEST_IA32_DEBUGCTL, saved.debugctl);
+	if (saved.has_global_control)
+		emulated->VMwrite64(VMCS_64BIT_GUEST_IA32_PERF_GLOBAL_CTRL, saved.global_control);
 }
 
 void counted_load_host(unsigned cpu)

@@ -47,6 +47,7 @@ enum msr {
 #define ENTRY_LOADS_GLOBAL_CONTROL BIT(13)
 #define EXIT_SAVES_DEBUGCTL        BIT(2)
 #define EXIT_LOADS_GLOBAL_CONTROL  BIT(12)
+#define EXIT_SAVES_GLOBAL_CONTROL  BIT(30)
 
 enum event { INSTRUCTIONS = 0x00c0, CYCLES = 0x003c, REFERENCE_CYCLES = 0x013c };
 
@@ -235,10 +236,15 @@ void pmu_enter_guest(struct pmu *pmu, const struct pmu_switch *to)
 	pmu->in_guest = true;
 }
 
-bool pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed, uint64_t *saved)
+struct pmu_saved pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed)
 {
-	*saved = pmu->debugctl;
-	return controls & EXIT_SAVES_DEBUGCTL && !entry_failed;
+	struct pmu_saved saved = { false, false, pmu->debugctl, pmu->global_control };
+
+	if (entry_failed)
+		return saved;
+	saved.has_debugctl = controls & EXIT_SAVES_DEBUGCTL;
+	saved.has_global_control = controls & EXIT_SAVES_GLOBAL_CONTROL;
+	return saved;
 }
 
 void pmu_load_host(struct pmu *pmu, const struct pmu_switch *to)

@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* Of what is modelled, and how its state is saved. */
-#define PMU_VERSION 3
+#define PMU_VERSION 4
 
 #define PMU_GENERAL 4
 #define PMU_FIXED   3 /* instructions, cycles, reference cycles */
@@ -62,8 +62,13 @@ struct pmu_switch {
 
 void pmu_enter_guest(struct pmu *pmu, const struct pmu_switch *to);
 
-/* First of a VM-exit: return whether the guest's DEBUGCTL, ``*saved``, goes to the VMCS. */
-bool pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed, uint64_t *saved);
+/* What goes to the VMCS, at the beginning of a VM-exit; a VM-entry that fails saves nothing. */
+struct pmu_saved {
+	bool has_debugctl, has_global_control;
+	uint64_t debugctl, global_control;
+};
+
+struct pmu_saved pmu_save_guest(const struct pmu *pmu, uint32_t controls, bool entry_failed);
 
 /* Then, after MSRs are stored: the host's state. */
 void pmu_load_host(struct pmu *pmu, const struct pmu_switch *to);

@@ -37,7 +37,7 @@ SHOWN = ("rtm",)
 
 #: The counters that are compiled in, for evidence (c_helpers/bochs/pmu.h, docs/lab-pmu.md).
 PMU: dict[str, str | int] = {
-    "pmu": "kvmtest's model, version 3",
+    "pmu": "kvmtest's model, version 4",
     "pmu_not_modelled": "overflow and its interrupt, sampling, skid, events but instructions and "
     "cycles; real handlers of SMIs and their latency, rendezvous",
     "smi_source_msr": 0x4B500000,

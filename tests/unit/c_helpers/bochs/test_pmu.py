@@ -46,7 +46,8 @@ int pmu_write_msr(void *pmu, uint32_t index, uint64_t value);
 _Bool pmu_read_counter(const void *pmu, uint32_t index, uint64_t *value);
 struct pmu_switch { uint32_t controls; uint64_t debugctl; uint64_t global_control; };
 void pmu_enter_guest(void *pmu, const struct pmu_switch *to);
-_Bool pmu_save_guest(const void *pmu, uint32_t controls, _Bool entry_failed, uint64_t *saved);
+struct pmu_saved { _Bool has_debugctl, has_global_control; uint64_t debugctl, global_control; };
+struct pmu_saved pmu_save_guest(const void *pmu, uint32_t controls, _Bool entry_failed);
 void pmu_load_host(void *pmu, const struct pmu_switch *to);
 void pmu_enter_smm(void *pmu);
 void pmu_leave_smm(void *pmu);
@@ -96,9 +97,14 @@ class Cpu:
         return saved
 
     def save(self, controls: int, *, failed: bool = False) -> int | None:
-        """Do the first step of a VM-exit."""
-        saves = self.lib.pmu_save_guest(self.pmu, controls, failed, self.value)
-        return int(self.value[0]) if saves else None
+        """Do the first step of a VM-exit; return the DEBUGCTL that is saved."""
+        saved = self.lib.pmu_save_guest(self.pmu, controls, failed)
+        return int(saved.debugctl) if saved.has_debugctl else None
+
+    def saved_global_control(self, controls: int, *, failed: bool = False) -> int | None:
+        """Do the first step of a VM-exit; return the IA32_PERF_GLOBAL_CTRL that is saved."""
+        saved = self.lib.pmu_save_guest(self.pmu, controls, failed)
+        return int(saved.global_control) if saved.has_global_control else None
 
     def count(self, *events: int) -> None:
         """Have the first counters count events, and the fixed ones at any level."""
@@ -322,3 +328,10 @@ def test_evidence_names_the_version_and_the_switch_that_the_model_has() -> None:
     assert PMU["pmu"] == f"kvmtest's model, version {version[1]}"
     assert period
     assert PMU["smi_source_msr"] == int(period[1], 16)
+
+
+def test_vm_exit_saves_global_control_where_its_control_says_so(cpu: Cpu) -> None:
+    cpu.write(GLOBAL_CONTROL, 0x1_0000_0003)
+    assert cpu.saved_global_control(1 << 30) == 0x1_0000_0003
+    assert cpu.saved_global_control(1 << 2) is None
+    assert cpu.saved_global_control(1 << 30, failed=True) is None
