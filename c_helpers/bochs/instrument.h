@@ -58,6 +58,18 @@ void request_do(void);
  */
 #define TURN 50
 extern bool turn_is_over;
+
+/*
+ * The time that a round of turns takes: the longest, up to TURN. A turn ends with a trace, and a long REP is one step that
+ * can't be cut: others would see time jump, as it does while they are in SMM.
+ */
+#define BX_INSTR_TICKS(longest) ((longest) < TURN ? (longest) : TURN)
+#define BX_INSTR_REPEAT_TICKS(count)                        \
+	do {                                                \
+		if (BX_SMP_PROCESSORS == 1)                 \
+			BX_TICKN(count);                    \
+	} while (0)
+
 #define BX_INSTR_TURN_BEGINS()     (turn_is_over = false)
 #define BX_INSTR_TURN_ENDS(count)  (turn_is_over || (count) >= TURN)
 #define BX_INSTR_PAUSE()           (turn_is_over = true)

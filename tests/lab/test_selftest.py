@@ -110,7 +110,8 @@ def faulty(built: BuiltBochs, tmp_path_factory: pytest.TempPathFactory) -> Calla
         )
         (parts / file).write_text(text.replace(right, chosen))
     pmu = parts / "pmu.h"
-    pmu.write_text(CHOICE + pmu.read_text())
+    guard = "#define KVMTEST_BOCHS_PMU_H\n"
+    pmu.write_text(pmu.read_text().replace(guard, guard + CHOICE))
     cache = Cache(folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "PARTS", parts)
