@@ -59,8 +59,8 @@ BROKEN = {
     ),
     "one-set": (
         "counted.cc",
-        "\tuint64_t counter_value;\n\n",
-        "\tuint64_t counter_value;\n\tcpu = 0;\n",
+        "\t\tanswer = pmu_read_msr(&counted[cpu].pmu, index, &read);\n",
+        "\t\tanswer = pmu_read_msr(&counted[0].pmu, index, &read);\n",
         "(2 CPUs)",
     ),
 }
@@ -102,12 +102,8 @@ def faulty(built: BuiltBochs, tmp_path_factory: pytest.TempPathFactory) -> Calla
     for name, (file, right, wrong, _) in BROKEN.items():
         text = (parts / file).read_text()
         assert text.count(right) == 1, name
-        declared = "\tuint64_t counter_value;\n\n" if "counter_value" in right else ""
-        statements = right.removeprefix(declared)
-        instead = wrong.replace("\tuint64_t counter_value;\n", "")
-        chosen = (
-            f'{declared}\tif (has_fault("{name}")) {{\n{instead}\t}} else {{\n{statements}\t}}\n'
-        )
+        choice = f'if (has_fault("{name}")) {{\n{wrong}\t}} else {{\n{right}\t}}'
+        chosen = f"\t{choice}\n"
         (parts / file).write_text(text.replace(right, chosen))
     pmu = parts / "pmu.h"
     guard = "#define KVMTEST_BOCHS_PMU_H\n"
