@@ -113,7 +113,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.setattr(tempfile, "tempdir", str(made.temporary))
     descriptors = open_descriptors()
     yield made
-    # However it ended:
+    # However it ended. What was killed takes a moment to be gone.
+    made.await_quiet()
     assert made.leftovers() == []
     assert made.processes() == []
     assert open_descriptors() == descriptors
