@@ -13,9 +13,6 @@ from typing import ClassVar
 from kvmtest.errors import UsageError
 from kvmtest.lab.digest import of_parts
 from kvmtest.lab.emulators.emulator import (
-    PARALLEL,
-    PAYLOAD,
-    SERIAL,
     Hardware,
     Launch,
     Start,
@@ -26,7 +23,7 @@ from kvmtest.lab.image import disk
 from . import configuration
 from .build import Build
 from .configuration import Drives, Ports, Variant
-from .log import LOG, last_words
+from .log import last_words
 from .selftest import Program
 from .source import VERSION
 
@@ -42,8 +39,6 @@ PMU: dict[str, str | int] = {
     "cycles; real handlers of SMIs and their latency, rendezvous",
     "smi_source_msr": 0x4B500000,
 }
-
-_BOOT_DISK = "boot.iso"
 
 
 def _command(build: Build, arguments: Sequence[str], save: Path | None, passes: int) -> Launch:
@@ -75,11 +70,11 @@ class BuiltBochs:
     name: ClassVar[str] = "Bochs"
     version: ClassVar[str] = f"{VERSION}, built from source"
     model: ClassVar[str] = configuration.CPU_MODEL
-    modules: ClassVar[tuple[str, ...]] = ("kvm_intel", "msr")
+    modules: ClassVar[tuple[str, ...]] = configuration.MODULES
     boots_flat: ClassVar[bool] = True
     cpus: ClassVar[int] = 1
     can_save: ClassVar[bool] = True
-    kernel_arguments: ClassVar[str] = "tsc_early_khz=100000 no_timer_check noxsave idle=halt"
+    kernel_arguments: ClassVar[str] = configuration.KERNEL_ARGUMENTS
 
     @property
     def digest(self) -> str:
@@ -116,12 +111,11 @@ class BuiltBochs:
 
     def make_boot(self, folder: Path, kernel: bytes, initramfs: bytes, command_line: str) -> None:
         """Write the boot CD to a folder."""
-        disk.make(folder / _BOOT_DISK, kernel, initramfs, command_line)
+        disk.make(folder / configuration.BOOT_DISK, kernel, initramfs, command_line)
 
     def launch(self, start: Start, folder: Path) -> Launch:
         """Write the configuration to a machine's folder."""
-        ports = Ports(folder / SERIAL, folder / PARALLEL, folder / LOG)
-        drives = Drives(start.boot / _BOOT_DISK, folder / PAYLOAD)
+        drives, ports = Drives.of(start, folder), Ports.of(folder)
         variant = _variant(self.build)
         if start.state is None:
             config = folder / "bochsrc"

@@ -10,13 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab.emulators.emulator import Hardware
+from kvmtest.lab.emulators.emulator import PARALLEL, PAYLOAD, SERIAL, Hardware, Start
+
+from .log import LOG
 
 __all__ = [
     "BIOS",
+    "BOOT_DISK",
     "CPU_MODEL",
     "INSTRUCTIONS_PER_SECOND",
     "KERNEL_ARGUMENTS",
+    "MODULES",
     "MSRS",
     "VGA_BIOS",
     "Drives",
@@ -30,20 +34,18 @@ __all__ = [
 
 CPU_MODEL = "corei7_skylake_x"
 
-#: Instructions in an emulated second; Bochs executes up to 80 million in a real one.
+#: Instructions in an emulated second.
 INSTRUCTIONS_PER_SECOND = 100_000_000
 
-#: What a kernel is told in a machine of any build.
-KERNEL_ARGUMENTS = " ".join(
-    [
-        "tsc_early_khz=100000", "no_timer_check", "noxsave",
-        # One CPU misses the other's write to the line that it monitors: no MWAIT when idle.
-        "idle=halt",
-        # Bochs 3.0 has posted interrupts, and refuses a descriptor that is not page-aligned. The
-        # SDM (volume 3, 27.2.1.1) asks for the alignment that KVM gives it, 64 bytes.
-        "kvm_intel.enable_apicv=0",
-    ]
-)  # fmt: skip
+#: The modules that a machine loads.
+MODULES = ("kvm_intel", "msr")
+
+#: What a kernel is told in a machine of any build. One CPU of 2.7 misses the other's write to the
+#: line that it monitors: no MWAIT when idle.
+KERNEL_ARGUMENTS = "tsc_early_khz=100000 no_timer_check noxsave idle=halt"
+
+#: The boot CD's image in the folder of what a machine boots from.
+BOOT_DISK = "boot.iso"
 
 #: MSRs that are plain storage.
 MSRS = Path(__file__).with_name("msrs.def")
@@ -62,14 +64,14 @@ class Variant:
     lines: tuple[str, ...]
 
     @classmethod
-    def distribution(cls, *lines: str) -> "Variant":
-        """Return what a build of Debian's is told, with further lines.
+    def distribution(cls) -> "Variant":
+        """Return what a build of Debian's is told.
 
         The display "term" needs a package of its own, but no terminal. Unless told otherwise, the
         speaker opens the host's sound device.
         """
-        own = ("display_library: term", "sound: driver=dummy", "speaker: enabled=0")
-        return cls(BIOS, VGA_BIOS, (*own, *lines))
+        lines = ("display_library: term", "sound: driver=dummy", "speaker: enabled=0")
+        return cls(BIOS, VGA_BIOS, lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class Ports:
     parallel: Path
     log: Path
 
+    @classmethod
+    def of(cls, folder: Path) -> "Ports":
+        """Return those of the machine that runs in ``folder``."""
+        return cls(folder / SERIAL, folder / PARALLEL, folder / LOG)
+
 
 @dataclass(frozen=True, slots=True)
 class Drives:
@@ -87,6 +94,11 @@ class Drives:
 
     boot: Path
     payload: Path
+
+    @classmethod
+    def of(cls, start: Start, folder: Path) -> "Drives":
+        """Return those of the machine that runs in ``folder``."""
+        return cls(start.boot / BOOT_DISK, folder / PAYLOAD)
 
 
 def bochsrc(variant: Variant, hardware: Hardware, drives: Drives, ports: Ports) -> str:
