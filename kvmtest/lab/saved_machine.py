@@ -19,7 +19,7 @@ from kvmtest.kernels.modules import Module
 from kvmtest.lab.emulators.emulator import Emulator, Hardware, Start
 
 from .digest import of_files, of_parts
-from .image import bytecode, cpio, disk, flat_kernel, payload, userland
+from .image import bytecode, cpio, disk, flat_kernel, payload, stub, userland
 from .image import contents as image
 from .machine import EmulatedMachine, MachineOutput
 
@@ -148,7 +148,7 @@ class SavedMachine:
 
 def _makers() -> str:
     """Return the digest of what makes an image of its parts: code, stub, and boot loader."""
-    modules = (bytecode, bzimage, cpio, disk, flat_kernel, image, userland)
+    modules = (bytecode, bzimage, cpio, disk, flat_kernel, image, stub, userland)
     files = [*(Path(str(module.__file__)) for module in modules), flat_kernel.STUB, disk.LOADER]
     # Where one is missing, disk.make and flat_kernel.flatten say so.
     return of_parts(*(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()))

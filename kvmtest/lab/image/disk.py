@@ -15,7 +15,8 @@ from pathlib import Path
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests.image import IMAGES
 from kvmtest.kernels.bzimage import SETUP_HEADER, header_field, setup_size
-from kvmtest.kernels.elf import ElfError, reading
+
+from .stub import Stub
 
 __all__ = ["LOADER", "make", "payload"]
 
@@ -117,16 +118,8 @@ def _boot_catalog() -> bytes:
 
 def _loader(loads: Sequence[tuple[int, int, int]]) -> bytes:
     """Return the loader, told what to load: sector, number of sectors, address."""
-    try:
-        with reading(LOADER.read_bytes()) as file:
-            segment = next(s for s in file.iter_segments() if s["p_type"] == "PT_LOAD")
-            (table,) = file.get_section_by_name(".symtab").get_symbol_by_name("loads")
-            code, at = bytearray(segment.data()), table["st_value"] - segment["p_vaddr"]
-    except (OSError, StopIteration, TypeError, AttributeError, ElfError) as error:
-        raise EnvironmentUnfit(
-            f"the boot CD's loader, {LOADER}, is not usable ({error}); "
-            "build it again (make, or pip install)"
-        ) from None
+    stub = Stub.read(LOADER, "the boot CD's loader", "loads")
+    code, at = bytearray(stub.data), stub.symbols["loads"] - stub.base
     for number, load in enumerate(loads):
         struct.pack_into("<3I", code, at + 12 * number, *load)
     return bytes(code)

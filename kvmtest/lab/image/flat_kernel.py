@@ -7,10 +7,7 @@ machine a minute. A small stub (guests/flat_kernel.S) puts it in place.
 
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from kvmtest.errors import EnvironmentUnfit
 from kvmtest.guests.image import IMAGES
 from kvmtest.kernels.bzimage import (
     PARAGRAPH,
@@ -21,6 +18,8 @@ from kvmtest.kernels.bzimage import (
     vmlinux,
 )
 from kvmtest.kernels.elf import ElfError, reading
+
+from .stub import Stub
 
 __all__ = ["STUB", "CannotFlatten", "flatten"]
 
@@ -51,16 +50,6 @@ class _Segment:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Stub:
-    """The code ahead of a flat kernel, guests/flat_kernel.S."""
-
-    data: bytes
-    base: int
-    end: int
-    parameters: int
-
-
 def flatten(image: bytes) -> bytes:
     """Return a bzImage of the same vmlinux, which a small stub puts in place without decompressing.
 
@@ -71,7 +60,7 @@ def flatten(image: bytes) -> bytes:
     entry, segments = _segments(vmlinux(image))
     start = min(segment.address for segment in segments)
     end = max(segment.address + segment.size for segment in segments)
-    stub = _stub(STUB)
+    stub = Stub.read(STUB, "the stub of flat kernels", "image_end", "parameters")
     _check_fit(image, stub, start, end, entry)
     span = max(segment.address + len(segment.data) for segment in segments) - start
     if span - sum(len(segment.data) for segment in segments) > _MOST_GAPS:
@@ -85,7 +74,7 @@ def flatten(image: bytes) -> bytes:
     zeroes = max(0, end - start - len(kernel) + 3) // 4
     code = bytearray(stub.data)
     struct.pack_into(
-        "<4I", code, stub.parameters - stub.base, start, len(kernel) // 4, zeroes, entry
+        "<4I", code, stub.symbols["parameters"] - stub.base, start, len(kernel) // 4, zeroes, entry
     )
     setup = bytearray(image[: setup_size(image)])
     changes = {
@@ -111,14 +100,17 @@ def flatten(image: bytes) -> bytes:
     return bytes(setup + code) + kernel
 
 
-def _check_fit(image: bytes, stub: _Stub, start: int, end: int, entry: int) -> None:
+def _check_fit(image: bytes, stub: Stub, start: int, end: int, entry: int) -> None:
     """Raise CannotFlatten unless the stub can place [start, end) and jump to ``entry`` there."""
     preferred = header_field(image, "pref_address")
     conditions = (
         (header_field(image, "code32_start") == stub.base, "it is not loaded at 1 MiB"),
         (start == preferred, f"it is linked at {start:#x} and wants to be at {preferred:#x}"),
         (start % _KERNEL_ALIGNMENT == 0, f"it is linked at {start:#x}, which is not aligned"),
-        (start >= stub.end, f"it is linked at {start:#x}, where its own bytes are loaded"),
+        (
+            start >= stub.symbols["image_end"],
+            f"it is linked at {start:#x}, where its own bytes are loaded",
+        ),
         (end - start <= header_field(image, "init_size"), "it is larger than its header says"),
         (end <= _MAPPED, f"it ends at {end:#x}, above 4 GiB"),
         (start <= entry < end, f"its entry point {entry:#x} is outside of it"),
@@ -145,20 +137,3 @@ def _segments(elf: bytes) -> tuple[int, list[_Segment]]:
             raise CannotFlatten("this kernel can't be made flat: its segments overlap")
         end = segment.address + segment.size
     return entry, segments
-
-
-def _stub(path: Path) -> _Stub:
-    """Read the assembled stub; raises EnvironmentUnfit where it is missing or damaged."""
-    try:
-        with reading(path.read_bytes()) as file:
-            segment = next(s for s in file.iter_segments() if s["p_type"] == "PT_LOAD")
-            table: Any = file.get_section_by_name(".symtab")
-            symbols = {s.name: s["st_value"] for s in table.iter_symbols()}
-            return _Stub(
-                segment.data(), symbols["start"], symbols["image_end"], symbols["parameters"]
-            )
-    except (OSError, KeyError, StopIteration, ElfError) as error:
-        raise EnvironmentUnfit(
-            f"the stub of flat kernels, {path}, is not usable ({error}); "
-            "build it again (make, or pip install)"
-        ) from None
