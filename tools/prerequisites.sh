@@ -56,7 +56,8 @@ find_missing() {
 }
 
 find_missing_for_lab() {
-	find_missing_for_machines
+	need busybox-static busybox_is_static
+	need util-linux setpriv --version
 }
 
 find_missing_for_emulator() {
@@ -77,12 +78,7 @@ find_missing_for_amd() {
 	need qemu-system-x86 qemu-system-x86_64 --version
 	need seabios has_file bios-256k.bin
 	need ovmf has_file OVMF_CODE
-	find_missing_for_machines
-}
-
-find_missing_for_machines() {
-	need busybox-static busybox_is_static
-	need util-linux setpriv --version
+	find_missing_for_lab
 }
 
 busybox_is_static() { command -v busybox && ! ldd "$(command -v busybox)"; }
