@@ -221,7 +221,8 @@ class _Quarters:
         if not _COMPILED.search(line.rstrip()):
             return
         self._done += 1
-        if 4 * self._done // self.total > 4 * (self._done - 1) // self.total:
+        # What is planned may be none of what is done, with a make that prints otherwise.
+        if self.total and 4 * self._done // self.total > 4 * (self._done - 1) // self.total:
             self.on_step(f"building the emulator: {self._done} of {self.total} files")
 
 

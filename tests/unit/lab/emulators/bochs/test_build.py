@@ -236,3 +236,9 @@ def test_cancelling_what_has_ended_sends_no_signal(source: Source, monkeypatch: 
     # Its number may be another process's by now.
     monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("a signal was sent"))
     builder.cancel()
+
+
+def test_a_make_that_plans_nothing_in_our_words_shows_no_progress() -> None:
+    steps: list[str] = []
+    subject._Quarters(0, steps.append).line("g++ -c cpu.cc -o cpu.o\n")
+    assert steps == []
