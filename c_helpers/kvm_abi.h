@@ -44,6 +44,11 @@
 #define KVM_EXIT_TDX 40
 #endif
 
+/* kvm_run.system_event.type: a TD reports that it can't go on. */
+#ifndef KVM_SYSTEM_EVENT_TDX_FATAL
+#define KVM_SYSTEM_EVENT_TDX_FATAL 7
+#endif
+
 /* kvm_run.hypercall; older headers have a longmode of 32 bits and a pad in place of flags. */
 struct kvmtest_exit_hypercall {
 	__u64 nr;

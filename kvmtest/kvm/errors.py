@@ -29,12 +29,42 @@ HINTS = {
         errno.EBUSY,
     ): "KVM gives this VM a mediated PMU (enable_mediated_pmu=Y), and somebody counts guests: end "
     "system-wide perf sessions, sysctl kernel.nmi_watchdog=0, or make the VM without a PMU",
+    ("KVM_CREATE_VCPU", errno.EIO): "KVM found the VM broken (TDX: KVM_TDX_INIT_VM first)",
+    ("KVM_CREATE_VCPU", errno.EINVAL): "no such vCPU id (TDX: KVM_CAP_SPLIT_IRQCHIP first)",
     ("KVM_SET_USER_MEMORY_REGION", errno.EEXIST): "the slot overlaps another: move it",
+    ("KVM_SET_USER_MEMORY_REGION2", errno.EEXIST): "the slot overlaps another: move it",
+    (
+        "KVM_TDX_INIT_VM",
+        errno.EINVAL,
+    ): "it is done already, or asks for something outside KVM_TDX_CAPABILITIES",
+    ("KVM_TDX_INIT_VM", errno.EBUSY): "a vCPU exists: initialise the VM before its first vCPU",
+    ("KVM_TDX_INIT_VM", errno.ENOSPC): "no private KeyID is free: end another TD",
+    ("KVM_TDX_INIT_VM", errno.EAGAIN): "the CPU's entropy ran out: try again",
+    (
+        "KVM_TDX_INIT_VM",
+        errno.EIO,
+    ): "the TDX module refused: look at the kernel log (each package needs an online CPU)",
+    (
+        "KVM_TDX_INIT_VCPU",
+        errno.EINVAL,
+    ): "it is done already, the VM is not initialised or final, or the vCPU's CPUID has no x2APIC",
+    (
+        "KVM_TDX_INIT_MEM_REGION",
+        errno.EINVAL,
+    ): "do it between KVM_TDX_INIT_VCPU and KVM_TDX_FINALIZE_VM, with whole private pages of a "
+    "slot with a guest_memfd",
+    ("KVM_TDX_FINALIZE_VM", errno.EINVAL): "the VM is not initialised, or final already",
+    ("KVM_TDX_FINALIZE_VM", errno.EBUSY): "the TDX module is busy: try again",
+    ("KVM_TDX_GET_CPUID", errno.EINVAL): "do it between KVM_TDX_INIT_VM and KVM_TDX_FINALIZE_VM",
     (
         "KVM_RUN",
         errno.EFAULT,
     ): "the guest touched memory that no slot backs, or host memory is gone",
-    ("KVM_RUN", errno.ENOEXEC): "the vCPU is not initialised (TDX: KVM_TDX_INIT_VCPU first)",
+    (
+        "KVM_RUN",
+        errno.EINVAL,
+    ): "KVM can't run the vCPU in this state (TDX: first KVM_TDX_INIT_VCPU and "
+    "KVM_TDX_FINALIZE_VM)",
     ("KVM_RUN", errno.EIO): "KVM found the vCPU or the VM broken: look at the kernel log",
 }
 

@@ -40,6 +40,10 @@ __all__ = [
     "Stopped",
     "SystemEventExit",
     "TdxExit",
+    "TdxFatalExit",
+    "TdxGetQuoteExit",
+    "TdxGetTdvmcallInfoExit",
+    "TdxSetupEventNotifyExit",
     "TprAccessExit",
     "UnknownExit",
     "WrmsrExit",
@@ -207,11 +211,45 @@ class MemoryFaultExit(NamedTuple):
 
 
 class TdxExit(NamedTuple):
-    """kvm_run.tdx; what ``data`` means depends on ``nr``."""
+    """kvm_run.tdx of a TDVMCALL that this version does not know; ``data[0]`` is the status."""
 
     flags: int
     nr: int
     data: tuple[int, ...]
+
+
+class TdxGetQuoteExit(NamedTuple):
+    """kvm_run.tdx.get_quote: the TD wants its report in the shared memory at ``gpa`` signed."""
+
+    gpa: int
+    size: int
+
+
+class TdxGetTdvmcallInfoExit(NamedTuple):
+    """kvm_run.tdx.get_tdvmcall_info: the TD asks which TDVMCALLs it may make."""
+
+    leaf: int
+
+
+class TdxSetupEventNotifyExit(NamedTuple):
+    """kvm_run.tdx.setup_event_notify: the TD wants events told by an interrupt."""
+
+    vector: int
+
+
+class TdxFatalExit(NamedTuple):
+    """KVM_SYSTEM_EVENT_TDX_FATAL: the TD says that it can't go on.
+
+    ``registers`` are the TD's RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI and R8 to R15; KVM sets RAX to
+    the status of TDH.VP.ENTER, and RSP and RBP to 0.
+    """
+
+    registers: tuple[int, ...]
+
+    @property
+    def error(self) -> int:
+        """The TD's error code, from R12 (Intel TDX GHCI, TDG.VP.VMCALL<ReportFatalError>)."""
+        return self.registers[12]
 
 
 class Deadline(NamedTuple):
@@ -255,6 +293,10 @@ Exit = (
     | NotifyExit
     | MemoryFaultExit
     | TdxExit
+    | TdxFatalExit
+    | TdxGetQuoteExit
+    | TdxGetTdvmcallInfoExit
+    | TdxSetupEventNotifyExit
     | Deadline
     | Stopped
     | Signal
@@ -277,9 +319,11 @@ def _memory_fault(run: Any) -> MemoryFaultExit:
     return MemoryFaultExit(fault.flags, fault.gpa, fault.size)
 
 
-def _tdx(run: Any) -> TdxExit:
+def _tdx(run: Any) -> Exit:
     tdx = _overlay(run, "kvmtest_exit_tdx")
-    return TdxExit(tdx.flags, tdx.nr, tuple(tdx.data))
+    data = tuple(tdx.data)
+    decoder = TDVMCALLS.get(tdx.nr)
+    return decoder(*data[1:]) if decoder else TdxExit(tdx.flags, tdx.nr, data)
 
 
 def _debug(run: Any) -> DebugExit:
@@ -297,14 +341,24 @@ def _internal(run: Any) -> InternalErrorExit:
     return InternalErrorExit(internal.suberror, tuple(internal.data[0 : min(internal.ndata, 16)]))
 
 
-def _system_event(run: Any) -> SystemEventExit:
+def _system_event(run: Any) -> Exit:
     event = run.system_event
-    return SystemEventExit(event.type, tuple(event.data[0 : min(event.ndata, 16)]))
+    data = tuple(event.data[0 : min(event.ndata, 16)])
+    if event.type == lib.KVM_SYSTEM_EVENT_TDX_FATAL and len(data) == 16:
+        return TdxFatalExit(data)
+    return SystemEventExit(event.type, data)
 
 
 def _fail_entry(run: Any) -> FailEntryExit:
     return FailEntryExit(run.fail_entry.hardware_entry_failure_reason, run.fail_entry.cpu)
 
+
+# By kvm_run.tdx.nr, of the data after the status: TDVMCALL_* (arch/x86/include/asm/shared/tdx.h).
+TDVMCALLS: dict[int, Callable[..., Exit]] = {
+    0x10000: lambda leaf, *_: TdxGetTdvmcallInfoExit(leaf),
+    0x10002: lambda gpa, size, *_: TdxGetQuoteExit(gpa, size),
+    0x10004: lambda vector, *_: TdxSetupEventNotifyExit(vector),
+}
 
 # By exit_reason; KVM_EXIT_IO is in decode itself.
 DECODERS: dict[int, Callable[[Any], Exit]] = {

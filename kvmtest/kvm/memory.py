@@ -1,9 +1,10 @@
 """Guest memory
 ============
 
-Anonymous host memory behind a KVM memory slot.
+Anonymous host memory behind a KVM memory slot, and for private memory a guest_memfd beside it.
 """
 
+import os
 from typing import Any
 
 from kvmtest._native import ffi
@@ -16,11 +17,16 @@ ADDRESS = ffi.typeof("uintptr_t")
 
 
 class Memory:
-    """``size`` bytes of guest-physical memory from ``guest_address`` on, zero at first."""
+    """``size`` bytes of guest-physical memory from ``guest_address`` on, zero at first.
 
-    def __init__(self, size: int, guest_address: int) -> None:
+    With a ``guest_memfd``, which is closed with the memory, a guest does not see what is written
+    here while its pages are private: a TD's first content is copied from here.
+    """
+
+    def __init__(self, size: int, guest_address: int, guest_memfd: int = -1) -> None:
         self.size = size
         self.guest_address = guest_address
+        self.guest_memfd = guest_memfd
         self._mapping = MappedMemory(size)
         self.host_address = int(ffi.cast(ADDRESS, self._mapping.pointer))
 
@@ -53,3 +59,6 @@ class Memory:
         """Unmap the memory; only after the VM is closed."""
         self.size = 0  # So that no address is inside.
         self._mapping.close()
+        if self.guest_memfd >= 0:
+            os.close(self.guest_memfd)
+            self.guest_memfd = -1

@@ -89,6 +89,55 @@ class Vm:
         region.userspace_addr = memory.host_address
         self._ioctl("KVM_SET_USER_MEMORY_REGION", region)
 
+    def add_private_memory(self, size: int, guest_address: int = 0) -> Memory:
+        """Give the guest memory that the host can't see, in a slot; whole pages, both.
+
+        The result's content is what a TD's first content is copied from. Raises
+        :class:`CapabilityMissing` where VMs of this type have no private memory.
+        """
+        for capability in ("KVM_CAP_USER_MEMORY2", "KVM_CAP_GUEST_MEMFD"):
+            self.require(capability)
+        if not self.require("KVM_CAP_MEMORY_ATTRIBUTES") & lib.KVM_MEMORY_ATTRIBUTE_PRIVATE:
+            raise CapabilityMissing("KVM_CAP_MEMORY_ATTRIBUTES with KVM_MEMORY_ATTRIBUTE_PRIVATE")
+        memory = Memory(size, guest_address, self.create_guest_memfd(size))
+        self.memories.append(memory)
+        self.set_user_memory_region2(self._next_slot, memory)
+        self._next_slot += 1
+        self.set_memory_attributes(guest_address, size, lib.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+        return memory
+
+    def create_guest_memfd(self, size: int, flags: int = 0) -> int:
+        """Return a descriptor of private memory of this VM (KVM_CREATE_GUEST_MEMFD)."""
+        create = ffi.new("struct kvm_create_guest_memfd *", {"size": size, "flags": flags})
+        return self._ioctl("KVM_CREATE_GUEST_MEMFD", create)
+
+    def set_user_memory_region2(
+        self, slot: int, memory: Memory, *, flags: int = 0, offset: int = 0
+    ) -> None:
+        """Put memory into a slot (KVM_SET_USER_MEMORY_REGION2), with its guest_memfd if it has one.
+
+        The slot's private pages are those from ``offset`` on in the guest_memfd.
+        """
+        region = ffi.new("struct kvm_userspace_memory_region2 *")
+        region.slot = slot
+        region.flags = flags
+        region.guest_phys_addr = memory.guest_address
+        region.memory_size = memory.size
+        region.userspace_addr = memory.host_address
+        if memory.guest_memfd >= 0:
+            region.flags |= lib.KVM_MEM_GUEST_MEMFD
+            region.guest_memfd = memory.guest_memfd
+            region.guest_memfd_offset = offset
+        self._ioctl("KVM_SET_USER_MEMORY_REGION2", region)
+
+    def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
+        """Set the attributes of whole pages, KVM_MEMORY_ATTRIBUTE_* (KVM_SET_MEMORY_ATTRIBUTES)."""
+        struct = ffi.new(
+            "struct kvm_memory_attributes *",
+            {"address": address, "size": size, "attributes": attributes},
+        )
+        self._ioctl("KVM_SET_MEMORY_ATTRIBUTES", struct)
+
     def set_tss_addr(self, address: int) -> None:
         """Give KVM three pages below 4 GiB, outside every slot; before the first vCPU.
 
@@ -100,6 +149,14 @@ class Vm:
     def create_irqchip(self) -> None:
         """Create in the kernel the PICs, the IOAPIC and a local APIC for each later vCPU."""
         self._ioctl("KVM_CREATE_IRQCHIP")
+
+    def split_irqchip(self, ioapic_routes: int = 24) -> None:
+        """Create a local APIC in the kernel for each later vCPU, and no PICs and IOAPIC.
+
+        Interrupts of ``ioapic_routes`` pins are kept for an IOAPIC of userspace's own
+        (KVM_CAP_SPLIT_IRQCHIP).
+        """
+        self.enable_cap("KVM_CAP_SPLIT_IRQCHIP", ioapic_routes)
 
     def create_vcpu(self, number: int | None = None) -> Vcpu:
         """Create a vCPU; its id (the APIC id) counts up from 0 unless given."""

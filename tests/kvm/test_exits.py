@@ -24,6 +24,10 @@ from kvmtest.kvm import (
     ShutdownExit,
     SystemEventExit,
     TdxExit,
+    TdxFatalExit,
+    TdxGetQuoteExit,
+    TdxGetTdvmcallInfoExit,
+    TdxSetupEventNotifyExit,
     UnknownExit,
     Vcpu,
     WrmsrExit,
@@ -302,3 +306,31 @@ def test_exits_newer_than_the_headers_are_read_through_our_declarations(fake: Fa
     assert fake.decode() == MemoryFaultExit(8, 0x1000, 4096)
     run.exit_reason = lib.KVM_EXIT_TDX
     assert fake.decode() == TdxExit(8, 0x1000, (4096, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("nr", "decoded"),
+    [
+        (0x10000, TdxGetTdvmcallInfoExit(5)),
+        (0x10002, TdxGetQuoteExit(5, 6)),
+        (0x10004, TdxSetupEventNotifyExit(5)),
+        (0x10005, TdxExit(0, 0x10005, (4, 5, 6, 0, 0, 0))),
+    ],
+)
+def test_a_tdvmcall_is_told_by_its_number(fake: FakeRun, nr: int, decoded: exits.Exit) -> None:
+    run = clear(fake, "KVM_EXIT_TDX")
+    tdx = ffi.cast("struct kvmtest_exit_tdx *", ffi.addressof(run, "hw"))
+    tdx.nr, tdx.data[0], tdx.data[1], tdx.data[2] = nr, 4, 5, 6
+    assert fake.decode() == decoded
+
+
+def test_a_td_that_gives_up_says_why_in_r12(fake: FakeRun) -> None:
+    run = clear(fake, "KVM_EXIT_SYSTEM_EVENT")
+    run.system_event.type, run.system_event.ndata = lib.KVM_SYSTEM_EVENT_TDX_FATAL, 16
+    run.system_event.data = list(range(100, 116))
+    fatal = fake.decode()
+    assert fatal == TdxFatalExit(tuple(range(100, 116)))
+    assert isinstance(fatal, TdxFatalExit)
+    assert fatal.error == 112
+    run.system_event.ndata = 3
+    assert fake.decode() == SystemEventExit(lib.KVM_SYSTEM_EVENT_TDX_FATAL, (100, 101, 102))
