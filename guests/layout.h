@@ -17,6 +17,8 @@
 #define GUEST_VMXON          0x20000    /* a page each, for an L1 with VMX */
 #define GUEST_VMCS12         0x21000
 #define GUEST_VIRTUAL_APIC   0x22000
+#define GUEST_L2_MAILBOX     0x23000    /* struct mailbox, of the L2 below an L1 with code */
+#define GUEST_MSR_BITMAP     0x24000    /* all 0: L2's RDMSR and WRMSR do not exit to L1 */
 #define GUEST_MEMORY_SIZE    0x200000
 
 #define GUEST_CODE_SELECTOR  0x08

@@ -49,8 +49,10 @@ CPUID_RTM = 1 << 11
 EFER, EFER_LMA, EFER_SVME = 0xC0000080, 1 << 10, 1 << 12
 X2APIC_ICR = 0x830
 #: Guests' MSRs that hold whatever is written: SYSENTER_EIP, APIC_BASE, FEATURE_CONTROL,
-#: PERF_CAPABILITIES, and the controls of nested VMX.
-PLAIN_MSRS = (0x176, 0x1B, 0x3A, IA32_PERF_CAPABILITIES, 0x48D, 0x48E, 0x48F, 0x490)
+#: PERF_CAPABILITIES, and the revision of a VMCS.
+PLAIN_MSRS = (0x176, 0x1B, 0x3A, IA32_PERF_CAPABILITIES, 0x480)
+#: The controls of nested VMX: none must be 1, and each may be.
+CONTROLS, ANY_CONTROL = (0x48D, 0x48E, 0x48F, 0x490), 0xFFFFFFFF << 32
 INVALID_GUEST_STATE = 0x80000021
 GENERAL_PROTECTION = 13
 CR0_PE = 1
@@ -152,7 +154,7 @@ class FakeVcpu(Vcpu):
         self._regs, self._sregs = ffi.new("struct kvm_regs *"), ffi.new("struct kvm_sregs *")
         # As a CPU begins: Intel SDM volume 3, table 10-1.
         self._regs.rip, self._sregs.cs.base, self._sregs.cs.selector = 0xFFF0, 0xFFFF0000, 0xF000
-        self._plain_msrs = dict.fromkeys(PLAIN_MSRS, 0)
+        self._plain_msrs = dict.fromkeys(PLAIN_MSRS, 0) | dict.fromkeys(CONTROLS, ANY_CONTROL)
         self._nested_state = b""
         self._is_in_l2 = self._is_spoiled = False
         self._guest: Iterator[Exit] | None = None

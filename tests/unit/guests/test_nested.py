@@ -9,7 +9,12 @@ from kvmtest._native import ffi, lib
 from kvmtest.guests.nested import CR4_VMXE, NO_MEMORY, NestedGuest
 
 # What must be 1 in the controls, with what may be in the high half.
-MUST = {0x48D: 0xFF_0000_0016, 0x48E: 0xFF_0401_E172, 0x48F: 0xFF_0003_6DFB, 0x490: 0xFF_0000_11FB}
+MUST = {
+    0x48D: 0xFF_0000_0016,
+    0x48E: 0xFFF9_FFFE_0401_E172,
+    0x48F: 0x7F_FFFF_0003_6DFB,
+    0x490: 0xFFFF_0000_11FB,
+}
 HEADER = ffi.sizeof("struct kvm_nested_state")
 
 
@@ -78,8 +83,11 @@ def test_l2_is_pending_in_its_own_pages(nested: NestedGuest, vcpu: FakeVcpu) -> 
     state = header(vcpu.state)
     assert len(vcpu.state) == state.size == HEADER + 4096
     assert state.flags == lib.KVM_STATE_NESTED_GUEST_MODE | lib.KVM_STATE_NESTED_RUN_PENDING
-    pages = {state.hdr.vmx.vmxon_pa, state.hdr.vmx.vmcs12_pa, lib.GUEST_VIRTUAL_APIC}
-    assert len(pages) == 3
+    pages = {
+        state.hdr.vmx.vmxon_pa, state.hdr.vmx.vmcs12_pa, lib.GUEST_VIRTUAL_APIC,
+        lib.GUEST_L2_MAILBOX, lib.GUEST_MSR_BITMAP,
+    }  # fmt: skip
+    assert len(pages) == 5
     assert all(page % 4096 == 0 and page < lib.GUEST_MEMORY_SIZE for page in pages)
     log_end = lib.GUEST_GAP_LOG + lib.GUEST_GAP_CAPACITY * ffi.sizeof("struct guest_gap")
     assert min(pages) >= log_end, "apart from what the guest logs"
@@ -94,7 +102,7 @@ def test_controls_have_what_must_be_one_and_what_l2_needs(
     vmcs = vmcs12(vcpu.state)
     assert vmcs.revision == 0x11E57ED0
     assert vmcs.pin_based_vm_exec_control == 0x16
-    assert vmcs.cpu_based_vm_exec_control == 0x0401E172 | 1 << 21
+    assert vmcs.cpu_based_vm_exec_control == 0x0401E172 | 1 << 21 | 1 << 28
     assert vmcs.vm_exit_controls == 0x36DFB | 1 << 9
     assert vmcs.vm_entry_controls == 0x11FB | 1 << 9 | 1 << 2
     assert vmcs.vmcs_link_pointer == (1 << 64) - 1
