@@ -29,7 +29,7 @@ ENUMS = re.compile(
 )
 FUNCTIONS = re.compile(r"(?:run_(?:once|loop|stop|clear_stop|close)|toggler_run) \(", re.VERBOSE)
 CONSTANTS = re.compile(
-    r"KVM_|KVMIO|GUEST_|COMMANDS?\b|COMMAND_|RESULT_|MAILBOX_|REGISTERS_|PERF_|VMCS12_"
+    r"KVM_|KVMIO|GUEST_|COMMANDS?\b|COMMAND_|RESULT_|MAILBOX_|REGISTERS_|PERF_|VMCS12_|VMX_|EXIT_REASON_"
 )
 EXTRA = """
 uint64_t clock_tsc(void);

@@ -3,6 +3,7 @@
 #ifndef KVMTEST_NATIVE_H
 #define KVMTEST_NATIVE_H
 
+#include <asm/vmx.h>
 #include <linux/perf_event.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -17,6 +18,7 @@
 #include "run_loop.h"
 #include "toggler.h"
 #include "vmcs12.h"
+#include "vmx.h"
 
 /* ioctl with fixed arguments, which cffi calls directly; variadic calls are slower, by libffi. */
 static inline int kvm_ioctl(int fd, unsigned long request, void *argument)

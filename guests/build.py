@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / "kvmtest" / "guests" / "images"
 # What every 64-bit guest has, whatever its transport.
-LONG = ["commands", "exceptions"]
+LONG = ["commands", "exceptions", "vmx"]
 # The sources of each image, the one that starts first, by the linker script that places them.
 IMAGES_BY_SCRIPT = {
     "image.ld": {

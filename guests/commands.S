@@ -12,6 +12,7 @@
 	.globl commands
 commands:
 	.quad	ok, rdmsr, wrmsr, cpuid, rdpmc, loop, ring, watch, spin, gap
+	.quad	hlt, vmcall, vmxon, vmxoff, vmclear, vmptrld, vmread, vmwrite, vmlaunch, vmresume
 
 	.text
 /* The result is edx:eax. */
@@ -124,4 +125,12 @@ gap:	/* rcx index in the log of the last watch */
 	mov	%rax, RESULT_OFF_VALUE(%r12)
 	mov	GUEST_GAP_LOG+8(%rcx), %rax
 	mov	%rax, RESULT_OFF_VALUE+8(%r12)
+	jmp	ok
+
+hlt:
+	hlt
+	jmp	ok
+
+vmcall:
+	vmcall
 	jmp	ok

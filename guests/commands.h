@@ -25,7 +25,19 @@
 #define COMMAND_WATCH         7             /* ticks, threshold -> gaps, polls, shortest, longest */
 #define COMMAND_SPIN          8             /*                  -> never ends */
 #define COMMAND_GAP           9             /* index            -> begin, end; of the last watch */
-#define COMMANDS              10
+#define COMMAND_HLT           10            /*                  -> */
+#define COMMAND_VMCALL        11            /*                  -> ; as L2: exits to L1 */
+
+/* Of an L1; the first value is the outcome, VMX_* in vmx.h. */
+#define COMMAND_VMXON         12            /* region, revision -> outcome */
+#define COMMAND_VMXOFF        13            /*                  -> outcome */
+#define COMMAND_VMCLEAR       14            /* region, revision -> outcome */
+#define COMMAND_VMPTRLD       15            /* region           -> outcome */
+#define COMMAND_VMREAD        16            /* field            -> outcome, value */
+#define COMMAND_VMWRITE       17            /* field, value     -> outcome */
+#define COMMAND_VMLAUNCH      18            /*                  -> outcome, reason, qualification, rip */
+#define COMMAND_VMRESUME      19            /*                  -> outcome, reason, qualification, rip */
+#define COMMANDS              20
 
 /* A result's status. */
 #define RESULT_PENDING        0

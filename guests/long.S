@@ -14,6 +14,7 @@
 	.globl start
 start:
 	mov	$GUEST_MAILBOX, %r15d
+come_up:
 	movl	$GUEST_MAGIC, MAILBOX_OFF_MAGIC(%r15)
 
 done:
@@ -63,14 +64,24 @@ unknown:
 	jmp	advance
 
 /* A command that took an exception ends here; the exception is in its result. */
+	.globl failed
 failed:
 	movl	$RESULT_FAULT, RESULT_OFF_STATUS(%r12)
 	jmp	advance
 
+/* Guest RIP in vmcs12: an L2 that takes commands from a mailbox of its own. */
+	.globl l2_start
+l2_start:
+	mov	$GUEST_L2_MAILBOX, %r15d
+	jmp	come_up
+
 /* eax vector, rbx error, rcx rip of an exception outside commands: say so for ever. */
 	.globl report_fault
 report_fault:
+	cmp	$GUEST_L2_MAILBOX, %r15
+	je	1f
 	mov	$GUEST_MAILBOX, %r15d
+1:
 	mov	%eax, MAILBOX_OFF_VECTOR(%r15)
 	mov	%rbx, MAILBOX_OFF_ERROR(%r15)
 	mov	%rcx, MAILBOX_OFF_RIP(%r15)

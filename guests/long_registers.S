@@ -72,6 +72,7 @@ unknown:
 	jmp	advance
 
 /* A command that took an exception ends here; the exception is in its result. */
+	.globl failed
 failed:
 	write_result RESULT_OFF_VECTOR
 	write_result RESULT_OFF_ERROR

@@ -19,6 +19,7 @@ __all__ = [
     "TscGap",
     "cpuid",
     "gap",
+    "hlt",
     "loop",
     "nop",
     "rdmsr",
@@ -26,6 +27,15 @@ __all__ = [
     "read_result",
     "ring",
     "spin",
+    "vmcall",
+    "vmclear",
+    "vmlaunch",
+    "vmptrld",
+    "vmread",
+    "vmresume",
+    "vmwrite",
+    "vmxoff",
+    "vmxon",
     "watch",
     "wrmsr",
 ]
@@ -143,6 +153,63 @@ def gap(index: int) -> Command:
 def spin() -> Command:
     """Spin for ever, with interrupts on."""
     return Command(lib.COMMAND_SPIN)
+
+
+def hlt() -> Command:
+    """HLT: ends at an interrupt, or when L1 skips it; else KVM_RUN returns a HltExit."""
+    return Command(lib.COMMAND_HLT)
+
+
+def vmcall() -> Command:
+    """VMCALL; of an L2, exits to L1."""
+    return Command(lib.COMMAND_VMCALL)
+
+
+# Of an L1, whose driver is kvmtest.guests.l1. The first value is the outcome, VMX_* in
+# guests/vmx.h; after VMX_FAIL_VALID the second is the VM-instruction error.
+
+
+def vmxon(region: int, revision: int) -> Command:
+    """Set CR4.VMXE, write the revision into the region, and VMXON."""
+    return Command(lib.COMMAND_VMXON, (region, revision))
+
+
+def vmxoff() -> Command:
+    """VMXOFF."""
+    return Command(lib.COMMAND_VMXOFF)
+
+
+def vmclear(region: int, revision: int) -> Command:
+    """Write the revision into the region, and VMCLEAR."""
+    return Command(lib.COMMAND_VMCLEAR, (region, revision))
+
+
+def vmptrld(region: int) -> Command:
+    """VMPTRLD."""
+    return Command(lib.COMMAND_VMPTRLD, (region,))
+
+
+def vmread(field: int) -> Command:
+    """VMREAD; second value: the field's."""
+    return Command(lib.COMMAND_VMREAD, (field,))
+
+
+def vmwrite(field: int, value: int) -> Command:
+    """VMWRITE."""
+    return Command(lib.COMMAND_VMWRITE, (field, value))
+
+
+def vmlaunch() -> Command:
+    """VMLAUNCH; after VMX_EXITED the further values: exit reason, qualification, L2's RIP.
+
+    The result comes when L1 runs again, after the exit from L2.
+    """
+    return Command(lib.COMMAND_VMLAUNCH)
+
+
+def vmresume() -> Command:
+    """VMRESUME; values as of :func:`vmlaunch`."""
+    return Command(lib.COMMAND_VMRESUME)
 
 
 def read_result(slot: Any) -> Result:

@@ -32,6 +32,7 @@ WALKED = {
 }
 COUNTERS_INSIDE = Path(__file__).with_name("counters_inside.py")
 GUESTS_INSIDE = Path(__file__).with_name("guests_inside.py")
+L1_INSIDE = Path(__file__).with_name("l1_inside.py")
 
 
 def verdicts(evidence: Evidence) -> dict[str, Verdict]:
@@ -199,6 +200,10 @@ def test_a_machine_that_was_booted_judges_like_one_that_was_restored(
 
 def test_l1_and_l2_take_commands_over_each_transport(lab: LabTarget) -> None:
     run_script_inside(lab, GUESTS_INSIDE)
+
+
+def test_an_l1_with_code_of_its_own_makes_an_l2(lab: LabTarget) -> None:
+    run_script_inside(lab, L1_INSIDE)
 
 
 def test_counters_agree_and_a_guest_has_them_if_its_vm_was_asked_for_a_pmu(
