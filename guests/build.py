@@ -20,10 +20,13 @@ IMAGES_BY_SCRIPT = {
         "long": ["long", *LONG],
         "long_registers": ["long_registers", *LONG],
         "real": ["real"],
+        "td": ["long_registers", "td", *LONG],
     },
     "flat_kernel.ld": {"flat_kernel": ["flat_kernel"]},
     "boot_cd.ld": {"boot_cd": ["boot_cd"]},
 }
+# What the preprocessor is told beside that.
+DEFINED = {"td": ["-DGUEST_TD"]}
 
 
 def run(*command: str) -> None:
@@ -39,8 +42,8 @@ def build(target: Path = IMAGES) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
 
-        def assemble(source: str) -> str:
-            made, flags = f"{folder}/{source}.o", ["-c", "-Wall", "-Wextra", "-Werror"]
+        def assemble(source: str, defined: list[str]) -> str:
+            made, flags = f"{folder}/{source}.o", ["-c", "-Wall", "-Wextra", "-Werror", *defined]
             run(*compiler, *flags, str(HERE / f"{source}.S"), "-o", made)
             return made
 
@@ -48,7 +51,7 @@ def build(target: Path = IMAGES) -> None:
             ready = f"{folder}/{script}"
             run(*compiler, "-E", "-P", "-xc", str(HERE / script), "-o", ready)
             for name, sources in images.items():
-                objects = [assemble(source) for source in sources]
+                objects = [assemble(source, DEFINED.get(name, [])) for source in sources]
                 run(*linker, "-T", ready, *objects, "-o", str(target / f"{name}.elf"))
 
 

@@ -57,6 +57,7 @@ loop:	/* rcx count, at least 1 */
 	jmp	ok
 
 ring:	/* rcx count, at least 1 */
+#ifndef GUEST_TD
 	mov	$GUEST_DOORBELL_PORT, %dx
 	.globl doorbell
 doorbell:
@@ -64,6 +65,13 @@ doorbell:
 	dec	%rcx
 	jnz	doorbell
 	jmp	ok
+#else
+	mov	$GUEST_DOORBELL_PORT, %edx
+	call	td_write_port_byte
+	dec	%rcx
+	jnz	ring
+	jmp	ok
+#endif
 
 /*
  * Poll the TSC for rcx ticks. Two polls that are rsi ticks or more apart are a gap, which goes into

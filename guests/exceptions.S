@@ -65,6 +65,9 @@ gdt:
 	.quad	0
 	.quad	0x00af9b000000ffff      /* GUEST_CODE_SELECTOR: 64-bit code */
 	.quad	0x00cf93000000ffff      /* GUEST_DATA_SELECTOR */
+	.word	tss_end - tss - 1, tss  /* GUEST_TSS_SELECTOR: an available TSS below 64 KiB */
+	.byte	0, 0x89, 0, 0
+	.quad	0
 gdt_end:
 
 	.balign	16

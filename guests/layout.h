@@ -21,6 +21,10 @@
 #define GUEST_MSR_BITMAP     0x24000    /* all 0: L2's RDMSR and WRMSR do not exit to L1 */
 #define GUEST_MEMORY_SIZE    0x200000
 
+#define GUEST_TD_MEMORY_SIZE 0x20000    /* of a TD, to the end of the log of gaps */
+#define GUEST_TD_RESET_PAGE  0xfffff000
+#define GUEST_TD_RESET       0xfffffff0 /* a TD's first instruction */
+
 #define GUEST_CODE_SELECTOR  0x08
 #define GUEST_DATA_SELECTOR  0x10
 #define GUEST_TSS_SELECTOR   0x18

@@ -1,34 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The 64-bit guest that takes commands through registers, and otherwise the one of long.S.
+ * The 64-bit guest that takes commands through registers, and otherwise the one of long.S; with td.S
+ * it is a TD.
  *
  * While commands run, r12 points at the result, which is in memory of the guest's own.
  */
+#include "hypervisor.h"
 #include "layout.h"
 #include "registers.h"
 
-/* The two macros are all that does I/O. */
-	.macro	read_register port		/* to rax */
-	mov	$\port, %dx
-	in	%dx, %eax
-	.endm
-
-	.macro	write_register port		/* from eax */
-	mov	$\port, %dx
-	out	%eax, %dx
-	.endm
-
 	.macro	read_argument number, to
-	read_register (REGISTERS_COMMAND_PORT + COMMAND_OFF_ARGUMENT + 8 * \number)
+	read_port (REGISTERS_COMMAND_PORT + COMMAND_OFF_ARGUMENT + 8 * \number)
 	mov	%rax, \to
-	read_register (REGISTERS_COMMAND_PORT + COMMAND_OFF_ARGUMENT + 8 * \number + 4)
+	read_port (REGISTERS_COMMAND_PORT + COMMAND_OFF_ARGUMENT + 8 * \number + 4)
 	shl	$32, %rax
 	or	%rax, \to
 	.endm
 
 	.macro	write_result offset
 	mov	\offset(%r12), %eax
-	write_register (REGISTERS_RESULT_PORT + \offset)
+	write_port (REGISTERS_RESULT_PORT + \offset)
 	.endm
 
 	.code64
@@ -36,19 +27,19 @@
 	.globl start
 start:
 	mov	$GUEST_MAGIC, %eax
-	write_register REGISTERS_HELLO_PORT
+	write_port REGISTERS_HELLO_PORT
 
 done:
 	movq	$0, recovery
-	write_register GUEST_DONE_PORT
+	write_port GUEST_DONE_PORT
 	movq	$failed, recovery
 	mov	$result, %r12d
 
 next:
-	read_register REGISTERS_LEFT_PORT
+	read_port REGISTERS_LEFT_PORT
 	test	%eax, %eax
 	jz	done
-	read_register REGISTERS_COMMAND_PORT
+	read_port REGISTERS_COMMAND_PORT
 	cmp	$COMMANDS, %eax
 	jae	unknown
 	mov	%eax, %ebx
@@ -64,7 +55,7 @@ ok:
 	.endr
 	mov	$RESULT_OK, %eax
 advance:
-	write_register (REGISTERS_RESULT_PORT + RESULT_OFF_STATUS)
+	write_port (REGISTERS_RESULT_PORT + RESULT_OFF_STATUS)
 	jmp	next
 
 unknown:
@@ -74,6 +65,7 @@ unknown:
 /* A command that took an exception ends here; the exception is in its result. */
 	.globl failed
 failed:
+	explain_fault
 	write_result RESULT_OFF_VECTOR
 	write_result RESULT_OFF_ERROR
 	write_result RESULT_OFF_ERROR+4
@@ -95,7 +87,7 @@ report_fault:
 	write_result RESULT_OFF_RIP
 	write_result RESULT_OFF_RIP+4
 1:
-	write_register GUEST_FAULT_PORT
+	write_port GUEST_FAULT_PORT
 	jmp	1b
 
 	.data

@@ -11,6 +11,7 @@ from .image import Image, load
 from .mailbox import LOOP_OVERHEAD, Mailbox
 from .registers import Registers
 from .spinning import Spinning
+from .td import td_guest
 from .transport import Transport
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "long_guest",
     "private_guest",
     "real_guest",
+    "td_guest",
 ]

@@ -2,7 +2,8 @@
 ===============
 
 Puts a vCPU into real mode, or into 64-bit mode with paging, descriptor tables and an IDT made of
-the image's exception stubs. guests/layout.h says where in memory each table is.
+the image's exception stubs. guests/layout.h says where in memory each table is. A TD's registers
+can't be set: it finds the same tables in its memory, and goes into 64-bit mode by itself.
 """
 
 import struct
@@ -14,7 +15,7 @@ from kvmtest.kvm import Memory, Vcpu
 
 from .image import Image
 
-__all__ = ["enter_long_mode", "enter_real_mode"]
+__all__ = ["enter_long_mode", "enter_real_mode", "write_long_mode"]
 
 # Bit 1, which is always set, and IF: a guest that spins can always be interrupted.
 RFLAGS = 0x202
@@ -31,9 +32,7 @@ LONG_STUB_SIZE, REAL_STUB_SIZE = 16, 8
 
 def enter_long_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
     """Load the image, and have the vCPU start it in 64-bit mode, the first GiB identity-mapped."""
-    memory.write(image.address, image.data)
-    _write_page_tables(memory)
-    _write_idt(memory, image)
+    write_long_mode(memory, image)
     sregs = vcpu.get_sregs()
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG
     sregs.cr3 = lib.GUEST_PML4
@@ -52,6 +51,13 @@ def enter_long_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
     sregs.idt.limit = 256 * 16 - 1
     vcpu.set_sregs(sregs)
     _start(vcpu, image)
+
+
+def write_long_mode(memory: Memory, image: Image) -> None:
+    """Write the image, page tables and an IDT, all that 64-bit mode needs in memory."""
+    memory.write(image.address, image.data)
+    _write_page_tables(memory)
+    _write_idt(memory, image)
 
 
 def enter_real_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
