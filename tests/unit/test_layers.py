@@ -22,7 +22,7 @@ LEVELS = (
     {"session", "diagnosis", "interruption"},
     {"known_defects", "record"},
     {"checks", "lab", "run_options"},
-    {"guests", "smi"},
+    {"guests", "smi", "interleave"},
     {"pmu"},
     {"kvm", "host", "target", "marker_expression"},
     {"kernels", "evidence", "findings", "properties"},

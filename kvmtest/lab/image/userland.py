@@ -31,7 +31,7 @@ SITE = "/site"
 _PYTHON = "/bin/python3"
 
 # Libraries that kvmtest requires but does not import while it decides properties.
-_LEFT_OUT = {"markdown-it-py", "mdurl", "pluggy", "pycparser", "pytest", "python-ptrace"}
+_LEFT_OUT = {"markdown-it-py", "mdurl", "pluggy", "pycparser", "pytest"}
 _FILES_LEFT_OUT = re.compile(r"(?:.*/)?tests?/.*")
 
 # Parts of the standard library that nothing here imports, and that are large or linked to much.

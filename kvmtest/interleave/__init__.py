@@ -1,0 +1,1 @@
+"""Other processes, stopped at exact points by ptrace(2)."""
