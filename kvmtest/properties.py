@@ -88,7 +88,6 @@ QUIRK = "commit e2ffe85b6d2b (KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM)"
 KNOB = "arch/x86/events/intel/core.c, freeze_on_smi"
 APM = "AMD APM volume 2, 13.1.1 (DebugCtl) and 15.13 (intercepts)"
 
-INTEL = ("intel",)
 LAB = ("intel", "lab")
 VMX = ("kvm", "kvm-intel", "knob", "freeze-bit")
 NESTED = ("kvm", "kvm-intel", "nested", "knob", "freeze-bit")
@@ -121,12 +120,13 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property(
         "host.hotplug",
-        "a CPU taken offline and online gets the knob's value back",
-        INTEL,
-        ("knob", "freeze-bit", "cpu-hotplug"),
-        ("hostmsr",),
+        "a CPU taken offline and online gets the knob's value back, and so does an entry there; on "
+        "AMD, which has no knob, no entry there loads a bit",
+        ("intel", "amd", "lab"),
+        ("kvm", "second-cpu", "cpu-hotplug"),
+        ("hostmsr", *ENTRY),
         KNOB,
-        has_check=False,
+        vendors=(("kvm-intel", "knob", "freeze-bit"), ("kvm-amd", "run-flags", "kprobes")),
     ),
     Property(
         "vmx.entry.fresh",

@@ -150,6 +150,10 @@ class RunOptions:
         bool,
         Option(help="reload the KVM module with other parameters for properties that need it"),
     ] = False
+    hotplug: Annotated[
+        bool,
+        Option(help="take a CPU offline and online again, for host.hotplug"),
+    ] = False
     root: Annotated[
         Path,
         Option(

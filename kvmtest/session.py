@@ -60,7 +60,9 @@ class Session:
             requirements = required_of(chosen, options.require)
         self.options = options
         self.chosen = chosen
-        self.machine = Machine(Tree(options.root), options.smi_source, options.allow_other_vms)
+        self.machine = Machine(
+            Tree(options.root), options.smi_source, options.allow_other_vms, options.hotplug
+        )
         self._requirements = requirements
         # For git bisect, an unmet requirement does not make a commit bad.
         self._enforces = not options.bisect

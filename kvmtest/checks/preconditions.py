@@ -12,6 +12,7 @@ from contextlib import suppress
 from kvmtest import __version__
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.facts.census import Census
+from kvmtest.host.facts.hotplug import removable, switch
 from kvmtest.host.facts.kernel import Kernel
 from kvmtest.host.facts.lab import VARIABLE, LabFacts
 from kvmtest.host.facts.mediated_pmu import PARAMETER
@@ -209,13 +210,18 @@ def second_cpu(machine: Machine) -> Missing | None:
 
 
 def cpu_hotplug(machine: Machine) -> Missing | None:
-    """A CPU can be taken offline."""
-    if machine.tree.glob("/sys/devices/system/cpu/cpu[0-9]*/online"):
+    """A CPU can be taken offline, and the user permits it."""
+    alone = second_cpu(machine)
+    if alone:
+        return alone
+    cpus = removable(machine.tree)
+    if not cpus:
+        return Missing("no CPU can be taken offline", "use a kernel with CONFIG_HOTPLUG_CPU")
+    if not os.access(machine.tree.path(switch(cpus[-1])), os.W_OK, effective_ids=True):
+        return Missing(f"{switch(cpus[-1])} can't be written", "run as root, outside a container")
+    if machine.allow_hotplug:
         return None
-    cpu = machine.cpu
-    if not isinstance(cpu, Missing) and len(cpu.online) == 1:
-        return Missing("no CPU can be taken offline: there is one alone", "use a machine with two")
-    return Missing("no CPU can be taken offline", "use a kernel with CONFIG_HOTPLUG_CPU")
+    return Missing("no CPU may be taken offline unasked", "use --hotplug")
 
 
 def kvm_stats(machine: Machine) -> Missing | None:

@@ -28,12 +28,14 @@ class Machine:
     """The host whose files are below ``tree``.
 
     ``smi_source`` is the SMI source that the user wants; None leaves the choice to
-    :func:`kvmtest.smi.choose`. With ``allow_other_vms`` a run may disturb others' VMs.
+    :func:`kvmtest.smi.choose`. With ``allow_other_vms`` a run may disturb others' VMs, and with
+    ``allow_hotplug`` it may take a CPU offline.
     """
 
     tree: Tree
     smi_source: str | None = None
     allow_other_vms: bool = False
+    allow_hotplug: bool = False
 
     def forget_kvm(self) -> None:
         """Drop the facts that a reload of the KVM module changes: they are looked up anew."""

@@ -174,7 +174,7 @@ class LabTarget:
         laying = overlay.commands(own) if overlay else []
         facts = self.facts(overlay, str(parameters))
         return payload.job(
-            ["run", "--quiet", "--reload-modules", "-o", "/tmp/output", *job.words],
+            ["run", "--quiet", "--reload-modules", "--hotplug", "-o", "/tmp/output", *job.words],
             {VARIABLE: json.dumps(facts)},
             [*laying, *parameters.commands, *job.commands],
         )

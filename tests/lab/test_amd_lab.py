@@ -25,6 +25,7 @@ DECIDED = {
     "svm.guest.debugctl",
     "svm.guest.smm",
     "any.soak",
+    "host.hotplug",
     "any.no-warnings",
 }
 BESIDE_GUEST = Path(__file__).with_name("smis_beside_guest.py")

@@ -177,6 +177,16 @@ def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: LabTarget) -
     assert sum(w.guest_smis == 1 for w in windows) >= 30
 
 
+def test_a_cpu_goes_and_comes_with_the_knob_s_bit(lab: LabTarget) -> None:
+    two = lab.with_hardware(replace(lab.machine.hardware, cpus=2))
+    evidence = two.run(Job(["--only=host.hotplug"])).evidence
+    (result,) = evidence.results
+    assert result.verdict is Verdict.PASS
+    assert {reading.witness for reading in result.readings} == {"hostmsr", "vmcs", "runflags"}
+    (change,) = (each for each in evidence.journal.changes if "cpu1/online" in each.sentence)
+    assert (change.old, change.new, change.undone) == ("1", "1", True)
+
+
 def test_with_a_dead_counter_nothing_is_decided(counting: LabTarget) -> None:
     result = leaks_where(counting, [], fault(0x4B500002))
     assert result.verdict is Verdict.INCONCLUSIVE

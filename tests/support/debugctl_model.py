@@ -20,8 +20,11 @@ LOAD_DEBUGCTL = 4
 RUN_FUNCTION = 0xFFFFFFFFC0500000
 
 #: What an observation does not show: that the knob reaches CPU 1, whole dumps, the guest's own bits
-#: in them, all hits of the probe, its function, what the guest's RDMSR reads, its faults.
-Hidden = Literal["", "knob", "dumps", "guests' bits", "hits", "function", "MSRs", "faults"]
+#: in them, all hits of the probe, its function, what the guest's RDMSR reads, its faults, or that
+#: CPU 1 is offline.
+Hidden = Literal[
+    "", "knob", "dumps", "guests' bits", "hits", "function", "MSRs", "faults", "offline"
+]
 
 
 class Refused(Exception):
@@ -60,6 +63,8 @@ class Vmx:
     OWNED = FREEZE_IN_SMM
     TOLERATED = BTF | LBR
     EMULATION_RELOADS = False
+    #: Whether vmx_enable_virtualization_cpu leaves the CPU's DEBUGCTL alone.
+    KEEPS_DEBUGCTL = True
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -317,6 +322,7 @@ FAULTS: dict[str, type[Vmx]] = {
     "rtm-debug-refused": _wrong(
         supported_debugctl=lambda vcpu, *, by_host: _supported(vcpu, by_host=by_host, rtm=False)
     ),
+    "cpu-online-drops-host-bit": _wrong(KEEPS_DEBUGCTL=False),
     "vmfail-without-reload": _wrong(fail_l2=Vmx.leave_l2),
     "svm-host-owned-bit": _wrong(Svm, OWNED=FREEZE_IN_SMM),
     "svm-lbrv-not-asked": _wrong(

@@ -4,6 +4,7 @@ A guest is no program here: it does what is in its mailbox. All above is kvmtest
 host side, the checks, the readers of dumps.
 """
 
+import errno
 import os
 import shutil
 import sys
@@ -21,7 +22,8 @@ from kvmtest.checks import Context, check_of
 from kvmtest.guests import load
 from kvmtest.guests.nested import NO_MEMORY
 from kvmtest.host.changes.journal import Journal
-from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_PERF_CAPABILITIES
+from kvmtest.host.facts.hotplug import is_online, switch
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_PERF_CAPABILITIES, MsrError
 from kvmtest.host.machine import Machine
 from kvmtest.host.observe.trace import Hits
 from kvmtest.host.tree import Tree
@@ -69,6 +71,13 @@ class FakeHost(Host):
         self.kicked: list[Callable[[int], None]] = []
         self._cpus: dict[int, set[int]] = {}
         self._lines = 1
+        #: Whether KVM leaves a CPU's DEBUGCTL alone as the CPU comes online.
+        self.keeps_debugctl = True
+        #: Counts the writes of the knob.
+        self.toggles: Callable[[], int] = lambda: 0
+        self._away: set[int] = set()
+        #: CPUs that lost the bit, with the count of that time: the next toggle reaches them.
+        self._lost: dict[int, int] = {}
         super().__init__(**has)
 
     @property  # type: ignore[override]
@@ -87,6 +96,16 @@ class FakeHost(Host):
     @cpus.setter
     def cpus(self, cpus: set[int]) -> None:
         self._cpus[threading.get_native_id()] = set(cpus)
+
+    def debugctl(self, cpu: int) -> int:
+        for each in (0, 1):
+            if not is_online(self.tree, each):
+                self._away.add(each)
+            elif each in self._away:
+                self._away.remove(each)
+                if not self.keeps_debugctl:
+                    self._lost[each] = self.toggles()
+        return 0 if self._lost.get(cpu) == self.toggles() else super().debugctl(cpu)
 
     def log(self, lines: list[str]) -> None:
         """Write lines to the kernel log."""
@@ -403,6 +422,8 @@ class FakeMsrs:
         self._host = host
 
     def read(self, index: int, cpu: int) -> int:
+        if not is_online(self._host.tree, cpu):
+            raise MsrError("read", cpu, index, errno.ENXIO)
         # The read is an IPI to that CPU.
         for kick in self._host.kicked:
             kick(cpu)
@@ -459,6 +480,11 @@ def fake_kvm(
     tree = amd_host(root) if issubclass(model, Svm) else intel_host(root)
     write(tree, "/sys/kernel/tracing/kprobe_events", "")
     host = FakeHost(tree, **host_has)
+    host.keeps_debugctl = model.KEEPS_DEBUGCTL
+    write(tree, switch(1), "1")
+    if host.hides == "offline":
+        tree.path(switch(1)).unlink()
+        tree.path(switch(1)).symlink_to(os.devnull)
     if not host.has_rtm:
         cpus = tree.path("/proc/cpuinfo")
         cpus.write_text(cpus.read_text().replace(" rtm", ""))
@@ -473,6 +499,7 @@ def fake_kvm(
     patch.setattr(os, "sched_getaffinity", lambda _: set(host.cpus))
     patch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(host, "cpus", cpus))
     with Journal.open(tree) as journal:
+        host.toggles = lambda: sum(each.writes for each in journal.changes if each.path == KNOB)
         yield Context(machine, journal, Missing("no log of the run"), FakeProbe(host))  # type: ignore[arg-type]
 
 

@@ -32,6 +32,7 @@ UNDOING = b"u"
 KNOBS = ("/sys/devices/cpu/freeze_on_smi", "/sys/devices/cpu_core/freeze_on_smi")
 TOGGLED = "/sys/devices/cpu_atom/freeze_on_smi"
 PARAMETERS = "/sys/module/kvm_intel/parameters"
+INTERRUPT = "/proc/irq/24/smp_affinity_list"
 PROBES = "/sys/kernel/tracing/kprobe_events"
 INSTANCES = "/sys/kernel/tracing/instances"
 RELOADED = "/sys/module/kvm_amd"
@@ -49,6 +50,7 @@ FILES = {
     "/sys/devices/system/cpu/cpu1/online": "1",
     "/proc/sys/kernel/nmi_watchdog": "1",
     "/proc/sys/kernel/printk": "4\t4\t1\t7",
+    INTERRUPT: "1",
     PROBES: "p:other/probe do_exit",
     f"{RELOADED}/initstate": "live",
     f"{RELOADED}/parameters/nested": "1",
@@ -56,7 +58,7 @@ FILES = {
     VARIABLE: "\7\0\0\0value",
 }
 # What is changed in another way than by a write.
-_OTHERWISE = (TOGGLED, PROBES, VARIABLE, f"{RELOADED}/")
+_OTHERWISE = (TOGGLED, INTERRUPT, PROBES, VARIABLE, f"{RELOADED}/")
 
 # modprobe MODULE PARAMETER=VALUE...: sets parameters of the stand-in tree, where it is started.
 PROGRAMS = {
@@ -175,6 +177,8 @@ def meddle(journal: Journal, stand_in: StandIn) -> None:
         journal.write(knob, "0")
     journal.append(PROBES, "p:kvmtest/entry vmx_vcpu_run", undo="-:kvmtest/entry")
     journal.make_directory(f"{INSTANCES}/kvmtest")
+    journal.keep_affinities([], [(INTERRUPT, "1")])
+    stand_in.tree.path(INTERRUPT).write_text("0-1\n")
     for name, text in FILES.items():
         if name not in KNOBS and not name.startswith(_OTHERWISE):
             journal.write(name, f"not {text}")

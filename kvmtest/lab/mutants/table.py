@@ -264,6 +264,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "host.msr-survives",
         leak="vmx.leak.host-events",
     ),
+    Mutant(
+        "cpu-online-drops-host-bit",
+        "vmx_enable_virtualization_cpu, which runs as a CPU comes online (not part of the fix)",
+        "host.hotplug",
+    ),
     # nested.c
     Mutant(
         "vmfail-without-reload",

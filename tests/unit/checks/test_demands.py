@@ -76,9 +76,10 @@ def test_what_needs_a_second_cpu_is_not_asked_on_one(lacking: Lacking) -> None:
 
 
 def test_a_vendor_s_row_is_a_need_of_the_property(lacking: Lacking) -> None:
-    # An AMD machine has any.soak by its run flags alone.
+    # An AMD machine has any.soak and host.hotplug by its run flags alone.
     machine = lacking("kvm-intel", "knob", "freeze-bit")
-    assert set(asked(machine, "witness:runflags")) == {"any.soak", "svm.flag-never"}
+    wanted = {"any.soak", "host.hotplug", "svm.flag-never"}
+    assert set(asked(machine, "witness:runflags")) == wanted
 
 
 def test_what_a_reload_meets_is_asked(lacking: Lacking) -> None:

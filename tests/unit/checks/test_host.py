@@ -1,9 +1,11 @@
-"""host.knob-effective follows the MSRs of every CPU, and its controls can fail."""
+"""host.knob-effective and host.hotplug follow the MSRs of every CPU; their controls can fail."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.debugctl_model import Svm, Vmx
+from support.fake_kvm import Decide, fake_kvm, mutants_of
 from support.observing import context_of, controls, judged, observe
 from support.stand_in import (
     KNOB,
@@ -87,3 +89,55 @@ def test_knob_effective_writes_the_knob_both_ways_through_the_journal(tmp_path: 
         list(check_of(find("host.knob-effective"))(context))
         (change,) = context.journal.changes
         assert (change.path, change.old, change.writes) == (KNOB, "1", 4)
+
+
+def test_a_cpu_that_comes_online_with_the_knob_s_bit_passes_by_each_witness(
+    decide: Decide,
+) -> None:
+    decided = decide("host.hotplug")
+    assert decided.verdict is Verdict.PASS, decided.reason
+    assert decided.speakers == {"hostmsr", "vmcs", "runflags"}
+
+
+@pytest.mark.parametrize(("owner", "mutant"), mutants_of("host.hotplug"))
+def test_a_cpu_that_comes_online_without_the_bit_fails(
+    decide: Decide, owner: str, mutant: str
+) -> None:
+    decided = decide(owner, mutant)
+    assert decided.verdict is Verdict.FAIL
+    assert "after CPU 1 was offline while freeze_on_smi went to 1: 0" in decided.reason
+
+
+@pytest.mark.parametrize("hidden", ["knob", "offline"])
+def test_without_a_control_hotplug_decides_nothing(decide: Decide, hidden: str) -> None:
+    assert decide("host.hotplug", hides=hidden).verdict is Verdict.INCONCLUSIVE
+
+
+def test_on_amd_no_entry_on_a_cpu_that_came_online_loads_a_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_kvm(tmp_path, monkeypatch, Svm) as context:
+        observations = list(check_of(find("host.hotplug"))(context))
+    assert judged(observations).verdict is Verdict.PASS
+
+
+def test_the_kernel_s_refusal_to_let_a_cpu_go_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_kvm(tmp_path, monkeypatch, Vmx) as context:
+        switch = context.machine.tree.path("/sys/devices/system/cpu/cpu1/online")
+        switch.unlink()
+        # Nobody may write it, not even root.
+        switch.symlink_to("/proc/sys/kernel/ostype")
+        observations = list(check_of(find("host.hotplug"))(context))
+    assert {type(each) for each in observations} == {Absence}
+    assert "cpu1/online: Permission denied" in judged(observations).reason
+
+
+def test_a_process_that_is_bound_to_one_cpu_takes_none_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_kvm(tmp_path, monkeypatch, Vmx, cpus={0}) as context:
+        observations = list(check_of(find("host.hotplug"))(context))
+        assert "cpu1" not in str(context.journal.changes)
+    assert "may run on one CPU only" in judged(observations).reason

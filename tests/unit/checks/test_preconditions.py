@@ -40,6 +40,8 @@ from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property, find
 
 PARAMETERS = "/sys/module/kvm_intel/parameters"
+ONLINE = "/sys/devices/system/cpu/online"
+CPU_1 = "/sys/devices/system/cpu/cpu1/online"
 MEDIATED = f"{PARAMETERS}/enable_mediated_pmu"
 
 Change = Callable[[Tree], object]
@@ -113,13 +115,14 @@ CASES: list[tuple[str, Change, Change, str]] = [
         both(put(MEDIATED, "Y"), remove("/proc/mounts")),
         "unseen: processes can't be seen",
     ),
-    ("second-cpu", put(KMSG, ""), put("/sys/devices/system/cpu/online", "0"), "only one CPU"),
+    ("second-cpu", put(KMSG, ""), put(ONLINE, "0"), "only one CPU"),
     (
         "cpu-hotplug",
-        put("/sys/devices/system/cpu/cpu1/online", "1"),
-        put(KMSG, ""),
+        put(CPU_1, "1"),
+        put(CPU_1, "0"),
         "no CPU can be taken offline",
     ),
+    ("cpu-hotplug", put(CPU_1, "1"), put(ONLINE, "0"), "only one CPU is online"),
     (
         "smi-source",
         both(
@@ -155,10 +158,27 @@ def test_a_precondition_is_met_and_missed(
     with_it, without_it = intel_host(tmp_path / "with"), intel_host(tmp_path / "without")
     give(with_it)
     take(without_it)
-    assert PRECONDITIONS[name](Machine(with_it)) is None
+    assert PRECONDITIONS[name](Machine(with_it, allow_hotplug=True)) is None
     missing = PRECONDITIONS[name](Machine(without_it))
     assert missing is not None
     assert said in missing.what
+
+
+def test_no_cpu_is_taken_offline_unasked(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, CPU_1, "1")
+    missing = PRECONDITIONS["cpu-hotplug"](Machine(tree))
+    assert missing == Missing("no CPU may be taken offline unasked", "use --hotplug")
+
+
+def test_a_cpu_whose_file_can_not_be_written_is_not_taken_offline(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, CPU_1, "1").chmod(0o444)
+    let_everyone_in(tmp_path)
+    with as_nobody():
+        missing = PRECONDITIONS["cpu-hotplug"](Machine(tree, allow_hotplug=True))
+    assert missing is not None
+    assert missing.what == f"{CPU_1} can't be written"
 
 
 ENABLE_PMU = "/sys/module/kvm/parameters/enable_pmu"

@@ -6,7 +6,7 @@ Every change of the host goes through a :class:`Journal`, which records its undo
 
 import os
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -201,6 +201,21 @@ class Journal:
             arguments = {"path": name, "data": data.hex()}
             self._note(change, "variable", arguments, ("variable", name))
             return data
+
+    def keep_affinities(
+        self, tasks: Iterable[tuple[int, int, str]], files: Iterable[tuple[str, str]]
+    ) -> None:
+        """Record which CPUs threads may run on, and what files of CPU lists say.
+
+        A thread is its id, its start in clock ticks, and its CPU list. The undo restores those that
+        differ: whoever takes a CPU offline changes them.
+        """
+        with self._mutex:
+            rows: dict[str, list[Any]] = {"tasks": list(map(list, tasks))}
+            rows["files"] = list(map(list, files))
+            counts = ", ".join(f"{name}: {len(value)}" for name, value in rows.items() if value)
+            sentence = f"widen affinities, as the kernel does where a CPU goes ({counts})"
+            self._note(Change(0, sentence, writes=0), "affinities", rows)
 
     def reload_module(
         self, name: str, parameters: Mapping[str, str], changed: Mapping[str, str]

@@ -121,6 +121,36 @@ def _undo_reload(site: Site, module: str, parameters: list[str]) -> None:
         reload(site, module, parameters)
 
 
+def _undo_affinities(site: Site, tasks: list[list[Any]], files: list[list[str]]) -> None:
+    """Give threads and files their CPU lists, where these changed and threads still live.
+
+    Raises CommandError that names what could not be restored.
+    """
+    from kvmtest.host.changes.lock import process_start
+    from kvmtest.host.facts.cpu import parse_cpu_list
+    from kvmtest.host.facts.hotplug import cpus_allowed
+
+    failed = []
+    for tid, start, cpus in tasks:
+        try:
+            if process_start(tid) == start and cpus_allowed(Tree(), f"/proc/{tid}") != cpus:
+                os.sched_setaffinity(tid, parse_cpu_list(cpus))
+        except OSError as error:
+            if error.errno not in GONE:
+                failed.append(f"thread {tid} to CPU {cpus}: {error.strerror}")
+    for name, cpus in files:
+        path = site.tree.path(name)
+        try:
+            if text_of(path) not in (None, cpus):
+                put(path, cpus, os.O_TRUNC)
+        except OSError as error:
+            if error.errno not in GONE:
+                failed.append(f"{name} to {cpus}: {error.strerror}")
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise CommandError(f"{failed[0]}{more}")
+
+
 def _undo_nothing(_: Site) -> None:
     """Do nothing: the change lasts, e.g. that of clear_warn_once."""
 
@@ -140,6 +170,15 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(_is_text(word) for word in value)
 
 
+def _are_rows(*kinds: type) -> Callable[[Any], bool]:
+    """Return the check of a list of lists, each with elements of these kinds."""
+
+    def is_row(row: Any) -> bool:
+        return isinstance(row, list) and list(map(type, row)) == list(kinds)
+
+    return lambda value: isinstance(value, list) and all(map(is_row, value))
+
+
 #: The kind of a lasting change, which is recorded and never undone.
 NOT_UNDONE = "nothing"
 
@@ -150,6 +189,9 @@ UNDO_KINDS: Mapping[str, Kind] = {
     "unlink": Kind(_undo_unlink, {"path": _is_text}),
     "variable": Kind(_undo_variable, {"path": _is_text, "data": _is_hex}, outlasts=True),
     "reload": Kind(_undo_reload, {"module": _is_text, "parameters": _is_words}),
+    "affinities": Kind(
+        _undo_affinities, {"tasks": _are_rows(int, int, str), "files": _are_rows(str, str)}
+    ),
     NOT_UNDONE: Kind(_undo_nothing, {}),
 }
 

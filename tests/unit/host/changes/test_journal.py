@@ -96,6 +96,8 @@ values = {
     "module": texts,
     "parameters": st.lists(texts),
     "data": st.binary(min_size=1).map(bytes.hex),
+    "tasks": st.lists(st.tuples(numbers, numbers, texts).map(list)),
+    "files": st.lists(st.tuples(texts, texts).map(list)),
 }
 undos = st.sampled_from(sorted(UNDO_KINDS)).flatmap(
     lambda kind: st.tuples(
