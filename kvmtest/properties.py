@@ -85,6 +85,7 @@ VMCS12 = "commit 095686e6fcb4 (in v6.17)"
 TDX = "commit 7d390a9da823 (in v6.17)"
 SDM_FREEZE = "Intel SDM volume 3, 18.4.1 (IA32_DEBUGCTL, FREEZE_WHILE_SMM)"
 QUIRK = "commit e2ffe85b6d2b (KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM)"
+RESTORE = f"Documentation/virt/kvm/api.rst, KVM_SET_NESTED_STATE; {QUIRK}"
 KNOB = "arch/x86/events/intel/core.c, freeze_on_smi"
 APM = "AMD APM volume 2, 13.1.1 (DebugCtl) and 15.13 (intercepts)"
 
@@ -275,7 +276,23 @@ PROPERTIES: tuple[Property, ...] = (
         NESTED,
         ("guest",),
         VMCS12,
-        has_check=False,
+    ),
+    Property(
+        "nvmx.vmcs12.save",
+        "after an exit from L2, vmcs12 has what L2 wrote to DEBUGCTL if L1 asked for it, never the "
+        "host's bit",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ("guest",),
+        VMCS12,
+    ),
+    Property(
+        "nvmx.restore",
+        "an L2 that KVM_SET_NESTED_STATE restores, and its L1, run on with the host's bit of now",
+        ("intel", "nested", "lab"),
+        NESTED,
+        ("guest", "vmcs", "runflags", "leak"),
+        RESTORE,
     ),
     Property(
         "nvmx.leak.l2",

@@ -154,6 +154,10 @@ class Scene:
             guest.boot()
             self._booted.add(guest)
 
+    def came_up(self, guest: Guest) -> None:
+        """Take a guest as booted, which is to be restored from one that was."""
+        self._booted.add(guest)
+
     # Looking
 
     def look(

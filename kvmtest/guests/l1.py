@@ -19,7 +19,8 @@ A refused entry is a :class:`VmFail` with the VM-instruction error, or a :class:
 reason has bit 31. :mod:`.nested` makes an L2 of the same contents without code in L1.
 """
 
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
@@ -91,6 +92,17 @@ class L1:
         registers = guest.memory.struct("struct guest_gprs *", symbols["l2_registers"])
         #: L2's general registers while L1 runs, a ``struct guest_gprs *``; RSP is in vmcs12.
         self.l2_registers: Any = registers
+
+    def moved_to(self, guest: Guest) -> Self:
+        """Return the same L1 and L2 in another guest, which has to get this one's state yet."""
+        moved = copy(self)
+        moved.guest, moved._own = guest, guest.transport
+        moved._l2 = Mailbox(guest.memory, lib.GUEST_L2_MAILBOX)
+        registers = guest.image.symbols["l2_registers"]
+        moved.l2_registers = guest.memory.struct("struct guest_gprs *", registers)
+        if self.is_in_l2:
+            guest.transport = moved._l2
+        return moved
 
     @property
     def is_in_l2(self) -> bool:

@@ -29,6 +29,7 @@ WALKED = {
     "vmx.guest.wrmsr-refused",
     "vmx.guest.write-keeps-host-bit",
     "nvmx.entry.vmfail-reload",
+    "nvmx.restore",
 }
 COUNTERS_INSIDE = Path(__file__).with_name("counters_inside.py")
 GUESTS_INSIDE = Path(__file__).with_name("guests_inside.py")

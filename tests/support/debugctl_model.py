@@ -16,6 +16,8 @@ FREEZE_IN_SMM, RTM_DEBUG, LBR, BTF = 1 << 14, 1 << 15, 1 << 0, 1 << 1
 #: FREEZE_LBRS_ON_PMI and BUS_LOCK_DETECT, which this host gives to every guest.
 ALLOWED = 1 << 11 | 1 << 2
 LOAD_DEBUGCTL = 4
+#: KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM.
+QUIRK_FREEZE = 1 << 10
 #: Where the function is that svm_x86_ops names for entries.
 RUN_FUNCTION = 0xFFFFFFFFC0500000
 
@@ -29,6 +31,15 @@ Hidden = Literal[
 
 class Refused(Exception):
     """The MSR does not take the value: #GP in the guest, an error for userspace."""
+
+
+@dataclass
+class Vmcs12:
+    """What L1 says of DEBUGCTL: its value for L2, and what an entry and an exit do with it."""
+
+    debugctl: int = 0
+    loads: bool = True
+    saves: bool = False
 
 
 @dataclass
@@ -65,6 +76,7 @@ class Vmx:
     EMULATION_RELOADS = False
     #: Whether vmx_enable_virtualization_cpu leaves the CPU's DEBUGCTL alone.
     KEEPS_DEBUGCTL = True
+    QUIRKS = QUIRK_FREEZE
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -76,6 +88,11 @@ class Vmx:
         #: GUEST_IA32_DEBUGCTL of the VMCS in use, and of vmcs01 while L2 runs.
         self.vmcs = 0
         self.vmcs01: int | None = None
+        #: L1's current VMCS, if it has one.
+        self.vmcs12: Vmcs12 | None = None
+        self.pre_vmenter = 0
+        #: The VM's, as far as they are about bit 14 in vmcs12.
+        self.disabled_quirks = 0
         self.init_vmcs()
         self.vcpu_create()
 
@@ -120,7 +137,10 @@ class Vmx:
         # The kernel returns without a reload where it is to emulate, and so loses the toggle.
         loses = self.needs_emulation and not self.EMULATION_RELOADS
         if self.run_flags & LOAD_DEBUGCTL and not loses:
-            self.reload_guest_debugctl()
+            self.load_host_bit()
+
+    def load_host_bit(self) -> None:
+        self.reload_guest_debugctl()
 
     def told(self) -> None:
         """Hit the probe."""
@@ -143,11 +163,25 @@ class Vmx:
     def supported_debugctl(self, *, by_host: bool) -> int:
         return ALLOWED | (RTM_DEBUG if self.host.has_rtm and (by_host or self.has_rtm) else 0)
 
+    @property
+    def is_in_l2(self) -> bool:
+        return self.vmcs01 is not None
+
+    def is_valid_debugctl(self, value: int, *, by_host: bool) -> bool:
+        return not value & ~self.supported_debugctl(by_host=by_host) & ~self.TOLERATED
+
     def set_debugctl(self, value: int, *, by_host: bool) -> None:
-        supported = self.supported_debugctl(by_host=by_host)
-        if value & ~supported & ~self.TOLERATED:
+        if not self.is_valid_debugctl(value, by_host=by_host):
             raise Refused
-        self.write_debugctl(value & supported)
+        written = value
+        value &= self.supported_debugctl(by_host=by_host)
+        self.save_in_vmcs12(value, written)
+        self.write_debugctl(value)
+
+    def save_in_vmcs12(self, value: int, written: int) -> None:
+        """Keep a value for L1; ``written`` is that before KVM dropped what it ignores."""
+        if self.is_in_l2 and self.vmcs12 and self.vmcs12.saves:
+            self.vmcs12.debugctl = value
 
     def write_debugctl(self, value: int) -> None:
         self.guest_debugctl_write(value)
@@ -161,17 +195,68 @@ class Vmx:
 
     # arch/x86/kvm/vmx/nested.c
 
-    def enter_l2(self) -> None:
-        self.vmcs01, self.vmcs = self.vmcs, 0
-        self.guest_debugctl_write(0)
+    def disable_quirks(self, quirks: int) -> None:
+        if quirks & ~self.QUIRKS:
+            raise Refused
+        self.disabled_quirks |= quirks
 
-    def leave_l2(self) -> None:
+    def has_quirk(self) -> bool:
+        return not self.disabled_quirks & QUIRK_FREEZE
+
+    def check_guest_state(self, vmcs12: Vmcs12) -> None:
+        """Raise Refused where L1 may not enter L2 with that."""
+        value = vmcs12.debugctl
+        if self.has_quirk():
+            value &= ~FREEZE_IN_SMM
+        if vmcs12.loads and not self.is_valid_debugctl(value, by_host=False):
+            raise Refused
+
+    def enter_l2(self, vmcs12: Vmcs12 | None = None, *, pending: bool = True) -> None:
+        """Enter L2 by VMLAUNCH or VMRESUME, or restore one that runs, which is not ``pending``."""
+        self.vmcs12 = vmcs12 or Vmcs12()
+        if self.keeps_debugctl(self.vmcs12, pending=pending):
+            self.pre_vmenter = self.kept_debugctl()
+        self.vmcs01, self.vmcs = self.vmcs, 0
+        self.prepare_vmcs02(self.vmcs12, pending=pending)
+
+    def keeps_debugctl(self, vmcs12: Vmcs12, *, pending: bool) -> bool:
+        return not pending or not vmcs12.loads
+
+    def kept_debugctl(self) -> int:
+        return self.guest_debugctl_read()
+
+    def prepare_vmcs02(self, vmcs12: Vmcs12, *, pending: bool) -> None:
+        if pending and vmcs12.loads:
+            self.load_debugctl(vmcs12.debugctl, self.supported_debugctl(by_host=False))
+        else:
+            self.guest_debugctl_write(self.pre_vmenter)
+
+    def load_debugctl(self, value: int, supported: int) -> None:
+        self.guest_debugctl_write(value & supported)
+
+    def switch_to_vmcs01(self) -> None:
         assert self.vmcs01 is not None
         self.vmcs, self.vmcs01 = self.vmcs01, None
 
+    def leave_l2(self) -> None:
+        """Exit to L1, or take the vCPU out of L2 for a new state."""
+        self.sync_vmcs12()
+        self.switch_to_vmcs01()
+        self.load_host_state()
+
+    def sync_vmcs12(self) -> None:
+        """Put what L2 has now into vmcs12: nothing of DEBUGCTL."""
+
+    def load_host_state(self) -> None:
+        self.guest_debugctl_write(0)
+
+    def check_restored(self, vmcs12: Vmcs12) -> None:
+        """Raise Refused where userspace may not restore an L2 with that."""
+        self.check_guest_state(vmcs12)
+
     def fail_l2(self) -> None:
         """Be nested_vmx_restore_host_state, after a VM-Fail that only the CPU found."""
-        self.leave_l2()
+        self.switch_to_vmcs01()
         self.reload_guest_debugctl()
 
 
@@ -251,6 +336,48 @@ def _supported(vcpu: Vmx, *, by_host: bool, more: int = 0, rtm: bool | None = No
     return value if rtm is None else value & ~RTM_DEBUG | RTM_DEBUG * rtm
 
 
+def _save(value: Callable[[Vmx, int, int], int | None]) -> Callable[[Vmx, int, int], None]:
+    """Return a save of another ``value`` in vmcs12, or of none, which gets both of the write."""
+
+    def save_in_vmcs12(vcpu: Vmx, value_: int, written: int) -> None:
+        kept = value(vcpu, value_, written)
+        if vcpu.vmcs12 and kept is not None:
+            vcpu.vmcs12.debugctl = kept
+
+    return save_in_vmcs12
+
+
+def _sync(value: Callable[[Vmx], int]) -> Callable[[Vmx], None]:
+    """Return an exit from L2 that puts ``value`` into vmcs12, where L1 asks for that."""
+
+    def sync_vmcs12(vcpu: Vmx) -> None:
+        if vcpu.vmcs12 and vcpu.vmcs12.saves:
+            vcpu.vmcs12.debugctl = value(vcpu)
+
+    return sync_vmcs12
+
+
+def _check(wrong: Callable[[Vmx, int], bool], *, unasked: bool = False) -> Callable[..., None]:
+    """Return a check of vmcs12 by another rule, under the quirk; ``unasked`` checks in any case."""
+
+    def check_guest_state(vcpu: Vmx, vmcs12: Vmcs12) -> None:
+        value = vmcs12.debugctl & ~FREEZE_IN_SMM if vcpu.has_quirk() else vmcs12.debugctl
+        if (vmcs12.loads or unasked) and wrong(vcpu, value):
+            raise Refused
+
+    return check_guest_state
+
+
+def _is_saved(vcpu: Vmx, *, asked: bool = True) -> bool:
+    return vcpu.is_in_l2 and bool(vcpu.vmcs12 and (vcpu.vmcs12.saves or not asked))
+
+
+def _assign_quirks(vcpu: Vmx, quirks: int) -> None:
+    if quirks & ~vcpu.QUIRKS:
+        raise Refused
+    vcpu.disabled_quirks = quirks
+
+
 def _snapshot(vcpu: Vmx) -> None:
     vcpu.at_run = Vmx.get_debugctlmsr(vcpu)  # type: ignore[attr-defined]
 
@@ -323,7 +450,90 @@ FAULTS: dict[str, type[Vmx]] = {
         supported_debugctl=lambda vcpu, *, by_host: _supported(vcpu, by_host=by_host, rtm=False)
     ),
     "cpu-online-drops-host-bit": _wrong(KEEPS_DEBUGCTL=False),
-    "vmfail-without-reload": _wrong(fail_l2=Vmx.leave_l2),
+    # arch/x86/kvm/vmx/nested.c, and what it rests on
+    "vmfail-without-reload": _wrong(fail_l2=Vmx.switch_to_vmcs01),
+    "l1-without-host-bit": _wrong(load_host_state=lambda vcpu: _write(vcpu, 0)),
+    "l1-debugctl-not-cleared": _wrong(load_host_state=_nothing),
+    "flag-not-in-l2": _wrong(
+        is_changed=lambda vcpu, debugctl: not vcpu.is_in_l2 and _differs(vcpu, debugctl)
+    ),
+    "l2-without-host-bit": _wrong(
+        load_debugctl=lambda vcpu, value, supported: _write(vcpu, value & supported)
+    ),
+    "reload-not-in-l2": _wrong(
+        load_host_bit=lambda vcpu: None if vcpu.is_in_l2 else vcpu.reload_guest_debugctl()
+    ),
+    "vmcs12-bit-14-refused": _wrong(has_quirk=lambda vcpu: False),
+    "quirk-not-offered": _wrong(QUIRKS=0),
+    "vmcs12-bit-14-passed": _wrong(
+        load_debugctl=lambda vcpu, value, supported: vcpu.guest_debugctl_write(
+            value & (supported | FREEZE_IN_SMM)
+        )
+    ),
+    "quirk-not-asked": _wrong(has_quirk=lambda vcpu: True),
+    "quirk-enabled-again": _wrong(disable_quirks=_assign_quirks),
+    "vmcs12-debugctl-unchecked": _wrong(check_guest_state=_nothing),
+    "vmcs12-checked-as-userspace": _wrong(
+        check_guest_state=_check(
+            lambda vcpu, value: not vcpu.is_valid_debugctl(value, by_host=True)
+        )
+    ),
+    "vmcs12-checked-unasked": _wrong(
+        check_guest_state=_check(
+            lambda vcpu, value: not vcpu.is_valid_debugctl(value, by_host=False), unasked=True
+        )
+    ),
+    "vmcs12-tolerance-missing": _wrong(
+        check_guest_state=_check(
+            lambda vcpu, value: bool(value & ~vcpu.supported_debugctl(by_host=False))
+        )
+    ),
+    "vmcs12-unmasked": _wrong(
+        load_debugctl=lambda vcpu, value, _: vcpu.guest_debugctl_write(value)
+    ),
+    "vmcs12-loaded-unasked": _wrong(
+        prepare_vmcs02=lambda vcpu, vmcs12, *, pending: (
+            vcpu.load_debugctl(vmcs12.debugctl, vcpu.supported_debugctl(by_host=False))
+            if pending
+            else vcpu.guest_debugctl_write(vcpu.pre_vmenter)
+        )
+    ),
+    "l1-debugctl-not-kept": _wrong(keeps_debugctl=lambda vcpu, vmcs12, *, pending: not pending),
+    "l2-write-not-saved": _wrong(save_in_vmcs12=_nothing),
+    "l2-write-saved-unasked": _wrong(
+        save_in_vmcs12=_save(lambda vcpu, value, _: value if _is_saved(vcpu, asked=False) else None)
+    ),
+    "l2-write-saved-unmasked": _wrong(
+        save_in_vmcs12=_save(lambda vcpu, _, written: written if _is_saved(vcpu) else None)
+    ),
+    "l1-write-saved": _wrong(
+        save_in_vmcs12=_save(
+            lambda vcpu, value, _: value if vcpu.vmcs12 and vcpu.vmcs12.saves else None
+        )
+    ),
+    "saved-from-vmcs02": _wrong(sync_vmcs12=_sync(lambda vcpu: vcpu.guest_debugctl_read())),
+    "saved-with-host-bit": _wrong(sync_vmcs12=_sync(lambda vcpu: vcpu.vmcs)),
+    "bit-14-ignored-in-l2": _wrong(
+        is_valid_debugctl=lambda vcpu, value, *, by_host: Vmx.is_valid_debugctl(
+            vcpu, value & ~FREEZE_IN_SMM if vcpu.is_in_l2 else value, by_host=by_host
+        )
+    ),
+    "restore-unchecked": _wrong(check_restored=_nothing),
+    "restored-without-host-bit": _wrong(
+        prepare_vmcs02=lambda vcpu, vmcs12, *, pending: (
+            Vmx.prepare_vmcs02(vcpu, vmcs12, pending=pending)
+            if pending and vmcs12.loads
+            else _write(vcpu, vcpu.pre_vmenter)
+        )
+    ),
+    "restored-from-vmcs12": _wrong(
+        prepare_vmcs02=lambda vcpu, vmcs12, *, pending: Vmx.prepare_vmcs02(
+            vcpu, vmcs12, pending=True
+        )
+    ),
+    "restored-debugctl-lost": _wrong(
+        keeps_debugctl=lambda vcpu, vmcs12, *, pending: not vmcs12.loads
+    ),
     "svm-host-owned-bit": _wrong(Svm, OWNED=FREEZE_IN_SMM),
     "svm-lbrv-not-asked": _wrong(
         Svm, set_debugctl=lambda vcpu, value, **_: vcpu.set_virtual_debugctl(value)

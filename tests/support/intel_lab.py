@@ -13,6 +13,9 @@ DECIDED = {
     "vmx.guest.write-keeps-host-bit",
     "vmx.guest.rtm-debug",
     "nvmx.entry.vmfail-reload",
+    "nvmx.vmcs12.validity",
+    "nvmx.vmcs12.save",
+    "nvmx.restore",
     "any.soak",
     "any.no-warnings",
 }

@@ -24,7 +24,7 @@ from kvmtest.checks.stimuli.debugctl_writes import (
     GUEST_WRITES_0,
     USERSPACE_WRITES_0,
 )
-from kvmtest.checks.stimuli.nesting import FailingL2
+from kvmtest.checks.stimuli.nesting import FailingL2, RestoredL2
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.checks.stimuli.toggles import toggle, toggle_and_show
 from kvmtest.guests import Guest, commands
@@ -57,6 +57,7 @@ class Step(StrEnum):
     WRITTEN = "after writes of DEBUGCTL"
     MIGRATED = "after a toggle and a move to another CPU"
     RUNNING = "after a toggle amid its KVM_RUN"
+    RESTORED = "in an L2 that was restored"
     VMFAIL = "in L1 after a VM-Fail"
 
 
@@ -239,6 +240,21 @@ def _running(run: StepRun) -> Observations:
             run.windows.append(replace(window, arm=arm, state=run.step.value))
 
 
+def _restored(run: StepRun) -> Observations:
+    """Restore a running L2 after the knob was turned on, and again while it stays on."""
+    if answer(run.scene.machine, "nested"):
+        return
+    l2 = RestoredL2()
+    yield from run.set_knob(0)
+    run.watchers.settle()
+    yield from run.watchers.apply(Stimulus("L1 launched L2, which was saved", l2.launch))
+    yield from run.set_knob(1)
+    for _ in range(2):
+        yield from run.watchers.apply(Stimulus("L2 was restored", l2.restore))
+        run.take_windows(1, ON // 2)
+    yield from run.watchers.apply(Stimulus("L1 ran again", l2.leave))
+
+
 def _vmfail(run: StepRun) -> Observations:
     """Turn the knob on before an entry to L2 that fails in the CPU."""
     if answer(run.scene.machine, "nested"):
@@ -262,5 +278,6 @@ STEPS: dict[Step, Callable[[StepRun], Observations]] = {
     Step.WRITTEN: _written,
     Step.MIGRATED: _migrated,
     Step.RUNNING: _running,
+    Step.RESTORED: _restored,
     Step.VMFAIL: _vmfail,
 }

@@ -7,8 +7,12 @@ Writes by the guest's WRMSR and by userspace's KVM_SET_MSRS, and their outcomes.
 from contextlib import suppress
 
 from kvmtest.guests import Guest, UnexpectedExit, commands
-from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
-from kvmtest.kvm import FailEntryExit, MsrRefused, Vcpu
+from kvmtest.host.facts.msr import (
+    IA32_DEBUGCTL,
+    IA32_DEBUGCTL_FREEZE_WHILE_SMM,
+    IA32_PERF_CAPABILITIES,
+)
+from kvmtest.kvm import FailEntryExit, MsrRefused, System, Vcpu
 
 from .stimulus import Stimulus
 
@@ -18,6 +22,7 @@ __all__ = [
     "REFUSED",
     "TAKEN",
     "USERSPACE_WRITES_0",
+    "allow_lbr_bits",
     "allowed_bits",
     "both_write",
     "guest_bits",
@@ -28,6 +33,9 @@ __all__ = [
 #: DEBUGCTL bits that a guest may have for itself, where host and guest's CPUID have the feature:
 #: FREEZE_LBRS_ON_PMI, RTM_DEBUG, BUS_LOCK_DETECT. Not LBR, which makes KVM take a host counter.
 OWN_BITS = (1 << 11, 1 << 15, 1 << 2)
+
+#: IA32_PERF_CAPABILITIES bits 5:0 (Intel SDM volume 4, table 2-2).
+LBR_FORMAT = 0x3F
 
 TAKEN, REFUSED = "taken", "refused"
 GENERAL_PROTECTION = 13
@@ -56,6 +64,16 @@ def user_write(guest: Guest, value: int) -> str:
     except MsrRefused:
         return REFUSED
     return TAKEN
+
+
+def allow_lbr_bits(system: System, vcpu: Vcpu) -> None:
+    """Give a vCPU the LBR format that KVM supports, so that it may set the bits about LBRs.
+
+    A vCPU without IA32_PERF_CAPABILITIES stays without.
+    """
+    lbr_format = (system.get_feature_msr(IA32_PERF_CAPABILITIES) or 0) & LBR_FORMAT
+    with suppress(MsrRefused):
+        vcpu.set_msr(IA32_PERF_CAPABILITIES, lbr_format)
 
 
 def allowed_bits(vcpu: Vcpu) -> list[int]:

@@ -12,6 +12,7 @@ from kvmtest.checks.scene import Scene
 from kvmtest.checks.stimuli.debugctl_writes import (
     REFUSED,
     TAKEN,
+    allow_lbr_bits,
     allowed_bits,
     both_write,
     guest_bits,
@@ -23,22 +24,17 @@ from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.checks.witnesses.vmcs import VmcsWitness
 from kvmtest.guests import Guest
 from kvmtest.host.facts.cpu import Cpu
-from kvmtest.host.facts.msr import (
-    IA32_DEBUGCTL,
-    IA32_DEBUGCTL_FREEZE_WHILE_SMM,
-    IA32_PERF_CAPABILITIES,
-)
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.judge import claim, control
-from kvmtest.kvm import Cpuid, MsrRefused
+from kvmtest.kvm import Cpuid
 
 __all__ = ["rtm_debug", "write_keeps_host_bit", "wrmsr_refused"]
 
 RTM_DEBUG = 1 << 15
 #: Single-step on branches: KVM takes the write, and drops the bit.
 BTF = 1 << 1
-#: CPUID.7.0:EBX bit 11, and IA32_PERF_CAPABILITIES bits 5:0 (Intel SDM volumes 2 and 4).
+#: CPUID.7.0:EBX bit 11 (Intel SDM volume 2).
 CPUID_RTM = 1 << 11
-LBR_FORMAT = 0x3F
 
 
 def wrmsr_refused(context: Context) -> Observations:
@@ -82,7 +78,7 @@ def write_keeps_host_bit(context: Context) -> Observations:
     """
     with Scene(context, "guest", "vmcs") as scene, scene.guest(pmu=True) as guest:
         yield from scene.begin()
-        _allow_lbr_bits(scene, guest)
+        allow_lbr_bits(scene.system, guest.vcpu)
         scene.run(guest)
         yield from msr_controls(guest)
         writers: list[tuple[str, Callable[[Guest, int], str], list[int]]] = [
@@ -150,15 +146,6 @@ def _bits_under_toggles(scene: Scene, guest: Guest, bit: int) -> Observations:
         seen = guest.vcpu.get_msr(IA32_DEBUGCTL)
         yield claim("guest", f"MSR 0x1d9 as userspace reads it {state}", hex(seen), hex(bit))
     guest.vcpu.set_msr(IA32_DEBUGCTL, 0)
-
-
-def _allow_lbr_bits(scene: Scene, guest: Guest) -> None:
-    """Give the guest the LBR format that KVM supports, so that it may set the bits about LBRs."""
-    lbr_format = (scene.system.get_feature_msr(IA32_PERF_CAPABILITIES) or 0) & LBR_FORMAT
-    try:
-        guest.vcpu.set_msr(IA32_PERF_CAPABILITIES, lbr_format)
-    except MsrRefused:
-        return  # This guest has no PERF_CAPABILITIES: other bits, and 0, will do.
 
 
 def _with_rtm(cpuid: Cpuid, has: bool) -> Cpuid:

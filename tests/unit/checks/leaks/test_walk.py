@@ -39,6 +39,7 @@ OWNERS = {
     Step.WRITTEN: "vmx.guest.write-keeps-host-bit",
     Step.MIGRATED: "vmx.entry.migrated",
     Step.RUNNING: "vmx.entry.toggled-running",
+    Step.RESTORED: "nvmx.restore",
     Step.VMFAIL: "nvmx.entry.vmfail-reload",
 }
 # One that lags a toggle behind is noticed by several steps here.
@@ -93,6 +94,9 @@ class Kvm(Host):
             fault = commands.Fault(13, 0, 0)
         return [commands.Result((0, 0, 0, 0), fault)]
 
+    def complete(self) -> None:
+        pass
+
     def set_msr(self, index: int, value: int) -> None:
         assert index == 0x1D9
         self.write(value, by_host=True)
@@ -112,6 +116,10 @@ class Nested:
         self.kvm.model.enter_l2()
         self.kvm.enter()
 
+    def leave_l2(self) -> None:
+        self.kvm.model.leave_l2()
+        self.kvm.enter()
+
     def remove_virtual_apic_page(self) -> None:
         pass
 
@@ -120,6 +128,18 @@ class Nested:
         self.kvm.enter()
         self.kvm.model.fail_l2()
         return True
+
+
+class Saved:
+    """A saved L2: its vCPU is taken out of L2 when it is restored."""
+
+    @classmethod
+    def of(cls, _: object) -> "Saved":
+        return cls()
+
+    def restore(self, guest: Any) -> None:
+        guest.kvm.model.leave_l2()
+        guest.kvm.model.enter_l2(pending=False)
 
 
 class GuestOf:
@@ -233,6 +253,7 @@ def walk(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: kvm.cpus)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(kvm, "cpus", cpus))
     monkeypatch.setattr(nesting, "NestedGuest", lambda guest: Nested(guest.kvm))
+    monkeypatch.setattr(nesting, "SavedGuest", Saved)
     monkeypatch.setattr(leak_witness, "witness_lacks", lambda machine, _: machine)
     for each in (leak_walk, leak_witness):
         monkeypatch.setattr(

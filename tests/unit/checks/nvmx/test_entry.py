@@ -13,7 +13,7 @@ def test_the_fix_passes(decide: Decide) -> None:
     assert (decided.verdict, decided.speakers) == (Verdict.PASS, {"vmcs"}), decided.reason
 
 
-@pytest.mark.parametrize(("owner", "mutant"), mutants_of("nvmx.entry."))
+@pytest.mark.parametrize(("owner", "mutant"), mutants_of(PROPERTY))
 def test_a_mutant_fails_its_owner(decide: Decide, owner: str, mutant: str) -> None:
     assert decide(owner, mutant).verdict is Verdict.FAIL
 
