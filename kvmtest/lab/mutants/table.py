@@ -4,9 +4,9 @@
 What each mutant breaks, and which property must notice. The patches are in the folder patches/
 beside this module; the text above each patch says what a user would see.
 
-They follow the fix line by line: commits 2478b1b220c4, 17ec2f965344, 8a4351ac302c, 7d0cce6cbe71 and
-6b1dd26544d0 (in v6.17). They apply to the KVM of Linux 6.12.117; those with a ``since`` break a
-line that 6.12 lacks, and apply to Linux 7.3.4.
+They follow the fix line by line: commits 2478b1b220c4, 17ec2f965344, 8a4351ac302c, 095686e6fcb4,
+7d0cce6cbe71 and 6b1dd26544d0 (in v6.17), and e2ffe85b6d2b (in v7.0). They apply to the KVM of Linux
+6.12.117; those with a ``since`` break a line that 6.12 lacks, and apply to Linux 7.3.4.
 """
 
 import re
@@ -269,7 +269,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "vmx_enable_virtualization_cpu, which runs as a CPU comes online (not part of the fix)",
         "host.hotplug",
     ),
-    # nested.c
+    # nested.c, and what it rests on. L2 is entered by L1, or restored by userspace.
     Mutant(
         "vmfail-without-reload",
         "nested_vmx_restore_host_state: `vmx_reload_guest_debugctl(vcpu)`",
@@ -277,10 +277,152 @@ MUTANTS: tuple[Mutant, ...] = (
         leak="nvmx.entry.vmfail-reload",
     ),
     Mutant(
+        "l1-without-host-bit",
+        "load_vmcs12_host_state: `vmx_guest_debugctl_write(vcpu, 0)`",
+        "nvmx.entry.l2",
+    ),
+    Mutant(
+        "l1-debugctl-not-cleared",
+        "load_vmcs12_host_state: `vmx_guest_debugctl_write(vcpu, 0)`",
+        "nvmx.entry.l2",
+    ),
+    Mutant(
+        "flag-not-in-l2",
+        "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`, whatever VMCS is in use",
+        "nvmx.entry.l2",
+    ),
+    Mutant(
         "l2-without-host-bit",
         "prepare_vmcs02: `vmx_guest_debugctl_write(vcpu, vmcs12->guest_ia32_debugctl & …)`",
         "nvmx.leak.l2",
         leak="nvmx.leak.l2",
+    ),
+    Mutant(
+        "reload-not-in-l2",
+        "vmx_vcpu_run: `if (run_flags & KVM_RUN_LOAD_DEBUGCTL)`, whatever VMCS is in use",
+        "nvmx.leak.l2",
+        leak="nvmx.leak.l2",
+    ),
+    Mutant(
+        "vmcs12-bit-14-refused",
+        "nested_vmx_check_guest_state: `debugctl &= ~DEBUGCTLMSR_FREEZE_IN_SMM`",
+        "nvmx.vmcs12.freeze-bit",
+    ),
+    Mutant(
+        "quirk-not-offered",
+        "kvm_x86_vendor_init: `kvm_caps.supported_quirks = KVM_X86_VALID_QUIRKS`",
+        "nvmx.vmcs12.freeze-bit",
+    ),
+    Mutant(
+        "vmcs12-bit-14-passed",
+        "prepare_vmcs02: `vmcs12->guest_ia32_debugctl & vmx_get_supported_debugctl(vcpu, false)`",
+        "nvmx.vmcs12.freeze-bit",
+    ),
+    Mutant(
+        "quirk-not-asked",
+        "nested_vmx_check_guest_state: `if (kvm_check_has_quirk(…))`",
+        "nvmx.vmcs12.quirk-disabled",
+    ),
+    Mutant(
+        "quirk-enabled-again",
+        "kvm_vm_ioctl_enable_cap: `kvm->arch.disabled_quirks | …`",
+        "nvmx.vmcs12.quirk-disabled",
+    ),
+    Mutant(
+        "vmcs12-debugctl-unchecked",
+        "nested_vmx_check_guest_state: `CC(!vmx_is_valid_debugctl(vcpu, debugctl, false))`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "vmcs12-checked-as-userspace",
+        "nested_vmx_check_guest_state: `vmx_is_valid_debugctl(vcpu, debugctl, false)`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "vmcs12-checked-unasked",
+        "nested_vmx_check_guest_state: `vm_entry_controls & VM_ENTRY_LOAD_DEBUG_CONTROLS`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "vmcs12-tolerance-missing",
+        "nested_vmx_check_guest_state: `vmx_is_valid_debugctl(vcpu, debugctl, false)`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "vmcs12-unmasked",
+        "prepare_vmcs02: `& vmx_get_supported_debugctl(vcpu, false)`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "vmcs12-loaded-unasked",
+        "prepare_vmcs02: `vm_entry_controls & VM_ENTRY_LOAD_DEBUG_CONTROLS`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "l1-debugctl-not-kept",
+        "nested_vmx_enter_non_root_mode: `|| !(vm_entry_controls & VM_ENTRY_LOAD_DEBUG_CONTROLS)`",
+        "nvmx.vmcs12.validity",
+    ),
+    Mutant(
+        "l1-debugctl-kept-with-host-bit",
+        "nested_vmx_enter_non_root_mode: `pre_vmenter_debugctl = vmx_guest_debugctl_read()`",
+        "any.no-warnings",
+    ),
+    Mutant(
+        "l2-write-not-saved",
+        "vmx_set_msr: `get_vmcs12(vcpu)->guest_ia32_debugctl = data`",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "l2-write-saved-unasked",
+        "vmx_set_msr: `vm_exit_controls & VM_EXIT_SAVE_DEBUG_CONTROLS`",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "l2-write-saved-unmasked",
+        "vmx_set_msr: `data &= vmx_get_supported_debugctl(…)`, before the value is saved",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "l1-write-saved",
+        "vmx_set_msr: `if (is_guest_mode(vcpu) && …)`",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "saved-from-vmcs02",
+        "sync_vmcs02_to_vmcs12: no `guest_ia32_debugctl`",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "saved-with-host-bit",
+        "sync_vmcs02_to_vmcs12: no `guest_ia32_debugctl`",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "bit-14-ignored-in-l2",
+        "vmx_is_valid_debugctl: `return !invalid`, whoever runs",
+        "nvmx.vmcs12.save",
+    ),
+    Mutant(
+        "restore-unchecked",
+        "vmx_set_nested_state: `nested_vmx_check_guest_state(vcpu, vmcs12, &ignored)`",
+        "nvmx.restore",
+    ),
+    Mutant(
+        "restored-without-host-bit",
+        "prepare_vmcs02: `vmx_guest_debugctl_write(vcpu, vmx->nested.pre_vmenter_debugctl)`",
+        "nvmx.restore",
+        leak="nvmx.restore",
+    ),
+    Mutant(
+        "restored-from-vmcs12",
+        "prepare_vmcs02: `if (vmx->nested.nested_run_pending && …)`",
+        "nvmx.restore",
+    ),
+    Mutant(
+        "restored-debugctl-lost",
+        "nested_vmx_enter_non_root_mode: `if (!vmx->nested.nested_run_pending || …)`",
+        "nvmx.restore",
     ),
     # On AMD, where no bit is the host's.
     Mutant(
@@ -330,6 +472,21 @@ UNCOVERED: tuple[Uncovered, ...] = (
         "vmx_is_valid_debugctl: `data & ~vmx_get_supported_debugctl(…)`; vmx_set_msr: `return 1`",
         "missing",
         "bit 14 is dropped without an error, as by bit-14-ignored",
+    ),
+    Uncovered(
+        "prepare_vmcs02: `vmx->nested.pre_vmenter_debugctl`",
+        "another value",
+        "L2 goes on with another DEBUGCTL than L1's, as by l1-debugctl-not-kept",
+    ),
+    Uncovered(
+        "nested_vmx_check_guest_state: `debugctl &= ~DEBUGCTLMSR_FREEZE_IN_SMM`",
+        "clears more",
+        "bits that L1 may not set are let through, as by vmcs12-debugctl-unchecked",
+    ),
+    Uncovered(
+        "nested_vmx_check_guest_state: `kvm_check_has_quirk(…)`",
+        "another quirk, or its opposite",
+        "bit 14 is refused under the quirk, as by vmcs12-bit-14-refused",
     ),
     # No observation tells them from the stock kernel.
     Uncovered(
@@ -400,17 +557,16 @@ UNCOVERED: tuple[Uncovered, ...] = (
         "missing",
         "userspace that sets MSRs before CPUID is refused; vmx.guest.rtm-debug is about the guest",
     ),
+    Uncovered(
+        "copy_enlightened_to_vmcs12: `evmcs->guest_ia32_debugctl`",
+        "missing",
+        "only an L1 that is told it runs on Hyper-V has such a VMCS; the check is the same",
+    ),
     # Other owners.
     Uncovered(
         "vcpu_enter_guest: `!vcpu->arch.guest_state_protected`",
         "missing",
         "only SEV-ES and TDX guests have protected state (tdx.flag-never)",
-    ),
-    Uncovered(
-        "nested.c: pre_vmenter_debugctl, load_vmcs12_host_state, the check of vmcs12's DEBUGCTL "
-        "and its quirk",
-        "any",
-        "nested VMX; they belong to nvmx.entry.l2 and nvmx.vmcs12.*",
     ),
     Uncovered(
         "tdx_vcpu_run: `run_flags`, `host_debugctl`",
