@@ -8,7 +8,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 #: Where else a folder of tests has its counterpart, from the checkout's top.
-FOLDERS = {"c_helpers": "c_helpers", "docs": "tools", "fuzz": "tests/fuzz"}
+FOLDERS = {
+    "c_helpers": "c_helpers",
+    "docs": "tools",
+    "fuzz": "tests/fuzz",
+    "support": "tests/support",
+}
 #: Tests of what is in no single place.
 ELSEWHERE = {
     "docs/test_tour.py": "docs/tour.md, which names files everywhere",
