@@ -177,8 +177,8 @@ MSR_FILTER_SIZE = 8 + _MSR_RANGES * _MSR_RANGE.size
 
 
 def msr_filter(ranges: list[tuple[int, int, int, int]]) -> bytes:
-    """Return a struct kvm_msr_filter that allows by default."""
-    data = bytes(8) + b"".join(_MSR_RANGE.pack(*each) for each in ranges)
+    """Return a struct kvm_msr_filter that denies all MSRs but those of the ranges."""
+    data = struct.pack("<II", 1, 0) + b"".join(_MSR_RANGE.pack(*each) for each in ranges)
     return data.ljust(MSR_FILTER_SIZE, b"\0")
 
 

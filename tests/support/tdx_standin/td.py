@@ -68,6 +68,8 @@ class TdVcpu:
     initialized: bool = False
     rcx: int = 0
     cpuid: Sequence[CpuidEntry] = ()
+    #: The exit reason of a #VE that the TD has not asked for yet.
+    ve_reason: int | None = None
 
     @property
     def has_x2apic(self) -> bool:

@@ -13,7 +13,8 @@ from .td import Td, TdVcpu
 #: The instruction.
 OPCODE = bytes.fromhex("660f01cc")
 
-VP_VMCALL, VP_INFO = 0, 1
+VP_VMCALL, VP_INFO, VP_VEINFO_GET = 0, 1, 3
+_NO_VALID_VE_INFO = 0xC000070400000000
 #: TDX_OPERAND_INVALID, whose low bits name the operand: 0 RAX, 1 RCX.
 _OPERAND_INVALID = 0xC000010000000000
 _IN_RAX, _IN_RCX = 0, 1
@@ -89,6 +90,12 @@ def tdcall(td: Td, vcpu: TdVcpu, registers: Mapping[str, int]) -> Outcome:
         info = {"rcx": td.gpaw, "rdx": td.attributes, "r8": len(td.vcpus) << 32 | len(td.vcpus)}
         info |= {"r9": vcpu.number, "r10": 0, "r11": 0}
         return Resume({"rax": 0, **info}, by_kvm=False)
+    if leaf == VP_VEINFO_GET:
+        reason, vcpu.ve_reason = vcpu.ve_reason, None
+        if reason is None:
+            return Resume({"rax": _NO_VALID_VE_INFO}, by_kvm=False)
+        nothing = dict.fromkeys(("rdx", "r8", "r9", "r10"), 0)
+        return Resume({"rax": 0, "rcx": reason, **nothing}, by_kvm=False)
     return Resume({"rax": _OPERAND_INVALID | _IN_RAX}, by_kvm=False)
 
 

@@ -1,0 +1,51 @@
+"""What an entry into a TD, and its exit, do to the host: tdx_vcpu_run without the TD."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from .host import TDX_VCPU_RUN, Host
+
+_LOAD_DEBUGCTL = 1 << 2
+_PROCESSOR_FIELD = 36
+
+
+class Entries:
+    """The entries of one vCPU, by the threads that run it."""
+
+    def __init__(self, host: Host, faults: Collection[str]) -> None:
+        self._host = host
+        self._faults = frozenset(faults)
+        self.count = 0
+        #: The host's bit 14 at the first entry, and at the last one.
+        self._at_first: int | None = None
+        self._at_last: int | None = None
+
+    def enter(self, tid: int, cpu: int) -> str:
+        """Note an entry on a CPU; return why the TD dies of it, or ""."""
+        bit, before = self._host.bit(cpu), self._at_last
+        is_toggled = before is not None and before != bit
+        self._at_last = bit
+        if self._at_first is None:
+            self._at_first = bit
+        self.count += 1
+        # As KVM compares with a new vCPU's host_debugctl, which is 0.
+        is_flagged = bit != (before or 0) and bool(self._faults & {"flag-seen", "flag-unwarned"})
+        self._host.hit(TDX_VCPU_RUN, tid, cpu, _LOAD_DEBUGCTL if is_flagged else 0)
+        if (is_flagged and "flag-seen" in self._faults) or (is_toggled and "warns" in self._faults):
+            self._host.warn(TDX_VCPU_RUN, cpu, tid)
+        return "a toggle" if is_toggled and "dies-of-toggle" in self._faults else ""
+
+    def leave(self, cpu: int) -> None:
+        """Note a TD exit on a CPU, whose IA32_DEBUGCTL KVM has to bring back."""
+        if "host-bit-lost" in self._faults:
+            self._host.set_bit(cpu, 0)
+        if "host-bit-set" in self._faults:
+            self._host.set_bit(cpu, 1)
+        if "host-bit-stale" in self._faults:
+            self._host.set_bit(cpu, self._at_first or 0)
+
+
+def processor(tid: int) -> int:
+    """Return the CPU that a thread last ran on (proc(5), field 39 of stat)."""
+    stat = Path(f"/proc/{tid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[_PROCESSOR_FIELD])
