@@ -1,0 +1,44 @@
+"""Runs a command on the stand-in TDX host."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.stand_in import PACKAGE, environment
+
+SUPPORT = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class UnderTdx:
+    """How a command ended, and what the stand-in saw of each TD."""
+
+    status: int
+    out: str
+    err: str
+    tds: list[dict[str, Any]]
+
+
+def under_tdx(
+    *words: object, folder: Path, faults: Sequence[str] = (), timeout: float = 60
+) -> UnderTdx:
+    """Run ``words`` on a stand-in TDX host with these faults, whose files go to ``folder``."""
+    record = folder / "record.json"
+    options = [word for fault in faults for word in ("--fault", fault)]
+    own = [sys.executable, "-m", "support.tdx_standin", "--tree", folder / "host"]
+    done = subprocess.run(
+        [*map(str, own), "--record", str(record), *options, "--", *map(str, words)],
+        cwd=folder,
+        env=environment(PYTHONPATH=f"{PACKAGE.parent}:{SUPPORT.parent}"),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert record.exists(), done.stderr
+    return UnderTdx(
+        done.returncode, done.stdout, done.stderr, json.loads(record.read_text())["tds"]
+    )
