@@ -91,6 +91,7 @@ APM = "AMD APM volume 2, 13.1.1 (DebugCtl) and 15.13 (intercepts)"
 
 LAB = ("intel", "lab")
 VMX = ("kvm", "kvm-intel", "knob", "freeze-bit")
+TD = ("kvm", "kvm-intel", "tdx")
 NESTED = ("kvm", "kvm-intel", "nested", "knob", "freeze-bit")
 ENTRY = ("vmcs", "runflags")
 
@@ -338,37 +339,33 @@ PROPERTIES: tuple[Property, ...] = (
         "tdx.runs-under-toggling",
         "a TD runs while the knob is toggled",
         ("intel", "tdx"),
-        ("kvm-intel", "tdx", "knob"),
-        ("klog",),
+        (*TD, "knob", "msr"),
+        ("guest", "klog"),
         TDX,
-        has_check=False,
     ),
     Property(
         "tdx.host-msr-intact",
         "after a TD ran, every CPU's bit 14 is still what the knob says",
         ("intel", "tdx"),
-        ("kvm-intel", "tdx", "knob"),
+        (*TD, "knob", "freeze-bit"),
         ("hostmsr",),
         TDX,
-        has_check=False,
     ),
     Property(
         "tdx.flag-never",
         "no run flag reaches tdx_vcpu_run",
         ("intel", "tdx"),
-        ("kvm-intel", "tdx", "knob"),
+        (*TD, "knob", "msr"),
         ("runflags", "klog"),
         RUN_FLAGS,
-        has_check=False,
     ),
     Property(
         "tdx.attributes-refused",
         "the TD attributes DEBUG and PERFMON are refused",
         ("intel", "tdx"),
-        ("kvm-intel", "tdx"),
+        TD,
         ("guest",),
         "Documentation/virt/kvm/x86/intel-tdx.rst, KVM_TDX_INIT_VM",
-        has_check=False,
     ),
     Property(
         "any.soak",

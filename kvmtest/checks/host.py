@@ -21,6 +21,7 @@ from .affinity import only_on
 from .context import Context, Observations
 from .scene import Scene
 from .witnesses import owned_mask
+from .witnesses.host_msr import look_after_runs
 from .witnesses.runflags import RunFlagsWitness
 
 __all__ = ["hotplug", "knob_effective", "msr_survives"]
@@ -65,14 +66,7 @@ def msr_survives(context: Context) -> Observations:
     another CPU or before a toggle, so that KVM may hold a stale value.
     """
     with Scene(context, "hostmsr") as scene, scene.guest() as guest:
-        for value in (0, 1, 0, 1):
-            yield from scene.set_knob(value)
-            for cpu in sorted(os.sched_getaffinity(0) & set(scene.msr.cpus)):
-                with only_on(cpu):
-                    scene.run(guest)
-                    debugctl = scene.msr.read(IA32_DEBUGCTL, cpu)
-                what = f"bit 14 of CPU {cpu} after a guest ran there with the knob at {value}"
-                yield claim("hostmsr", what, freeze_bit(debugctl), value, debugctl=hex(debugctl))
+        yield from look_after_runs(scene, guest, "a guest")
 
 
 def _tsc_moves(msr: MsrAccess, cpu: int) -> Reading:

@@ -39,7 +39,7 @@ class Machine:
 
     def forget_kvm(self) -> None:
         """Drop the facts that a reload of the KVM module changes: they are looked up anew."""
-        for name in ("kvm_module", "mediated_pmu", "fix", "run_flags", "census"):
+        for name in ("kvm_module", "mediated_pmu", "fix", "run_flags", "td_run_flags", "census"):
             vars(self).pop(name, None)
 
     @cached_property
@@ -72,6 +72,14 @@ class Machine:
     def vmlinux_btf(self) -> Btf | Missing:
         """The BTF of the kernel image, whose reading takes time."""
         return kernel.vmlinux_btf(self.tree)
+
+    @cached_property
+    def td_run_flags(self) -> run_flags.RunFlags | Missing:
+        """Where tdx_vcpu_run takes its run flags."""
+        function = run_flags.TD_FUNCTION
+        return run_flags.find(
+            self.tree, self.fix, self.vmlinux_btf, self.kvm_module, function=function
+        )
 
     @cached_property
     def run_flags(self) -> run_flags.RunFlags | Missing:

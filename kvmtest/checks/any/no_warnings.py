@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from kvmtest.checks.context import Context, RunLog
 from kvmtest.checks.witnesses.guest import NO_SUCH_MSR
+from kvmtest.checks.witnesses.kernel_log import log_controls
 from kvmtest.guests import commands, long_guest, real_guest
-from kvmtest.host.changes.clear_warn_once import EarlierWarnings
 from kvmtest.host.facts.msr import IA32_DEBUGCTL
 from kvmtest.host.facts.taint import read_taint, troubles_gained
 from kvmtest.host.observe.kernel_log import LogSlice, troubles
-from kvmtest.judge import Absence, Reading, claim, control, measure
+from kvmtest.judge import Absence, Reading, claim, measure
 from kvmtest.kvm import System
 from kvmtest.missing import Missing
 
@@ -41,16 +41,7 @@ def log_readings(
     found = troubles(gained.records)
     before = run.before.taint if run.before else Missing("not read")
     tainted = troubles_gained(before, taint)
-    if found or tainted:
-        # A warning is its own proof; the other controls matter for a silent log alone.
-        yield control("klog", "the warnings, read from the log", True, True, "")
-    else:
-        proof = "seen" if run.marker.unproven is None else str(run.marker.unproven)
-        remedy = "run as root, so that a mark can be written to /dev/kmsg"
-        yield control("klog", "the run's own mark in the log", proof, "seen", remedy)
-        remedy = "boot with a larger log_buf_len"
-        yield control("klog", "lines lost since the mark", gained.lost, 0, remedy)
-        yield from _would_warn_again(run.before)
+    yield from log_controls(run, gained, speaks=bool(found or tainted))
     yield measure("klog", "entries into guests that this check made", entries)
     headlines = "; ".join(t.headline for t in found[:3])
     yield claim("klog", "warnings since the run began", len(found), 0, headlines=headlines)
@@ -63,22 +54,6 @@ def log_readings(
             before=before if isinstance(before, int) else str(before),
             after=taint if isinstance(taint, int) else str(taint),
         )
-
-
-def _would_warn_again(before: EarlierWarnings | None) -> Iterator[Reading]:
-    """Show that a WARN that fires once a boot would still show in the log."""
-    if before is None:
-        return
-    why = before.not_cleared
-    proof, remedy = "yes", ""
-    if why and not before.none_fired:
-        proof = f"unknown, as one may have fired before the run, and {why.what}"
-        remedy = why.remedy
-    what = "a WARN that fires once a boot would show"
-    yield control("klog", what, proof, "yes", f"{remedy}, or boot anew" if remedy else "boot anew")
-    if not before.none_fired and why is None:
-        limit = "their once was given back, up to Linux 6.12 not to those of modules with own words"
-        yield measure("klog", "WARNs may have fired before the run", limit)
 
 
 def _exercise() -> int:

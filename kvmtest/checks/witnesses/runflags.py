@@ -1,7 +1,8 @@
 """The witness runflags
 ====================
 
-Reads the run flags that KVM hands to vmx_vcpu_run or svm_vcpu_run, by a probe at its beginning.
+Reads the run flags that KVM hands to vmx_vcpu_run, svm_vcpu_run or tdx_vcpu_run, by a probe at its
+beginning.
 """
 
 from contextlib import ExitStack
@@ -52,8 +53,22 @@ class RunFlagsWitness:
             if isinstance(mask, Missing):
                 return mask
             fetch |= mask
+        return cls._at(context, "entry", flags, fetch)
+
+    @classmethod
+    def open_for_tds(cls, context: Context) -> "Self | Missing":
+        """Return a witness of the entries of TDs, which go through tdx_vcpu_run."""
+        flags = context.machine.td_run_flags
+        if isinstance(flags, Missing):
+            return flags
+        return cls._at(context, "td_entry", flags, {"flags": f"%{flags.register}"})
+
+    @classmethod
+    def _at(
+        cls, context: Context, event: str, flags: RunFlags, fetch: dict[str, str]
+    ) -> "Self | Missing":
         try:
-            return cls(context.probe.get("entry", flags.place, fetch), flags)
+            return cls(context.probe.get(event, flags.place, fetch), flags)
         except JournalError as error:
             remedy = "look at /sys/kernel/tracing/error_log, and run as root without lockdown"
             return Missing(str(error), remedy)

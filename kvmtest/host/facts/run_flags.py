@@ -1,9 +1,9 @@
 """Run flags
 =========
 
-Where vmx_vcpu_run (arch/x86/kvm/vmx/vmx.c) or svm_vcpu_run (arch/x86/kvm/svm/svm.c) takes its run
-flags, by the kernel's BTF, and what they mean (enum kvm_x86_run_flags,
-arch/x86/include/asm/kvm_host.h).
+Where vmx_vcpu_run (arch/x86/kvm/vmx/vmx.c), svm_vcpu_run (arch/x86/kvm/svm/svm.c) or tdx_vcpu_run
+(arch/x86/kvm/vmx/tdx.c) takes its run flags, by the kernel's BTF, and what they mean (enum
+kvm_x86_run_flags, arch/x86/include/asm/kvm_host.h).
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from kvmtest.kernels.btf import Btf, BtfError
 from kvmtest.kernels.fix import FixPresence
 from kvmtest.missing import Missing
 
-__all__ = ["FUNCTIONS", "RunFlags", "find"]
+__all__ = ["FUNCTIONS", "TD_FUNCTION", "RunFlags", "find"]
 
 #: The symbol, by vendor module. The kernel resolves it when a probe is placed, and prints it with
 #: each hit: reading /proc/kallsyms would take longer than many a check.
 FUNCTIONS = {"kvm_intel": "vmx_vcpu_run", "kvm_amd": "svm_vcpu_run"}
+#: That of kvm_intel for TDs (in v6.16).
+TD_FUNCTION = "tdx_vcpu_run"
 PARAMETER = "run_flags"
 
 #: Integer arguments in order (System V ABI, x86-64), as kprobe events name the registers.
@@ -47,15 +49,18 @@ def find(
     fix: FixPresence | Missing,
     vmlinux: Btf | Missing,
     kvm: KvmModule | Missing | None = None,
+    *,
+    function: str = "",
 ) -> RunFlags | Missing:
     """Find the flags of the running kernel, or say why it has none.
 
     ``fix`` is what KVM's BTF shows, ``vmlinux`` the kernel image's BTF; ``kvm`` is the vendor
-    module in use. Any module that is not in FUNCTIONS counts as kvm_intel.
+    module in use. Any module that is not in FUNCTIONS counts as kvm_intel. ``function`` is another
+    of the vendor module's functions that takes run flags.
     """
     in_use = kvm.name if isinstance(kvm, KvmModule) else ""
     module = in_use if in_use in FUNCTIONS else "kvm_intel"
-    function = FUNCTIONS[module]
+    function = function or FUNCTIONS[module]
     if isinstance(fix, Missing):
         return fix
     # Before Linux kernel commit 2478b1b220c4 ("KVM: x86: Convert vcpu_run()'s immediate exit param
@@ -72,7 +77,7 @@ def find(
             "this kernel has no run flag KVM_RUN_LOAD_DEBUGCTL",
             "use a kernel with commit 6b1dd26544d0 (in v6.17)",
         )
-    register = _register(tree, vmlinux, module)
+    register = _register(tree, vmlinux, module, function)
     if isinstance(register, Missing):
         return register
     is_module = tree.exists(f"/sys/module/{module}/initstate")
@@ -83,8 +88,7 @@ def find(
     return RunFlags(place, register, fix.load_debugctl, known, function)
 
 
-def _register(tree: Tree, vmlinux: Btf | Missing, module: str) -> str | Missing:
-    function = FUNCTIONS[module]
+def _register(tree: Tree, vmlinux: Btf | Missing, module: str, function: str) -> str | Missing:
     found = module_btf(tree, module, vmlinux)
     if isinstance(found, Missing):
         return found

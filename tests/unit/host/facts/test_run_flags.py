@@ -105,3 +105,19 @@ def test_a_function_that_is_built_in_has_no_module(tmp_path: Path) -> None:
     flags = Machine(tree).run_flags
     assert isinstance(flags, RunFlags)
     assert (flags.place, flags.register) == ("vmx_vcpu_run", "si")
+
+
+def test_entries_of_tds_are_another_function_of_kvm_intel(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    blob = kvm_intel_btf(FIXED, "vcpu", "run_flags", function="tdx_vcpu_run")
+    write(tree, KVM_INTEL_BTF, blob)
+    flags = Machine(tree).td_run_flags
+    assert isinstance(flags, RunFlags)
+    assert (flags.place, flags.function) == ("kvm_intel:tdx_vcpu_run", "tdx_vcpu_run")
+    assert (flags.register, flags.load_debugctl) == ("si", 4)
+
+
+def test_a_kvm_without_tdx_has_no_entries_of_tds(tmp_path: Path) -> None:
+    flags = Machine(intel_host(tmp_path)).td_run_flags
+    assert isinstance(flags, Missing)
+    assert "does not describe tdx_vcpu_run" in flags.what
