@@ -237,12 +237,11 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property(
         "nvmx.entry.l2",
-        "an entry to L2 carries the host's bit",
+        "an entry to L2 carries the host's bit, and so does L1's next one",
         ("intel", "nested", "lab"),
         NESTED,
-        ENTRY,
+        (*ENTRY, "leak"),
         FIX,
-        has_check=False,
     ),
     Property(
         "nvmx.entry.vmfail-reload",

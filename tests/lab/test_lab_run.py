@@ -28,6 +28,7 @@ WALKED = {
     "vmx.entry.toggled",
     "vmx.guest.wrmsr-refused",
     "vmx.guest.write-keeps-host-bit",
+    "nvmx.entry.l2",
     "nvmx.entry.vmfail-reload",
     "nvmx.restore",
 }

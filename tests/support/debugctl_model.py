@@ -538,6 +538,8 @@ FAULTS: dict[str, type[Vmx]] = {
     "svm-lbrv-not-asked": _wrong(
         Svm, set_debugctl=lambda vcpu, value, **_: vcpu.set_virtual_debugctl(value)
     ),
-    # No mutant but the repair of what every kernel has wrong.
+    # No mutants: a stable kernel with the fix and without the quirk about vmcs12, and the repair of
+    # what every kernel has wrong.
+    "quirk-missing": _wrong(QUIRKS=0, has_quirk=lambda vcpu: False),
     "emulation-mended": _wrong(EMULATION_RELOADS=True),
 }

@@ -13,14 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pytest
 
 from kvmtest._native import ffi, lib
 from kvmtest.checks import Context, check_of
 from kvmtest.guests import load
-from kvmtest.guests.nested import NO_MEMORY
+from kvmtest.guests.vmcs12 import (
+    ENCODINGS,
+    ENTRY_LOAD_DEBUG_CONTROLS,
+    EXIT_SAVE_DEBUG_CONTROLS,
+    NO_MEMORY,
+    of_nested_state,
+)
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.hotplug import is_online, switch
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_PERF_CAPABILITIES, MsrError
@@ -34,6 +40,7 @@ from kvmtest.kvm import (
     Exit,
     FailEntryExit,
     IoExit,
+    KvmError,
     Loop,
     Stopped,
     System,
@@ -43,7 +50,7 @@ from kvmtest.kvm import (
 from kvmtest.lab.mutants import MUTANTS
 from kvmtest.missing import Missing
 from kvmtest.properties import find
-from support.debugctl_model import FAULTS, FREEZE_IN_SMM, Host, Refused, Svm, Vmx
+from support.debugctl_model import FAULTS, FREEZE_IN_SMM, Host, Refused, Svm, Vmcs12, Vmx
 from support.stand_in import BTF, KMSG, KNOB, intel_host, kvm_btf, kvm_intel_btf, write
 from support.vmcs_lines import as_kmsg, dump_lines
 
@@ -58,6 +65,9 @@ CONTROLS, ANY_CONTROL = (0x48D, 0x48E, 0x48F, 0x490), 0xFFFFFFFF << 32
 INVALID_GUEST_STATE = 0x80000021
 GENERAL_PROTECTION = 13
 CR0_PE = 1
+NESTED_STATE_SIZE = ffi.sizeof("struct kvm_nested_state") + 4096
+FIELDS = {encoding: name for name, encoding in ENCODINGS.items()}
+VMX_COMMANDS = range(lib.COMMAND_VMXON, lib.COMMANDS)
 #: For what happens at once, unless a test is wrong.
 PATIENCE_S = 20
 
@@ -124,7 +134,7 @@ class FakeSystem(System):
         self.fd = -1
 
     def check_extension(self, capability: str) -> int:
-        return 1
+        return _offered(self.model, capability)
 
     def get_supported_cpuid(self) -> Cpuid:
         return Cpuid([CpuidEntry(7, 0, 0, 0, CPUID_RTM, 0, 0)])
@@ -136,6 +146,10 @@ class FakeSystem(System):
         return FakeVm(self)
 
 
+def _offered(model: type[Vmx], capability: str) -> int:
+    return model.QUIRKS if capability == "KVM_CAP_DISABLE_QUIRKS2" else 1
+
+
 class FakeVm(Vm):
     """A VM, with real memory."""
 
@@ -143,8 +157,21 @@ class FakeVm(Vm):
         super().__init__(-1, 0)
         self._system = system
 
+    def check_extension(self, capability: str) -> int:
+        return _offered(self._system.model, capability)
+
     def _ioctl(self, name: str, argument: Any = 0) -> int:
-        return int(name == "KVM_CHECK_EXTENSION")
+        if name == "KVM_ENABLE_CAP" and argument.cap == lib.KVM_CAP_DISABLE_QUIRKS2:
+            self._disable_quirks(argument.args[0])
+        return 0
+
+    def _disable_quirks(self, quirks: int) -> None:
+        for vcpu in self.vcpus:
+            assert isinstance(vcpu, FakeVcpu)
+            try:
+                vcpu.model.disable_quirks(quirks)
+            except Refused:
+                raise KvmError("KVM_ENABLE_CAP", errno.EINVAL, "fake VM") from None
 
     def create_vcpu(self, number: int | None = None) -> Vcpu:
         vcpu = FakeVcpu(self, self._system.host, self._system.model(self._system.host))
@@ -155,6 +182,12 @@ class FakeVm(Vm):
         for memory in self.memories:
             memory.close()
         self.memories.clear()
+
+
+class ToL1(NamedTuple):
+    """An exit from L2 to L1."""
+
+    reason: int
 
 
 class FakeVcpu(Vcpu):
@@ -174,9 +207,12 @@ class FakeVcpu(Vcpu):
         # As a CPU begins: Intel SDM volume 3, table 10-1.
         self._regs.rip, self._sregs.cs.base, self._sregs.cs.selector = 0xFFF0, 0xFFFF0000, 0xF000
         self._plain_msrs = dict.fromkeys(PLAIN_MSRS, 0) | dict.fromkeys(CONTROLS, ANY_CONTROL)
-        self._nested_state = b""
-        self._is_in_l2 = self._is_spoiled = False
+        self._nested_state: Any = ffi.new("char[]", NESTED_STATE_SIZE)
+        self._vmcs12 = of_nested_state(self._nested_state)
+        self._l2: Iterator[Exit | ToL1] = iter(())
         self._guest: Iterator[Exit] | None = None
+        #: L1, while userspace has put the vCPU into L2.
+        self._l1: Iterator[Exit] | None = None
         self._turn = threading.Condition()
         self._is_stopped = False
         self._spins_on: int | None = None
@@ -201,8 +237,10 @@ class FakeVcpu(Vcpu):
             case "KVM_GET_MSRS" | "KVM_SET_MSRS":
                 return self._access_msrs(name, argument)
             case "KVM_GET_NESTED_STATE":
-                ffi.memmove(argument, self._nested_state, len(self._nested_state))
-                argument.flags = lib.KVM_STATE_NESTED_GUEST_MODE if self._is_in_l2 else 0
+                self._write_vmcs12()
+                ffi.memmove(argument, self._nested_state, NESTED_STATE_SIZE)
+                argument.size = NESTED_STATE_SIZE
+                argument.flags = lib.KVM_STATE_NESTED_GUEST_MODE * self.model.is_in_l2
             case "KVM_SET_NESTED_STATE":
                 self._set_nested_state(argument)
             case "KVM_RUN":
@@ -241,12 +279,36 @@ class FakeVcpu(Vcpu):
             raise Refused
 
     def _set_nested_state(self, state: Any) -> None:
-        self._nested_state = bytes(ffi.buffer(ffi.cast("char *", state), state.size))
-        if state.flags & lib.KVM_STATE_NESTED_RUN_PENDING:
-            self.model.enter_l2()
-            self._is_in_l2, self._guest = True, None
-        vmcs12 = ffi.cast("char *", state) + ffi.sizeof("struct kvm_nested_state")
-        self._is_spoiled = ffi.cast("struct vmcs12 *", vmcs12).virtual_apic_page_addr == NO_MEMORY
+        """Take a nested state. L2 begins anew; L1 goes on where vmcs12 says, or where it was."""
+        if self.model.is_in_l2:
+            self.model.leave_l2()
+            starts = self._vmcs12.host_rip == load("long").symbols["start"]
+            self._guest = None if starts else self._l1
+        ffi.memmove(self._nested_state, state, state.size)
+        if state.flags & lib.KVM_STATE_NESTED_GUEST_MODE:
+            vmcs12 = self._read_vmcs12()
+            try:
+                self.model.check_restored(vmcs12)
+            except Refused:
+                raise KvmError("KVM_SET_NESTED_STATE", errno.EINVAL, self._name) from None
+            is_pending = bool(state.flags & lib.KVM_STATE_NESTED_RUN_PENDING)
+            self.model.enter_l2(vmcs12, pending=is_pending)
+            if is_pending:
+                self._l1, self._guest = self._guest, None
+
+    def _read_vmcs12(self) -> Vmcs12:
+        """Return what L1 says of DEBUGCTL."""
+        vmcs = self._vmcs12
+        return Vmcs12(
+            vmcs.guest_ia32_debugctl,
+            bool(vmcs.vm_entry_controls & ENTRY_LOAD_DEBUG_CONTROLS),
+            bool(vmcs.vm_exit_controls & EXIT_SAVE_DEBUG_CONTROLS),
+        )
+
+    def _write_vmcs12(self) -> None:
+        """Take over what the model has saved."""
+        if self.model.vmcs12:
+            self._vmcs12.guest_ia32_debugctl = self.model.vmcs12.debugctl
 
     @property
     def entries(self) -> int:
@@ -312,13 +374,16 @@ class FakeVcpu(Vcpu):
         self.model.vcpu_enter_guest()
         if self._is_refused():
             return self._refuse()
-        if self._is_in_l2 and self._is_spoiled:
+        if self.model.is_in_l2 and self._is_spoiled:
             self.model.fail_l2()
-            self._is_in_l2 = False
             self.model.vcpu_enter_guest()
         if self._guest is None or self._regs.rip == load("long").symbols["start"]:
-            self._guest = self._boot()
+            self._guest = cast(Iterator[Exit], self._boot(self._mailbox(lib.GUEST_MAILBOX)))
         return next(self._guest)
+
+    @property
+    def _is_spoiled(self) -> bool:
+        return bool(self._vmcs12.virtual_apic_page_addr == NO_MEMORY)
 
     def _is_refused(self) -> bool:
         top = self._sregs.fs.base >> 47
@@ -335,25 +400,23 @@ class FakeVcpu(Vcpu):
 
     # The guest
 
-    @property
-    def _mailbox(self) -> Any:
+    def _mailbox(self, address: int) -> Any:
         (memory,) = [m for m in self._vm.memories if m.guest_address == 0]
-        return memory.struct("struct mailbox *", lib.GUEST_MAILBOX)
+        return memory.struct("struct mailbox *", address)
 
-    def _boot(self) -> Iterator[Exit]:
-        """Say hello, and then do what is in the mailbox; yield the exits to userspace."""
+    def _boot(self, mailbox: Any) -> Iterator["Exit | ToL1"]:
+        """Say hello, and then do what is in the mailbox; yield the exits."""
         self._regs.rip = 0
-        self._mailbox.magic = lib.GUEST_MAGIC
+        mailbox.magic = lib.GUEST_MAGIC
         yield _out(lib.GUEST_DONE_PORT)
         while True:
-            mailbox = self._mailbox
             for at in range(mailbox.count):
                 mailbox.result[at].status = lib.RESULT_OK
                 yield from self._do(mailbox.command[at], mailbox.result[at])
                 mailbox.done += 1
             yield _out(lib.GUEST_DONE_PORT)
 
-    def _do(self, command: Any, result: Any) -> Iterator[Exit]:
+    def _do(self, command: Any, result: Any) -> Iterator["Exit | ToL1"]:
         one, two, _ = command.argument
         if command.op == lib.COMMAND_RING:
             for _ in range(one):
@@ -375,8 +438,56 @@ class FakeVcpu(Vcpu):
                 self.model.vcpu_enter_guest()
             while self._is_refused():
                 yield self._refuse()
+        elif command.op in (lib.COMMAND_VMLAUNCH, lib.COMMAND_VMRESUME):
+            is_launch = command.op == lib.COMMAND_VMLAUNCH
+            yield from self._enter_l2(result, is_launch=is_launch)
+        elif command.op == lib.COMMAND_VMCALL:
+            yield ToL1(lib.EXIT_REASON_VMCALL)
+        elif command.op in VMX_COMMANDS:
+            self._exits += 1
+            self._do_vmx(command.op, one, two, result)
+            self.model.vcpu_enter_guest()
         else:
             assert command.op == lib.COMMAND_NOP, command.op
+
+    # L1's VMX instructions
+
+    def _do_vmx(self, op: int, one: int, two: int, result: Any) -> None:
+        result.value[0] = lib.VMX_SUCCEEDED
+        if op == lib.COMMAND_VMREAD:
+            self._write_vmcs12()
+            result.value[1] = getattr(self._vmcs12, FIELDS[one])
+        elif op == lib.COMMAND_VMWRITE:
+            self._write_vmcs12()
+            setattr(self._vmcs12, FIELDS[one], two)
+            self.model.vmcs12 = self._read_vmcs12()
+
+    def _enter_l2(self, result: Any, *, is_launch: bool) -> Iterator[Exit]:
+        """Be L1's VMLAUNCH or VMRESUME, up to the exit from L2."""
+        self._exits += 1
+        vmcs12 = self._read_vmcs12()
+        try:
+            self.model.check_guest_state(vmcs12)
+        except Refused:
+            # KVM loads L1's host state, as after an exit.
+            self.model.load_host_state()
+            result.value = [lib.VMX_EXITED, INVALID_GUEST_STATE, 0, 0]
+        else:
+            self.model.enter_l2(vmcs12)
+            self.model.vcpu_enter_guest()
+            if self._is_spoiled:
+                self.model.fail_l2()
+                result.value = [lib.VMX_FAIL_VALID, 7, 0, 0]
+            else:
+                if is_launch:
+                    self._l2 = self._boot(self._mailbox(lib.GUEST_L2_MAILBOX))
+                for end in self._l2:
+                    if isinstance(end, ToL1):
+                        self.model.leave_l2()
+                        result.value = [lib.VMX_EXITED, end.reason, 0, 0]
+                        break
+                    yield end
+        self.model.vcpu_enter_guest()
 
     def _spin(self) -> Iterator[Exit]:
         """Stay in the guest until the vCPU is stopped; each kick takes it out and in again."""

@@ -12,6 +12,7 @@ DECIDED = {
     "vmx.guest.wrmsr-refused",
     "vmx.guest.write-keeps-host-bit",
     "vmx.guest.rtm-debug",
+    "nvmx.entry.l2",
     "nvmx.entry.vmfail-reload",
     "nvmx.vmcs12.validity",
     "nvmx.vmcs12.save",

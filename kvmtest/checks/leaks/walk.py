@@ -24,7 +24,7 @@ from kvmtest.checks.stimuli.debugctl_writes import (
     GUEST_WRITES_0,
     USERSPACE_WRITES_0,
 )
-from kvmtest.checks.stimuli.nesting import FailingL2, RestoredL2
+from kvmtest.checks.stimuli.nesting import CodedL2, FailingL2, GivenL2, RestoredL2
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.checks.stimuli.toggles import toggle, toggle_and_show
 from kvmtest.guests import Guest, commands
@@ -57,6 +57,7 @@ class Step(StrEnum):
     WRITTEN = "after writes of DEBUGCTL"
     MIGRATED = "after a toggle and a move to another CPU"
     RUNNING = "after a toggle amid its KVM_RUN"
+    L2 = "in L2"
     RESTORED = "in an L2 that was restored"
     VMFAIL = "in L1 after a VM-Fail"
 
@@ -240,6 +241,44 @@ def _running(run: StepRun) -> Observations:
             run.windows.append(replace(window, arm=arm, state=run.step.value))
 
 
+def _l2(run: StepRun) -> Observations:
+    """Turn the knob on in L2, and before entries to L2; by L1's code, and by userspace."""
+    if answer(run.scene.machine, "nested"):
+        return
+    coded, given = CodedL2(), GivenL2()
+    on, off = ON // 4, OFF // 3
+
+    def apply(does: str, act: Callable[[Guest], bool]) -> Observations:
+        yield from run.watchers.apply(Stimulus(does, act))
+
+    def set_knob(value: int) -> Observations:
+        """Have the vCPU see the toggle before it does anything else."""
+        yield from run.set_knob(value)
+        run.watchers.settle()
+
+    yield from set_knob(0)
+    yield from apply("L1 launched L2", coded.enter)
+    run.take_windows(0, off)
+    yield from run.set_knob(1)
+    run.take_windows(1, on)
+    yield from apply("L2 exited to L1", coded.leave)
+    yield from apply("L1 resumed L2", coded.enter)
+    run.take_windows(1, on)
+    for value, count in ((0, off), (1, on)):
+        yield from apply("L2 exited to L1", coded.leave)
+        yield from set_knob(value)
+        without = partial(coded.enter, loads=False)
+        yield from apply("L1 resumed L2, which loads no DEBUGCTL", without)
+        run.take_windows(value, count)
+    yield from apply("L2 exited to L1", coded.leave)
+    yield from apply("L1 left VMX operation", coded.end)
+    for value, count in ((1, on), (0, off)):
+        yield from set_knob(value)
+        yield from apply("userspace launched L2", given.enter)
+        run.take_windows(value, count)
+        yield from apply("userspace took the vCPU out of L2", given.leave)
+
+
 def _restored(run: StepRun) -> Observations:
     """Restore a running L2 after the knob was turned on, and again while it stays on."""
     if answer(run.scene.machine, "nested"):
@@ -278,6 +317,7 @@ STEPS: dict[Step, Callable[[StepRun], Observations]] = {
     Step.WRITTEN: _written,
     Step.MIGRATED: _migrated,
     Step.RUNNING: _running,
+    Step.L2: _l2,
     Step.RESTORED: _restored,
     Step.VMFAIL: _vmfail,
 }
