@@ -20,7 +20,8 @@ def build(target: Path = LAB) -> None:
     port = target / "inside" / "port"
     port.parent.mkdir(parents=True, exist_ok=True)
     compiler = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS]
-    arguments = ["-static", "-s", "-o", str(port), str(HERE / "lab" / "port.c")]
+    source, included = HERE / "lab" / "port.c", HERE / "bochs"
+    arguments = ["-static", "-s", f"-I{included}", "-o", str(port), str(source)]
     subprocess.run([*compiler, *arguments], check=True)
 
 

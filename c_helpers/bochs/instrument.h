@@ -32,6 +32,7 @@ void cpuid_show(Bit32u leaf, Bit32u subleaf, cpuid_function_t *registers);
 /* requests.cc: what software in the machine asks the emulator for */
 extern bool request_is_pending;
 void request_take(Bit16u port, Bit32u value);
+void request_answer(Bit16u port, Bit32u *value);
 void request_do(void);
 
 /* A step of the emulator that retires no instruction: a fault, or an iteration of a REP that goes on. */
@@ -89,6 +90,7 @@ extern bool turn_is_over;
 #define BX_INSTR_INITIALIZE(cpu)                     counted_initialize(cpu)
 #define BX_INSTR_VMEXIT(cpu, reason, qualification)  counted_save_guest(cpu, reason)
 #define BX_INSTR_OUTP(port, length, value)           request_take(port, value)
+#define BX_INSTR_INP2(port, length, value)           request_answer(port, &(value))
 
 #define BX_INSTR_INIT_ENV()
 #define BX_INSTR_EXIT_ENV()
@@ -116,7 +118,6 @@ extern bool turn_is_over;
 #define BX_INSTR_LIN_ACCESS(cpu, linear, physical, length, memtype, rw)
 #define BX_INSTR_PHY_ACCESS(cpu, physical, length, memtype, rw)
 #define BX_INSTR_INP(port, length)
-#define BX_INSTR_INP2(port, length, value)
 #define BX_INSTR_WRMSR(cpu, index, value)
 
 #endif

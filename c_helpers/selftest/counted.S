@@ -3,6 +3,7 @@
  * What is counted. Each function starts the counters, executes a number of instructions that can be read here,
  * and stops the counters; kvmtest/lab/emulators/bochs/expectations.py has the sums.
  */
+#include "../bochs/requests.h"
 #include "machine.h"
 
 	.code64
@@ -413,8 +414,8 @@ count_breakpoint:
 	.rept	STRAIGHT
 	nop
 	.endr
-	mov	$BREAKPOINT_GO, %eax
-	mov	$BREAKPOINT, %edx
+	mov	$REQUEST_STOP, %eax
+	mov	$REQUEST_PORT, %edx
 	out	%al, %dx
 	xchg	%bx, %bx
 	spin

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The machine's tables, devices and output. */
+#include "../bochs/requests.h"
 #include "parts.h"
 
 struct gate {
@@ -51,7 +52,7 @@ void report(const char *name, const char *part, uint64_t value)
 /* Save the machine if that was asked for, else end it: by the lab's port, by a magic breakpoint, or not at all. */
 _Noreturn void end(void)
 {
-	outb(BREAKPOINT_GO, BREAKPOINT);
+	outb(REQUEST_STOP, REQUEST_PORT);
 	__asm__ volatile("xchg %bx, %bx");
 	for (;;)
 		__asm__ volatile("cli; hlt");

@@ -45,10 +45,8 @@
 #define VECTOR_LEAVE    0x80 /* from CPL 3, to the address in r15 */
 #define VECTORS         0x81
 
-/* Ports: the lab's, which saves or ends the machine, and the parallel port. */
-#define BREAKPOINT    0x4b5
-#define BREAKPOINT_GO 1
-#define UNUSED        0x4b6
+/* Ports: one that nothing has, and the parallel port. */
+#define UNUSED        0x4b7
 #define LPT_DATA      0x378
 #define LPT_CONTROL   0x37a
 #define LPT_STROBE    0x0d

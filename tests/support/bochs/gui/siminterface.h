@@ -112,10 +112,23 @@ public:
 	}
 };
 
+class bx_param_string_c {
+public:
+	const char *getptr() { return value.c_str(); }
+
+	std::string value;
+};
+
 // Each list below the root has a file of its name in the folder of a saved machine.
 class bx_simulator_interface_c {
 public:
 	bx_list_c *get_bochs_root() { return &root; }
+	// The one parameter that the parts ask for.
+	bx_param_string_c *get_param_string(const char *its_name)
+	{
+		return strcmp(its_name, "ports.parallel.1.file") ? nullptr : &parallel_file;
+	}
+	bx_param_string_c parallel_file;
 	bool save_state(const char *folder)
 	{
 		for (auto &list : root.items) {

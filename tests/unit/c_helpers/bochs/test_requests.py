@@ -1,4 +1,4 @@
-"""c_helpers/bochs/requests.cc: which stops are passed, and how the emulator ends at the next."""
+"""c_helpers/bochs/requests.cc: what stops and ends the emulator, and what is sent for a machine."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,8 @@ pytestmark = needs_compiler
 STOP_PORT = 0x4B5
 
 # Each argument PORT=VALUE is a write, after which the CPUs' requests are printed; then comes the
-# boundary of the instruction.
+# boundary of the instruction. PORT? is a read of what would be 0xff, and TEXT, a word without
+# either, is given to the data port.
 DRIVER = """
 #include "emulator.h"
 #include "instrument.h"
@@ -23,11 +24,22 @@ int main(int, char **argv)
 {
 	stand_in_make_cpus(2);
 	new bx_list_c(SIM->get_bochs_root(), "machine");
+	SIM->parallel_file.value = getenv("PARALLEL") ? getenv("PARALLEL") : "";
 	for (char **argument = argv + 1; *argument; argument++) {
 		unsigned port, value;
+		Bit32u answer = 0xff;
+		char end;
 
-		if (sscanf(*argument, "%x=%x", &port, &value) != 2)
-			return 2;
+		if (sscanf(*argument, "%x%c", &port, &end) == 2 && end == '?') {
+			BX_INSTR_INP2(port, 1, answer);
+			printf("%#x\\n", answer);
+			continue;
+		}
+		if (sscanf(*argument, "%x=%x", &port, &value) != 2) {
+			for (const char *at = *argument; *at; at++)
+				BX_INSTR_OUTP(0x4b6, 1, *at);
+			continue;
+		}
 		BX_INSTR_OUTP(port, 1, value);
 		printf("%u %u\\n", BX_CPU(0)->async_event, BX_CPU(1)->async_event);
 		BX_INSTR_BOUNDARY();
@@ -82,3 +94,34 @@ def test_a_machine_that_can_not_be_saved_ends_it_with_a_status_of_its_own(
     folder = tmp_path / "nowhere"
     status, _, said = run(emulator, *STOPS, KVMTEST_SAVE=str(folder))
     assert (status, said) == (75, f"bochs: the state can't be saved to {folder}\n")
+
+
+def test_a_read_of_its_port_alone_tells_that_it_takes_requests(emulator: Path) -> None:
+    assert run(emulator, "0x4b5?", "0x4b4?", "0x4b6?") == (3, "0x4b\n0xff\n0xff\n", "")
+
+
+SEND = "0x4b5=2"
+
+
+def test_what_is_given_comes_to_the_parallel_ports_file_when_it_is_sent(
+    emulator: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    given = ["x--one", SEND, "x--two", SEND, SEND, "never"]
+    assert run(emulator, *given, PARALLEL=str(file)) == (3, 3 * GOES_ON, "")
+    assert file.read_text() == "x--onex--two"
+
+
+def test_no_more_is_taken_than_fits(emulator: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    words = ["x" * 0xFFFF, "yz", SEND, "z", SEND]
+    assert run(emulator, *words, PARALLEL=str(file))[0] == 3
+    assert file.read_text() == "x" * 0xFFFF + "y" + "z"
+
+
+def test_a_file_that_can_not_be_written_ends_it_with_a_status_of_its_own(
+    emulator: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "nowhere" / "file"
+    status, _, said = run(emulator, "x", SEND, PARALLEL=str(file))
+    assert (status, said) == (76, f"bochs: {file} can't be written: No such file or directory\n")
