@@ -14,6 +14,7 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.facts.census import Census
 from kvmtest.host.facts.hotplug import removable, switch
 from kvmtest.host.facts.kernel import Kernel
+from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.host.facts.lab import VARIABLE, LabFacts
 from kvmtest.host.facts.mediated_pmu import PARAMETER
 from kvmtest.host.facts.msr import (
@@ -31,6 +32,7 @@ from kvmtest.properties import WITNESSES, Property
 from kvmtest.smi import choose
 
 from .kvm_device import kvm
+from .tdx_host import tdx
 
 __all__ = ["PRECONDITIONS", "answer", "check_lab", "lacking", "witness_lacks"]
 
@@ -53,57 +55,37 @@ def _vendor_module(wanted: str, hosts: str) -> Callable[[Machine], Missing | Non
     return precondition
 
 
-def _enabled(machine: Machine, parameter: str) -> bool | Missing:
+def _with(machine: Machine, parameter: str) -> KvmModule | Missing:
+    """Return the vendor module, whose on/off parameter can be read."""
     module = machine.kvm_module
     if isinstance(module, Missing):
         return module
     on = module.enabled(parameter)
-    if isinstance(on, Missing) and not on.remedy:
-        return Missing(on.what, "run on a host with kvm_intel")
-    return on
-
-
-def _is_built_in(machine: Machine) -> bool:
-    module = machine.kvm_module
-    return not isinstance(module, Missing) and module.built_in
-
-
-def _setting(machine: Machine, setting: str) -> str:
-    """Return how the vendor module in use gets a parameter."""
-    module = machine.kvm_module
-    name = "kvm_intel" if isinstance(module, Missing) else module.name
-    return f"boot with {name}.{setting}" if _is_built_in(machine) else f"load {name} with {setting}"
+    if not isinstance(on, Missing):
+        return module
+    return on if on.remedy else Missing(on.what, "run on a host with kvm_intel")
 
 
 def nested(machine: Machine) -> Missing | None:
     """Nested virtualisation is on."""
-    on = _enabled(machine, "nested")
-    if isinstance(on, Missing):
-        return on
-    return None if on else Missing("nested virtualisation is off", _setting(machine, "nested=1"))
+    module = _with(machine, "nested")
+    if isinstance(module, Missing):
+        return module
+    if module.enabled("nested"):
+        return None
+    return Missing("nested virtualisation is off", module.how_to_set("nested=1"))
 
 
 def no_unrestricted_guest(machine: Machine) -> Missing | None:
     """KVM emulates real mode."""
-    on = _enabled(machine, "unrestricted_guest")
-    if isinstance(on, Missing):
-        return on
-    if not on:
+    module = _with(machine, "unrestricted_guest")
+    if isinstance(module, Missing):
+        return module
+    if not module.enabled("unrestricted_guest"):
         return None
-    reload = "" if _is_built_in(machine) else "use --reload-modules, or "
-    remedy = f"{reload}{_setting(machine, 'unrestricted_guest=0')}"
+    reload = "" if module.built_in else "use --reload-modules, or "
+    remedy = f"{reload}{module.how_to_set('unrestricted_guest=0')}"
     return Missing("unrestricted guest is on, so KVM does not emulate", remedy)
-
-
-def tdx(machine: Machine) -> Missing | None:
-    """KVM runs trust domains."""
-    on = _enabled(machine, "tdx")
-    if isinstance(on, Missing):
-        return Missing(
-            "this KVM has no TDX (no parameter kvm_intel.tdx)",
-            "boot Linux 6.16 or later with CONFIG_KVM_INTEL_TDX on a TDX machine",
-        )
-    return None if on else Missing("TDX is off", f"{_setting(machine, 'tdx=1')} on a TDX machine")
 
 
 def knob(machine: Machine) -> Missing | None:

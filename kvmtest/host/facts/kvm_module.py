@@ -108,6 +108,13 @@ class KvmModule:
             return value in {"Y", "1"}
         return Missing(f"{self.name} has no parameter {parameter}")
 
+    def how_to_set(self, setting: str) -> str:
+        """Return how a parameter gets a value, such as "nested=1", in the module that has it."""
+        parameter = setting.partition("=")[0]
+        is_kvms = parameter not in self.parameters and parameter in self.kvm_parameters
+        name = "kvm" if is_kvms else self.name
+        return f"boot with {name}.{setting}" if self.built_in else f"load {name} with {setting}"
+
 
 def _in_use(tree: Tree, flags: frozenset[str]) -> str | None:
     """Return the vendor module that runs KVM, or None.

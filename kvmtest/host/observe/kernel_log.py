@@ -175,7 +175,8 @@ class Trouble:
 class KernelLog:
     """A reader of the kernel log, from its opening or its marker on.
 
-    It never reads what was logged before. Use it as a context manager, or close it.
+    What was logged before it reads only after :meth:`rewind`. Use it as a context manager, or close
+    it.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -213,6 +214,11 @@ class KernelLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def rewind(self) -> None:
+        """Begin again at the oldest record that the kernel keeps."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self._since = _Since()
 
     def write_marker(self) -> Marker:
         """Write "kvmtest: begin TOKEN" to the log, at level info, and read until it comes back.

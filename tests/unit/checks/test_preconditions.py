@@ -84,7 +84,7 @@ CASES: list[tuple[str, Change, Change, str]] = [
         put(f"{PARAMETERS}/unrestricted_guest", "Y"),
         "unrestricted guest is on",
     ),
-    ("tdx", put(f"{PARAMETERS}/tdx", "Y"), put(f"{PARAMETERS}/tdx", "N"), "TDX is off"),
+    ("tdx", put(f"{PARAMETERS}/tdx", "Y"), put(f"{PARAMETERS}/tdx", "N"), "the CPU has no SEAM"),
     ("tdx", put(f"{PARAMETERS}/tdx", "Y"), put(KMSG, ""), "this KVM has no TDX"),
     ("knob", put(KMSG, ""), remove(KNOB), "no freeze_on_smi"),
     ("msr", put(KMSG, ""), remove("/dev/cpu"), "msr"),
@@ -394,7 +394,6 @@ def test_a_second_cpu_is_bought_only_where_none_is_offline(
     [
         ("nested", "{how} kvm_intel{joint}nested=1"),
         ("no-unrestricted-guest", "{reload}{how} kvm_intel{joint}unrestricted_guest=0"),
-        ("tdx", "{how} kvm_intel{joint}tdx=1 on a TDX machine"),
     ],
 )
 @pytest.mark.parametrize("built_in", [False, True])
