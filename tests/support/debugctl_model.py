@@ -13,8 +13,8 @@ from typing import Any, Literal
 from kvmtest.host.observe.trace import Hit
 
 FREEZE_IN_SMM, RTM_DEBUG, LBR, BTF = 1 << 14, 1 << 15, 1 << 0, 1 << 1
-#: FREEZE_LBRS_ON_PMI and BUS_LOCK_DETECT, which this host gives to every guest.
-ALLOWED = 1 << 11 | 1 << 2
+#: BUS_LOCK_DETECT, which this host gives to every guest, and FREEZE_LBRS_ON_PMI.
+ALLOWED, ABOUT_LBRS = 1 << 2, 1 << 11
 LOAD_DEBUGCTL = 4
 #: KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM.
 QUIRK_FREEZE = 1 << 10
@@ -82,7 +82,7 @@ class Vmx:
         self.host = host
         self.host_debugctl = 0
         self.run_flags = 0
-        self.has_rtm = False
+        self.has_rtm = self.has_lbrs = False
         self.needs_emulation = False
         self.last_cpu: int | None = None
         #: GUEST_IA32_DEBUGCTL of the VMCS in use, and of vmcs01 while L2 runs.
@@ -161,7 +161,9 @@ class Vmx:
         return self.vmcs & ~FREEZE_IN_SMM
 
     def supported_debugctl(self, *, by_host: bool) -> int:
-        return ALLOWED | (RTM_DEBUG if self.host.has_rtm and (by_host or self.has_rtm) else 0)
+        about_lbrs = ABOUT_LBRS if by_host or self.has_lbrs else 0
+        rtm_debug = RTM_DEBUG if self.host.has_rtm and (by_host or self.has_rtm) else 0
+        return ALLOWED | about_lbrs | rtm_debug
 
     @property
     def is_in_l2(self) -> bool:

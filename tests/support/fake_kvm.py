@@ -57,9 +57,12 @@ from support.vmcs_lines import as_kmsg, dump_lines
 CPUID_RTM = 1 << 11
 EFER, EFER_LMA, EFER_SVME = 0xC0000080, 1 << 10, 1 << 12
 X2APIC_ICR = 0x830
+SYSENTER_EIP = 0x176
+#: An activity state that KVM gives no L2.
+SHUTDOWN = 2
 #: Guests' MSRs that hold whatever is written: SYSENTER_EIP, APIC_BASE, FEATURE_CONTROL,
 #: PERF_CAPABILITIES, and the revision of a VMCS.
-PLAIN_MSRS = (0x176, 0x1B, 0x3A, IA32_PERF_CAPABILITIES, 0x480)
+PLAIN_MSRS = (SYSENTER_EIP, 0x1B, 0x3A, IA32_PERF_CAPABILITIES, 0x480)
 #: The controls of nested VMX: none must be 1, and each may be.
 CONTROLS, ANY_CONTROL = (0x48D, 0x48E, 0x48F, 0x490), 0xFFFFFFFF << 32
 INVALID_GUEST_STATE = 0x80000021
@@ -143,7 +146,7 @@ class FakeSystem(System):
         return 0
 
     def create_vm(self, vm_type: int = 0, *, pmu: bool = False) -> Vm:
-        return FakeVm(self)
+        return FakeVm(self, has_pmu=pmu)
 
 
 def _offered(model: type[Vmx], capability: str) -> int:
@@ -153,9 +156,10 @@ def _offered(model: type[Vmx], capability: str) -> int:
 class FakeVm(Vm):
     """A VM, with real memory."""
 
-    def __init__(self, system: FakeSystem) -> None:
+    def __init__(self, system: FakeSystem, *, has_pmu: bool) -> None:
         super().__init__(-1, 0)
         self._system = system
+        self._has_pmu = has_pmu
 
     def check_extension(self, capability: str) -> int:
         return _offered(self._system.model, capability)
@@ -175,6 +179,7 @@ class FakeVm(Vm):
 
     def create_vcpu(self, number: int | None = None) -> Vcpu:
         vcpu = FakeVcpu(self, self._system.host, self._system.model(self._system.host))
+        vcpu.model.has_lbrs = self._has_pmu
         self.vcpus.append(vcpu)
         return vcpu
 
@@ -279,22 +284,26 @@ class FakeVcpu(Vcpu):
             raise Refused
 
     def _set_nested_state(self, state: Any) -> None:
-        """Take a nested state. L2 begins anew; L1 goes on where vmcs12 says, or where it was."""
+        """Take a nested state. L1 goes on where vmcs12 says, or where it was.
+
+        L2 begins anew, or waits for commands if it was saved while it ran.
+        """
         if self.model.is_in_l2:
-            self.model.leave_l2()
+            self._leave_l2()
             starts = self._vmcs12.host_rip == load("long").symbols["start"]
             self._guest = None if starts else self._l1
         ffi.memmove(self._nested_state, state, state.size)
+        vmcs12 = self.model.vmcs12 = self._read_vmcs12()
         if state.flags & lib.KVM_STATE_NESTED_GUEST_MODE:
-            vmcs12 = self._read_vmcs12()
             try:
+                self._check_activity()
                 self.model.check_restored(vmcs12)
             except Refused:
                 raise KvmError("KVM_SET_NESTED_STATE", errno.EINVAL, self._name) from None
             is_pending = bool(state.flags & lib.KVM_STATE_NESTED_RUN_PENDING)
             self.model.enter_l2(vmcs12, pending=is_pending)
-            if is_pending:
-                self._l1, self._guest = self._guest, None
+            self._switch_sysenter()
+            self._l1, self._guest = self._guest, None if is_pending else self._restored()
 
     def _read_vmcs12(self) -> Vmcs12:
         """Return what L1 says of DEBUGCTL."""
@@ -409,6 +418,10 @@ class FakeVcpu(Vcpu):
         self._regs.rip = 0
         mailbox.magic = lib.GUEST_MAGIC
         yield _out(lib.GUEST_DONE_PORT)
+        yield from self._obey(mailbox)
+
+    def _obey(self, mailbox: Any) -> Iterator["Exit | ToL1"]:
+        """Do what is in the mailbox, again and again; yield the exits."""
         while True:
             for at in range(mailbox.count):
                 mailbox.result[at].status = lib.RESULT_OK
@@ -467,6 +480,7 @@ class FakeVcpu(Vcpu):
         self._exits += 1
         vmcs12 = self._read_vmcs12()
         try:
+            self._check_activity()
             self.model.check_guest_state(vmcs12)
         except Refused:
             # KVM loads L1's host state, as after an exit.
@@ -474,6 +488,7 @@ class FakeVcpu(Vcpu):
             result.value = [lib.VMX_EXITED, INVALID_GUEST_STATE, 0, 0]
         else:
             self.model.enter_l2(vmcs12)
+            self._switch_sysenter()
             self.model.vcpu_enter_guest()
             if self._is_spoiled:
                 self.model.fail_l2()
@@ -481,13 +496,43 @@ class FakeVcpu(Vcpu):
             else:
                 if is_launch:
                     self._l2 = self._boot(self._mailbox(lib.GUEST_L2_MAILBOX))
-                for end in self._l2:
-                    if isinstance(end, ToL1):
-                        self.model.leave_l2()
-                        result.value = [lib.VMX_EXITED, end.reason, 0, 0]
-                        break
-                    yield end
+                yield from self._run_l2(result)
         self.model.vcpu_enter_guest()
+
+    def _run_l2(self, result: Any) -> Iterator[Exit]:
+        """Be L2 up to its exit to L1, which is the ``result`` of L1's command."""
+        for end in self._l2:
+            if isinstance(end, ToL1):
+                self._leave_l2()
+                result.value = [lib.VMX_EXITED, end.reason, 0, 0]
+                return
+            yield end
+
+    def _restored(self) -> Iterator[Exit]:
+        """Be an L2 that was saved while it waited for commands, and its L1 afterwards."""
+        mailbox = self._mailbox(lib.GUEST_MAILBOX)
+        if self._vmcs12.host_rip == load("long").symbols["vm_exit"]:
+            self._l2 = self._obey(self._mailbox(lib.GUEST_L2_MAILBOX))
+            mailbox.result[0].status = lib.RESULT_OK
+            yield from self._run_l2(mailbox.result[0])
+            self.model.vcpu_enter_guest()
+            mailbox.done += 1
+            yield _out(lib.GUEST_DONE_PORT)
+        yield from cast(Iterator[Exit], self._obey(mailbox))
+
+    def _leave_l2(self) -> None:
+        self.model.leave_l2()
+        self._switch_sysenter()
+
+    def _switch_sysenter(self) -> None:
+        """Load the MSR that vmcs12 has for either."""
+        vmcs = self._vmcs12
+        value = vmcs.guest_sysenter_eip if self.model.is_in_l2 else vmcs.host_ia32_sysenter_eip
+        self._plain_msrs[SYSENTER_EIP] = value
+
+    def _check_activity(self) -> None:
+        if self._vmcs12.guest_activity_state == SHUTDOWN:
+            raise Refused
 
     def _spin(self) -> Iterator[Exit]:
         """Stay in the guest until the vCPU is stopped; each kick takes it out and in again."""
