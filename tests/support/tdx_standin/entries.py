@@ -1,21 +1,37 @@
-"""What an entry into a TD, and its exit, do to the host: tdx_vcpu_run without the TD."""
+"""What VM-entries and exits do to the host: vmx_vcpu_run, and tdx_vcpu_run with its faults."""
 
 from collections.abc import Collection
 from pathlib import Path
 
-from .host import TDX_VCPU_RUN, Host
+from .host import TDX_VCPU_RUN, VMX_VCPU_RUN, Host
 
 _LOAD_DEBUGCTL = 1 << 2
 _PROCESSOR_FIELD = 36
 
 
+class OrdinaryEntries:
+    """The entries of a vCPU that is no TD's, on a kernel with the fix (commit 6b1dd26544d0)."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._host_debugctl = 0
+
+    def enter(self, tid: int, cpu: int) -> None:
+        """Note an entry on a CPU: the flag is raised once for each change of the host's bit."""
+        bit = self._host.bit(cpu)
+        flags = _LOAD_DEBUGCTL if bit != self._host_debugctl else 0
+        self._host_debugctl = bit
+        self._host.hit(VMX_VCPU_RUN, tid, cpu, flags)
+
+
 class Entries:
-    """The entries of one vCPU, by the threads that run it."""
+    """The entries of a TD's vCPU, by the threads that run it."""
 
     def __init__(self, host: Host, faults: Collection[str]) -> None:
         self._host = host
         self._faults = frozenset(faults)
         self.count = 0
+        self.was_toggled = False
         #: The host's bit 14 at the first entry, and at the last one.
         self._at_first: int | None = None
         self._at_last: int | None = None
@@ -25,6 +41,7 @@ class Entries:
         bit, before = self._host.bit(cpu), self._at_last
         is_toggled = before is not None and before != bit
         self._at_last = bit
+        self.was_toggled |= is_toggled
         if self._at_first is None:
             self._at_first = bit
         self.count += 1
@@ -32,7 +49,7 @@ class Entries:
         is_flagged = bit != (before or 0) and bool(self._faults & {"flag-seen", "flag-unwarned"})
         self._host.hit(TDX_VCPU_RUN, tid, cpu, _LOAD_DEBUGCTL if is_flagged else 0)
         if (is_flagged and "flag-seen" in self._faults) or (is_toggled and "warns" in self._faults):
-            self._host.warn(TDX_VCPU_RUN, cpu, tid)
+            self._host.warn_on_once(TDX_VCPU_RUN, cpu, tid)
         return "a toggle" if is_toggled and "dies-of-toggle" in self._faults else ""
 
     def leave(self, cpu: int) -> None:

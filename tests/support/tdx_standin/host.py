@@ -31,6 +31,7 @@ FREEZE_WHILE_SMM = 1 << 14
 _IA32_TSC, _MSR_SMI_COUNT, _IA32_DEBUGCTL, _IA32_PERF_CAPABILITIES = 0x10, 0x34, 0x1D9, 0x345
 _FREEZE_CAPABLE = 1 << 12
 TRACING = "/sys/kernel/tracing"
+CLEAR = "/sys/kernel/debug/clear_warn_once"
 RELEASE = "6.18.15-amd64"
 VERSION = (
     f"Linux version {RELEASE} (debian-kernel@lists.debian.org) (gcc-14 (Debian 14.2.0-19) 14.2.0, "
@@ -59,7 +60,7 @@ def tdx_host(root: Path, cpus: int) -> Tree:
         "/proc/version": f"{VERSION}\n",
         "/proc/sys/kernel/osrelease": f"{RELEASE}\n",
         "/proc/sys/kernel/tainted": "0\n",
-        "/sys/kernel/debug/clear_warn_once": "",
+        CLEAR: "",
         "/sys/module/kvm/parameters/tdp_mmu": "Y\n",
         "/sys/module/kvm/parameters/mmio_caching": "Y\n",
         "/sys/module/kvm/parameters/enable_apicv": "Y\n",
@@ -149,9 +150,11 @@ class Host:
         self.records: list[bytes] = []
         self.instances: dict[str, Instance] = {}
         self.probes: dict[str, Probe] = {}
+        self._has_warned = False
         self._devices: dict[str, Device] = {
             KNOB: _KnobFile(self),
             KMSG: _LogFile(self),
+            CLEAR: _ClearFile(self),
             f"{TRACING}/kprobe_events": _ProbesFile(self),
         }
         for cpu in range(cpus):
@@ -222,8 +225,15 @@ class Host:
         line = f"{level},{len(self.records) + 1},{microseconds},-;{message}\n"
         self.records.append(line.encode())
 
-    def warn(self, function: str, cpu: int, tid: int) -> None:
-        """A WARN_ON_ONCE in kvm_intel that has not fired yet."""
+    def clear_warn_once(self) -> None:
+        """Let WARN_ON_ONCE fire again."""
+        self._has_warned = False
+
+    def warn_on_once(self, function: str, cpu: int, tid: int) -> None:
+        """The WARN_ON_ONCE of a function of kvm_intel."""
+        if self._has_warned:
+            return
+        self._has_warned = True
         self.log("------------[ cut here ]------------")
         place = f"arch/x86/kvm/vmx/tdx.c:1043 at {function}+0x2f3/0x510 [kvm_intel]"
         self.log(f"WARNING: {place}, CPU#{cpu}: kvmtest/{tid}")
@@ -325,6 +335,15 @@ class _LogFile(Device):
             return -errno.ESPIPE
         opened.at = len(self._host.records) if whence == os.SEEK_END else 0
         return 0
+
+
+class _ClearFile(Device):
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def write(self, data: bytes, at: int | None) -> int:
+        self._host.clear_warn_once()
+        return len(data)
 
 
 class _ProbesFile(Device):

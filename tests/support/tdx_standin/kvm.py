@@ -12,12 +12,29 @@ from pathlib import Path
 from . import abi
 from .abi import CpuidEntry
 from .calls import Call, answering
+from .entries import OrdinaryEntries, processor
 from .host import Host
+from .running import IMMEDIATE_EXIT_AT
 from .td import Td
 from .vcpu import Vcpu
 from .vm import IOCTL, MMAP, Vm, check_extension
 
 CLOSE = 3
+
+
+class Ordinary:
+    """A vCPU of a VM of another type, which the machine's KVM runs."""
+
+    def __init__(self, host: Host) -> None:
+        self._entries = OrdinaryEntries(host)
+        #: Where struct kvm_run is in the tracee.
+        self.kvm_run = 0
+
+    def run(self, call: Call) -> None:
+        """Let KVM_RUN go on, and show the entry to the host's probes."""
+        if call.read(self.kvm_run + IMMEDIATE_EXIT_AT, 1) == b"\0":
+            self._entries.enter(call.tid, processor(call.tid))
+        call.go_on()
 
 
 class Kvm:
@@ -32,6 +49,8 @@ class Kvm:
         #: By process and descriptor.
         self._vms: dict[tuple[int, int], Vm] = {}
         self._vcpus: dict[tuple[int, int], Vcpu] = {}
+        self._ordinary_vms: set[tuple[int, int]] = set()
+        self._ordinary_vcpus: dict[tuple[int, int], Ordinary] = {}
 
     def enter(self, call: Call) -> bool:
         """Take a system call at its entry; False where it is none of KVM's affair."""
@@ -41,14 +60,17 @@ class Kvm:
             return self._mmap(call)
         if call.number == CLOSE:
             key = (call.process, call.arguments[0] & 0xFFFFFFFF)
-            self._vms.pop(key, None)
-            self._vcpus.pop(key, None)
+            for fds in (self._vms, self._vcpus, self._ordinary_vcpus):
+                fds.pop(key, None)
+            self._ordinary_vms.discard(key)
         return False
 
     def executed(self, process: int) -> None:
         """Forget what was open before execve(2)."""
-        self._vms = {key: vm for key, vm in self._vms.items() if key[0] != process}
-        self._vcpus = {key: vcpu for key, vcpu in self._vcpus.items() if key[0] != process}
+        for fds in (self._vms, self._vcpus, self._ordinary_vcpus):
+            for key in [key for key in fds if key[0] == process]:
+                fds.pop(key)
+        self._ordinary_vms = {key for key in self._ordinary_vms if key[0] != process}
 
     def _ioctl(self, call: Call) -> bool:
         key = (call.process, call.arguments[0] & 0xFFFFFFFF)
@@ -59,9 +81,15 @@ class Kvm:
             self._create_vcpu(call, self._vms[key])
         elif key in self._vms:
             self._vms[key].ioctl(call)
+        elif key in self._ordinary_vcpus and request == abi.RUN:
+            self._ordinary_vcpus[key].run(call)
+        elif key in self._ordinary_vms and request == abi.CREATE_VCPU:
+            call.go_on(self._created_ordinary_vcpu)
         elif request == abi.CREATE_VM and call.arguments[2] == abi.TDX_VM:
             call.arguments[2] = 0
             call.go_on(self._created_vm)
+        elif request == abi.CREATE_VM:
+            call.go_on(self._created_ordinary_vm)
         elif request == abi.CHECK_EXTENSION:
             check_extension(call)
         else:
@@ -90,9 +118,20 @@ class Kvm:
             td = vm.td.step("KVM_CREATE_VCPU", lambda: vm.td.create_vcpu(number))
             call.go_on(created)
 
+    def _created_ordinary_vm(self, call: Call) -> None:
+        if call.result >= 0:
+            self._ordinary_vms.add((call.process, call.result))
+        call.let_go()
+
+    def _created_ordinary_vcpu(self, call: Call) -> None:
+        if call.result >= 0:
+            self._ordinary_vcpus[call.process, call.result] = Ordinary(self._host)
+        call.let_go()
+
     def _mmap(self, call: Call) -> bool:
         fd = call.arguments[4]
-        vcpu = self._vcpus.get((call.process, fd & 0xFFFFFFFF))
+        key = (call.process, fd & 0xFFFFFFFF)
+        vcpu = self._vcpus[key].running if key in self._vcpus else self._ordinary_vcpus.get(key)
         if vcpu is None:
             if any(fd in vm.memfds for (process, _), vm in self._vms.items()
                    if process == call.process):  # fmt: skip
@@ -103,7 +142,7 @@ class Kvm:
 
         def mapped(call: Call) -> None:
             if call.result > 0 and not call.arguments[5]:
-                vcpu.running.kvm_run = call.result
+                vcpu.kvm_run = call.result
             call.let_go()
 
         call.go_on(mapped)

@@ -14,13 +14,13 @@ from .tdcall import FatalError, Io, Mmio, Resume, completion, tdcall
 from .vm import DEBUGCTL, IOCTL, TRAP_PORT, Vm
 
 # struct kvm_run
-_IMMEDIATE_EXIT_AT, _EXIT_REASON_AT, _UNION_AT = 1, 8, 32
+IMMEDIATE_EXIT_AT, _EXIT_REASON_AT, _UNION_AT = 1, 8, 32
 _VALID_REGS_AT, _REGS_AT = 288, 304
 _SREGS_AT = _REGS_AT + REGS.size
 _HEAD_SIZE = _SREGS_AT + entry_state.SREGS_SIZE
 _SYNC_REGS, _SYNC_SREGS = 1, 2
 _EXIT_IO, _EXIT_MMIO, _EXIT_SHUTDOWN, _EXIT_SYSTEM_EVENT = 2, 6, 8, 24
-_EXIT_RDMSR, _EXIT_WRMSR = 29, 30
+_EXIT_INTERNAL_ERROR, _EXIT_RDMSR, _EXIT_WRMSR = 17, 29, 30
 _IO_EXIT = struct.Struct("<BBHIQ")
 _IO_OUT = 1
 _IO_DATA_AT = abi.PAGE
@@ -28,6 +28,9 @@ _MMIO_EXIT = struct.Struct("<Q8sIB")
 _MSR_EXIT = struct.Struct("<B7xIIQ")
 _MSR_DATA_AT = 16
 _SYSTEM_EVENT_TDX_FATAL = 4
+#: What KVM says of TDX_VCPU_STATE_INCORRECT: KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, and the
+#: status of TDH.VP.ENTER.
+_ENTERED_DEAD = struct.pack("<IIQ", 4, 1, 0xC000070000000000)
 #: VMX's exit reasons, as #VE has them.
 _RDMSR, _WRMSR = 31, 32
 #: LBR and BTF; the TDX module refuses bit 14.
@@ -37,16 +40,21 @@ _OTHERS = frozenset((_EXIT_SHUTDOWN, 9, 10, 17))
 
 _APIC_BASE, _APIC_BASE_BSP = 0xFEE00000 | 1 << 11, 1 << 8
 _MP_STATE_RUNNABLE = 0
+#: What becomes of RBX where a TD exit loses registers.
+_LOST = 1 << 2
 
 
 class Running:
     """A TD's vCPU as it runs, on the plain VM's vCPU of descriptor ``fd``."""
 
-    def __init__(self, vm: Vm, td: TdVcpu, fd: int, entries: Entries) -> None:
+    def __init__(
+        self, vm: Vm, td: TdVcpu, fd: int, entries: Entries, *, loses_registers: bool
+    ) -> None:
         self._vm = vm
         self._td = td
         self._fd = fd
         self._entries = entries
+        self._loses_registers = loses_registers
         #: Where struct kvm_run is in the tracee.
         self.kvm_run = 0
         self.tdcalls = 0
@@ -62,7 +70,8 @@ class Running:
         with answering(call):
             self._vm.td.check_run(self._td)
             if self.dead:
-                raise Refused(errno.EIO, self.dead)
+                self._exit_to_user(call, _EXIT_INTERNAL_ERROR, _ENTERED_DEAD)
+                return
             head = call.read(self.kvm_run, _UNION_AT)
             valid, dirty = struct.unpack("<QQ", call.read(self.kvm_run + _VALID_REGS_AT, 16))
             if valid or dirty:
@@ -70,7 +79,7 @@ class Running:
             if not self._started:
                 self._start(call)
             changes = self._complete(call) if self._pending else None
-            self._enter(call, changes, is_entry=not head[_IMMEDIATE_EXIT_AT])
+            self._enter(call, changes, is_entry=not head[IMMEDIATE_EXIT_AT])
 
     def _start(self, call: Call) -> None:
         """Put the plain VM's vCPU into the state of a TD's."""
@@ -111,6 +120,8 @@ class Running:
                 self._exit_to_user(call, _EXIT_SHUTDOWN)
                 return
         self._registers |= changes or {}
+        if changes and self._loses_registers and self._entries.was_toggled:
+            self._registers["rbx"] |= _LOST
         dirty = _SYNC_REGS if changes else 0
         data = struct.pack("<QQ", _SYNC_REGS | _SYNC_SREGS, dirty)
         if changes:
@@ -181,9 +192,9 @@ class Running:
             self._enter(call, None, is_entry=False)
             return
         # KVM completes the instruction, and then it is undone.
-        call.write(self.kvm_run + _IMMEDIATE_EXIT_AT, b"\1")
+        call.write(self.kvm_run + IMMEDIATE_EXIT_AT, b"\1")
         call.perform(IOCTL, self._fd, abi.RUN, 0)
-        call.write(self.kvm_run + _IMMEDIATE_EXIT_AT, data[_IMMEDIATE_EXIT_AT:][:1])
+        call.write(self.kvm_run + IMMEDIATE_EXIT_AT, data[IMMEDIATE_EXIT_AT:][:1])
         self._virtualization(call, data, _WRMSR if is_write else _RDMSR, f"MSR {index:#x}")
 
     def _virtualization(self, call: Call, data: bytes, reason: int, what: str) -> None:

@@ -36,6 +36,8 @@ T = TypeVar("T")
 _FUNCTION_X2APIC = 0x1
 _ECX_X2APIC = 1 << 21
 _GUEST_PHYS_BITS = 0x80000008
+#: The leaf by which a TD knows that it is one: "IntelTDX    " in EBX, EDX and ECX.
+IDENTITY = CpuidEntry(0x21, 0, 0, 0, 0x65746E49, 0x20202020, 0x5844546C)
 
 
 class Refused(Exception):
@@ -127,8 +129,14 @@ class Td:
             whose = "vCPU" if of_vcpu else "VM"
             raise Refused(errno.EINVAL, f"{command.name} is no command of a {whose}")
 
+    @property
+    def supported_attributes(self) -> int:
+        """What KVM_TDX_CAPABILITIES says of attributes."""
+        offered = "debug-offered" in self.faults
+        return module.SUPPORTED_ATTRIBUTES | (module.ATTRIBUTE_DEBUG if offered else 0)
+
     def capabilities(self, flags: int, nent: int) -> Sequence[CpuidEntry]:
-        """tdx_get_capabilities; the rest of its answer is in ``module``."""
+        """tdx_get_capabilities, its leaves."""
         if flags:
             raise Refused(errno.EINVAL, "flags are not 0")
         if nent < len(module.CONFIGURABLE):
@@ -269,7 +277,8 @@ class Td:
     def virtual_cpuid(self) -> Sequence[CpuidEntry]:
         """What the module shows the TD: the CPU's own bits, and those that userspace chose."""
         chosen = {(entry.function, entry.index): entry for entry in self.cpuid}
-        return [_virtual(entry, chosen.get(entry[:2])) for entry in self.native]
+        own = [_virtual(entry, chosen.get(entry[:2])) for entry in self.native]
+        return [*(each for each in own if each.function != IDENTITY.function), IDENTITY]
 
     def check_run(self, vcpu: TdVcpu) -> None:
         """tdx_vcpu_pre_run."""
@@ -306,7 +315,7 @@ class Td:
 
     def _attributes(self) -> int:
         supported = module.SUPPORTED_ATTRIBUTES
-        if "debug-accepted" in self.faults:
+        if {"debug-accepted", "debug-offered"} & set(self.faults):
             supported |= module.ATTRIBUTE_DEBUG
         if "perfmon-accepted" in self.faults:
             supported |= module.ATTRIBUTE_PERFMON
@@ -337,6 +346,8 @@ def _virtual(native: CpuidEntry, chosen: CpuidEntry | None) -> CpuidEntry:
     entry = CpuidEntry(*native[:3], *values)
     if native.function == _FUNCTION_X2APIC:
         return entry._replace(ecx=entry.ecx | _ECX_X2APIC)
+    if native.function == 0:
+        return entry._replace(eax=max(entry.eax, IDENTITY.function))
     return entry
 
 

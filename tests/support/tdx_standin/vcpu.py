@@ -32,7 +32,7 @@ class Vcpu:
         self._td = td
         self._fd = fd
         self.entries = Entries(host, faults)
-        self.running = Running(vm, td, fd, self.entries)
+        self.running = Running(vm, td, fd, self.entries, loses_registers="result-wrong" in faults)
         #: An error that is none of KVM's doing: a signal after the first page.
         self._interrupts = "interrupts" in faults
         self._ioctls: dict[int, Callable[[Call], None]] = {

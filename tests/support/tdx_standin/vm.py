@@ -184,7 +184,7 @@ class Vm:
         at = command.data + abi.TDX_CAPABILITIES.size
         nent, _ = abi.CPUID_HEAD.unpack(call.read(at, abi.CPUID_HEAD.size))
         entries = self.td.capabilities(command.flags, nent)
-        offers = (module.SUPPORTED_ATTRIBUTES, module.SUPPORTED_XFAM, 0, 0, 0, 0)
+        offers = (self.td.supported_attributes, module.SUPPORTED_XFAM, 0, 0, 0, 0)
         data = abi.TDX_CAPABILITIES.pack(*offers) + abi.CPUID_HEAD.pack(len(entries), 0)
         call.write(command.data, data + b"".join(entry.pack() for entry in entries))
         call.answer(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.stand_in import KMSG, KNOB
 from support.tdx_standin.host import (
+    CLEAR,
     TDX_VCPU_RUN,
     TRACING,
     VMX_VCPU_RUN,
@@ -97,10 +98,14 @@ def test_the_log_gives_back_what_was_written_a_record_a_read(host: Host) -> None
 
 
 def test_a_warning_is_one_trouble_of_kvms(host: Host) -> None:
-    host.warn(TDX_VCPU_RUN, 1, 1234)
+    for _ in range(2):
+        host.warn_on_once(TDX_VCPU_RUN, 1, 1234)
     (trouble,) = troubles(parse_record(record) for record in host.records)
     assert trouble.kind == "warning"
     assert TDX_VCPU_RUN in trouble.headline
+    device(host, CLEAR).write(b"1\n", None)
+    host.warn_on_once(TDX_VCPU_RUN, 1, 1234)
+    assert len(troubles(parse_record(record) for record in host.records)) == 2
 
 
 def place(host: Host, line: str) -> int:

@@ -1,6 +1,7 @@
 """KVM's order and errors for a TD, a row each: what came before, the call, the errno."""
 
 import errno
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -241,10 +242,13 @@ def test_what_the_module_refuses_has_its_status() -> None:
 
 
 @pytest.mark.parametrize(("fault", "attribute"), [
-    ("debug-accepted", module.ATTRIBUTE_DEBUG), ("perfmon-accepted", module.ATTRIBUTE_PERFMON),
+    ("debug-accepted", module.ATTRIBUTE_DEBUG), ("debug-offered", module.ATTRIBUTE_DEBUG),
+    ("perfmon-accepted", module.ATTRIBUTE_PERFMON),
 ])  # fmt: skip
 def test_a_fault_accepts_what_kvm_refuses(fault: str, attribute: int) -> None:
     td = Td(cpus=1, faults={fault})
+    offered = fault == "debug-offered"
+    assert bool(td.supported_attributes & attribute) is offered
     started(attributes=attribute)(td)
     assert td.attributes == attribute
 
@@ -259,8 +263,9 @@ def test_the_td_sees_its_choice_and_the_cpus_own_bits() -> None:
     native = (CpuidEntry(0, 0, 0, 0x10, 1, 2, 3), FEATURES._replace(eax=0xF00, edx=0x2))
     td = Td(cpus=1, native=native)
     td.init_vm(0, PARAMETERS, 0, (WIDTH, FEATURES._replace(eax=0x806F8)))
-    leaf, features = td.virtual_cpuid
-    assert leaf == native[0]
+    leaf, features, identity = td.virtual_cpuid
+    assert leaf == native[0]._replace(eax=0x21)
+    assert struct.pack("<III", identity.ebx, identity.edx, identity.ecx) == b"IntelTDX    "
     assert (features.eax, features.ecx, features.edx) == (0x806F8, 1 << 21, 2)
 
 
