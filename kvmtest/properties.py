@@ -367,6 +367,14 @@ PROPERTIES: tuple[Property, ...] = (
         "Documentation/virt/kvm/x86/intel-tdx.rst, KVM_TDX_INIT_VM",
     ),
     Property(
+        "tdx.order-refused",
+        "KVM refuses the calls that make a TD out of their order",
+        ("intel", "tdx"),
+        TD,
+        ("guest",),
+        "Documentation/virt/kvm/x86/intel-tdx.rst, KVM TDX creation flow",
+    ),
+    Property(
         "any.soak",
         "after random toggles over vCPUs and CPUs, at rest, every vCPU's value equals the host's; "
         "on AMD, which has no knob, no entry loads one",

@@ -17,10 +17,10 @@ from .image import Image, load
 from .modes import write_long_mode
 from .registers import Registers
 
-__all__ = ["create_td", "td_guest"]
+__all__ = ["PAGE", "create_td", "td_guest", "with_x2apic"]
 
 PAGE = 4096
-#: Leaf 1, ECX: x2APIC, without which KVM does not initialise a TD's vCPU.
+#: Leaf 1, ECX.
 X2APIC = 1 << 21
 
 
@@ -31,11 +31,12 @@ def td_guest(system: System) -> Iterator[Guest]:
     Its memory is private: commands and results go through registers.
     """
     with system.create_vm(lib.KVM_X86_TDX_VM) as vm:
+        vm.split_irqchip()
         create_td(vm, system.get_supported_cpuid())
         image = load("td")
         memories = _memory(vm, image)
         vcpu = vm.create_vcpu()
-        vcpu.set_cpuid(_with_x2apic(tdx.get_cpuid(vcpu)))
+        vcpu.set_cpuid(with_x2apic(tdx.get_cpuid(vcpu)))
         tdx.init_vcpu(vcpu)
         for memory in memories:
             tdx.init_mem_region(vcpu, memory, memory.guest_address, memory.size)
@@ -48,7 +49,6 @@ def create_td(vm: Vm, supported: Cpuid, *, attributes: int = 0) -> tdx.Capabilit
 
     ``supported`` is KVM's CPUID table, ``attributes`` combines tdx.ATTRIBUTES. Raises TdxError.
     """
-    vm.split_irqchip()
     capabilities = tdx.capabilities(vm)
     tdx.init_vm(vm, capabilities.configure(supported), attributes=attributes)
     return capabilities
@@ -65,6 +65,7 @@ def _memory(vm: Vm, image: Image) -> list[Memory]:
     return [memory, reset]
 
 
-def _with_x2apic(cpuid: Cpuid) -> Cpuid:
+def with_x2apic(cpuid: Cpuid) -> Cpuid:
+    """Return the CPUID table with x2APIC, without which KVM initialises no vCPU of a TD."""
     found = cpuid.find(1)
     return cpuid if found is None else cpuid.replace(1, ecx=found.ecx | X2APIC)
