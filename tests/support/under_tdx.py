@@ -15,20 +15,27 @@ SUPPORT = Path(__file__).parent
 
 @dataclass(frozen=True)
 class UnderTdx:
-    """How a command ended, and what the stand-in saw of each TD."""
+    """How a command ended, what the stand-in saw of each TD, and the host's bits at the end."""
 
     status: int
     out: str
     err: str
     tds: list[dict[str, Any]]
+    knob: int
+    bits: list[int]
 
 
 def under_tdx(
-    *words: object, folder: Path, faults: Sequence[str] = (), timeout: float = 60
+    *words: object,
+    folder: Path,
+    faults: Sequence[str] = (),
+    hardships: Sequence[str] = (),
+    timeout: float = 60,
 ) -> UnderTdx:
     """Run ``words`` on a stand-in TDX host with these faults, whose files go to ``folder``."""
     record = folder / "record.json"
     options = [word for fault in faults for word in ("--fault", fault)]
+    options += [word for hardship in hardships for word in ("--hardship", hardship)]
     own = [sys.executable, "-m", "support.tdx_standin", "--tree", folder / "host"]
     done = subprocess.run(
         [*map(str, own), "--record", str(record), *options, "--", *map(str, words)],
@@ -39,6 +46,7 @@ def under_tdx(
         timeout=timeout,
     )
     assert record.exists(), done.stderr
+    seen = json.loads(record.read_text())
     return UnderTdx(
-        done.returncode, done.stdout, done.stderr, json.loads(record.read_text())["tds"]
+        done.returncode, done.stdout, done.stderr, seen["tds"], seen["knob"], seen["bits"]
     )

@@ -13,6 +13,12 @@ class Fault(NamedTuple):
 
 
 _ROWS = (
+    ("order-init-vm", "KVM_TDX_INIT_VM is taken twice", "tdx.order-refused"),
+    ("order-vcpu", "a vCPU is made before KVM_TDX_INIT_VM", "tdx.order-refused"),
+    ("order-init-vcpu", "KVM_TDX_INIT_VCPU is taken twice", "tdx.order-refused"),
+    ("order-memory", "memory is added without KVM_TDX_INIT_VCPU", "tdx.order-refused"),
+    ("order-run", "a vCPU is entered before KVM_TDX_FINALIZE_VM", "tdx.order-refused"),
+    ("order-finalize", "KVM_TDX_FINALIZE_VM is taken at any time", "tdx.order-refused"),
     ("debug-offered", "KVM offers the attribute DEBUG, and takes it", "tdx.attributes-refused"),
     ("debug-accepted", "KVM_TDX_INIT_VM takes DEBUG unoffered", "tdx.attributes-refused"),
     ("perfmon-accepted", "KVM_TDX_INIT_VM takes PERFMON unoffered", "tdx.attributes-refused"),
@@ -27,3 +33,6 @@ _ROWS = (
 )
 
 FAULTS: dict[str, Fault] = {row[0]: Fault(*row) for row in _ROWS}
+
+#: What KVM does to a sound user of its interface: no property may change its verdict for it.
+HARDSHIPS = {"interrupts": "a signal ends each TD's first KVM_TDX_INIT_MEM_REGION after a page"}

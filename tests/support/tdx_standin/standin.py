@@ -32,10 +32,12 @@ _EXITKILL = 1 << 20
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended under the stand-in, and what the stand-in saw: its TDs, JSON-like."""
+    """How a command ended under the stand-in, its TDs, and the host's bits 14 at the end."""
 
     status: int
     tds: list[dict[str, Any]]
+    knob: int
+    bits: list[int]
 
 
 class StandIn:
@@ -59,7 +61,9 @@ class StandIn:
                         os.kill(tid, signal.SIGKILL)
                 raise
         started.returncode = status
-        return Ended(status, [self._told(number) for number in range(len(self._kvm.vms))])
+        tds = [self._told(number) for number in range(len(self._kvm.vms))]
+        bits = [self._host.bit(cpu) for cpu in range(self._host.cpus)]
+        return Ended(status, tds, self._host.knob, bits)
 
     def _serve(self, pid: int, tracees: Tracees) -> int:
         """Serve all tracees to their end, and return the exit status of the first."""

@@ -116,7 +116,8 @@ class Td:
 
     def check(self, command: Command, *, of_vcpu: bool) -> None:
         """tdx_get_cmd, and which commands a VM or a vCPU has."""
-        if of_vcpu and (self.state is not State.INITIALIZED):
+        is_late = self.state is State.RUNNABLE and self._accepts("order-memory")
+        if of_vcpu and self.state is not State.INITIALIZED and not is_late:
             raise Refused(errno.EINVAL, f"{command.name} of a vCPU while the TD is {self._is()}")
         if command.hw_error:
             raise Refused(errno.EINVAL, "hw_error is not 0")
@@ -147,7 +148,7 @@ class Td:
         self, flags: int, parameters: InitVm, padding: int, cpuid: Sequence[CpuidEntry]
     ) -> None:
         """tdx_td_init, setup_tdparams, and the module's TDH.MNG.INIT."""
-        if self.state is not State.UNINITIALIZED:
+        if self.state is not State.UNINITIALIZED and not self._accepts("order-init-vm"):
             raise Refused(errno.EINVAL, "the TD is initialised already")
         if flags:
             raise Refused(errno.EINVAL, "flags are not 0")
@@ -183,7 +184,7 @@ class Td:
             raise Refused(errno.EINVAL, f"vCPU {number} of at most {self.cpus}")
         if number in self.vcpus:
             raise Refused(errno.EEXIST, f"there is a vCPU {number}")
-        if self.state is not State.INITIALIZED:
+        if self.state is not State.INITIALIZED and not self._accepts("order-vcpu"):
             raise Refused(errno.EIO, f"a vCPU while the TD is {self._is()}")
         if not self.split_irqchip:
             raise Refused(errno.EINVAL, "the vCPU has no local APIC in the kernel")
@@ -226,7 +227,7 @@ class Td:
 
     def finalize(self, flags: int) -> None:
         """tdx_td_finalize. KVM does not look at the flags."""
-        if self.state is not State.INITIALIZED:
+        if self.state is not State.INITIALIZED and not self._accepts("order-finalize"):
             raise Refused(errno.EINVAL, f"the TD is {self._is()}")
         self.mrtd = self._measurement.value()
         self.state = State.RUNNABLE
@@ -237,7 +238,7 @@ class Td:
         """tdx_vcpu_init."""
         if flags:
             raise Refused(errno.EINVAL, "flags are not 0")
-        if vcpu.initialized:
+        if vcpu.initialized and not self._accepts("order-init-vcpu"):
             raise Refused(errno.EINVAL, "the vCPU is initialised already")
         if not vcpu.has_x2apic:
             raise Refused(errno.EINVAL, "the vCPU's CPUID is without x2APIC")
@@ -245,7 +246,7 @@ class Td:
 
     def check_mem_region(self, vcpu: TdVcpu, flags: int, source: int, gpa: int, pages: int) -> None:
         """The checks of tdx_vcpu_init_mem_region before its first page."""
-        if not vcpu.initialized:
+        if not vcpu.initialized and not self._accepts("order-memory"):
             raise Refused(errno.EINVAL, "the vCPU is not initialised")
         if flags & ~MEASURE_MEMORY_REGION:
             raise Refused(errno.EINVAL, f"flags {flags:#x}")
@@ -282,7 +283,8 @@ class Td:
 
     def check_run(self, vcpu: TdVcpu) -> None:
         """tdx_vcpu_pre_run."""
-        if not vcpu.initialized or self.state is not State.RUNNABLE:
+        is_ready = vcpu.initialized and self.state is State.RUNNABLE
+        if not is_ready and not self._accepts("order-run"):
             raise Refused(errno.EINVAL, f"KVM_RUN while the TD is {self._is()}")
 
     # Memory
@@ -312,6 +314,9 @@ class Td:
             else:
                 ranges.append((gpa, PAGE))
         return ranges
+
+    def _accepts(self, fault: str) -> bool:
+        return fault in self.faults
 
     def _attributes(self) -> int:
         supported = module.SUPPORTED_ATTRIBUTES
