@@ -375,6 +375,14 @@ PROPERTIES: tuple[Property, ...] = (
         "Documentation/virt/kvm/x86/intel-tdx.rst, KVM TDX creation flow",
     ),
     Property(
+        "tdx.leak.host-events",
+        "how many SMM events host events count while a TD runs (a figure, no claim)",
+        ("intel", "tdx", "smi"),
+        (*TD, "knob", "freeze-bit", "guest-events"),
+        ("leak",),
+        "arch/x86/kvm/vmx/tdx.c, EXIT_REASON_OTHER_SMI",
+    ),
+    Property(
         "any.soak",
         "after random toggles over vCPUs and CPUs, at rest, every vCPU's value equals the host's; "
         "on AMD, which has no knob, no entry loads one",

@@ -96,6 +96,20 @@ class Guest:
             raise KvmtestError(f"the guest did {len(results)} of {len(commands)} commands")
         return results
 
+    def execute_timed(
+        self, command: Command, timeout: float = 1.0
+    ) -> tuple[Result, tuple[int, int]]:
+        """Have the guest execute a command, and return its result and the TSC around it.
+
+        The TSC is of entry and exit of the longest KVM_RUN: a transport may need short ones beside.
+        Raises as :meth:`execute`.
+        """
+        self.transport.send([command])
+        loops = self._until_done(timeout, stamps=1)
+        (result,) = self.transport.receive()
+        stamps = [stamp for loop in loops for stamp in loop.stamps]
+        return result, max(stamps, key=lambda stamp: stamp[1] - stamp[0])
+
     def resume(self, timeout: float = 1.0) -> None:
         """Run until the guest waits for commands; raises :class:`UnexpectedExit` or GuestFault."""
         self._until_done(timeout)

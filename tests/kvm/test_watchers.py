@@ -1,16 +1,23 @@
 """Real guests on two threads are watched at once, in windows of the host's TSC."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import pytest
+
+from kvmtest.checks.leaks import watchers as watching
 from kvmtest.checks.leaks.smis import Smis
 from kvmtest.checks.leaks.watchers import Watcher, Watchers
-from kvmtest.guests import long_guest
+from kvmtest.guests import Guest, commands, long_guest, private_guest
+from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.judge.samples import Arm
-from kvmtest.kvm import System
+from kvmtest.kvm import Cpuid, System, Vcpu, Vm
 from kvmtest.smi import Periodic
 from kvmtest.workers import Supervisor
+
+#: Make a 64-bit guest on a VM's vCPU.
+MakeGuest = Callable[[Vm, Vcpu], Guest]
 
 
 class NoCount:
@@ -74,3 +81,33 @@ def test_windows_and_gaps_of_guests_that_run_at_once_are_in_one_clock(system: Sy
         assert {gap.vcpu for gap in gaps} <= {window.vcpu}
     # The clock's tick alone takes each guest out of its 25 ms now and then.
     assert any(gaps for both in taken for _, gaps in both)
+
+
+@pytest.mark.parametrize("make", [long_guest, private_guest], ids=["mailbox", "registers"])
+def test_the_tsc_that_a_guest_reads_itself_is_the_one_that_kvm_knows(
+    vm: Vm, supported: Cpuid, make: MakeGuest
+) -> None:
+    """To a fraction of the watch that reads it."""
+    vcpu = vm.create_vcpu()
+    vcpu.set_cpuid(supported)
+    guest = make(vm, vcpu)
+    guest.boot()
+    watch = int(watching.TRIAL_S * tsc_hz())
+    by_host = min(watching._read_by_host(guest) for _ in range(5))
+    by_guest = min(watching._read_by_guest(guest) for _ in range(5))
+    assert by_guest[0] > watch
+    assert by_guest[1] == pytest.approx(by_host[1], abs=by_guest[0] / 2)
+
+
+@pytest.mark.parametrize("make", [long_guest, private_guest], ids=["mailbox", "registers"])
+def test_a_commands_time_is_that_of_its_own_kvm_run(
+    vm: Vm, supported: Cpuid, make: MakeGuest
+) -> None:
+    vcpu = vm.create_vcpu()
+    vcpu.set_cpuid(supported)
+    guest = make(vm, vcpu)
+    guest.boot()
+    ticks = int(0.005 * tsc_hz())
+    result, (began, ended) = guest.execute_timed(commands.watch(ticks, 1 << 62))
+    assert result.fault is None
+    assert ended - began > ticks

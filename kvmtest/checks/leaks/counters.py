@@ -5,7 +5,7 @@ Counters of a guest's execution: the host's perf events that count guest mode, o
 counters; and the counts that a watch is known to add.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -48,12 +48,20 @@ class HostCounters:
     of exits, and kvmtest.judge.baseline learns that cost from windows without SMIs.
 
     With ``instructions``, the only event is instructions in kernel mode: their number is known for
-    everything that the guest executes.
+    everything that the guest executes. With ``modes``, it is counted with each of these modifiers
+    instead, which may be of other modes than the guest's.
 
     A context manager. Raises CounterError.
     """
 
-    def __init__(self, machine: Machine, cpu: int, *, instructions: bool = False) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        cpu: int,
+        *,
+        instructions: bool = False,
+        modes: Sequence[str] = (),
+    ) -> None:
         pmus = machine.pmus
         if isinstance(pmus, Missing):
             raise EnvironmentUnfit(str(pmus))
@@ -64,10 +72,13 @@ class HostCounters:
             [f"{pmu.name}/{event}/{mode}G" for event in ("instructions", "cpu-cycles")]
             for mode in "ku"
         )
-        self._instructions = kernel[0]
+        names = kernel[:1] if instructions else [*kernel, *user]
+        self._instructions = kernel[:1]
         # The guest runs in kernel mode alone.
         self._nothing = {} if instructions else dict.fromkeys(user, 0)
-        names = kernel[:1] if instructions else [*kernel, *user]
+        if modes:
+            self._instructions = names = [f"{pmu.name}/instructions/{mode}" for mode in modes]
+            self._nothing = {}
         events = [find_event(machine.tree, name, pmus) for name in names]
         self._group = CounterGroup(machine.tree, events, pinned=True)
 
@@ -84,7 +95,8 @@ class HostCounters:
 
     def known(self, polls: int, gaps: int) -> Mapping[str, int]:
         """Return the instructions of a watch, and 0 for user mode."""
-        return {self._instructions: watch_instructions(polls, gaps), **self._nothing}
+        executed = dict.fromkeys(self._instructions, watch_instructions(polls, gaps))
+        return {**executed, **self._nothing}
 
 
 class GuestCounters:

@@ -5,24 +5,20 @@ svm.leak.guest-only: the counts that guest-only events gain with each SMI. This 
 claim, because AMD CPUs have no bit that keeps SMM out of counters. If KVM intercepts SMIs (the
 parameter kvm_amd.intercept_smi), they come in host mode after a VM-exit; else they are counted.
 
-AMD counts VMRUN as a branch, so that perf's branches are not used here. Windows without SMIs show
-what a VM-exit costs.
+AMD counts VMRUN as a branch, so that perf's branches are not used here.
 """
 
-from collections.abc import Callable, Iterable
 from functools import partial
 
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.counters import with_host_counters
 from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_control
+from kvmtest.checks.leaks.figures import per_smi, quiet_windows, smis_told
 from kvmtest.checks.leaks.watchers import Watchers
 from kvmtest.checks.leaks.windows import record
 from kvmtest.checks.scene import Scene
 from kvmtest.judge import Reading, measure
-from kvmtest.judge.arms import ticks_run
-from kvmtest.judge.baseline import Baseline, Covariates
-from kvmtest.judge.excess import expected_counts
-from kvmtest.judge.samples import Arm, Samples, Window
+from kvmtest.judge.samples import Arm, Samples
 from kvmtest.missing import Missing
 
 __all__ = ["figures", "guest_only"]
@@ -53,36 +49,9 @@ def _arms(scene: Scene, watchers: Watchers, rounds: int = ROUNDS) -> Observation
 
 def figures(samples: Samples, count: str) -> list[Reading]:
     """Return how many SMIs ``count`` counted, and what each counter gained for each of them."""
-    quiet = [w for w in samples.windows if w.arm is Arm.QUIET and not w.smis]
+    quiet = quiet_windows(samples)
     noisy = [w for w in samples.windows if w.arm is not Arm.QUIET and w.smis]
-    smis = sum(window.smis for window in noisy)
-    in_guest = sum(window.guest_smis or 0 for window in noisy)
-    told = f"{smis} in {len(noisy)} windows, {in_guest} in guest mode"
-    readings = [measure("leak", f"SMIs that {count} counted", told)]
+    told = smis_told(noisy, count)
     if not quiet or not noisy:
-        return readings
-    ticks = ticks_run(samples.windows, samples.gaps)
-    for name in quiet[0].counted:
-        known = all(name in window.known for window in samples.windows)
-        expected = expected_counts(name, quiet, None if known else ticks)
-        excess = _excess(name, quiet, noisy, expected)
-        what = f"{name} per SMI"
-        observed = "too few quiet windows" if excess is None else round(excess / smis, 3)
-        readings.append(measure("leak", what, observed, smis=smis, windows=len(noisy)))
-    return readings
-
-
-def _excess(
-    name: str,
-    quiet: list[Window],
-    noisy: list[Window],
-    expected: Callable[[Window], float],
-) -> float | None:
-    """Return what a counter gained in all noisy windows above what it does without SMIs."""
-
-    def gains(windows: Iterable[Window]) -> list[float]:
-        return [window.counted[name] - expected(window) for window in windows]
-
-    covariates = Covariates(quiet)
-    baseline = Baseline.fit(covariates, gains(quiet))
-    return None if baseline is None else sum(baseline.residuals(gains(noisy), covariates.of(noisy)))
+        return [told]
+    return [told, *(per_smi(samples, noisy, name) for name in quiet[0].counted)]

@@ -67,7 +67,6 @@ class FakeGuest:
         self.stopped = threading.Event()
         self.threads: set[int] = set()
         self.lost = 0
-        self.tsc_entry, self.tsc_exit = OFFSET, OFFSET + 1000
         self._made = 0
         self._meanwhile = meanwhile
 
@@ -91,13 +90,15 @@ class FakeGuest:
     def known(self, polls: int, gaps: int) -> dict[str, int]:
         return {"a": polls}
 
-    def execute(self, command: commands.Command, *, timeout: float) -> list[commands.Result]:
+    def execute_timed(
+        self, command: commands.Command, *, timeout: float
+    ) -> tuple[commands.Result, tuple[int, int]]:
         ticks, threshold = command.arguments
         self.seen.append((ticks, threshold))
         self.threads.add(threading.get_native_id())
         self._meanwhile()
         self._made += self.exits
-        return [commands.Result((self.exits, 100, 3, 40))]
+        return commands.Result((self.exits, 100, 3, 40)), (OFFSET, OFFSET + 1000)
 
 
 @contextmanager
