@@ -253,21 +253,20 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property(
         "nvmx.vmcs12.freeze-bit",
-        "bit 14 in vmcs12 is accepted exactly where this kernel's quirk allows it",
+        "bit 14 in vmcs12 is accepted exactly where this kernel's quirk allows it, and L2 runs "
+        "with the host's bit",
         ("intel", "nested", "lab"),
         NESTED,
-        ("guest", "vmcs"),
+        ("guest", "vmcs", "leak"),
         QUIRK,
-        has_check=False,
     ),
     Property(
         "nvmx.vmcs12.quirk-disabled",
         "with the quirk disabled, bit 14 in vmcs12 fails the VM-entry",
         ("intel", "nested", "lab"),
-        NESTED,
+        (*NESTED, "vmcs12-quirk"),
         ("guest",),
         QUIRK,
-        has_check=False,
     ),
     Property(
         "nvmx.vmcs12.validity",

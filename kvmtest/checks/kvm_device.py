@@ -1,20 +1,21 @@
 """/dev/kvm
 ========
 
-Whether /dev/kvm opens for this process, and what a refusal means on this machine. access(2) is no
-answer: it also succeeds on a node without a KVM behind it.
+Whether /dev/kvm opens for this process, what a refusal means on this machine, and what its KVM says
+of itself. access(2) is no answer: it also succeeds on a node without a KVM behind it.
 """
 
 import errno
 import os
 from errno import errorcode
 
+from kvmtest._native import lib
 from kvmtest.host.facts.kvm_module import KvmModule
 from kvmtest.host.machine import Machine
 from kvmtest.kvm import KvmUnavailable, System
 from kvmtest.missing import Missing
 
-__all__ = ["kvm"]
+__all__ = ["kvm", "offers_quirk"]
 
 STAND_IN = Missing("a stand-in tree has no /dev/kvm", "run on the machine itself")
 #: KVM_MINOR (include/linux/miscdevice.h).
@@ -31,6 +32,12 @@ def kvm(machine: Machine) -> Missing | None:
     except KvmUnavailable as error:
         return _why_no_kvm(machine, error)
     return None if machine.tree.is_live else STAND_IN
+
+
+def offers_quirk(system: System) -> bool:
+    """Tell whether KVM says that it lets L1 set bit 14 in vmcs12 unless userspace objects."""
+    quirks = system.check_extension("KVM_CAP_DISABLE_QUIRKS2")
+    return bool(quirks & lib.KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM)
 
 
 def _why_no_kvm(machine: Machine, error: KvmUnavailable) -> Missing:

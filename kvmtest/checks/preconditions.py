@@ -31,7 +31,7 @@ from kvmtest.missing import Missing
 from kvmtest.properties import WITNESSES, Property
 from kvmtest.smi import choose
 
-from .kvm_device import kvm
+from .kvm_device import kvm, offers_quirk
 from .tdx_host import tdx
 
 __all__ = ["PRECONDITIONS", "answer", "check_lab", "lacking", "witness_lacks"]
@@ -74,6 +74,17 @@ def nested(machine: Machine) -> Missing | None:
     if module.enabled("nested"):
         return None
     return Missing("nested virtualisation is off", module.how_to_set("nested=1"))
+
+
+def vmcs12_quirk(machine: Machine) -> Missing | None:
+    """Userspace can forbid L1 to set bit 14 in vmcs12; where there is no KVM, others say so."""
+    if kvm(machine):
+        return None
+    with suppress(KvmUnavailable), System() as system:
+        if offers_quirk(system):
+            return None
+    what = "this KVM has no quirk KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM"
+    return Missing(what, "boot Linux 7.0, 6.18.19 or 6.12.78, or a later one of these series")
 
 
 def no_unrestricted_guest(machine: Machine) -> Missing | None:
@@ -281,6 +292,7 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
     "kvm-intel": _vendor_module("kvm_intel", "an Intel host"),
     "kvm-amd": _vendor_module("kvm_amd", "an AMD host"),
     "nested": nested,
+    "vmcs12-quirk": vmcs12_quirk,
     "no-unrestricted-guest": no_unrestricted_guest,
     "tdx": tdx,
     "knob": knob,

@@ -30,6 +30,7 @@ WALKED = {
     "vmx.guest.write-keeps-host-bit",
     "nvmx.entry.l2",
     "nvmx.entry.vmfail-reload",
+    "nvmx.vmcs12.freeze-bit",
     "nvmx.restore",
 }
 COUNTERS_INSIDE = Path(__file__).with_name("counters_inside.py")

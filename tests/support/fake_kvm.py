@@ -170,6 +170,8 @@ class FakeVm(Vm):
         return 0
 
     def _disable_quirks(self, quirks: int) -> None:
+        if quirks & ~self._system.model.QUIRKS:
+            raise KvmError("KVM_ENABLE_CAP", errno.EINVAL, "fake VM")
         for vcpu in self.vcpus:
             assert isinstance(vcpu, FakeVcpu)
             try:

@@ -14,6 +14,8 @@ DECIDED = {
     "vmx.guest.rtm-debug",
     "nvmx.entry.l2",
     "nvmx.entry.vmfail-reload",
+    "nvmx.vmcs12.freeze-bit",
+    "nvmx.vmcs12.quirk-disabled",
     "nvmx.vmcs12.validity",
     "nvmx.vmcs12.save",
     "nvmx.restore",

@@ -28,6 +28,7 @@ from kvmtest.checks.stimuli.nesting import CodedL2, FailingL2, GivenL2, Restored
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.checks.stimuli.toggles import toggle, toggle_and_show
 from kvmtest.guests import Guest, commands
+from kvmtest.host.facts.msr import IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
 from kvmtest.judge import Absence, Reading
 from kvmtest.judge.samples import Arm, Samples, Toggle, Window
@@ -58,6 +59,7 @@ class Step(StrEnum):
     MIGRATED = "after a toggle and a move to another CPU"
     RUNNING = "after a toggle amid its KVM_RUN"
     L2 = "in L2"
+    FREEZE12 = "in an L2 with bit 14 in its vmcs12"
     RESTORED = "in an L2 that was restored"
     VMFAIL = "in L1 after a VM-Fail"
 
@@ -279,6 +281,28 @@ def _l2(run: StepRun) -> Observations:
         yield from apply("userspace took the vCPU out of L2", given.leave)
 
 
+def _freeze12(run: StepRun) -> Observations:
+    """Have L1 set bit 14 in vmcs12, if KVM takes it, with the knob off and on."""
+    if answer(run.scene.machine, "nested"):
+        return
+    coded, entered = CodedL2(), []
+
+    def enter(guest: Guest) -> bool:
+        """Enter L2, or try to."""
+        entered.append(coded.enter(guest, debugctl=IA32_DEBUGCTL_FREEZE_WHILE_SMM))
+        return True
+
+    for value, count in ((0, OFF), (1, ON)):
+        yield from run.set_knob(value)
+        run.watchers.settle()
+        yield from run.watchers.apply(Stimulus("L1 set bit 14 in vmcs12, or tried", enter))
+        if not all(entered):
+            break
+        run.take_windows(value, count)
+        yield from run.watchers.apply(Stimulus("L2 exited to L1", coded.leave))
+    yield from run.watchers.apply(Stimulus("L1 left VMX operation", coded.end))
+
+
 def _restored(run: StepRun) -> Observations:
     """Restore a running L2 after the knob was turned on, and again while it stays on."""
     if answer(run.scene.machine, "nested"):
@@ -318,6 +342,7 @@ STEPS: dict[Step, Callable[[StepRun], Observations]] = {
     Step.MIGRATED: _migrated,
     Step.RUNNING: _running,
     Step.L2: _l2,
+    Step.FREEZE12: _freeze12,
     Step.RESTORED: _restored,
     Step.VMFAIL: _vmfail,
 }

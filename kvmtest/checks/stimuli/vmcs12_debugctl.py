@@ -9,6 +9,7 @@ import errno
 from typing import Any, NamedTuple
 
 from kvmtest._native import ffi, lib
+from kvmtest.checks.kvm_device import offers_quirk
 from kvmtest.guests import commands
 from kvmtest.guests.l1 import FAILED_ENTRY, L1, VmExit
 from kvmtest.guests.vmcs12 import (
@@ -16,7 +17,7 @@ from kvmtest.guests.vmcs12 import (
     EXIT_SAVE_DEBUG_CONTROLS,
     of_nested_state,
 )
-from kvmtest.host.facts.msr import IA32_DEBUGCTL
+from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
 from kvmtest.kvm import KvmError, System, Vcpu
 from kvmtest.missing import Missing
@@ -26,11 +27,11 @@ from .debugctl_writes import REFUSED
 __all__ = [
     "BTF",
     "ENTERED",
+    "WAYS",
     "Attempt",
     "controls",
     "enter_by_l1",
     "enter_by_userspace",
-    "offers_quirk",
     "state_debugctl",
     "takes_freeze_bit",
 ]
@@ -93,8 +94,13 @@ def enter_by_userspace(l1: L1) -> Attempt:
     vcpu.set_nested_state(before)
     vcpu.set_sregs(sregs)
     vcpu.set_regs(regs)
-    vcpu.set_msr(IA32_DEBUGCTL, debugctl)
+    # A bit that a faulty KVM shows is not to be written.
+    vcpu.set_msr(IA32_DEBUGCTL, debugctl & ~IA32_DEBUGCTL_FREEZE_WHILE_SMM)
     return attempt
+
+
+#: The two ways into L2, which must agree.
+WAYS = {"VM-entry by L1": enter_by_l1, "KVM_SET_NESTED_STATE": enter_by_userspace}
 
 
 def controls(l1: L1, *, load: bool = True, save: bool = False) -> dict[str, int]:
@@ -111,12 +117,6 @@ def state_debugctl(vcpu: Vcpu) -> int:
     vcpu.complete()
     state: Any = ffi.from_buffer("char[]", bytearray(vcpu.get_nested_state()))
     return int(of_nested_state(state).guest_ia32_debugctl)
-
-
-def offers_quirk(system: System) -> bool:
-    """Tell whether KVM says that it lets L1 set bit 14 in vmcs12 unless userspace objects."""
-    quirks = system.check_extension("KVM_CAP_DISABLE_QUIRKS2")
-    return bool(quirks & lib.KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM)
 
 
 def takes_freeze_bit(machine: Machine, system: System) -> bool | None:

@@ -317,6 +317,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "vmcs12-bit-14-passed",
         "prepare_vmcs02: `vmcs12->guest_ia32_debugctl & vmx_get_supported_debugctl(vcpu, false)`",
         "nvmx.vmcs12.freeze-bit",
+        leak="nvmx.vmcs12.freeze-bit",
     ),
     Mutant(
         "quirk-not-asked",

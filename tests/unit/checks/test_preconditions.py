@@ -248,7 +248,7 @@ def test_a_kernel_without_the_dump_is_mended_by_another_kernel_and_amd_by_intel(
 
 def test_the_cases_are_all_preconditions_that_a_stand_in_can_have() -> None:
     # debugctl-switch is met by everything but labs that say otherwise: see below.
-    others = {"kvm", "kvm-amd", "kvm-stats", "debugctl-switch"}
+    others = {"kvm", "kvm-amd", "kvm-stats", "vmcs12-quirk", "debugctl-switch"}
     assert {name for name, *_ in CASES} == set(PRECONDITIONS) - others
 
 
@@ -298,24 +298,38 @@ def test_amd_is_told_from_intel(tmp_path: Path) -> None:
     assert PRECONDITIONS["kvm-intel"](Machine(tree)) is not None
 
 
-@pytest.mark.parametrize("offers", [0, 1])
-def test_a_kvm_that_does_not_count_exits_is_too_old_for_leaks(
-    monkeypatch: pytest.MonkeyPatch, offers: int
-) -> None:
-    class Old(contextlib.nullcontext[Any]):
-        def check_extension(self, capability: str) -> int:
-            assert capability == "KVM_CAP_BINARY_STATS_FD"
-            return offers
+def offer(monkeypatch: pytest.MonkeyPatch, **capabilities: int) -> None:
+    """Have this machine's KVM offer these capabilities, whether there is a KVM or not."""
+
+    class Offering(contextlib.nullcontext[Any]):
+        check_extension = capabilities.__getitem__
 
         def __enter__(self) -> Any:
             return self
 
     monkeypatch.setattr(preconditions, "kvm", lambda _: None)
-    monkeypatch.setattr(preconditions, "System", Old)
+    monkeypatch.setattr(preconditions, "System", Offering)
+
+
+@pytest.mark.parametrize("offers", [0, 1])
+def test_a_kvm_that_does_not_count_exits_is_too_old_for_leaks(
+    monkeypatch: pytest.MonkeyPatch, offers: int
+) -> None:
+    offer(monkeypatch, KVM_CAP_BINARY_STATS_FD=offers)
     missing = PRECONDITIONS["kvm-stats"](Machine(Tree()))
     old = Missing("this KVM has no KVM_CAP_BINARY_STATS_FD", "boot Linux 5.14 or later")
     assert missing == (None if offers else old)
     assert (old in witness_lacks(Machine(Tree()), "leak")) is not bool(offers)
+
+
+@pytest.mark.parametrize(("quirks", "is_there"), [(0, False), (0x3FF, False), (0x7FF, True)])
+def test_the_quirk_about_vmcs12_is_there_as_kvms_capability_says(
+    monkeypatch: pytest.MonkeyPatch, quirks: int, is_there: bool
+) -> None:
+    offer(monkeypatch, KVM_CAP_DISABLE_QUIRKS2=quirks)
+    missing = PRECONDITIONS["vmcs12-quirk"](Machine(Tree()))
+    assert (missing is None) is is_there
+    assert missing is None or missing.what.endswith("KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM")
 
 
 def test_a_knob_that_may_not_be_written_is_missing(tmp_path: Path) -> None:
@@ -414,7 +428,8 @@ def test_a_parameter_of_a_built_in_module_is_given_at_boot(
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(PRECONDITIONS) - {"kvm-stats", "debugctl-switch", "guest-events"})
+    "name",
+    sorted(set(PRECONDITIONS) - {"kvm-stats", "vmcs12-quirk", "debugctl-switch", "guest-events"}),
 )
 def test_an_empty_tree_lacks_everything_and_says_so_in_one_line(tmp_path: Path, name: str) -> None:
     missing = PRECONDITIONS[name](Machine(Tree(tmp_path)))

@@ -8,6 +8,7 @@ and never the host's bit.
 from collections.abc import Sequence
 
 from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.kvm_device import offers_quirk
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.stimuli.debugctl_writes import (
     GENERAL_PROTECTION,
@@ -15,7 +16,7 @@ from kvmtest.checks.stimuli.debugctl_writes import (
     guest_bits,
     guest_write,
 )
-from kvmtest.checks.stimuli.vmcs12_debugctl import BTF, controls, offers_quirk, state_debugctl
+from kvmtest.checks.stimuli.vmcs12_debugctl import BTF, controls, state_debugctl
 from kvmtest.checks.witnesses.guest import msr_controls
 from kvmtest.guests import commands
 from kvmtest.guests.commands import Command

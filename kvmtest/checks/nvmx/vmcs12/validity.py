@@ -4,9 +4,6 @@
 nvmx.vmcs12.validity: KVM takes from vmcs12 what it takes from L1's WRMSR, and nothing else.
 """
 
-import secrets
-from collections.abc import Iterator
-
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.stimuli.debugctl_writes import (
@@ -18,24 +15,21 @@ from kvmtest.checks.stimuli.debugctl_writes import (
 )
 from kvmtest.checks.stimuli.vmcs12_debugctl import (
     ENTERED,
+    WAYS,
     controls,
-    enter_by_l1,
     enter_by_userspace,
 )
-from kvmtest.checks.witnesses.guest import IA32_SYSENTER_EIP, msr_controls
-from kvmtest.guests import Guest, commands
+from kvmtest.checks.witnesses.guest import l2_controls, msr_controls
+from kvmtest.guests import Guest
 from kvmtest.guests.l1 import L1
 from kvmtest.host.facts.msr import IA32_DEBUGCTL_FREEZE_WHILE_SMM
-from kvmtest.judge import Reading, claim, control
+from kvmtest.judge import Reading, claim
 
 __all__ = ["validity"]
 
 #: No CPU has them in DEBUGCTL (Intel SDM volume 4, table 2-2).
 RESERVED = (1 << 5, 1 << 16, 1 << 63)
 ALL = (1 << 64) - 1
-#: An activity state that KVM offers no L1 (Intel SDM volume 3, 25.4.2).
-SHUTDOWN = 2
-WAYS = {"VM-entry by L1": enter_by_l1, "KVM_SET_NESTED_STATE": enter_by_userspace}
 
 
 def validity(context: Context) -> Observations:
@@ -59,7 +53,7 @@ def validity(context: Context) -> Observations:
                 own = guest_bits(guest)
                 l1 = L1(guest)
                 which = f"on a vCPU with{'' if has_lbrs else 'out'} a PMU"
-                yield from _l2_controls(l1, which)
+                yield from l2_controls(l1, which)
                 yield from _loaded(l1, taken, own, which)
                 yield _swept(l1, set(bits), set(taken), which)
                 yield from _not_loaded(l1, guest, own, which)
@@ -107,23 +101,3 @@ def _tried(
         if reads is not None and attempt.debugctl is not None:
             yield claim("guest", f"L2's DEBUGCTL after {way} with {what}",
                         hex(attempt.debugctl), hex(reads))  # fmt: skip
-
-
-def _l2_controls(l1: L1, which: str) -> Iterator[Reading]:
-    """Show that L2 runs with this vmcs12 and reads MSRs, and that a refused entry shows."""
-    token = secrets.randbits(32)
-    l1.write(guest_sysenter_eip=token, guest_ia32_debugctl=0)
-    entered = l1.enter()
-    observed = str(entered)
-    if entered is None:
-        read = l1.execute(commands.rdmsr(IA32_SYSENTER_EIP))
-        observed = hex(read[0].value) if isinstance(read, list) else str(read)
-        l1.leave()
-    remedy = "report this KVM: its L2 can't be trusted"
-    what = f"MSR 0x176 of vmcs12, as L2 reads it {which}"
-    yield control("guest", what, observed, hex(token), remedy)
-    l1.write(guest_activity_state=SHUTDOWN)
-    for way, enter in WAYS.items():
-        what = f"{way} with activity state {SHUTDOWN} in vmcs12 {which}"
-        yield control("guest", what, enter(l1).outcome, REFUSED, remedy)
-    l1.write(guest_activity_state=0)

@@ -42,12 +42,13 @@ OWNERS = {
     Step.MIGRATED: "vmx.entry.migrated",
     Step.RUNNING: "vmx.entry.toggled-running",
     Step.L2: "nvmx.entry.l2",
+    Step.FREEZE12: "nvmx.vmcs12.freeze-bit",
     Step.RESTORED: "nvmx.restore",
     Step.VMFAIL: "nvmx.entry.vmfail-reload",
 }
-#: Noticed by several steps here: one lags a toggle behind, the other is of any entry to L2 that
-#: does not load vmcs12's DEBUGCTL.
-WIDE = {"snapshot-stored-late", "restored-without-host-bit"}
+#: Noticed by several steps here: one lags a toggle behind, one is of any entry to L2 that does not
+#: load vmcs12's DEBUGCTL, and one has any guest set bit 14.
+WIDE = {"snapshot-stored-late", "restored-without-host-bit", "bit-14-by-guest"}
 FOUND_AT = {
     mutant.name: step
     for mutant in MUTANTS
@@ -357,7 +358,7 @@ def test_each_step_has_both_its_knobs_and_no_window_of_another(
         }.items()  # fmt: skip
         both = {Arm.KNOB_OFF, Arm.KNOB_ON}
         assert set(arms) == (
-            both if step in (Step.NEW, Step.L2)
+            both if step in (Step.NEW, Step.L2, Step.FREEZE12)
             else {Arm.KNOB_OFF} if step in (Step.TOGGLED, Step.REFUSED)
             else {Arm.KNOB_ON}
         )  # fmt: skip
@@ -442,8 +443,16 @@ def test_without_smis_there_is_what_is_missing_and_no_more(
 def test_without_nesting_the_other_steps_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     context = walk(monkeypatch, Kvm(), has_nested=False)
     assert judge(read(context, Step.WRITTEN)).verdict is Verdict.PASS
-    for step in (Step.L2, Step.VMFAIL):
+    for step in (Step.L2, Step.FREEZE12, Step.VMFAIL):
         assert all(r.role is Role.CONTROL for r in read(context, step))
+
+
+def test_an_l1_that_may_not_set_bit_14_decides_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = walk(monkeypatch, Kvm("quirk-missing"))
+    assert all(r.role is Role.CONTROL for r in read(context, Step.FREEZE12))
+    assert judge(read(context, Step.VMFAIL)).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("error", [KvmtestError("it broke"), Disturbed("try again")])
