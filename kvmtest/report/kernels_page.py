@@ -29,6 +29,13 @@ _DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
 #: What a kernel has gained where these properties are decided, and not before.
 _FEATURES = {"nvmx.vmcs12.quirk-disabled": "the vmcs12 quirk"}
 
+_FIX, _FREEZE_BIT, _QUIRK = (
+    "kernel.fix-present",
+    "nvmx.vmcs12.freeze-bit",
+    "nvmx.vmcs12.quirk-disabled",
+)
+_REFUSED = "docs/findings/bit-14-in-vmcs12-refused.md"
+
 #: A row's marks by property, in the columns' order; "" where nothing was decided.
 Marks = Mapping[str, str]
 
@@ -59,6 +66,8 @@ def page(rows: Sequence[Surveyed]) -> str:
     }
     for heading, of_machine in machines.items():
         lines += ["", f"## {heading}", "", *_story(of_machine)]
+        if vmcs12 := list(_vmcs12(of_machine)):
+            lines += ["", "### An L1 that sets bit 14 of its L2's DEBUGCTL", "", *vmcs12]
     findings = dict.fromkeys(f for row in rows for f in row.known_defects.items())
     if findings:
         lines += ["", "## Known defects", ""]
@@ -85,6 +94,24 @@ def _story(rows: Sequence[Surveyed]) -> Iterator[str]:
         if not failure:
             known, before = now, _short(group[-1], rows)
         yield f"* {_ranges(group, rows)}: {said}"
+
+
+def _vmcs12(rows: Sequence[Surveyed]) -> Iterator[str]:
+    """Give a line for each group of neighbours that treat bit 14 in vmcs12 alike."""
+    told = [row for row in rows if _of_l1(row)]
+    for said, members in groupby(told, _of_l1):
+        yield f"* {_ranges(list(members), rows)}: {said}"
+
+
+def _of_l1(row: Surveyed) -> str:
+    """Say what becomes of an L1 that sets bit 14 in vmcs12; "" where the row does not tell."""
+    if row.verdicts.get(_QUIRK) in _DECIDED:
+        return "enters L2, which runs with the host's bit; userspace can disable the quirk"
+    if row.verdicts.get(_FREEZE_BIT) not in _DECIDED:
+        return ""
+    if row.verdicts.get(_FIX) in _DECIDED:
+        return f"can't enter L2, nor can userspace restore it ([{_REFUSED}]({_link(_REFUSED)}))"
+    return "enters L2, which runs with the bit that L1 chose"
 
 
 def _columns(rows: Iterable[Surveyed]) -> list[str]:

@@ -1,5 +1,7 @@
 """kvmtest/report/kernels_page.py: rows fold into ranges, and changes are said in words."""
 
+from pathlib import Path
+
 import pytest
 
 from kvmtest.lab.survey import Surveyed
@@ -8,7 +10,8 @@ from kvmtest.report.kernels_page import page
 BOCHS, QEMU = "Bochs 3.0, skylake, 1 CPU", "QEMU 7.2, EPYC, 2 CPU"
 FRESH, TOGGLED, BACK = "vmx.entry.fresh", "vmx.entry.toggled", "vmx.entry.toggled-back"
 SOAK, LOG, FIX = "any.soak", "any.no-warnings", "kernel.fix-present"
-QUIRK = "nvmx.vmcs12.quirk-disabled"
+QUIRK, FREEZE_BIT = "nvmx.vmcs12.quirk-disabled", "nvmx.vmcs12.freeze-bit"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 GUEST = "vmx.guest.wrmsr-refused"
 GOOD = dict.fromkeys((FIX, FRESH, TOGGLED, BACK, GUEST, SOAK, LOG), "PASS")
 
@@ -31,7 +34,7 @@ def row(
 
 def story(*rows: Surveyed, machine: str = BOCHS) -> list[str]:
     """The lines of what changed in a machine."""
-    part = page(rows).split(f"\n## {machine}\n")[1].split("\n## ")[0]
+    part = page(rows).split(f"\n## {machine}\n")[1].split("\n##")[0]
     return [line.removeprefix("* ") for line in part.splitlines() if line]
 
 
@@ -71,6 +74,30 @@ def test_what_is_decided_from_a_kernel_on_or_no_longer_is_said() -> None:
         "**6.12.79**: the vmcs12 quirk is gone; `kernel.fix-present` and "
         "`nvmx.vmcs12.quirk-disabled` are no longer decided (before: PASS)",
     ]
+
+
+def test_what_becomes_of_an_l1_that_sets_bit_14_in_vmcs12_is_told_apart() -> None:
+    taken, refused = {FIX: "SKIP", FREEZE_BIT: "FAIL"}, {FREEZE_BIT: "PASS"}
+    by_quirk = refused | {QUIRK: "PASS"}
+    rows = [
+        row("5.10.262", taken),
+        row("6.1.149", refused),
+        row("6.12.77", refused),
+        row("6.12.78", by_quirk),
+        row("6.12.79"),
+        row("6.12.80", by_quirk),
+    ]
+    told = page(rows).partition("\n### An L1 that sets bit 14 of its L2's DEBUGCTL\n\n")[2]
+    first, second, third = told.partition("\n\n")[0].splitlines()
+    assert first == "* **5.10.262**: enters L2, which runs with the bit that L1 chose"
+    assert second.startswith("* **6.1.149** and **6.12.77** (2 kernels): can't enter L2, ")
+    assert third.startswith("* **6.12.78 to 6.12.80** (2 kernels): enters L2, which runs with the ")
+    finding = second.partition("](")[2].rstrip(")")
+    assert (DOCS / finding).is_file()
+
+
+def test_without_nested_columns_nothing_is_told_of_an_l1() -> None:
+    assert "An L1 that sets" not in page([row("6.12.77")])
 
 
 def test_a_defect_that_becomes_known_is_a_change() -> None:
