@@ -53,12 +53,17 @@ _INTERRUPT = 0x4207
 _LISTEN = 0x4208
 _GET_SYSCALL_INFO = 0x420E
 _EVENT_STOP = 128
+_EVENT_SECCOMP = 7
+_O_TRACESECCOMP = 1 << _EVENT_SECCOMP
+_O_EXITKILL = 1 << 20
 
 # struct ptrace_syscall_info: op, padding, arch, instruction pointer, stack pointer; then at an
 # entry the number and six arguments, at an exit the result and whether it is an error.
-_INFO_ENTRY, _INFO_EXIT = 1, 2
+_INFO_ENTRY, _INFO_EXIT, _INFO_SECCOMP = 1, 2, 3
 _ENTRY = struct.Struct("=B3xIQQ7Q")
 _EXIT = struct.Struct("=B3xIQQqB")
+
+_OPTIONS = func.PTRACE_O_TRACESYSGOOD | func.PTRACE_O_TRACEEXEC
 
 # Of linux/wait.h: all kinds of children, and those of this thread alone.
 _WALL = 0x40000000
@@ -92,7 +97,7 @@ class Gone(TracerError):
 
 @dataclass(frozen=True, slots=True)
 class SyscallEntry:
-    """A thread is about to make a system call."""
+    """A thread is about to make a system call: any, or one that its seccomp filter traces."""
 
     tid: int
     number: int
@@ -233,6 +238,17 @@ class Tracer:
             options |= func.PTRACE_O_TRACECLONE
         if follow_processes:
             options |= func.PTRACE_O_TRACEFORK | func.PTRACE_O_TRACEVFORK
+        self._seize(tid, options)
+
+    def seize_child(self, pid: int) -> None:
+        """Begin to trace a child of this process, which dies with this thread.
+
+        It stops at the entry of what its seccomp filter traces (SECCOMP_RET_TRACE), and at the exit
+        if it is resumed with ``syscalls``; it does not stop as it exits. Raises as ``seize`` does.
+        """
+        self._seize(pid, _OPTIONS | _O_TRACESECCOMP | _O_EXITKILL)
+
+    def _seize(self, tid: int, options: int) -> None:
         try:
             self._ptrace(_SEIZE, tid, 0, options)
         except Gone:
@@ -295,22 +311,22 @@ class Tracer:
         self._ptrace(_INTERRUPT, tid)
         self._interrupted.add(tid)
 
-    def wait(self, seconds: float | None = None) -> Stop | None:
-        """Return the next stop of any tracee, None if there is none within ``seconds``.
+    def wait(self, seconds: float | None = None, tid: int = -1) -> Stop | None:
+        """Return the next stop of any tracee, or of ``tid``; None if there is none in ``seconds``.
 
-        Raises TracerError if nothing is traced.
+        Raises Gone if nothing is traced.
         """
         self._check_thread()
         if seconds is None:
-            return self._take(*_waited(-1, 0))
+            return self._take(*_waited(tid, 0))
         deadline = time.monotonic() + seconds
         # A blocked SIGCHLD stays pending even where it is ignored by default.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         try:
             while True:
-                tid, status = _waited(-1, os.WNOHANG)
-                if tid:
-                    return self._take(tid, status)
+                found, status = _waited(tid, os.WNOHANG)
+                if found:
+                    return self._take(found, status)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return None
@@ -453,7 +469,7 @@ class Tracer:
         if os.WIFSIGNALED(status):
             return Killed(tid, os.WTERMSIG(status))
         event, signum = status >> 16, os.WSTOPSIG(status)
-        if signum == signal.SIGTRAP | 0x80:
+        if signum == signal.SIGTRAP | 0x80 or event == _EVENT_SECCOMP:
             return self._syscall_stop(tid)
         if event == _EVENT_STOP:
             return GroupStop(tid, signum) if signum in _GROUP_STOPS else Interrupted(tid)
@@ -473,7 +489,7 @@ class Tracer:
             # Killed in this stop: its exit comes next.
             return Interrupted(tid)
         kind = buffer.raw[0]
-        if kind == _INFO_ENTRY:
+        if kind in (_INFO_ENTRY, _INFO_SECCOMP):
             _, _, _, _, number, *arguments = _ENTRY.unpack(buffer.raw)
             return SyscallEntry(tid, number, tuple(arguments))
         _, _, _, _, result, _ = _EXIT.unpack_from(buffer.raw)

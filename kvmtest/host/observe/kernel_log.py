@@ -28,6 +28,7 @@ __all__ = [
     "LogError",
     "LogSlice",
     "Marker",
+    "Position",
     "Record",
     "Trouble",
     "parse_record",
@@ -252,6 +253,15 @@ class KernelLog:
         self.drain()
         return self._since.slice(position)
 
+    def forget(self, position: Position) -> None:
+        """Drop the records since ``position`` from all later slices, unless they show trouble.
+
+        For those who make the kernel log much, as memory is limited. Positions taken since are no
+        longer valid.
+        """
+        if not troubles(self._since.slice(position).records):
+            self._since.cut(position)
+
     def drain(self) -> None:
         """Read and keep what is there, before the kernel overwrites it. Raises LogError.
 
@@ -348,6 +358,9 @@ class _Since:
 
     def end(self) -> Position:
         return Position(len(self._records), self._lost + self._overruns)
+
+    def cut(self, begin: Position) -> None:
+        del self._records[begin.records :]
 
     def slice(self, begin: Position = _BEGIN) -> LogSlice:
         lost = self._lost + self._overruns - begin.lost

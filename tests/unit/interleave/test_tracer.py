@@ -476,7 +476,7 @@ def test_all_threads_of_a_process_are_seized() -> None:
         with Tracer() as tracer:
             assert tracer.seize_process(pid) == threads_of(pid)
             assert len(tracer.tracees) == 5
-        assert all(state(tid) == "S" for tid in threads_of(pid))
+        assert not any(is_traced(tid) for tid in threads_of(pid))
     os.close(waiting)
     os.close(ready)
 

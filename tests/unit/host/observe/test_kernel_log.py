@@ -580,6 +580,22 @@ def test_a_position_divides_what_came_and_what_was_lost_before_and_after_it(
         assert ([r.sequence for r in whole.records], whole.lost) == ([1, 4, 5, 7], 3)
 
 
+def test_records_are_forgotten_unless_they_show_trouble(tmp_path: Path) -> None:
+    with opened(written(tmp_path, b"")) as kernel_log:
+        written(tmp_path, b"6,1,0,-;one\n")
+        here = kernel_log.here()
+        written(tmp_path, b"6,2,0,-;two\n6,4,0,-;three\n")
+        kernel_log.drain()
+        kernel_log.forget(here)
+        assert [r.message for r in kernel_log.since_marker().records] == ["one"]
+        assert kernel_log.since_marker().lost == 1
+        trouble = "BUG: kernel NULL pointer dereference, address: 0000000000000000"
+        written(tmp_path, f"6,5,0,-;four\n1,6,0,-;{trouble}\n".encode())
+        kernel_log.drain()
+        kernel_log.forget(here)
+        assert [r.message for r in kernel_log.since_marker().records] == ["one", "four", trouble]
+
+
 def test_an_overrun_counts_by_the_gap_that_it_leaves() -> None:
     since = _Since(sequence=7)
     since.overrun()
