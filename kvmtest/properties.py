@@ -180,6 +180,15 @@ PROPERTIES: tuple[Property, ...] = (
         figures=("runflags",),
     ),
     Property(
+        "vmx.entry.schedules",
+        "the next entry carries the host's bit after toggles, entries, moves, signals and SMIs of "
+        "two vCPUs in any order",
+        LAB,
+        (*VMX, "second-cpu"),
+        ("vmcs",),
+        FIX,
+    ),
+    Property(
         "vmx.entry.flag-economy",
         "KVM_RUN_LOAD_DEBUGCTL is raised once per change, not on every entry",
         LAB,

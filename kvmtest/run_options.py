@@ -86,6 +86,12 @@ def _smi_source(text: str) -> str:
     return text
 
 
+def _steps(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= 8:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: give 1 to 8")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """The options of a run; ``command`` is the command line as the user wrote it."""
@@ -141,6 +147,16 @@ class RunOptions:
             in_lab=True,
         ),
     ] = None
+    schedule_steps: Annotated[
+        int,
+        Option(
+            help="the length of the longest schedules that vmx.entry.schedules and "
+            "vmx.entry.after-emulation play, 1 to 8 (default: 2); 6 take many minutes",
+            metavar="N",
+            parse=_steps,
+            in_lab=True,
+        ),
+    ] = 2
     dry_run: Annotated[bool, Option(help="list every host change, make none")] = False
     quiet: Annotated[
         bool, Option(help="print no tables", flags=("-q", "--quiet"), in_pytest=False)

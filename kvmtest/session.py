@@ -97,7 +97,12 @@ class Session:
                 probe = ProbePool(self.machine.tree, journal)
                 self._before = clear_warn_once(self.machine.tree, journal)
                 self._context = Context(
-                    self.machine, journal, self._mark(), probe, on_step=self._on_step
+                    self.machine,
+                    journal,
+                    self._mark(),
+                    probe,
+                    on_step=self._on_step,
+                    schedule_steps=self.options.schedule_steps,
                 )
             except BaseException:
                 journal.close()

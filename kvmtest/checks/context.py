@@ -43,6 +43,8 @@ class Context:
     probe: "ProbePool"
     #: Called with the step that a long check has reached.
     on_step: Callable[[str], None] = lambda _: None
+    #: How many steps the longest schedules have that a check plays.
+    schedule_steps: int = 2
     #: Findings of one check that later checks use, by the name of the module that keeps them.
     found: dict[str, Any] = field(default_factory=dict)
 

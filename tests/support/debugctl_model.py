@@ -119,6 +119,9 @@ class Vmx:
         self.vendor_vcpu_run()
         self.last_cpu = self.host.cpu()
 
+    def cancel_entry(self) -> None:
+        """Give up an entry, as for a signal."""
+
     def is_changed(self, debugctl: int) -> bool:
         return bool((debugctl ^ self.host_debugctl) & self.OWNED)
 
@@ -409,6 +412,7 @@ FAULTS: dict[str, type[Vmx]] = {
     "snapshot-once-per-run": _wrong(vcpu_run=_snapshot, get_debugctlmsr=lambda vcpu: vcpu.at_run),
     "snapshot-never-stored": _wrong(store=_nothing),
     "snapshot-stored-late": _wrong(store=_nothing, vcpu_enter_guest=_enter_and_store_late),
+    "signal-loses-toggle": _wrong(cancel_entry=lambda vcpu: vcpu.store(vcpu.get_debugctlmsr())),
     "snapshot-per-cpu": _wrong(is_changed=_differs_from_what_this_cpu_saw),
     "snapshot-at-creation": _wrong(vcpu_create=lambda vcpu: vcpu.store(vcpu.get_debugctlmsr())),
     "created-with-bit": _wrong(init_vmcs=lambda vcpu: _write(vcpu, FREEZE_IN_SMM)),

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -51,6 +52,7 @@ from kvmtest.lab.mutants import MUTANTS
 from kvmtest.missing import Missing
 from kvmtest.properties import find
 from support.debugctl_model import FAULTS, FREEZE_IN_SMM, Host, Refused, Svm, Vmcs12, Vmx
+from support.fake_player import FakePlayer
 from support.stand_in import BTF, KMSG, KNOB, intel_host, kvm_btf, kvm_intel_btf, write
 from support.vmcs_lines import as_kmsg, dump_lines
 
@@ -637,6 +639,7 @@ def fake_kvm(
     """
     tree = amd_host(root) if issubclass(model, Svm) else intel_host(root)
     write(tree, "/sys/kernel/tracing/kprobe_events", "")
+    write(tree, "/proc/sys/kernel/printk", "4\t4\t1\t7")
     host = FakeHost(tree, **host_has)
     host.keeps_debugctl = model.KEEPS_DEBUGCTL
     write(tree, switch(1), "1")
@@ -654,6 +657,9 @@ def fake_kvm(
     for name, module in list(sys.modules.items()):
         if name.startswith("kvmtest.checks.") and getattr(module, "System", None) is System:
             patch.setattr(module, "System", fake)
+    if "kvmtest.checks.schedules.enumeration" in sys.modules:
+        player = partial(FakePlayer, fake)
+        patch.setattr("kvmtest.checks.schedules.enumeration.Player", player)
     patch.setattr(os, "sched_getaffinity", lambda _: set(host.cpus))
     patch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(host, "cpus", cpus))
     with Journal.open(tree) as journal:

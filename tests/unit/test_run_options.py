@@ -15,6 +15,7 @@ TEXT = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "output": TEXT.map(Path),
     "root": st.sampled_from([Path("/"), Path("/proc")]),
+    "schedule_steps": st.integers(1, 8),
     "smi_source": st.sampled_from([None, "passive", "apm-port:0x91", "command:a b=c"]),
 }
 

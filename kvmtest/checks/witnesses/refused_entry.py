@@ -17,7 +17,7 @@ from kvmtest.host.tree import Tree
 from kvmtest.kvm import Exit, FailEntryExit, Vcpu
 from kvmtest.missing import Missing
 
-__all__ = ["Refusal", "Refusals"]
+__all__ = ["INVALID_GUEST_STATE", "Refusal", "Refusals", "non_canonical"]
 
 PARAMETER = "/sys/module/kvm_intel/parameters/dump_invalid_vmcs"
 
@@ -87,7 +87,7 @@ class Refusals:
 
     def refuse(self, vcpu: Vcpu) -> Refusal:
         """Make the CPU refuse the vCPU's next entry, and restore the vCPU's segments."""
-        fs_base = _non_canonical()
+        fs_base = non_canonical()
         good, bad = vcpu.get_sregs(), vcpu.get_sregs()
         bad.fs.base = fs_base
         before = self._log.here()
@@ -119,7 +119,7 @@ class Refusals:
         self.close()
 
 
-def _non_canonical() -> int:
+def non_canonical() -> int:
     """Return a random address that is non-canonical with 48 and with 57 bits.
 
     Bits 63 to 56 are not all alike. The rest is random, so that the dump is unlike any other.

@@ -126,6 +126,11 @@ MUTANTS: tuple[Mutant, ...] = (
         leak="vmx.guest.write-keeps-host-bit",
     ),
     Mutant(
+        "signal-loses-toggle",
+        "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, only where an entry follows",
+        "vmx.entry.schedules",
+    ),
+    Mutant(
         "snapshot-per-cpu",
         "vcpu_enter_guest: `vcpu->arch.host_debugctl = debug_ctl`, one for each vCPU",
         "vmx.entry.fresh",

@@ -11,6 +11,7 @@ from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_cont
 from kvmtest.checks.leaks.procedures import interleaved, stages
 from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.checks.scene import Scene
+from kvmtest.checks.schedules.enumeration import WITH_EMULATION, enumerated
 from kvmtest.checks.stimuli.emulation import (
     OUT_AND_AGAIN,
     emulate,
@@ -23,6 +24,7 @@ from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.checks.witnesses.vmcs import VmcsWitness
 from kvmtest.checks.witnesses.witness import Entry
 from kvmtest.guests import Guest, guest_memory, long_guest
+from kvmtest.interleave.schedule import Does, Schedule
 from kvmtest.judge import Absence, control
 from kvmtest.kvm import Memory, Vcpu
 
@@ -36,15 +38,22 @@ def after_emulation(context: Context) -> Observations:
     """Have KVM first see a new host bit while it emulates the reset vector, then look.
 
     One vCPU is new, with the knob on; one has run, and the knob is turned off. A figure records a
-    vCPU that never was emulated.
+    vCPU that never was emulated. Then play the schedules in which KVM emulates.
     """
     with Scene(context, "vmcs", "runflags") as scene:
         yield from scene.begin()
         yield from _unemulated(scene)
         yield from _new_vcpu(scene)
         yield from _used_vcpu(scene)
+    if not witness_lacks(context.machine, "vmcs"):
+        yield from enumerated(context, WITH_EMULATION, emulates)
     if not witness_lacks(context.machine, "leak"):
         yield from _leaks(context)
+
+
+def emulates(schedule: Schedule) -> bool:
+    """Tell whether KVM emulates in a schedule."""
+    return any(step.does is Does.EMULATE for step in schedule)
 
 
 def _leaks(context: Context) -> Observations:

@@ -11,6 +11,7 @@ ENTRIES = {
     "toggled-running": {"vmcs", "runflags"},
     "toggled-back": {"vmcs"},
     "migrated": {"vmcs"},
+    "schedules": {"vmcs"},
     "flag-economy": {"runflags"},
 }
 #: What, where it is hidden, breaks a control of a witness.

@@ -91,7 +91,7 @@ def test_every_refusal_has_a_base_of_its_own(tree: Tree, refusals: Refusals) -> 
 
 
 def test_a_base_is_canonical_for_no_cpu() -> None:
-    for base in (refused_entry._non_canonical() for _ in range(1000)):
+    for base in (refused_entry.non_canonical() for _ in range(1000)):
         assert 0 < base < 1 << 64
         for width in (48, 57):
             assert base >> width - 1 not in (0, (1 << 65 - width) - 1)
