@@ -101,14 +101,17 @@ class Guest:
     ) -> tuple[Result, tuple[int, int]]:
         """Have the guest execute a command, and return its result and the TSC around it.
 
-        The TSC is of entry and exit of the longest KVM_RUN: a transport may need short ones beside.
-        Raises as :meth:`execute`.
+        The TSC is that around the command's own KVM_RUN: before it and after it, the guest may exit
+        to read the command and to give the result. Raises as :meth:`execute`.
         """
         self.transport.send([command])
+        while not self.transport.has_begun(0):
+            exit_ = self.vcpu.run_loop(lib.GUEST_DOORBELL_PORT, timeout=timeout).exit
+            if not self.transport.serve(self.vcpu, exit_):
+                raise UnexpectedExit(self.image.name, exit_)
         loops = self._until_done(timeout, stamps=1)
         (result,) = self.transport.receive()
-        stamps = [stamp for loop in loops for stamp in loop.stamps]
-        return result, max(stamps, key=lambda stamp: stamp[1] - stamp[0])
+        return result, loops[0].stamps[-1]
 
     def resume(self, timeout: float = 1.0) -> None:
         """Run until the guest waits for commands; raises :class:`UnexpectedExit` or GuestFault."""

@@ -42,7 +42,7 @@ TRIALS, MOST_TRIALS, TRIAL_S = 9, 100, 0.0002
 MEANWHILE_S = 0.05
 #: A gap that no guest has.
 NO_GAP = 1 << 62
-#: Reads of the guest's TSC; the quickest one counts.
+#: Reads of the guest's TSC.
 OFFSET_READS = 5
 
 WindowAndGaps = tuple[Window, list[Gap]]
@@ -278,7 +278,7 @@ class Watchers:
 
 
 def _tsc_offset(guest: Guest) -> int:
-    """Return the host's TSC minus the guest's, by the quickest of a few reads.
+    """Return the host's TSC minus the guest's: amid the bounds that a few reads set.
 
     KVM does not know a TD's TSC, which only the TDX module sets: the TD reads its own.
     """
@@ -286,23 +286,20 @@ def _tsc_offset(guest: Guest) -> int:
         reads = [_read_by_host(guest) for _ in range(OFFSET_READS)]
     except MsrRefused:
         reads = [_read_by_guest(guest) for _ in range(OFFSET_READS)]
-    return min(reads)[1]
+    return (max(low for low, _ in reads) + min(high for _, high in reads)) // 2
 
 
 def _read_by_host(guest: Guest) -> tuple[int, int]:
-    """Return how long a read took, and the TSC's offset."""
+    """Return the least and the most that the TSC's offset can be."""
     before = int(lib.clock_tsc())
     guests = guest.vcpu.get_msr(IA32_TSC)
     after = int(lib.clock_tsc())
-    return after - before, (before + after) // 2 - guests
+    return before - guests, after - guests
 
 
 def _read_by_guest(guest: Guest) -> tuple[int, int]:
-    """Return as much, by a watch whose first step is a gap.
-
-    The watch is amid its KVM_RUN, but for the difference between entry and exit.
-    """
+    """Return the same bounds, by a watch in its KVM_RUN whose first step is a gap."""
     ticks = int(TRIAL_S * tsc_hz())
     _, (began, ended) = guest.execute_timed(commands.watch(ticks, 0), timeout=PATIENCE_S)
     (first,) = guest.gaps(1)
-    return ended - began, (began + ended) // 2 - (first.begin + ticks // 2)
+    return began - first.begin, ended - (first.begin + ticks)

@@ -12,9 +12,9 @@ from kvmtest.judge import control
 
 __all__ = ["RIGHT", "answer", "is_a_td"]
 
-#: CPUID leaf 0x21, which only the TDX module has: EBX, EDX, ECX (Intel TDX Module ABI
-#: specification; TDX_CPUID_LEAF_ID in arch/x86/include/asm/shared/tdx.h).
-IDENTITY, NAME = 0x21, "IntelTDX    "
+#: CPUID leaf 0x21, which only the TDX module has: EBX, EDX, ECX, with spaces at the end (Intel TDX
+#: Module ABI specification; TDX_CPUID_LEAF_ID in arch/x86/include/asm/shared/tdx.h).
+IDENTITY, NAME = 0x21, "IntelTDX"
 #: Turns of the counted loop.
 TURNS = 10_000
 RIGHT = f"{NAME}; {TURNS} turns"
@@ -41,4 +41,4 @@ def _name(identity: Result) -> str:
         return str(identity.fault)
     _, ebx, ecx, edx = identity.values
     parts = ((register & 0xFFFFFFFF).to_bytes(4, "little") for register in (ebx, edx, ecx))
-    return b"".join(parts).decode("ascii", "backslashreplace")
+    return b"".join(parts).decode("ascii", "backslashreplace").rstrip(" ")
