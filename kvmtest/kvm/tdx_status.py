@@ -7,7 +7,9 @@ arch/x86/include/asm/tdx.h; Intel TDX Module ABI specification, "Interface Funct
 Status").
 """
 
-__all__ = ["status_in_words"]
+import re
+
+__all__ = ["line_in_words", "status_in_words"]
 
 ERROR, NON_RECOVERABLE = 1 << 63, 1 << 62
 #: TDX_SW_ERROR: Linux's own marks, where the SEAMCALL did not reach the module at all.
@@ -82,3 +84,13 @@ def status_in_words(status: int) -> str:
         operand = f" ({OPERANDS.get(detail, f'detail {detail:#x}')})"
     advice = f"; {REMEDIES[name]}" if name in REMEDIES else ""
     return f"{name}{operand}{advice}"
+
+
+#: How the kernel logs a status: "SEAMCALL TDH_MNG_INIT failed: 0x…", "TD vp_enter_ret 0x…".
+_LOGGED = re.compile(r"(?:failed:?|vp_enter_ret) 0x([0-9a-f]{9,16})\b")
+
+
+def line_in_words(line: str) -> str:
+    """Return a line of the kernel log with the status that it tells in words, if it tells one."""
+    found = _LOGGED.search(line)
+    return f"{line} ({status_in_words(int(found[1], 16))})" if found else line

@@ -7,14 +7,13 @@ load the host's bits, or anything else; tdx_vcpu_run would warn.
 
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.scene import Scene
-from kvmtest.checks.witnesses.kernel_log import LogWitness
 from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.guests import Guest, td_guest
 from kvmtest.judge import Absence, claim, control
 from kvmtest.missing import Missing
 
 from .answers import is_a_td
-from .runs_under_toggling import TROUBLE
+from .trouble import open_log
 
 __all__ = ["flag_never"]
 
@@ -33,7 +32,7 @@ def flag_never(context: Context) -> Observations:
         if isinstance(log, Missing):
             yield Absence("klog", log)
         yield from scene.begin()
-        klog = None if isinstance(log, Missing) else LogWitness.open(log, TROUBLE)
+        klog = None if isinstance(log, Missing) else open_log(log)
         flags = RunFlagsWitness.open_for_tds(context) if scene.witness(RunFlagsWitness) else None
         if isinstance(flags, Missing):
             yield Absence("runflags", flags)

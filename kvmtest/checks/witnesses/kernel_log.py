@@ -5,7 +5,7 @@ Reads the reports of trouble in the kernel log, of the whole run or since a mome
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from kvmtest.checks.context import RunLog
@@ -20,18 +20,24 @@ class LogWitness:
     """Sees trouble since its opening, and of what is reported once a boot, trouble before it.
 
     A WARN_ON_ONCE that an earlier check of this run caused stays silent afterwards, so that
-    reports whose lines match ``own`` count from the run's beginning on.
+    reports whose lines match ``own`` count from the run's beginning on. ``words`` puts a line into
+    words, where its numbers have some.
     """
 
-    def __init__(self, run: RunLog, own: re.Pattern[str], begin: Position) -> None:
+    def __init__(
+        self, run: RunLog, own: re.Pattern[str], words: Callable[[str], str], begin: Position
+    ) -> None:
         self._run = run
         self._own = own
+        self._words = words
         self._begin = begin
 
     @classmethod
-    def open(cls, run: RunLog, own: re.Pattern[str]) -> Self:
+    def open(
+        cls, run: RunLog, own: re.Pattern[str], words: Callable[[str], str] = lambda line: line
+    ) -> Self:
         """Return a witness of the log from now on; raises LogError."""
-        return cls(run, own, run.log.here())
+        return cls(run, own, words, run.log.here())
 
     def look(self, state: str) -> Iterator[Reading]:
         """Claim that no trouble was reported; the controls come with it. Raises LogError."""
@@ -41,7 +47,7 @@ class LogWitness:
         earlier = troubles(whole.records[: self._begin.records])
         found = [*(each for each in earlier if self._is_own(each)), *later]
         yield from log_controls(self._run, whole, speaks=bool(found))
-        headlines = "; ".join(each.headline for each in found[:3])
+        headlines = "; ".join(self._words(each.headline) for each in found[:3])
         yield claim("klog", f"warnings {state}", len(found), 0, headlines=headlines)
 
     def _is_own(self, trouble: Trouble) -> bool:

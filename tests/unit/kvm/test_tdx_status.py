@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.kvm.tdx_status import status_in_words
+from kvmtest.kvm.tdx_status import line_in_words, status_in_words
 
 # Values of arch/x86/include/asm/shared/tdx_errno.h and arch/x86/include/asm/tdx.h.
 STATUSES = {
@@ -36,3 +36,25 @@ def test_any_status_has_words_on_one_line(status: int) -> None:
     words = status_in_words(status)
     assert words
     assert words.isprintable()
+
+
+# As arch/x86/kvm/vmx/tdx.c and arch/x86/virt/vmx/tdx/ print them.
+LINES = {
+    "SEAMCALL TDH_MEM_PAGE_AUG failed: 0xc0000b0d00000001, entry 0x0, level_state 0x0":
+        "TDX_EPT_ENTRY_STATE_INCORRECT (RCX)",
+    "SEAMCALL (0x000000000000000d) failed: 0x8000020000000092":
+        "TDX_OPERAND_BUSY (SEPT); try again",
+    "TD vp_enter_ret 0x6000000700000000": "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
+    "TDH_VP_RD[MANAGEMENT.0x20] failed 0xc000010000000001":
+        "TDX_OPERAND_INVALID (RCX); change that operand",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "words"), list(LINES.items()))
+def test_a_status_in_the_kernel_log_is_told_in_words(line: str, words: str) -> None:
+    assert line_in_words(line) == f"{line} ({words})"
+
+
+@pytest.mark.parametrize("line", ["kvm: disabled by bios", "failed: 0x12", "SEAMCALL failed: -5"])
+def test_a_line_without_a_status_stays_as_it_is(line: str) -> None:
+    assert line_in_words(line) == line

@@ -78,3 +78,10 @@ def test_a_silent_log_needs_its_controls(growing: GrowingLog) -> None:
 
 def test_lines_lost_since_the_run_began_decide_nothing(growing: GrowingLog) -> None:
     assert verdict(growing, NOTE % 2, NOTE % 9)[0] is Verdict.INCONCLUSIVE
+
+
+def test_a_headline_is_put_into_words(growing: GrowingLog) -> None:
+    witness = LogWitness.open(RunLog(growing.log, PROVEN), re.compile("tdx"), str.upper)
+    growing.add(OTHER_WARN % 2)
+    (*_, claim) = witness.look("while a TD ran")
+    assert str(claim.raw["headlines"]).startswith("WARNING: CPU: 1 PID: 7 AT FS/NAMEI.C")
