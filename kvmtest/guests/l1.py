@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Self
 
 from kvmtest._native import lib
 from kvmtest.errors import KvmtestError
+from kvmtest.kvm import Vcpu
 
 from . import commands
 from .commands import Command, Result
@@ -31,7 +32,7 @@ from .guest import Guest
 from .mailbox import Mailbox
 from .vmcs12 import CAPABILITIES, ENCODINGS, contents
 
-__all__ = ["FAILED_ENTRY", "L1", "VmExit", "VmFail"]
+__all__ = ["FAILED_ENTRY", "IA32_FEATURE_CONTROL", "L1", "VmExit", "VmFail", "allow_vmx"]
 
 # Intel SDM volume 4, table 2-2.
 IA32_FEATURE_CONTROL, LOCKED, VMX_OUTSIDE_SMX = 0x3A, 1 << 0, 1 << 2
@@ -75,8 +76,7 @@ class L1:
         self._own = guest.transport
         self._l2 = Mailbox(guest.memory, lib.GUEST_L2_MAILBOX)
         self._is_launched = False
-        # As firmware does.
-        guest.vcpu.set_msr(IA32_FEATURE_CONTROL, LOCKED | VMX_OUTSIDE_SMX)
+        allow_vmx(guest.vcpu)
         indices = [IA32_VMX_BASIC, *CAPABILITIES.values()]
         values = guest.execute(*map(commands.rdmsr, indices))
         msrs = dict(zip(indices, (result.value for result in values), strict=True))
@@ -203,6 +203,11 @@ class L1:
                 what = f"L1's command {command.op} of {command.arguments} failed: {failure}"
                 raise KvmtestError(f"{what}; look at the kernel log")
         return results
+
+
+def allow_vmx(vcpu: Vcpu) -> None:
+    """Let a vCPU's guest use VMX, as firmware does; raises MsrRefused where KVM has none for it."""
+    vcpu.set_msr(IA32_FEATURE_CONTROL, LOCKED | VMX_OUTSIDE_SMX)
 
 
 def _failure(result: Result) -> VmFail | None:

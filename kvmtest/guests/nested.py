@@ -13,12 +13,11 @@ from kvmtest._native import ffi, lib
 from kvmtest.kvm import Vcpu
 
 from .guest import Guest
+from .l1 import allow_vmx
 from .vmcs12 import CAPABILITIES, NO_MEMORY, contents, of_nested_state
 
 __all__ = ["NO_MEMORY", "NestedGuest"]
 
-# Intel SDM volume 4, table 2-2.
-IA32_FEATURE_CONTROL, LOCKED, VMX_OUTSIDE_SMX = 0x3A, 1 << 0, 1 << 2
 CR4_VMXE = 1 << 13
 NO_PAGE = (1 << 64) - 1
 
@@ -34,7 +33,7 @@ class NestedGuest:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         vcpu = guest.vcpu
-        vcpu.set_msr(IA32_FEATURE_CONTROL, LOCKED | VMX_OUTSIDE_SMX)
+        allow_vmx(vcpu)
         sregs = vcpu.get_sregs()
         sregs.cr4 |= CR4_VMXE
         vcpu.set_sregs(sregs)

@@ -26,6 +26,7 @@ SYSENTER_EIP, VALUE = 0x176, 0x123456789A
 # In no CPU, but in the MSR bitmap: RDMSR beyond it exits to L1.
 BOGUS = 0x1FFE
 DEBUGCTL, RESERVED = 0x1D9, 1 << 16
+VMCLEAR = commands.vmclear(lib.GUEST_VMCS12, lib.VMCS12_REVISION)
 PROCESSOR = "cpu_based_vm_exec_control"
 #: What L1 may write: not the information about exits.
 WRITABLE = {name: encoding for name, encoding in ENCODINGS.items() if encoding >> 10 & 3 != 1}
@@ -63,6 +64,10 @@ def errors() -> None:
         check("VMLAUNCH outside VMX operation", outside.fault and outside.fault.name, "#UD")
         l1 = L1(guest)
         tried = l1.try_command
+        check("VMCLEAR of the current VMCS", tried(VMCLEAR), None)
+        check("VMREAD without a VMCS", tried(commands.vmread(0x4400)), VmFail(None))
+        check("VMLAUNCH without a VMCS", l1.enter(), VmFail(None))
+        check("VMPTRLD", tried(commands.vmptrld(lib.GUEST_VMCS12)), None)
         check("VMREAD of no field", tried(commands.vmread(0xFFF0)), VmFail(12))
         check("VMPTRLD of VMXON's page", tried(commands.vmptrld(lib.GUEST_VMXON)), VmFail(10))
         check("VMXON again", tried(commands.vmxon(lib.GUEST_VMXON, 0)), VmFail(15))

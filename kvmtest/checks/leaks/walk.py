@@ -24,7 +24,7 @@ from kvmtest.checks.stimuli.debugctl_writes import (
     GUEST_WRITES_0,
     USERSPACE_WRITES_0,
 )
-from kvmtest.checks.stimuli.nesting import CodedL2, FailingL2, GivenL2, RestoredL2
+from kvmtest.checks.stimuli.nesting import CodedL2, GivenL2
 from kvmtest.checks.stimuli.stimulus import Stimulus
 from kvmtest.checks.stimuli.toggles import toggle, toggle_and_show
 from kvmtest.guests import Guest, commands
@@ -307,10 +307,10 @@ def _restored(run: StepRun) -> Observations:
     """Restore a running L2 after the knob was turned on, and again while it stays on."""
     if answer(run.scene.machine, "nested"):
         return
-    l2 = RestoredL2()
+    l2 = GivenL2()
     yield from run.set_knob(0)
     run.watchers.settle()
-    yield from run.watchers.apply(Stimulus("L1 launched L2, which was saved", l2.launch))
+    yield from run.watchers.apply(Stimulus("L1 launched L2, which was saved", l2.enter_to_save))
     yield from run.set_knob(1)
     for _ in range(2):
         yield from run.watchers.apply(Stimulus("L2 was restored", l2.restore))
@@ -322,10 +322,10 @@ def _vmfail(run: StepRun) -> Observations:
     """Turn the knob on before an entry to L2 that fails in the CPU."""
     if answer(run.scene.machine, "nested"):
         return
-    l2 = FailingL2()
+    l2 = GivenL2()
     yield from run.set_knob(0)
     run.watchers.settle()
-    yield from run.watchers.apply(Stimulus("L1 launched L2", l2.launch))
+    yield from run.watchers.apply(Stimulus("L1 launched L2", l2.enter_to_fail))
     yield from run.set_knob(1)
     what = "L1 went on after an entry to L2 failed that saw the toggle"
     yield from run.watchers.apply(Stimulus(what, l2.fail))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.leaks.walk import Step
 from kvmtest.checks.scene import Scene
-from kvmtest.checks.stimuli.nesting import CodedL2, FailingL2, GivenL2
+from kvmtest.checks.stimuli.nesting import CodedL2, GivenL2
 from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.checks.witnesses.witness import Entry
@@ -92,10 +92,10 @@ def vmfail_reload(context: Context) -> Observations:
     with Scene(context, "vmcs") as scene, scene.guest() as guest:
         yield from scene.begin()
         scene.run(guest)
-        l2 = FailingL2()
+        l2 = GivenL2()
         for value in (1, 0, 1):
             yield from scene.set_knob(1 - value)
-            l2.launch(guest)
+            l2.enter_to_fail(guest)
             yield from scene.set_knob(value)
             state = f"after an entry to L2 failed that saw freeze_on_smi go to {value}"
             what, remedy = f"L1 went on {state}", "report this KVM: it does not refuse it"

@@ -13,7 +13,7 @@ from kvmtest.guests.saved import SavedGuest
 from .stimulus import Stimulus
 from .vmcs12_debugctl import controls
 
-__all__ = ["CodedL2", "FailingL2", "GivenL2", "RestoredL2", "relaunched_l2"]
+__all__ = ["CodedL2", "GivenL2", "relaunched_l2"]
 
 
 def relaunched_l2(guest: Guest) -> Stimulus:
@@ -48,9 +48,12 @@ class CodedL2:
         return l1.enter() is None
 
     def leave(self, guest: Guest) -> bool:
-        """Have L2 exit to L1; return whether L1 runs."""
-        self.of(guest).leave()
-        return not self.of(guest).is_in_l2
+        """Have L2 exit to L1; return whether it did."""
+        l1 = self.of(guest)
+        was_in_l2 = l1.is_in_l2
+        if was_in_l2:
+            l1.leave()
+        return was_in_l2
 
     def end(self, guest: Guest) -> bool:
         """Have L1 leave VMX operation; return whether it did."""
@@ -58,10 +61,11 @@ class CodedL2:
 
 
 class GivenL2:
-    """Has userspace give KVM the state of an L2 that is being launched."""
+    """Has userspace give KVM the state of an L2 that is being launched, or that was saved."""
 
     def __init__(self) -> None:
         self._nested: dict[Guest, NestedGuest] = {}
+        self._saved: dict[Guest, SavedGuest] = {}
 
     def of(self, guest: Guest) -> NestedGuest:
         """Return the nested guest that a booted guest is, or now becomes."""
@@ -79,43 +83,24 @@ class GivenL2:
         self.of(guest).leave_l2()
         return not self.of(guest).is_in_l2
 
-
-class FailingL2(GivenL2):
-    """Makes a guest's next entry to L2 fail: KVM accepts vmcs12, and the CPU refuses it."""
-
-    def launch(self, guest: Guest) -> bool:
-        """Have L1 launch L2, and make its next entry fail; return whether L2 runs."""
-        self.enter(guest)
+    def enter_to_fail(self, guest: Guest) -> bool:
+        """Enter L2, whose next entry will fail: KVM accepts vmcs12, and the CPU refuses it."""
+        is_in_l2 = self.enter(guest)
         self.of(guest).remove_virtual_apic_page()
-        return self.of(guest).is_in_l2
+        return is_in_l2
 
     def fail(self, guest: Guest) -> bool:
         """Enter L2, which fails; return whether L1 runs on."""
         return self.of(guest).fail_entry()
 
-
-class RestoredL2:
-    """Saves a guest in L2, and restores it into its own vCPU."""
-
-    def __init__(self) -> None:
-        self._saved: dict[Guest, tuple[NestedGuest, SavedGuest]] = {}
-
-    def launch(self, guest: Guest) -> bool:
-        """Have L1 launch L2, and save it; return whether L2 runs."""
-        nested = NestedGuest(guest)
-        nested.enter_l2()
-        self._saved[guest] = nested, SavedGuest.of(guest)
-        return nested.is_in_l2
+    def enter_to_save(self, guest: Guest) -> bool:
+        """Enter L2, and save it; return whether L2 runs."""
+        is_in_l2 = self.enter(guest)
+        self._saved[guest] = SavedGuest.of(guest)
+        return is_in_l2
 
     def restore(self, guest: Guest) -> bool:
-        """Restore L2; return whether L2 is to run."""
-        nested, saved = self._saved[guest]
+        """Restore the saved L2 into its own vCPU; return whether L2 is to run."""
         guest.vcpu.complete()
-        saved.restore(guest)
-        return nested.is_in_l2
-
-    def leave(self, guest: Guest) -> bool:
-        """Have L1 run again, outside VMX operation; return whether it does."""
-        nested, _ = self._saved[guest]
-        nested.leave_l2()
-        return not nested.is_in_l2
+        self._saved[guest].restore(guest)
+        return self.of(guest).is_in_l2
