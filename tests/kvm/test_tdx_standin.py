@@ -48,6 +48,7 @@ ANSWERS: dict[str, object] = {
     "FINALIZE before INIT_VM": -errno.EINVAL,
     "run before FINALIZE": -errno.EINVAL,
     "FINALIZE twice": -errno.EINVAL,
+    "a guest_memfd mapped": [-errno.ENODEV, 0],
     # KVM_GET_MSRS reads none.
     "registers": [-errno.EINVAL, 0],
     "TDCALL in 32-bit mode": SHUTDOWN,

@@ -153,6 +153,23 @@ def added_twice() -> list[int]:
     return [first, moved[0] - made.source, moved[1] - RESET_PAGE, moved[2], made.add_page()]
 
 
+def mapped() -> list[int]:
+    """Map a guest_memfd, and then another file that gets its number."""
+    made = td("init_vm")
+    fd = made.ioctl(made.vm, CREATE_GUEST_MEMFD, struct.pack("<QQ48x", PAGE, 0))
+    results = []
+    for other in (fd, os.memfd_create("another")):
+        if other != fd:
+            os.dup2(other, fd)
+            os.ftruncate(fd, PAGE)
+        try:
+            mmap.mmap(fd, PAGE).close()
+            results.append(0)
+        except OSError as error:
+            results.append(-(error.errno or 0))
+    return results
+
+
 SCENARIOS: dict[str, Callable[[], object]] = {
     "types": lambda: RawTd().extension(CAP_VM_TYPES) >> TDX_VM & 1,
     "guest_memfd": lambda: RawTd().extension(CAP_GUEST_MEMFD),
@@ -182,6 +199,7 @@ SCENARIOS: dict[str, Callable[[], object]] = {
     "FINALIZE before INIT_VM": lambda: td().finalize(),
     "run before FINALIZE": lambda: td(*ORDER).enter(),
     "FINALIZE twice": lambda: (made := td("init_vm")).finalize() or made.finalize(),
+    "a guest_memfd mapped": mapped,
     "registers": protected,
     "TDCALL in 32-bit mode": lambda: entered(bytes.fromhex("660f01cc")),
     "port I/O": lambda: entered(bytes.fromhex("e610")),

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import os
+import re
 import sys
 import tempfile
 from dataclasses import asdict
@@ -23,10 +23,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = options.tree or Path(folder) / "host"
         wrong = (*options.fault, *options.hardship)
-        ended = StandIn(root, os.cpu_count() or 1, wrong).run(options.command)
+        ended = StandIn(root, _cpus(), wrong).run(options.command)
     if options.record:
         options.record.write_text(json.dumps(asdict(ended), indent=1))
     return ended.status
+
+
+def _cpus() -> int:
+    """Return how many CPUs the host needs, so that each CPU of this machine is one of them."""
+    online = Path("/sys/devices/system/cpu/online").read_text()
+    return int(re.split("[-,]", online.strip())[-1]) + 1
 
 
 sys.exit(main())

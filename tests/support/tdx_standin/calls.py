@@ -30,6 +30,7 @@ from kvmtest.interleave.tracer import (
 from .td import Refused
 
 MMAP = 9
+_CLOSE, _DUP2, _DUP3 = 3, 33, 292
 _ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 _SYSCALL_SIZE = 2
 # linux/ptrace.h
@@ -159,6 +160,12 @@ class Call:
     @property
     def process(self) -> int:
         return self._tracees.process(self.tid)
+
+    @property
+    def closes(self) -> tuple[int, int] | None:
+        """The process and the descriptor that the call closes, or makes another file's."""
+        at = {_CLOSE: 0, _DUP2: 1, _DUP3: 1}.get(self.number)
+        return None if at is None else (self.process, self.arguments[at] & 0xFFFFFFFF)
 
     @property
     def scratch(self) -> int:

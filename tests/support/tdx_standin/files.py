@@ -9,7 +9,7 @@ from kvmtest.interleave.tracer import TracerError
 from .calls import Call
 from .host import Host, Opened
 
-READ, WRITE, OPEN, CLOSE, LSEEK, PREAD, PWRITE = 0, 1, 2, 3, 8, 17, 18
+READ, WRITE, OPEN, LSEEK, PREAD, PWRITE = 0, 1, 2, 8, 17, 18
 MKDIR, RMDIR, OPENAT, MKDIRAT, UNLINKAT = 83, 84, 257, 258, 263
 _AT_REMOVEDIR = 0x200
 
@@ -63,15 +63,12 @@ class Files:
             return True
         if call.number in PATHS:
             return self._by_path(call)
-        key = (call.process, call.arguments[0] & 0xFFFFFFFF)
-        opened = self._opened.get(key)
-        if opened is None:
-            return False
-        if call.number == CLOSE:
-            del self._opened[key]
+        if (closed := call.closes) is not None:
+            self._opened.pop(closed, None)
             return False
         answer = self._answers.get(call.number)
-        if answer is None:
+        opened = self._opened.get((call.process, call.arguments[0] & 0xFFFFFFFF))
+        if answer is None or opened is None:
             return False
         answer(call, opened)
         return True

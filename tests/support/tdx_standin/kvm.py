@@ -1,7 +1,7 @@
 """KVM, as the traced processes have it: which descriptor is a TD's or its vCPU's.
 
 What KVM documents for a TD is answered, or passed on to the machine's own KVM, where a plain VM
-runs the TD's code; all else is refused. VMs of other types are left alone.
+runs the TD's code; all else is refused. VMs of other types run on the machine's KVM as they are.
 """
 
 import errno
@@ -18,8 +18,6 @@ from .running import IMMEDIATE_EXIT_AT
 from .td import Td
 from .vcpu import Vcpu
 from .vm import IOCTL, MMAP, Vm, check_extension
-
-CLOSE = 3
 
 
 class Ordinary:
@@ -58,11 +56,12 @@ class Kvm:
             return self._ioctl(call)
         if call.number == MMAP:
             return self._mmap(call)
-        if call.number == CLOSE:
-            key = (call.process, call.arguments[0] & 0xFFFFFFFF)
+        if (key := call.closes) is not None:
             for fds in (self._vms, self._vcpus, self._ordinary_vcpus):
                 fds.pop(key, None)
             self._ordinary_vms.discard(key)
+            for vm in self._vms_of(call.process):
+                vm.memfds.pop(key[1], None)
         return False
 
     def executed(self, process: int) -> None:
@@ -71,6 +70,9 @@ class Kvm:
             for key in [key for key in fds if key[0] == process]:
                 fds.pop(key)
         self._ordinary_vms = {key for key in self._ordinary_vms if key[0] != process}
+
+    def _vms_of(self, process: int) -> list[Vm]:
+        return [vm for (owner, _), vm in self._vms.items() if owner == process]
 
     def _ioctl(self, call: Call) -> bool:
         key = (call.process, call.arguments[0] & 0xFFFFFFFF)
@@ -133,8 +135,7 @@ class Kvm:
         key = (call.process, fd & 0xFFFFFFFF)
         vcpu = self._vcpus[key].running if key in self._vcpus else self._ordinary_vcpus.get(key)
         if vcpu is None:
-            if any(fd in vm.memfds for (process, _), vm in self._vms.items()
-                   if process == call.process):  # fmt: skip
+            if any(key[1] in vm.memfds for vm in self._vms_of(call.process)):
                 # A guest_memfd can't be mapped.
                 call.answer(-errno.ENODEV)
                 return True
