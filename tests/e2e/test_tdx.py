@@ -10,6 +10,7 @@ import pytest
 from support.stand_in import command, need_kvm
 from support.tdx_standin.abi import PAGE
 from support.tdx_standin.faults import FAULTS, HARDSHIPS
+from support.tdx_standin.host import LACKS
 from support.tdx_standin.measurement import Measurement
 from support.under_tdx import UnderTdx, under_tdx
 
@@ -22,13 +23,15 @@ from kvmtest.properties import PROPERTIES
 DECIDED = [p.id for p in PROPERTIES if p.id.startswith("tdx.") and p.id != "tdx.leak.host-events"]
 
 
-def run(folder: Path, *ids: str, fault: str = "", hardship: str = "") -> tuple[Evidence, UnderTdx]:
+def run(
+    folder: Path, *ids: str, fault: str = "", hardship: str = "", lack: str = ""
+) -> tuple[Evidence, UnderTdx]:
     need_kvm()
     words = command("run", "-o", folder / "out", "--allow-other-vms")
     for each in ids:
         words += ["--only", each]
     faults, hardships = ([each] if each else [] for each in (fault, hardship))
-    ran = under_tdx(*words, folder=folder, faults=faults, hardships=hardships)
+    ran = under_tdx(*words, folder=folder, faults=faults, hardships=hardships, lack=lack)
     assert "Traceback" not in ran.err + ran.out, ran.err
     return load(folder / "out"), ran
 
@@ -39,7 +42,7 @@ def verdicts(evidence: Evidence) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, UnderTdx]:
-    ids = (*DECIDED, "host.knob-effective", "host.msr-survives", "any.no-warnings")
+    ids = (*DECIDED, "host.knob-effective", "host.msr-survives")
     return run(tmp_path_factory.mktemp("sound"), *ids)
 
 
@@ -117,6 +120,17 @@ def test_a_property_notices_a_fault(tmp_path: Path, fault: str) -> None:
     evidence, ran = run(tmp_path, owner, fault=fault)
     assert verdicts(evidence) == {owner: "FAIL"}, ran.out
     assert ran.status == 1
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_what_the_host_lacks_is_named(tmp_path: Path, lack: str) -> None:
+    evidence, ran = run(tmp_path, *DECIDED, "host.knob-effective", lack=lack)
+    told = {result.id: (result.verdict, result.reason) for result in evidence.results}
+    assert told.pop("host.knob-effective")[0] == "PASS"
+    for verdict, reason in told.values():
+        assert verdict == "SKIP"
+        assert reason.startswith(LACKS[lack].said)
+    assert ran.tds == []
 
 
 def test_each_property_has_a_fault_that_it_notices() -> None:

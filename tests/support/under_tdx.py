@@ -30,12 +30,17 @@ def under_tdx(
     folder: Path,
     faults: Sequence[str] = (),
     hardships: Sequence[str] = (),
+    lack: str = "",
     timeout: float = 60,
 ) -> UnderTdx:
-    """Run ``words`` on a stand-in TDX host with these faults, whose files go to ``folder``."""
+    """Run ``words`` on a stand-in TDX host with these faults, whose files go to ``folder``.
+
+    ``lack`` is a link that the host is without.
+    """
     record = folder / "record.json"
     options = [word for fault in faults for word in ("--fault", fault)]
     options += [word for hardship in hardships for word in ("--hardship", hardship)]
+    options += ["--lack", lack] if lack else []
     own = [sys.executable, "-m", "support.tdx_standin", "--tree", folder / "host"]
     done = subprocess.run(
         [*map(str, own), "--record", str(record), *options, "--", *map(str, words)],

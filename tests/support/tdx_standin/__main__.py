@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .faults import FAULTS, HARDSHIPS
+from .host import LACKS
 from .standin import StandIn
 
 
@@ -16,6 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m support.tdx_standin")
     parser.add_argument("--fault", action="append", default=[], choices=FAULTS)
     parser.add_argument("--hardship", action="append", default=[], choices=HARDSHIPS)
+    parser.add_argument("--lack", choices=LACKS, help="a link that the host is without")
     parser.add_argument("--tree", type=Path, help="where the host's files are made")
     parser.add_argument("--record", type=Path, help="where to write what was seen, as JSON")
     parser.add_argument("command", nargs="+")
@@ -23,7 +25,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = options.tree or Path(folder) / "host"
         wrong = (*options.fault, *options.hardship)
-        ended = StandIn(root, _cpus(), wrong).run(options.command)
+        ended = StandIn(root, _cpus(), wrong, LACKS.get(options.lack)).run(options.command)
     if options.record:
         options.record.write_text(json.dumps(asdict(ended), indent=1))
     return ended.status

@@ -30,6 +30,9 @@ from support.stand_in import (
 FREEZE_WHILE_SMM = 1 << 14
 _IA32_TSC, _MSR_SMI_COUNT, _IA32_DEBUGCTL, _IA32_PERF_CAPABILITIES = 0x10, 0x34, 0x1D9, 0x345
 _FREEZE_CAPABLE = 1 << 12
+#: What SEAM and its KeyIDs show in: IA32_MTRRCAP bit 15, IA32_MKTME_KEYID_PARTITIONING[63:32].
+_IA32_MTRRCAP, _IA32_MKTME_KEYID_PARTITIONING = 0xFE, 0x87
+_SEAMRR, _PRIVATE_KEYIDS = 1 << 15 | 10, 64 << 32
 TRACING = "/sys/kernel/tracing"
 CLEAR = "/sys/kernel/debug/clear_warn_once"
 RELEASE = "6.18.15-amd64"
@@ -52,11 +55,40 @@ _USER_FACILITY = 1 << 3
 _WARNING = 4
 
 
-def tdx_host(root: Path, cpus: int) -> Tree:
-    """Make the files of an Intel host with ``cpus``, whose KVM has TDX."""
+_PLATFORM_FLAG = "tdx_host_platform"
+_PARAMETER = "/sys/module/kvm_intel/parameters"
+_OFF = {f"{_PARAMETER}/tdx": "N\n"}
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A link that the host lacks: ``said`` begins the reason for which properties are skipped.
+
+    KVM turns kvm_intel.tdx off whatever is missing, and then has no VMs of the type.
+    """
+
+    said: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    msrs: Mapping[int, int] = field(default_factory=dict)
+    log: str = ""
+    has_platform: bool = True
+
+
+LACKS = {
+    "parameter": Lack("TDX is off (kvm_intel.tdx=N)"),
+    "seam": Lack("the CPU has no SEAM", msrs={_IA32_MTRRCAP: 10}, has_platform=False),
+    "keyids": Lack("the firmware gives TDX too few private KeyIDs",
+                   msrs={_IA32_MKTME_KEYID_PARTITIONING: 0}, has_platform=False),
+    "module": Lack("the TDX module does not serve", log="virt/tdx: module not loaded"),
+    "ept": Lack("EPT: off", files={f"{_PARAMETER}/ept": "N\n"}),
+}  # fmt: skip
+
+
+def tdx_host(root: Path, cpus: int, lack: Lack | None = None) -> Tree:
+    """Make the files of an Intel host with ``cpus``, whose KVM has TDX, but for what it lacks."""
     tree = intel_host(root, cpus=cpus)
     files: dict[str, str | bytes] = {
-        "/proc/cpuinfo": "".join(_processor(number) for number in range(cpus)),
+        "/proc/cpuinfo": "".join(_processor(number, lack) for number in range(cpus)),
         "/proc/version": f"{VERSION}\n",
         "/proc/sys/kernel/osrelease": f"{RELEASE}\n",
         "/proc/sys/kernel/tainted": "0\n",
@@ -72,6 +104,8 @@ def tdx_host(root: Path, cpus: int) -> Tree:
     }
     for name, value in _PARAMETERS.items():
         files[f"/sys/module/kvm_intel/parameters/{name}"] = f"{value}\n"
+    if lack:
+        files |= {**_OFF, **lack.files}
     for name, content in files.items():
         write(tree, name, content)
     tree.path(f"{TRACING}/instances/.keep").unlink()
@@ -80,10 +114,11 @@ def tdx_host(root: Path, cpus: int) -> Tree:
     return tree
 
 
-def _processor(number: int) -> str:
+def _processor(number: int, lack: Lack | None) -> str:
     flags = "flags\t\t: msr vmx rtm"
+    platform = _PLATFORM_FLAG if lack is None or lack.has_platform else ""
     text = PROCESSOR.format(number=number)
-    return text.replace(flags, f"{flags} xsave osxsave ept x2apic tdx_host_platform")
+    return text.replace(flags, f"{flags} ss xsave osxsave movdir64b ept x2apic {platform}")
 
 
 def _btf() -> bytes:
@@ -142,9 +177,18 @@ class Probe:
 class Host:
     """What of the host behaves. ``tree`` has the plain files."""
 
-    def __init__(self, tree: Tree, cpus: int) -> None:
+    def __init__(self, tree: Tree, cpus: int, lack: Lack | None = None) -> None:
         self.tree = tree
         self.cpus = cpus
+        self.has_tdx = lack is None
+        #: MSRs that never change, alike on every CPU.
+        self.constant_msrs = {
+            _IA32_PERF_CAPABILITIES: _FREEZE_CAPABLE,
+            _MSR_SMI_COUNT: 0,
+            _IA32_MTRRCAP: _SEAMRR,
+            _IA32_MKTME_KEYID_PARTITIONING: _PRIVATE_KEYIDS,
+            **(lack.msrs if lack else {}),
+        }
         self.knob = 1
         self.debugctl = dict.fromkeys(range(cpus), FREEZE_WHILE_SMM)
         self.records: list[bytes] = []
@@ -159,6 +203,7 @@ class Host:
         }
         for cpu in range(cpus):
             self._devices[f"/dev/cpu/{cpu}/msr"] = _MsrFile(self, cpu)
+        self.log(lack.log if lack and lack.log else "virt/tdx: module initialized")
 
     def device(self, path: str) -> Device | None:
         """Return the device at a path of the host's, None for a plain file."""
@@ -293,8 +338,7 @@ class _MsrFile(Device):
     def read(self, opened: Opened, count: int, at: int | None) -> bytes | int:
         values = {
             _IA32_DEBUGCTL: self._host.debugctl[self._cpu],
-            _IA32_PERF_CAPABILITIES: _FREEZE_CAPABLE,
-            _MSR_SMI_COUNT: 0,
+            **self._host.constant_msrs,
             _IA32_TSC: time.monotonic_ns(),
         }
         index = opened.at if at is None else at

@@ -87,16 +87,19 @@ class Kvm:
             self._ordinary_vcpus[key].run(call)
         elif key in self._ordinary_vms and request == abi.CREATE_VCPU:
             call.go_on(self._created_ordinary_vcpu)
-        elif request == abi.CREATE_VM and call.arguments[2] == abi.TDX_VM:
+        elif request == abi.CREATE_VM and self._is_td(call.arguments[2]):
             call.arguments[2] = 0
             call.go_on(self._created_vm)
         elif request == abi.CREATE_VM:
             call.go_on(self._created_ordinary_vm)
-        elif request == abi.CHECK_EXTENSION:
+        elif request == abi.CHECK_EXTENSION and self._host.has_tdx:
             check_extension(call)
         else:
             return False
         return True
+
+    def _is_td(self, kind: int) -> bool:
+        return kind == abi.TDX_VM and self._host.has_tdx
 
     def _created_vm(self, call: Call) -> None:
         if call.result >= 0:

@@ -23,7 +23,7 @@ from kvmtest.interleave.tracer import (
 
 from .calls import Call, Tracees
 from .files import Files
-from .host import Host, tdx_host
+from .host import Host, Lack, tdx_host
 from .kvm import Kvm
 
 # linux/ptrace.h
@@ -41,10 +41,12 @@ class Ended:
 
 
 class StandIn:
-    """A TDX host whose files are below ``root``, with ``faults``."""
+    """A TDX host whose files are below ``root``, with ``faults``, and without what it lacks."""
 
-    def __init__(self, root: Path, cpus: int, faults: Collection[str] = ()) -> None:
-        self._host = Host(tdx_host(root, cpus), cpus)
+    def __init__(
+        self, root: Path, cpus: int, faults: Collection[str] = (), lack: Lack | None = None
+    ) -> None:
+        self._host = Host(tdx_host(root, cpus, lack), cpus, lack)
         self._kvm = Kvm(self._host, faults)
         self._files = Files(self._host)
 

@@ -43,7 +43,8 @@ def run(host: Seen, *faults: str) -> list[str]:
 
 def test_a_sound_kvm_raises_no_flag_and_keeps_the_bit(host: Seen) -> None:
     assert run(host) == ["1", "1", "0", "1"]
-    assert (host.flags, host.records) == ([0] * 4, [])
+    assert host.flags == [0] * 4
+    assert not any(b"WARNING" in record for record in host.records)
 
 
 @pytest.mark.parametrize(("fault", "told"), [
