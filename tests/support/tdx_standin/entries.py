@@ -7,6 +7,13 @@ from .host import TDX_VCPU_RUN, VMX_VCPU_RUN, Host
 
 _LOAD_DEBUGCTL = 1 << 2
 _PROCESSOR_FIELD = 36
+#: So often an interrupt of the host has KVM enter again within one KVM_RUN. As on a real host, hits
+#: outnumber KVM_RUNs then, of which some end before they enter.
+_INTERRUPTED_EVERY = 8
+
+
+def _again(entries: int) -> bool:
+    return not entries % _INTERRUPTED_EVERY
 
 
 class OrdinaryEntries:
@@ -15,6 +22,7 @@ class OrdinaryEntries:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._host_debugctl = 0
+        self._count = 0
 
     def enter(self, tid: int, cpu: int) -> None:
         """Note an entry on a CPU: the flag is raised once for each change of the host's bit."""
@@ -22,6 +30,9 @@ class OrdinaryEntries:
         flags = _LOAD_DEBUGCTL if bit != self._host_debugctl else 0
         self._host_debugctl = bit
         self._host.hit(VMX_VCPU_RUN, tid, cpu, flags)
+        self._count += 1
+        if _again(self._count):
+            self._host.hit(VMX_VCPU_RUN, tid, cpu, 0)
 
 
 class Entries:
@@ -48,6 +59,8 @@ class Entries:
         # As KVM compares with a new vCPU's host_debugctl, which is 0.
         is_flagged = bit != (before or 0) and bool(self._faults & {"flag-seen", "flag-unwarned"})
         self._host.hit(TDX_VCPU_RUN, tid, cpu, _LOAD_DEBUGCTL if is_flagged else 0)
+        if _again(self.count):
+            self._host.hit(TDX_VCPU_RUN, tid, cpu, 0)
         if (is_flagged and "flag-seen" in self._faults) or (is_toggled and "warns" in self._faults):
             self._host.warn_on_once(TDX_VCPU_RUN, cpu, tid)
         return "a toggle" if is_toggled and "dies-of-toggle" in self._faults else ""

@@ -78,5 +78,17 @@ def test_an_ordinary_guest_is_told_once_of_each_change(host: Seen) -> None:
     assert host.flags == [4, 0, 4, 0, 4]
 
 
+def test_an_interrupt_of_the_host_has_kvm_enter_again_unflagged(host: Seen) -> None:
+    ordinary, td = OrdinaryEntries(host), Entries(host, {"flag-seen"})
+    for _ in range(8):
+        ordinary.enter(SELF, 0)
+    assert host.flags == [4, *[0] * 8]
+    host.flags.clear()
+    for _ in range(8):
+        td.enter(SELF, 0)
+    assert host.flags == [4, *[0] * 8]
+    assert td.count == 8
+
+
 def test_the_cpu_of_a_thread_is_one_that_it_may_run_on() -> None:
     assert processor(SELF) in os.sched_getaffinity(0)
