@@ -19,6 +19,7 @@ from .stimulus import Stimulus
 __all__ = [
     "FREEZE_BIT_WRITES",
     "GUEST_WRITES_0",
+    "OWN_BITS",
     "REFUSED",
     "TAKEN",
     "USERSPACE_WRITES_0",

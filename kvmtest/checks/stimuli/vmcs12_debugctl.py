@@ -6,6 +6,8 @@ KVM_SET_NESTED_STATE of the same vmcs12.
 """
 
 import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from kvmtest._native import ffi, lib
@@ -33,6 +35,7 @@ __all__ = [
     "enter_by_l1",
     "enter_by_userspace",
     "state_debugctl",
+    "taken_from_userspace",
     "takes_freeze_bit",
 ]
 
@@ -74,21 +77,35 @@ def enter_by_userspace(l1: L1) -> Attempt:
     EINVAL.
     """
     vcpu = l1.guest.vcpu
+    with _borrowed(vcpu) as state:
+        if not _is_taken(vcpu, state):
+            return Attempt(REFUSED)
+        return Attempt(ENTERED, vcpu.get_msr(IA32_DEBUGCTL))
+
+
+def taken_from_userspace(l1: L1, values: Iterable[int]) -> list[int]:
+    """Return which values :func:`enter_by_userspace` could enter L2 with in vmcs12's DEBUGCTL."""
+    vcpu, taken = l1.guest.vcpu, []
+    with _borrowed(vcpu) as state:
+        for value in values:
+            of_nested_state(state).guest_ia32_debugctl = value
+            if _is_taken(vcpu, state):
+                taken.append(value)
+    return taken
+
+
+@contextmanager
+def _borrowed(vcpu: Vcpu) -> Iterator[Any]:
+    """Yield the state of an L2 at its VM-entry, a ``char[]``; L1's is set again afterwards."""
     vcpu.complete()
     regs, sregs, debugctl = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_msr(IA32_DEBUGCTL)
     before = vcpu.get_nested_state()
     state: Any = ffi.from_buffer("char[]", bytearray(before))
     flags = lib.KVM_STATE_NESTED_GUEST_MODE | lib.KVM_STATE_NESTED_RUN_PENDING
     ffi.cast("struct kvm_nested_state *", state).flags |= flags
-    try:
-        vcpu.set_nested_state(bytes(ffi.buffer(state)))
-        attempt = Attempt(ENTERED, vcpu.get_msr(IA32_DEBUGCTL))
-    except KvmError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        attempt = Attempt(REFUSED)
+    yield state
     # A vCPU that is taken out of L2 copies an empty vmcs02 over vmcs12 afterwards, once: have it do
-    # so at once, and set vmcs12 again.
+    # so at once, and set vmcs12 again (docs/findings/vmcs12-overwritten-after-restore.md).
     vcpu.set_nested_state(before)
     vcpu.get_nested_state()
     vcpu.set_nested_state(before)
@@ -96,7 +113,17 @@ def enter_by_userspace(l1: L1) -> Attempt:
     vcpu.set_regs(regs)
     # A bit that a faulty KVM shows is not to be written.
     vcpu.set_msr(IA32_DEBUGCTL, debugctl & ~IA32_DEBUGCTL_FREEZE_WHILE_SMM)
-    return attempt
+
+
+def _is_taken(vcpu: Vcpu, state: Any) -> bool:
+    """Set a nested state; return False for EINVAL."""
+    try:
+        vcpu.set_nested_state(bytes(ffi.buffer(state)))
+    except KvmError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 #: The two ways into L2, which must agree.
