@@ -1,8 +1,8 @@
 """The command line
 ================
 
-``kvmtest doctor | list | run | restore | report | finding | replay | lab | smi | kernel``: gathers
-the commands, runs one, and makes an exit status of every way in which it ends.
+``kvmtest doctor | list | run | restore | report | finding | replay | lab | smi | kernel |
+watch``: gathers the commands, runs one, and makes an exit status of every way in which it ends.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from kvmtest import __version__
-from kvmtest.commands import doctor, finding, kernel, lab, replay, report, restore, run, smi
+from kvmtest.commands import doctor, finding, kernel, lab, replay, report, restore, run, smi, watch
 from kvmtest.commands import list as listing
 from kvmtest.commands.parser import Parser
 from kvmtest.errors import KvmtestError, UsageError, printable
@@ -124,7 +124,19 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"kvmtest {__version__}")
     commands = parser.add_subparsers(dest="named", required=True, metavar="COMMAND")
-    for command in (doctor, listing, run, restore, report, finding, replay, lab, smi, kernel):
+    for command in (
+        doctor,
+        listing,
+        run,
+        restore,
+        report,
+        finding,
+        replay,
+        lab,
+        smi,
+        kernel,
+        watch,
+    ):
         command.add(commands)
     return parser
 

@@ -30,19 +30,16 @@ def no_warnings(context: Context) -> Iterator[Reading | Absence]:
     if isinstance(run, Missing):
         yield Absence("klog", run)
         return
-    entries = _exercise()
-    yield from log_readings(run, run.log.since_marker(), read_taint(context.machine.tree), entries)
+    yield measure("klog", "entries into guests that this check made", _exercise())
+    yield from log_readings(run, run.log.since_marker(), read_taint(context.machine.tree))
 
 
-def log_readings(
-    run: RunLog, gained: LogSlice, taint: int | Missing, entries: int
-) -> Iterator[Reading]:
+def log_readings(run: RunLog, gained: LogSlice, taint: int | Missing) -> Iterator[Reading]:
     """Yield readings of the log's records and the kernel's taints since ``run`` began."""
     found = troubles(gained.records)
     before = run.before.taint if run.before else Missing("not read")
     tainted = troubles_gained(before, taint)
     yield from log_controls(run, gained, speaks=bool(found or tainted))
-    yield measure("klog", "entries into guests that this check made", entries)
     headlines = "; ".join(t.headline for t in found[:3])
     yield claim("klog", "warnings since the run began", len(found), 0, headlines=headlines)
     if run.before is not None:

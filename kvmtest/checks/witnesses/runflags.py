@@ -23,6 +23,8 @@ from .witness import Entry
 
 __all__ = ["RunFlagsWitness"]
 
+REMEDY = "run outside a container, where task ids are the machine's own"
+
 
 class RunFlagsWitness:
     """Sees whether an entry's run flags have KVM_RUN_LOAD_DEBUGCTL.
@@ -111,6 +113,10 @@ class RunFlagsWitness:
         """From now on, take only hits of these tasks (thread ids)."""
         self._probe.follow(tasks)
 
+    def record(self, *, on: bool) -> None:
+        """Go on recording hits, or pause: those recorded are still collected."""
+        self._probe.record(on=on)
+
     def figure(self, state: str, entries: int) -> Observations:
         """Record how often the flag was raised in ``entries`` KVM_RUNs, without a claim."""
         hits = self.collect(entries)
@@ -121,13 +127,18 @@ class RunFlagsWitness:
     def controls(self, guest: Guest) -> Observations:
         """Show that every KVM_RUN had a hit, in the right function, with flags that are known."""
         hits, entries = self._hits.hits, self._entries
-        remedy = "run outside a container, where task ids are the machine's own"
         function = self._flags.function
         what = f"{function} was hit at least once for each of {entries} KVM_RUNs"
-        yield control("runflags", what, len(hits) >= entries > 0, True, remedy, hits=len(hits))
+        yield control("runflags", what, len(hits) >= entries > 0, True, REMEDY, hits=len(hits))
+        yield from self.probe_controls()
+
+    def probe_controls(self) -> Observations:
+        """Show that the hits were in the right function, whole, and with flags that are known."""
+        hits = self._hits.hits
+        function = self._flags.function
         elsewhere = sorted({hit.symbol for hit in hits} - {function})
         what = f"functions other than {function} that were hit"
-        yield control("runflags", what, ", ".join(elsewhere) or "none", "none", remedy)
+        yield control("runflags", what, ", ".join(elsewhere) or "none", "none", REMEDY)
         what = "hits that the trace lost"
         yield control("runflags", what, "some" if self._hits.lost else "none", "none", "try again")
         unknown = 0

@@ -62,6 +62,10 @@ class KprobeEvent:
         with self._journal.kept():
             self._set("set_event_pid", " ".join(map(str, tasks)), "")
 
+    def record(self, *, on: bool) -> None:
+        """Go on recording hits, or pause: those recorded are still read."""
+        self._journal.write(f"{self._instance}/tracing_on", str(int(on)), undo="1", force=True)
+
     def read(self) -> Hits:
         """Return the hits since the last read; never waits. Raises TracingError."""
         text = self._rest

@@ -1,7 +1,7 @@
 """The trace
 =========
 
-Reads the hits of a kprobe event from an instance's ``trace`` or ``trace_pipe``
+Reads the hits of a kprobe event, or any events, from an instance's ``trace`` or ``trace_pipe``
 (Documentation/trace/ftrace.rst, kprobetrace.rst).
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kvmtest.errors import KvmtestError
 
-__all__ = ["Hit", "Hits", "TracingError", "parse_hits"]
+__all__ = ["Hit", "Hits", "Passed", "TracingError", "parse_hits", "parse_passed"]
 
 # "  name-1234    [001] d..2.  5678.123456: event: (place+0x0/0x10 [module]) a=0x1 b=0x2"
 _PLACED = (
@@ -22,6 +22,13 @@ _PLACED = (
 # Of a probe whose arguments are all fetched as x64.
 _HIT = re.compile(_PLACED + r"((?: \w+=0x[0-9a-f]{1,16})*)\s*", re.ASCII)
 _ANY_HIT = re.compile(_PLACED + r"(?: \w+=\S+)*\s*", re.ASCII)
+_PASSED = re.compile(
+    r"\s*.+-(\d+)\s+(?:\([ \d-]+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+)\.(\d{6}): (\w+): (.*)",
+    re.ASCII,
+)
+# "vcpu 0 reason HLT rip 0x..." (arch/x86/kvm/trace.h); some reasons are followed by their flags.
+_REASON = re.compile(r"\breason (\S+)", re.ASCII)
+_VCPU = re.compile(r"\bvcpu (\d{1,9})\b", re.ASCII)
 _LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
 
 
@@ -77,6 +84,38 @@ def parse_hits(text: str, event: str) -> Hits:
             time_us = int(seconds) * 1_000_000 + int(micros)
             found.append(Hit(int(task), int(cpu), time_us, values, symbol))
     return Hits(tuple(found), lost)
+
+
+class Passed(NamedTuple):
+    """One event: the task, the CPU, microseconds of CLOCK_MONOTONIC, name and text."""
+
+    pid: int
+    cpu: int
+    time_us: int
+    event: str
+    text: str
+
+    @property
+    def exit_reason(self) -> str:
+        """The reason that a kvm_exit names, such as EPT_VIOLATION; "" where it names none."""
+        match = _REASON.search(self.text)
+        return match[1] if match else ""
+
+    @property
+    def vcpu(self) -> int | None:
+        """The ID of the vCPU that a kvm_entry or kvm_exit names; None where it names none."""
+        match = _VCPU.search(self.text)
+        return int(match[1]) if match else None
+
+
+def parse_passed(text: str) -> list[Passed]:
+    """Parse whole lines of ``trace`` or ``trace_pipe``; skips what is no event."""
+    matches = map(_PASSED.fullmatch, text.split("\n"))
+    return [
+        Passed(int(m[1]), int(m[2]), int(m[3]) * 1_000_000 + int(m[4]), m[5], m[6])
+        for m in matches
+        if m
+    ]
 
 
 def _is_skipped(line: str, event: str) -> bool:

@@ -119,7 +119,7 @@ def test_silence_counts_where_a_warning_could_have_been_heard(
     said: str,
 ) -> None:
     run = RunLog(stand_in_log(tmp_path, b"").log, PROVEN, before)
-    readings = list(log_readings(run, gained, after, 2000))
+    readings = list(log_readings(run, gained, after))
     run.log.close()
     judgement = judged(readings)
     assert judgement.verdict is verdict
@@ -130,7 +130,7 @@ def test_silence_counts_where_a_warning_could_have_been_heard(
 
 def test_where_a_warning_may_be_silent_the_reason_says_what_to_do(tmp_path: Path) -> None:
     run = RunLog(stand_in_log(tmp_path, b"").log, PROVEN, EarlierWarnings(W, CANT))
-    reason = judged(list(log_readings(run, QUIET, W, 2000))).reason
+    reason = judged(list(log_readings(run, QUIET, W))).reason
     run.log.close()
     assert "debugfs can't be mounted" in reason
     assert reason.endswith("mount it, or boot anew")

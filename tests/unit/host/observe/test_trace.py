@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvmtest.host.observe.trace import Hit, Hits, TracingError, parse_hits
+from kvmtest.host.observe.trace import Hit, Hits, TracingError, parse_hits, parse_passed
 
 LINE = (
     "          kvmtest-127     [000] d..2.    58.186063: entry: "
@@ -68,3 +68,28 @@ def test_other_events_are_left_out() -> None:
 def test_what_is_no_line_of_a_trace_is_refused(line: str) -> None:
     with pytest.raises(TracingError, match="is no line of a trace"):
         parse_hits(line, "entry")
+
+
+# Lines of Linux 6.12 and 7.3.
+KVM_ENTRY = (
+    "       CPU 0/KVM-2437    [001] d..1.  1234.567890: kvm_entry: vcpu 3, rip 0xffffffff81000000"
+    " intr_info 0x800000ec error_code 0x00000000\n"
+)
+KVM_EXIT = (
+    "     q (x) 1/KVM-2438    (   2431) [000] d..1.  1234.567891: kvm_exit: vcpu 0 reason "
+    "EPT_VIOLATION rip 0x1 info1 0x181 info2 0x0 intr_info 0x0 error_code 0x0 requests 0x0\n"
+)
+KVM_HEADING = "# tracer: nop\n#\nCPU:1 [LOST 12 EVENTS]\n"
+
+
+def test_any_events_are_parsed() -> None:
+    entry, gone = parse_passed(KVM_HEADING + KVM_ENTRY + KVM_EXIT)
+    assert entry[:4] == (2437, 1, 1_234_567_890, "kvm_entry")
+    assert (entry.vcpu, entry.exit_reason) == (3, "")
+    assert gone[:4] == (2438, 0, 1_234_567_891, "kvm_exit")
+    assert (gone.vcpu, gone.exit_reason) == (0, "EPT_VIOLATION")
+
+
+def test_an_exit_of_an_old_kernel_names_no_vcpu() -> None:
+    (event,) = parse_passed(" q-1  [000] d..1 1.000000: kvm_exit: reason HLT rip 0x1 info 0 0\n")
+    assert (event.vcpu, event.exit_reason) == (None, "HLT")

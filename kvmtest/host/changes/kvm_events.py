@@ -1,0 +1,79 @@
+"""KVM's tracepoints
+=================
+
+Turns the tracepoints kvm:kvm_entry and kvm:kvm_exit on for some tasks, in a tracing instance of
+their own, through the journal (Documentation/trace/events.rst).
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Self
+
+from kvmtest.host.changes.journal import Journal
+from kvmtest.host.facts.tracefs import TRACING
+from kvmtest.host.observe.trace import Passed, TracingError, parse_passed
+from kvmtest.host.tree import Tree
+
+__all__ = ["ENTRY", "EVENTS", "EXIT", "KvmEvents"]
+
+EVENTS = ENTRY, EXIT = "kvm_entry", "kvm_exit"
+_INSTANCE = f"{TRACING}/instances/kvmtest-watch"
+
+
+class KvmEvents:
+    """The entries and exits of vCPUs that these ``tasks`` (thread ids) run; close it after use.
+
+    Raises JournalError where the kernel has no such tracepoints.
+    """
+
+    def __init__(self, tree: Tree, journal: Journal, tasks: Iterable[int]) -> None:
+        self._rest = ""
+        self._journal = journal
+        journal.make_directory(_INSTANCE)
+        # Removing the instance ends these settings: each undo need only be a value that it takes.
+        journal.write(f"{_INSTANCE}/trace_clock", "mono", undo="local")
+        self.follow(tasks)
+        for event in EVENTS:
+            journal.write(f"{_INSTANCE}/events/kvm/{event}/enable", "1", undo="0")
+        path = tree.path(f"{_INSTANCE}/trace_pipe")
+        try:
+            self._pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise TracingError(f"{path} can't be opened: {error.strerror}; run as root") from error
+
+    def follow(self, tasks: Iterable[int]) -> None:
+        """Record only events of these tasks from now on."""
+        text = " ".join(map(str, tasks))
+        self._journal.write(f"{_INSTANCE}/set_event_pid", text, undo="")
+
+    def record(self, *, on: bool) -> None:
+        """Go on recording, or pause: what is recorded is still read."""
+        self._journal.write(f"{_INSTANCE}/tracing_on", str(int(on)), undo="1", force=True)
+
+    def read(self) -> list[Passed]:
+        """Return the events since the last read. Raises TracingError.
+
+        Pause the recording before: events that come faster than they are read would never end.
+        """
+        text = self._rest
+        try:
+            while data := os.read(self._pipe, 1 << 16):
+                text += data.decode(errors="replace")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise TracingError(f"{_INSTANCE} can't be read: {error.strerror}") from error
+        whole, newline, self._rest = text.rpartition("\n")
+        return parse_passed(whole + newline)
+
+    def close(self) -> None:
+        """Close the trace; the journal removes the instance."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
