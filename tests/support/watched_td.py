@@ -3,41 +3,18 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
-from kvmtest.checks.leaks.smis import Smis
 from kvmtest.checks.leaks.watchers import Watcher, Watchers
 from kvmtest.guests import td_guest
 from kvmtest.host.facts.msr import IA32_TSC
 from kvmtest.judge.samples import Arm
 from kvmtest.kvm import MsrRefused, System
-from kvmtest.smi import Periodic
 from kvmtest.workers import Supervisor
+from support.silent_smis import silent_smis
 
 RATE_HZ = 400.0
 WINDOWS = 3
-
-
-class NoCount:
-    """A count of SMIs that never come."""
-
-    name = "nothing"
-
-    def __init__(self, cpus: tuple[int, ...]) -> None:
-        self.cpus = cpus
-
-    def read(self, cpu: int) -> int:
-        return 0
-
-    def read_all(self) -> dict[int, int]:
-        return dict.fromkeys(self.cpus, 0)
-
-    def increase(self, before: int, after: int) -> int:
-        return after - before
-
-    def close(self) -> None:
-        pass
 
 
 class Polls:
@@ -50,18 +27,12 @@ class Polls:
         return {"nothing": polls}
 
 
-@contextmanager
-def silent(_: float, __: bool) -> Iterator[None]:
-    yield None
-
-
 def main() -> None:
     cpus = tuple(sorted(os.sched_getaffinity(0))[:2])
-    source = Periodic("none", "raises none", "nothing", 10_000, silent)
     with System() as system, ExitStack() as stack:
         tds = [stack.enter_context(td_guest(system)) for _ in cpus]
         opened = stack.enter_context(ExitStack())
-        smis = Smis(source, NoCount(cpus), RATE_HZ, cpus)
+        smis = silent_smis(cpus, RATE_HZ)
         watchers = Watchers(smis, stack.enter_context(Supervisor()), opened)
         refused = 0
         for td, cpu in zip(tds, cpus, strict=True):
