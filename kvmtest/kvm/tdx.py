@@ -20,6 +20,7 @@ A TD is made in this order::
 No function here was run on hardware with TDX yet.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,8 @@ XFAM = 0b11
 ADDRESS_SIZES, ADDRESS_WIDTH, WIDTH_SHIFT = 0x80000008, 48, 16
 #: KVM_MAX_CPUID_ENTRIES (arch/x86/include/asm/kvm_host.h).
 MOST_ENTRIES = 256
+#: The TDX module takes keys from the CPU's random numbers, which others may use up for a moment.
+ENTROPY_TRIES = 1000
 REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 
@@ -160,7 +163,14 @@ def init_vm(
     places = (struct.mrconfigid, struct.mrowner, struct.mrownerconfig)
     for place, value in zip(places, measurements, strict=False):
         ffi.buffer(place)[:] = value
-    _command(vm.fd, "KVM_TDX_INIT_VM", _address(struct))
+    for left in reversed(range(ENTROPY_TRIES)):
+        try:
+            _command(vm.fd, "KVM_TDX_INIT_VM", _address(struct))
+        except TdxError as error:
+            if error.errno != errno.EAGAIN or not left:
+                raise
+        else:
+            return
 
 
 def init_vcpu(vcpu: Vcpu, rcx: int = 0) -> None:

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from kvmtest.kvm import Cpuid, CpuidEntry
+from kvmtest.kvm import Cpuid, CpuidEntry, KvmError, Vm, tdx
 from kvmtest.kvm.tdx import Capabilities, TdxError
 
 ALL = 0xFFFFFFFF
@@ -65,3 +65,30 @@ def test_an_error_of_the_tdx_module_is_told_in_words() -> None:
         "; the TDX module says TDX_OPERAND_INVALID (XFAM); change that operand"
     )
     assert error.hw_error == 0xC000010000000041
+
+
+class NoEntropy:
+    """Answers KVM_TDX_INIT_VM as if random numbers were used up, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def ioctl(self, fd: int, name: str, argument: object) -> int:
+        assert name == "KVM_MEMORY_ENCRYPT_OP"
+        if self.left:
+            self.left -= 1
+            raise KvmError(name, errno.EAGAIN)
+        return 0
+
+
+def test_a_cpu_that_is_out_of_entropy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = NoEntropy(3)
+    monkeypatch.setattr(tdx, "ioctl", answers.ioctl)
+    tdx.init_vm(Vm(-1, 0), Cpuid())
+    assert answers.left == 0
+
+
+def test_a_cpu_that_stays_out_of_entropy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tdx, "ioctl", NoEntropy(1 << 30).ioctl)
+    with pytest.raises(TdxError, match="the CPU's entropy ran out: try again"):
+        tdx.init_vm(Vm(-1, 0), Cpuid())
