@@ -1,0 +1,35 @@
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from kvmtest.checks.vmx.entry.after_emulation import emulates
+from kvmtest.interleave.model import final_bit
+from kvmtest.interleave.schedule import Does, schedules, vcpus_of
+
+PROJECT = Path(__file__).resolve().parents[3]
+DATA = json.loads((PROJECT / "docs" / "schedules.json").read_text())
+EMULATION = "vmx.entry.after-emulation"
+
+
+def test_the_schedules_page_is_what_its_data_make() -> None:
+    tool = runpy.run_path(str(PROJECT / "tools" / "schedules_doc.py"))
+    assert tool["TARGET"].read_text() == tool["document"]()
+
+
+@pytest.mark.parametrize("prop", DATA)
+def test_all_schedules_were_played_up_to_six_steps(prop: str) -> None:
+    rows = DATA[prop]["rows"]
+    assert [row["length"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row in rows:
+        listed = schedules([Does(letter) for letter in row["steps"]], row["length"])
+        chosen = [s for s in listed if prop != EMULATION or emulates(s)]
+        assert row["played"] == len(chosen)
+        assert row["looks"] == sum(len(vcpus_of(s)) for s in chosen)
+        losing = [s for s in chosen if any(_loses(s, v) for v in vcpus_of(s))]
+        assert row["wrong"] == len(losing)
+
+
+def _loses(schedule: tuple, vcpu: int) -> bool:
+    return final_bit(schedule, vcpu) != final_bit(schedule, vcpu, loses=True)

@@ -1,0 +1,180 @@
+"""Writes docs/schedules.md from docs/schedules.json and the enumeration in kvmtest.interleave.
+
+With files of evidence as arguments, docs/schedules.json is made from their readings first.
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvmtest.checks.schedules.enumeration import WITH_EMULATION
+from kvmtest.checks.vmx.entry.after_emulation import emulates
+from kvmtest.evidence.file import load
+from kvmtest.interleave import model
+from kvmtest.interleave.schedule import ALIKE, Does, Schedule, every, number_of, vcpus_of
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TARGET, DATA = DOCS / "schedules.md", DOCS / "schedules.json"
+
+_CLAIM = re.compile(
+    r"schedules of (\d+) steps?(?: with hotplug)?, of (\d+), that leave another bit 14 .*"
+)
+_PLAIN, _EMULATING = "vmx.entry.schedules", "vmx.entry.after-emulation"
+
+
+def collected(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return what evidence says of the schedules, by property; each step and length once."""
+    found: dict[str, Any] = {}
+    for evidence in map(load, paths):
+        for result in evidence.results:
+            rows = [
+                {
+                    "length": int(match[1]),
+                    "played": int(match[2]),
+                    "looks": reading.raw["looks"],
+                    "steps": reading.raw["steps"],
+                    "wrong": reading.observed,
+                    "first": reading.raw["first"],
+                }
+                for reading in result.readings
+                if (match := _CLAIM.fullmatch(reading.what))
+            ]
+            if rows:
+                lab = evidence.machine.lab
+                assert lab is not None
+                run = {
+                    "kernel": evidence.kernel.release,
+                    "machine": f"{lab.emulator} {lab.version}, CPUs: {lab.details.cpus}",
+                    "rows": [],
+                }
+                found.setdefault(result.id, run)["rows"] += rows
+    for run in found.values():
+        run["rows"] = list({(row["steps"], row["length"]): row for row in run["rows"]}.values())
+    return found
+
+
+def document() -> str:
+    """Return the page."""
+    data = json.loads(DATA.read_text())
+    return "\n".join(_lines(data)) + "\n"
+
+
+_INTRODUCTION = """\
+# Schedules
+
+Made by `python tools/schedules_doc.py` from schedules.json and `kvmtest/interleave/`. To make
+schedules.json again:
+
+    kvmtest lab run --schedule-steps 6 --only vmx.entry.after-emulation -o A
+    kvmtest lab run --schedule-steps 6 --only vmx.entry.schedules --cpus 2 --deadline 3000 -o B
+    python tools/schedules_doc.py A/evidence.json B/evidence.json
+
+A schedule is a sequence of steps of two vCPUs, each in a process of its own, which ptrace stops at
+the entry and at the exit of every KVM_RUN. So each step comes at an exact point: before an entry,
+in the guest, at the exit, or twice between. Each schedule begins with new vCPUs and
+freeze_on_smi=1. At its end the CPU refuses the next entry of each vCPU that acted; bit 14 in the
+VMCS that KVM dumps must be the model's.
+"""
+
+_STEPS = """
+A vCPU's steps have its number: `r0 T e0` runs vCPU 0, toggles the knob, and has KVM emulate vCPU 0.
+A toggle comes while the vCPU that runs next is stopped at the entry of its KVM_RUN; the first of
+two comes while it is still stopped at the exit of the one before. While a vCPU is in the guest the
+other is stopped, and a step is over when the guest has run on.
+
+A CPU's hotplug is no step; `host.hotplug` looks at what it leaves.
+"""
+
+_LOST_UPDATES = """
+Only schedules in which KVM emulates are played, of the steps T, r and e. Those with a wrong VMCS
+reach the lost update of
+[lost-update-while-emulating.md](findings/lost-update-while-emulating.md). They are the ones that
+the model leaves wrong with `loses`; the last column counts these among all schedules.
+"""
+
+
+_HEAD = (
+    "| steps | schedules in all | played | VMCSs looked at | schedules with a wrong VMCS |",
+    "|---|---|---|---|---|",
+)
+
+
+def _lines(data: dict[str, Any]) -> Iterator[str]:
+    yield from _INTRODUCTION.splitlines()
+    yield from ("", "| step | what happens |", "|---|---|")
+    yield from (f"| {does.value} | {does.words} |" for does in Does)
+    yield from _STEPS.splitlines()
+    yield from ("", "## The model", "")
+    yield from (f"    {line}".rstrip() for line in inspect.getsource(model.final_bit).splitlines())
+    yield from ("", "## What is left out", "")
+    yield from ("A schedule is not played if it is like one that is:", "")
+    yield from (f"{number}. {reason}" for number, reason in enumerate(ALIKE, 1))
+    yield ""
+    yield from _plain(data[_PLAIN])
+    yield from _emulating(data[_EMULATING])
+
+
+def _plain(run: dict[str, Any]) -> Iterator[str]:
+    yield from (
+        f"## {_PLAIN}",
+        "",
+        f"Linux {run['kernel']}, {run['machine']}.",
+        "",
+        *_HEAD,
+    )
+    yield from _counts(run["rows"])
+    yield ""
+
+
+def _counts(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    sums = [0] * 4
+    for row in rows:
+        steps = {Does(letter) for letter in row["steps"]}
+        in_all = number_of(steps, row["length"])
+        counts = (in_all, row["played"], row["looks"], row["wrong"])
+        sums = [a + b for a, b in zip(sums, counts, strict=True)]
+        yield _row((row["length"], *counts))
+    yield _row(("all", *sums))
+
+
+def _emulating(run: dict[str, Any]) -> Iterator[str]:
+    yield from (
+        f"## {_EMULATING}",
+        "",
+        f"Linux {run['kernel']}, {run['machine']}, `unrestricted_guest=0`.",
+        *_LOST_UPDATES.splitlines(),
+        "",
+        "| steps | schedules in all | with emulation | played | VMCSs looked at "
+        "| with a wrong VMCS | the first of them | wrong in all, by the model |",
+        "|---|---|---|---|---|---|---|---|",
+    )
+    sums = [0] * 6
+    for row in run["rows"]:
+        emulating = [s for s in every(WITH_EMULATION, row["length"]) if emulates(s)]
+        in_all, losing = number_of(WITH_EMULATION, row["length"]), sum(map(_loses, emulating))
+        first = f"`{row['first'].partition(',')[0]}`" if row["wrong"] else ""
+        counts = (in_all, len(emulating), row["played"], row["looks"], row["wrong"], losing)
+        sums = [a + b for a, b in zip(sums, counts, strict=True)]
+        yield _row((row["length"], *counts[:-1], first, losing))
+    yield _row(("all", *sums[:-1], "", sums[-1]))
+
+
+def _loses(schedule: Schedule) -> bool:
+    return any(
+        model.final_bit(schedule, vcpu) != model.final_bit(schedule, vcpu, loses=True)
+        for vcpu in vcpus_of(schedule)
+    )
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        DATA.write_text(json.dumps(collected([Path(a) for a in sys.argv[1:]]), indent=1) + "\n")
+    TARGET.write_text(document())
