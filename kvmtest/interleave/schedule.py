@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Does(Enum):
-    """What a step does, by its letter; ``toggle`` and ``smi`` concern the whole machine."""
+    """What a step does, by its letter. Toggles, SMIs and hotplug concern the whole machine."""
 
     TOGGLE = "T"
     RUN = "r"
@@ -41,6 +41,7 @@ class Does(Enum):
     KICK = "k"
     MOVE = "m"
     SMI = "S"
+    UNPLUG = "h"
 
     @property
     def words(self) -> str:
@@ -57,11 +58,14 @@ _WORDS = {
     Does.KICK: "KVM_RUN begins with a signal pending, and returns without an entry",
     Does.MOVE: "the vCPU's affinity changes to another CPU",
     Does.SMI: "an SMI arrives while a vCPU is in the guest",
+    Does.UNPLUG: "the CPU that new vCPUs begin on goes offline, and comes online again",
 }
 
 #: The steps that are a KVM_RUN of their own.
 RUNS = frozenset({Does.RUN, Does.STAY, Does.EMULATE, Does.KICK})
-_OF_MACHINE = frozenset({Does.TOGGLE, Does.SMI})
+_OF_MACHINE = frozenset({Does.TOGGLE, Does.SMI, Does.UNPLUG})
+#: What may change what KVM sees at a KVM_RUN.
+_NEWS = frozenset({Does.TOGGLE, Does.UNPLUG})
 VCPUS = (0, 1)
 
 #: Why a schedule that is not enumerated is like one that is, in the order of Partial.may_come.
@@ -70,7 +74,8 @@ ALIKE = (
     "Between two toggles, steps of different vCPUs may change places, as KVM keeps what it knows "
     "of the host's DEBUGCTL for each vCPU: those of vCPU 0 come first.",
     "A vCPU's second KVM_RUN between two toggles sees no new value of the host.",
-    "Two toggles in a row are enough: three are as one.",
+    "Two toggles in a row are enough: three are as one. So is a CPU that goes offline twice in a "
+    "row; in the other rules it counts as a toggle.",
     "A move of a vCPU outside the guest counts at its next KVM_RUN: it comes just before.",
     "An SMI changes nothing while no vCPU is in the guest, and a second is as the first.",
 )
@@ -104,7 +109,7 @@ class Partial:
     """A schedule's beginning, and what of it matters to the next step.
 
     ``inside`` is the vCPU in the guest: one at a time, while the other is stopped. ``ran`` and
-    ``moved`` are vCPUs since the last toggle. ``turn`` is the vCPU that acted last since then.
+    ``moved`` are vCPUs since the last news. ``turn`` is the vCPU that acted last since then.
     """
 
     steps: Schedule = ()
@@ -115,7 +120,7 @@ class Partial:
 
     def can_come(self, step: Step) -> bool:
         """Tell whether a step can follow at all."""
-        if step.does is Does.TOGGLE:
+        if step.does in _NEWS:
             return True
         if step.does is Does.SMI:
             return self.inside is not None
@@ -127,8 +132,9 @@ class Partial:
         """Tell whether a schedule with this step next is none of those that are left out."""
         does, vcpu = step
         waiting = self.moved - {self.inside}
-        if does is Does.TOGGLE:
-            return not waiting and self.steps[-2:] != (step, step)
+        if does in _NEWS:
+            enough = (step, step) if does is Does.TOGGLE else (step,)
+            return not waiting and self.steps[-len(enough) :] != enough
         if vcpu is None:
             return self.steps[-1] != step
         acted = {v for _, v in self.steps if v is not None}
@@ -140,7 +146,7 @@ class Partial:
         """Return the beginning that is one step longer."""
         does, vcpu = step
         longer = replace(self, steps=(*self.steps, step))
-        if does is Does.TOGGLE:
+        if does in _NEWS:
             return replace(longer, ran=frozenset(), moved=frozenset(), turn=0)
         if vcpu is None:
             return longer

@@ -63,6 +63,15 @@ def test_a_stock_kernel_passes_whatever_the_machine_can_show(stock: Path, lab: L
     assert found[LOST_UPDATE] is Verdict.FAIL
 
 
+def test_the_schedules_find_the_lost_update_by_themselves(stock: Path) -> None:
+    (result,) = (r for r in load(stock).results if r.id == LOST_UPDATE)
+    played = [r for r in result.readings if "schedules of" in r.what]
+    claims = [(r.observed, r.raw["first"]) for r in played if r.role is Role.CLAIM]
+    assert claims == [(1, "e0"), (3, "r0 e1, e0 r1, e0 e1")]
+    # Those that the model of a KVM with this bug says, and no others.
+    assert [r.observed for r in played if r.role is Role.MEASURE] == ["1, these", "3, these"]
+
+
 def test_leaks_are_looked_for_where_other_witnesses_look_too(stock: Path, lab: LabTarget) -> None:
     speaking = {
         result.id
@@ -178,6 +187,15 @@ def test_thirty_smis_that_are_asked_for_one_by_one_decide(counting: LabTarget) -
     interleaved = [w for w in windows if w.arm in (Arm.KNOB_OFF, Arm.KNOB_ON)]
     assert 30 <= len(interleaved) <= len(windows) <= 36
     assert sum(w.guest_smis == 1 for w in windows) >= 30
+
+
+def test_toggles_come_at_exact_points_of_two_vcpus_runs(lab: LabTarget) -> None:
+    two = lab.with_hardware(replace(lab.machine.hardware, cpus=2))
+    names = ("vmx.entry.schedules", "vmx.entry.toggled-running")
+    evidence = two.run(Job([f"--only={name}" for name in names])).evidence
+    assert verdicts(evidence) == dict.fromkeys(names, Verdict.PASS)
+    spoken = {r.witness for result in evidence.results for r in result.readings}
+    assert {"vmcs", "runflags"} <= spoken
 
 
 def test_a_cpu_goes_and_comes_with_the_knob_s_bit(lab: LabTarget) -> None:

@@ -657,9 +657,9 @@ def fake_kvm(
     for name, module in list(sys.modules.items()):
         if name.startswith("kvmtest.checks.") and getattr(module, "System", None) is System:
             patch.setattr(module, "System", fake)
-    if "kvmtest.checks.schedules.enumeration" in sys.modules:
+    if "kvmtest.checks.schedules.stage" in sys.modules:
         player = partial(FakePlayer, fake)
-        patch.setattr("kvmtest.checks.schedules.enumeration.Player", player)
+        patch.setattr("kvmtest.checks.schedules.stage.Player", player)
     patch.setattr(os, "sched_getaffinity", lambda _: set(host.cpus))
     patch.setattr(os, "sched_setaffinity", lambda _, cpus: setattr(host, "cpus", cpus))
     with Journal.open(tree) as journal:

@@ -1,12 +1,13 @@
 """Plays schedules on the vCPUs of ``debugctl_model``, instead of real ones in processes."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvmtest.checks.schedules.player import Look
 from kvmtest.checks.witnesses.refused_entry import non_canonical
-from kvmtest.interleave.schedule import Does, Schedule, vcpus_of
+from kvmtest.interleave.schedule import VCPUS, Does, Schedule, Step, vcpus_of
 from kvmtest.kvm import System
 
 
@@ -19,6 +20,7 @@ class FakePlayer:
         cpus: tuple[int, ...],
         toggle: Callable[[int], None],
         smi: Callable[[], None],
+        unplug: Callable[[int], None],
     ) -> None:
         self._system = system
         self._cpus = cpus
@@ -30,7 +32,18 @@ class FakePlayer:
     def __exit__(self, *exception: object) -> None:
         pass
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return (threading.get_native_id(),) * len(VCPUS)
+
+    @property
+    def first_cpu(self) -> int:
+        return self._cpus[0]
+
     def play(self, schedule: Schedule, knob: int = 1) -> list[Look]:
+        return [each for each in self.steps(schedule, knob) if isinstance(each, Look)]
+
+    def steps(self, schedule: Schedule, knob: int = 1) -> Iterator[Step | Look]:
         self._toggle(knob)
         with self._system().create_vm() as vm:
             vcpus: dict[int, Any] = {v: vm.create_vcpu() for v in vcpus_of(schedule)}
@@ -50,6 +63,7 @@ class FakePlayer:
                     os.sched_setaffinity(0, {self._cpus[cpu[of]]})
                     _run(vcpus[of], does)
                     inside = of if does is Does.STAY else inside
+                yield Step(does, of)
             looks = [Look(v, non_canonical(), self._cpus[cpu[v]]) for v in vcpus]
             for look in looks:
                 os.sched_setaffinity(0, {look.cpu})
@@ -58,7 +72,7 @@ class FakePlayer:
                 sregs.fs.base = look.fs_base
                 vcpus[look.vcpu].set_sregs(sregs)
                 vcpus[look.vcpu].run()
-        return looks
+        yield from looks
 
 
 def _run(vcpu: Any, does: Does) -> None:

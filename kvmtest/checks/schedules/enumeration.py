@@ -4,20 +4,15 @@
 Plays all schedules up to a length, and holds each VMCS that they leave against the model.
 """
 
-import os
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from kvmtest.checks.affinity import only_on
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.witnesses.vmcs import VmcsWitness
-from kvmtest.errors import KvmtestError
 from kvmtest.host.facts.msr import freeze_bit
-from kvmtest.host.observe.kernel_log import KernelLog, Position
-from kvmtest.host.observe.vmcs_dump import VmcsDump, parse_dumps
+from kvmtest.host.observe.kernel_log import KernelLog
+from kvmtest.host.observe.vmcs_dump import VmcsDump
 from kvmtest.interleave.model import final_bit
 from kvmtest.interleave.schedule import Does, Schedule, number_of, schedules, text
 from kvmtest.judge import claim, control, measure
@@ -26,28 +21,29 @@ from kvmtest.smi.source import Periodic
 from kvmtest.smi.sources import lab
 
 from .player import Look, Player
+from .stage import dumps_of, opened_log, opened_player
 
-__all__ = ["WITH_EMULATION", "alphabet", "enumerated"]
+__all__ = ["LONGEST", "WITH_EMULATION", "alphabet", "enumerated"]
 
 #: The steps where KVM emulates what vm86 mode can't run; one CPU is enough for them.
 WITH_EMULATION = frozenset({Does.TOGGLE, Does.RUN, Does.EMULATE})
-_WITHOUT = frozenset(Does) - {Does.EMULATE}
+_WITHOUT = frozenset(Does) - {Does.EMULATE, Does.UNPLUG}
 
 # Documentation/admin-guide/sysctl/kernel.rst, printk: the first of four is the console's. Dumps are
 # errors, level 3; emergencies are 0.
 _CONSOLE_LEVELS, _CRITICAL_ONLY = "/proc/sys/kernel/printk", "1"
 
+#: The most steps that an option of a run asks for.
+LONGEST = 8
+
 # Few enough that their dumps stay in a log of 128 KiB with other lines.
 _BATCH = 8
-# A dump is in the log when KVM_RUN returns; a record that another CPU has begun can hold it up.
-_PATIENCE_S = 2.0
 # How many schedules an outcome names.
 _NAMED = 5
-_SMI_HZ = 10_000
 
 
 def alphabet(context: Context) -> frozenset[Does]:
-    """Return the steps that this machine can take without emulation."""
+    """Return the steps that this machine can take without emulation and hotplug."""
     source = lab.find(context.machine, "")
     return _WITHOUT - (set() if isinstance(source, Periodic) else {Does.SMI})
 
@@ -68,9 +64,13 @@ def enumerated(
     context: Context,
     steps: Collection[Does],
     chosen: Callable[[Schedule], bool] = lambda _: True,
+    longest: int = LONGEST,
 ) -> Observations:
-    """Play the ``chosen`` schedules of up to ``context.schedule_steps`` of the steps."""
-    with Scene(context, "vmcs") as scene, _log(context) as log:
+    """Play the ``chosen`` schedules of up to ``context.schedule_steps`` of the steps.
+
+    ``longest`` bounds their length, too.
+    """
+    with Scene(context, "vmcs") as scene, opened_log(context) as log:
         yield from scene.begin()
         if scene.witness(VmcsWitness) is None or isinstance(log, Missing):
             return
@@ -78,61 +78,13 @@ def enumerated(
             yield from scene.set_knob(value)
         # Thousands of dumps would hold up each KVM_RUN on a serial console.
         context.journal.write(_CONSOLE_LEVELS, _CRITICAL_ONLY)
-        with _player(context, scene) as player:
-            for length in range(1, context.schedule_steps + 1):
+        with opened_player(context, scene, unplugs=Does.UNPLUG in steps) as player:
+            for length in range(1, min(context.schedule_steps, longest) + 1):
                 listed = [each for each in schedules(steps, length) if chosen(each)]
                 outcome = _play(context, log, player, length, listed)
                 yield from _readings(outcome, steps, length, len(listed))
         with scene.guest() as guest:
             yield from scene.end(guest)
-
-
-@contextmanager
-def _log(context: Context) -> Iterator[KernelLog | Missing]:
-    """Yield the run's kernel log, or another where the run has none."""
-    run = context.kernel_log
-    if not isinstance(run, Missing):
-        yield run.log
-        return
-    opened = KernelLog.open(context.machine.tree)
-    with nullcontext(opened) if isinstance(opened, Missing) else opened as log:
-        yield log
-
-
-@contextmanager
-def _player(context: Context, scene: Scene) -> Iterator[Player]:
-    """Yield a player whose vCPUs begin on another CPU than this thread's, where there is one."""
-    cpus = sorted(os.sched_getaffinity(0))[:2]
-    # Its journal entry was written by the scene.
-    knob = os.open(context.machine.tree.path(scene.knob.paths[0]), os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        with (
-            only_on(cpus[0]),
-            Player(
-                tuple(reversed(cpus)),
-                lambda value: _write(knob, value),
-                lambda: _raise_smi(context),
-            ) as player,
-        ):
-            yield player
-    finally:
-        os.close(knob)
-
-
-def _write(knob: int, value: int) -> None:
-    os.pwrite(knob, b"%d" % value, 0)
-
-
-def _raise_smi(context: Context) -> None:
-    """Have an SMI arrive in guest mode."""
-    source = lab.find(context.machine, "")
-    if not isinstance(source, Periodic):
-        raise KvmtestError("this machine has no source of SMIs")
-    deadline = time.monotonic() + _PATIENCE_S
-    with source.switched(_SMI_HZ, False) as raised:
-        while raised and not raised():
-            if time.monotonic() > deadline:
-                raise KvmtestError("no SMI came while a vCPU was in the guest; try again")
 
 
 def _play(
@@ -147,23 +99,11 @@ def _play(
             played.append((schedule, player.play(schedule)))
             log.drain()
         wanted = {look.fs_base for _, looks in played for look in looks}
-        dumps = _dumps(log, before, wanted)
+        dumps = dumps_of(log, before, wanted)
         for schedule, looks in played:
             _judge(outcome, schedule, [(look, dumps.get(look.fs_base)) for look in looks])
         log.forget(before)
     return outcome
-
-
-def _dumps(log: KernelLog, since: Position, wanted: set[int]) -> dict[int, VmcsDump]:
-    """Return the dumps by FS base, as soon as all are there; fewer if they do not come."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        slice_ = log.since(since)
-        dumps = parse_dumps(slice_.records)
-        found = {} if isinstance(dumps, Missing) else {dump.fs_base: dump for dump in dumps}
-        left = deadline - time.monotonic()
-        if wanted <= found.keys() or left <= 0 or not log.await_more(left):
-            return found
 
 
 def _judge(
@@ -186,7 +126,7 @@ def _judge(
 
 
 def _readings(outcome: _Outcome, steps: Collection[Does], length: int, played: int) -> Observations:
-    of = f"of {length} step{'s' * (length > 1)}"
+    of = f"of {length} step{'s' * (length > 1)}{' with hotplug' * (Does.UNPLUG in steps)}"
     remedy = "look at the kernel log, and run without other VMs"
     what = f"schedules {of} without a whole dump of each look"
     yield control("vmcs", what, _named(outcome.broken), "none", remedy, looks=outcome.looks)

@@ -8,7 +8,7 @@ each that acted, so that KVM dumps its VMCS.
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple, Self
 
@@ -42,16 +42,22 @@ class Look(NamedTuple):
 class Player:
     """A context manager with two vCPUs' processes; all calls are by the thread that made it.
 
-    ``toggle`` writes the knob's value, ``smi`` raises an SMI. New vCPUs begin on ``cpus[0]``, and
+    ``toggle`` writes the knob's value, ``smi`` raises an SMI, and ``unplug`` takes a CPU offline
+    and brings it online again. New vCPUs begin on ``cpus[0]``, and
     a move is to the other CPU. The caller's thread must be on the last of ``cpus``.
     """
 
     def __init__(
-        self, cpus: tuple[int, ...], toggle: Callable[[int], None], smi: Callable[[], None]
+        self,
+        cpus: tuple[int, ...],
+        toggle: Callable[[int], None],
+        smi: Callable[[], None],
+        unplug: Callable[[int], None],
     ) -> None:
         self._cpus = cpus
         self._toggle = toggle
         self._smi = smi
+        self._unplug = unplug
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -69,11 +75,24 @@ class Player:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process of each vCPU."""
+        return tuple(process.pid for process in self._vcpus)
+
+    @property
+    def first_cpu(self) -> int:
+        """The CPU on which new vCPUs begin."""
+        return self._cpus[0]
+
     def play(self, schedule: Schedule, knob: int = 1) -> list[Look]:
         """Play a schedule on new vCPUs, from that value of the knob on, and look at each vCPU."""
-        play = _Play(self, schedule, knob)
+        return [each for each in self.steps(schedule, knob) if isinstance(each, Look)]
+
+    def steps(self, schedule: Schedule, knob: int = 1) -> Iterator[Step | Look]:
+        """As ``play``, but yield each step when it is over, and at the end each look."""
         try:
-            return play.run()
+            yield from _Play(self, schedule, knob).run()
         except KvmtestError as error:
             raise KvmtestError(f"schedule {text(schedule)!r}: {error}") from error
 
@@ -94,7 +113,7 @@ class _Play:
         self._ends: dict[int, bytes] = {}
         self._looks = [Look(vcpu, non_canonical(), self._cpu[vcpu]) for vcpu in vcpus_of(schedule)]
 
-    def run(self) -> list[Look]:
+    def run(self) -> Iterator[Step | Look]:
         self._player._toggle(self._knob)
         for vcpu in vcpus_of(self._schedule):
             process = self._player._vcpus[vcpu]
@@ -102,6 +121,7 @@ class _Play:
             (self._addresses[vcpu],) = struct.unpack("<Q", process.ask(NEW))
         for at, step in enumerate(self._schedule):
             self._step(step, self._schedule[at + 1 :])
+            yield step
         if self._inside is not None:
             self._leave(self._inside)
         looks = [look._replace(cpu=self._cpu[look.vcpu]) for look in self._looks]
@@ -110,7 +130,7 @@ class _Play:
             self._go_through(look.vcpu)
         for look in looks:
             self._finish(look.vcpu)
-        return looks
+        yield from looks
 
     def _step(self, step: Step, rest: Schedule) -> None:
         does, vcpu = step
@@ -120,6 +140,11 @@ class _Play:
             self._player._toggle(self._knob)
         elif does is Does.SMI:
             self._player._smi()
+        elif does is Does.UNPLUG:
+            self._player._unplug(self._player.first_cpu)
+            # The kernel gave the tasks that were bound to the CPU all others.
+            for each, process in enumerate(self._player._vcpus):
+                process.move(self._cpu[each])
         elif vcpu is not None:
             self._act(does, vcpu)
         if self._inside is not None:

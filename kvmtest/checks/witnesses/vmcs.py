@@ -20,7 +20,7 @@ from kvmtest.missing import Missing
 from .refused_entry import Refusals
 from .witness import Entry
 
-__all__ = ["VmcsWitness"]
+__all__ = ["VmcsWitness", "claimed"]
 
 
 class VmcsWitness:
@@ -57,11 +57,7 @@ class VmcsWitness:
             what = f"bit 14 of DebugCtl {entry.state}"
             yield measure("vmcs", what, freeze_bit(dump.debugctl), debugctl=hex(dump.debugctl))
         else:
-            yield claim(
-                "vmcs", f"bit 14 of DebugCtl in the VMCS {entry.state}",
-                freeze_bit(dump.debugctl), entry.host_bit, debugctl=hex(dump.debugctl),
-                fs_base=hex(dump.fs_base), cpu=dump.cpu,
-            )  # fmt: skip
+            yield claimed(dump, entry.state, entry.host_bit)
         if entry.own_bits is not None:
             remedy = "report this kernel: what was written is not in the VMCS"
             yield _own_bits_shown(entry.state, dump, entry.own_bits, remedy)
@@ -100,6 +96,14 @@ class VmcsWitness:
             dump = yield from self.dump(guest.vcpu, state)
             if dump:
                 yield _own_bits_shown(state, dump, value, remedy)
+
+
+def claimed(dump: VmcsDump, state: str, host_bit: int) -> Reading:
+    """Claim that the VMCS of a refused entry has the host's bit."""
+    return claim(
+        "vmcs", f"bit 14 of DebugCtl in the VMCS {state}", freeze_bit(dump.debugctl), host_bit,
+        debugctl=hex(dump.debugctl), fs_base=hex(dump.fs_base), cpu=dump.cpu,
+    )  # fmt: skip
 
 
 def _own_bits_shown(state: str, dump: VmcsDump, value: int, remedy: str) -> Reading:

@@ -36,7 +36,7 @@ def claims(readings: list[Reading]) -> list[tuple[object, object]]:
     return [(r.observed, r.raw["first"]) for r in readings if r.role is Role.CLAIM]
 
 
-WITHOUT = frozenset(Does) - {Does.EMULATE}
+WITHOUT = frozenset(Does) - {Does.EMULATE, Does.UNPLUG}
 
 
 def test_a_right_kvm_agrees_with_the_model(readings) -> None:

@@ -19,7 +19,7 @@ from kvmtest.interleave.schedule import (
     vcpus_of,
 )
 
-T, S = Step(Does.TOGGLE), Step(Does.SMI)
+T, S, h = Step(Does.TOGGLE), Step(Does.SMI), Step(Does.UNPLUG)
 r0, r1 = Step(Does.RUN, 0), Step(Does.RUN, 1)
 i0, o0, m0, e0 = (Step(does, 0) for does in (Does.STAY, Does.LEAVE, Does.MOVE, Does.EMULATE))
 
@@ -68,7 +68,7 @@ def test_one_vcpu_is_in_the_guest_while_the_other_is_stopped(unfit: Schedule) ->
 
 @pytest.mark.parametrize(
     "left_out",
-    [(r1,), (r0, r1, r0), (r0, r0), (r0, e0), (T, T, T), (m0, T), (m0, m0), (i0, S, S)],
+    [(r1,), (r0, r1, r0), (r0, r0), (r0, e0), (T, T, T), (m0, T), (m0, m0), (i0, S, S), (h, h)],
     ids=text,
 )
 def test_what_is_like_another_is_left_out(left_out: Schedule) -> None:
@@ -77,7 +77,9 @@ def test_what_is_like_another_is_left_out(left_out: Schedule) -> None:
 
 
 @pytest.mark.parametrize(
-    "kept", [(r0, r1), (T, T, r0), (r0, T, r0), (m0, r0), (r0, m0), (i0, T, S, o0)], ids=text
+    "kept",
+    [(r0, r1), (T, T, r0), (r0, T, r0), (m0, r0), (r0, m0), (i0, T, S, o0), (r0, h, r0), (h, T)],
+    ids=text,
 )
 def test_what_is_like_no_other_is_kept(kept: Schedule) -> None:
     assert kept in set(schedules(Does, len(kept)))

@@ -6,30 +6,31 @@ KVM_RUN.
 """
 
 import os
-import time
 
-from kvmtest.checks.affinity import only_on, two_cpus
+from kvmtest.checks.affinity import two_cpus
 from kvmtest.checks.context import Context, Observations
-from kvmtest.checks.leaks.walk import Step
+from kvmtest.checks.leaks.walk import Step as Leg
 from kvmtest.checks.scene import Scene
-from kvmtest.checks.stimuli.toggles import toggle
+from kvmtest.checks.schedules.player import Look, Player
+from kvmtest.checks.schedules.stage import dumps_of, opened_log, opened_player
 from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.checks.witnesses.runflags import RunFlagsWitness
-from kvmtest.errors import KvmtestError
-from kvmtest.guests import Guest, Spinning
-from kvmtest.host.facts.msr import IA32_DEBUGCTL
-from kvmtest.host.observe.trace import Hits
+from kvmtest.checks.witnesses.vmcs import VmcsWitness, claimed
+from kvmtest.host.observe.kernel_log import KernelLog
+from kvmtest.interleave.schedule import Does, Step
 from kvmtest.judge import Absence, claim, control
 from kvmtest.missing import Missing
 
 __all__ = ["toggled_running"]
 
-#: Upper bound on a re-entry, which takes microseconds on a real machine.
-PATIENCE_S = 10.0
+#: Three toggles while the vCPU stays in the guest. After each the player waits until the guest has
+#: run on, so that the vCPU has left guest mode for the knob's IPI, and entered it again.
+TOGGLES = 3
+SCHEDULE = (Step(Does.RUN, 0), Step(Does.STAY, 0), *[Step(Does.TOGGLE)] * TOGGLES)
 
 
 def toggled_running(context: Context) -> Observations:
-    """Toggle the knob three times while a vCPU spins on another CPU; look inside and after.
+    """Toggle the knob three times while a vCPU stays in the guest on another CPU; look.
 
     The run flags show the re-entries inside the KVM_RUN; the VMCS shows the entry after it. The
     last toggle is once on, once off.
@@ -38,69 +39,55 @@ def toggled_running(context: Context) -> Observations:
     if isinstance(cpus, Missing):
         yield from (Absence(witness, cpus) for witness in ("vmcs", "runflags"))
         return
-    here, there = cpus
-    with Scene(context, "vmcs", "runflags") as scene, scene.guest() as guest, only_on(here):
+    with Scene(context, "vmcs", "runflags") as scene:
         yield from scene.begin()
-        # Opened now, because KVM can't open the statistics while the vCPU runs.
-        guest.vcpu.stats()
-        for last in (1, 0):
-            yield from scene.set_knob(1 - last)
-            scene.run(guest)
-            yield from _episode(scene, guest, there, last)
-        yield from scene.end(guest)
-    yield from look_for_leaks(context, Step.RUNNING)
+        with opened_log(context) as log, opened_player(context, scene) as player:
+            for last in (1, 0):
+                yield from scene.set_knob(1 - last)
+                yield from _episode(scene, player, log, last)
+        with scene.guest() as guest:
+            yield from scene.end(guest)
+    yield from look_for_leaks(context, Leg.RUNNING)
 
 
-def _episode(scene: Scene, guest: Guest, cpu: int, last: int) -> Observations:
-    with Spinning(guest, cpu) as spinning:
-        if runflags := scene.witness(RunFlagsWitness):
-            runflags.follow([os.getpid(), spinning.task])
-        before = guest.vcpu.entries
-        for value in (last, 1 - last, last):
-            yield from _toggle_and_look(scene, guest, cpu, value)
-        calls, goes_on = guest.vcpu.entries - before, spinning.is_running
-    what = "KVM_RUN calls between the first toggle and the last, and whether the first went on"
-    for witness in scene.looking:
-        yield control(witness, what, f"{calls}, {goes_on}", "0, True", "try again")
-    state = f"after freeze_on_smi went to {last} while the vCPU ran"
-    yield from scene.look(guest, state, last)
-    spinning.release()
-
-
-def _toggle_and_look(scene: Scene, guest: Guest, cpu: int, value: int) -> Observations:
-    """Toggle, and wait until the vCPU has left guest mode and entered it again."""
+def _episode(scene: Scene, player: Player, log: KernelLog | Missing, last: int) -> Observations:
     runflags = scene.witness(RunFlagsWitness)
     if runflags:
+        runflags.follow([os.getpid(), player.pids[0]])
         runflags.collect()
-    exits = guest.vcpu.stat("exits")
-    toggle(scene, value)
-    others = tuple(other for other in scene.msr.cpus if other != cpu)
-    # Without the vCPU's own CPU, where KVM owns the MSR.
-    yield from scene.show_msrs(value, others)
-    hits = _hits_of_reentry(scene, runflags, guest, cpu, exits)
-    if runflags:
-        flagged = int(bool(runflags.flagged(hits)))
-        what = f"KVM_RUN_LOAD_DEBUGCTL at the re-entry after freeze_on_smi went to {value}"
-        yield claim("runflags", what, flagged, 1, hits=len(hits.hits))
-
-
-def _hits_of_reentry(
-    scene: Scene, runflags: RunFlagsWitness | None, guest: Guest, cpu: int, exits: int
-) -> Hits:
-    """Wait until the vCPU has surely entered the guest again, now that the knob was toggled.
-
-    Return its hits since the toggle. Reading an MSR of the vCPU's CPU forces another exit, so that
-    no timer tick is needed.
-    """
-    hits, toggled_us = Hits(), time.monotonic_ns() // 1000
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        scene.msr.read(IA32_DEBUGCTL, cpu)
-        if runflags:
-            hits += runflags.collect()
-        is_in = not runflags or any(hit.time_us > toggled_us for hit in hits.hits)
-        if is_in and guest.vcpu.stat("exits") > exits:
+    looks = scene.witness(VmcsWitness) is not None
+    before = None if isinstance(log, Missing) or not looks else log.here()
+    value = 1 - last
+    for done in player.steps(SCHEDULE, value):
+        if isinstance(done, Look):
+            # Its KVM_RUN is the third, after that of the first step and the one with the toggles.
             if runflags:
-                runflags.account(hits)
-            return hits
-    raise KvmtestError(f"the vCPU on CPU {cpu} did not enter again in {PATIENCE_S:g} s; try again")
+                runflags.collect(1)
+            if before is not None and not isinstance(log, Missing):
+                dump = dumps_of(log, before, {done.fs_base}).get(done.fs_base)
+                state = f"after freeze_on_smi went to {last} while the vCPU ran"
+                whole = dump is not None and dump.loads_debugctl
+                what = f"the dump of the entry refused {state} is whole"
+                remedy = "look at the kernel log, and run without other VMs"
+                yield control("vmcs", what, whole, True, remedy)
+                if dump is not None:
+                    yield claimed(dump, state, last)
+        elif done.does is Does.TOGGLE:
+            value = 1 - value
+            # Without the vCPU's own CPU, where KVM owns the MSR.
+            others = tuple(cpu for cpu in scene.msr.cpus if cpu != player.first_cpu)
+            yield from scene.show_msrs(value, others)
+            yield from _reentry(runflags, value)
+        elif runflags:
+            runflags.collect(1)
+
+
+def _reentry(runflags: RunFlagsWitness | None, value: int) -> Observations:
+    """Claim that the vCPU was told of the toggle as it entered again."""
+    if runflags is None:
+        return
+    hits = runflags.collect()
+    runflags.account(hits)
+    flagged = int(bool(runflags.flagged(hits)))
+    what = f"KVM_RUN_LOAD_DEBUGCTL at the re-entry after freeze_on_smi went to {value}"
+    yield claim("runflags", what, flagged, 1, hits=len(hits.hits))
