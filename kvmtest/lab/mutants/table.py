@@ -295,6 +295,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "flag-not-in-l2",
         "vcpu_enter_guest: `(debug_ctl ^ vcpu->arch.host_debugctl) & …`, whatever VMCS is in use",
         "nvmx.entry.l2",
+        leak="nvmx.leak.l2",
     ),
     Mutant(
         "l2-without-host-bit",
