@@ -71,8 +71,9 @@ class WatchOptions:
 class Figures:
     """What was seen of one vCPU; None for what could not be looked at.
 
-    Rates are per second. ``exits`` counts VM-exits by reason. ``entered`` counts the toggles after
-    which the vCPU entered, ``saw`` those of them that its next entry was told of as it should.
+    Rates are per second; those of entries and exits may be higher where events were ``lost``.
+    ``exits`` counts VM-exits by reason. ``entered`` counts the toggles after which the vCPU
+    entered, ``saw`` those of them that its next entry was told of as it should.
     """
 
     vcpu: int
@@ -80,6 +81,7 @@ class Figures:
     runs: float | None = None
     entry_rate: float | None = None
     exit_rate: float | None = None
+    lost: bool = False
     exits: Counter[str] = field(default_factory=Counter)
     entered: int = 0
     saw: int = 0
@@ -288,6 +290,8 @@ class _Watch:
         self._say("measuring rates")
         if self._events:
             self._add_rates(*self._sample(self._events, self._options.seconds), threads)
+            for figures in self.figures.values():
+                figures.lost = self._events.lost
         if self._traced and threads and not self._is_over():
             began = time.monotonic()
             with self._traced.counting() as runs:

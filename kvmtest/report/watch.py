@@ -56,7 +56,9 @@ def _vcpus(watched: Watched) -> Table:
     for each in watched.vcpus:
         seen = f"{each.saw} of {each.entered}" if each.entered else "-"
         thread = "?" if each.thread is None else str(each.thread)
-        rates = map(_rate, (each.runs, each.entry_rate, each.exit_rate))
+        least = ">" * each.lost
+        traced = (f"{least}{_rate(rate)}" for rate in (each.entry_rate, each.exit_rate))
+        rates = (_rate(each.runs), *traced)
         table.add_row(str(each.vcpu), thread, *rates, seen)
     return table
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.tracefs import TRACING
-from kvmtest.host.observe.trace import Passed, TracingError, parse_passed
+from kvmtest.host.observe.trace import Passed, TracingError, has_lost, parse_passed
 from kvmtest.host.tree import Tree
 
 __all__ = ["ENTRY", "EVENTS", "EXIT", "KvmEvents"]
@@ -27,6 +27,8 @@ class KvmEvents:
     """
 
     def __init__(self, tree: Tree, journal: Journal, tasks: Iterable[int]) -> None:
+        #: Whether the kernel dropped events, because they came faster than the trace holds them.
+        self.lost = False
         self._rest = ""
         self._journal = journal
         journal.make_directory(_INSTANCE)
@@ -64,6 +66,7 @@ class KvmEvents:
         except OSError as error:
             raise TracingError(f"{_INSTANCE} can't be read: {error.strerror}") from error
         whole, newline, self._rest = text.rpartition("\n")
+        self.lost |= has_lost(whole)
         return parse_passed(whole + newline)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kvmtest.errors import KvmtestError
 
-__all__ = ["Hit", "Hits", "Passed", "TracingError", "parse_hits", "parse_passed"]
+__all__ = ["Hit", "Hits", "Passed", "TracingError", "has_lost", "parse_hits", "parse_passed"]
 
 # "  name-1234    [001] d..2.  5678.123456: event: (place+0x0/0x10 [module]) a=0x1 b=0x2"
 _PLACED = (
@@ -106,6 +106,11 @@ class Passed(NamedTuple):
         """The ID of the vCPU that a kvm_entry or kvm_exit names; None where it names none."""
         match = _VCPU.search(self.text)
         return int(match[1]) if match else None
+
+
+def has_lost(text: str) -> bool:
+    """Tell whether lines of a trace say that the kernel dropped events."""
+    return any(map(_LOST.match, text.split("\n")))
 
 
 def parse_passed(text: str) -> list[Passed]:

@@ -20,7 +20,7 @@ def shown(width: int = 80, **changed: Any) -> str:
     values: dict[str, Any] = {
         "vmm": Vmm(2435, "qemu-system-x86", {12: 0, 13: 1}),
         "vcpus": [
-            Figures(0, 2437, 1234.5, 98765.4, 98765.1, EXITS, 10, 10),
+            Figures(0, 2437, 1234.5, 98765.4, 98765.1, False, EXITS, 10, 10),
             Figures(1, None),
         ],
         "toggles": 10,
@@ -48,6 +48,11 @@ def test_each_vcpu_has_a_row() -> None:
     assert ["1", "?", "-", "-", "-", "-"] in rows
     assert "vCPU 0 exits by HLT 60 %, EPT_VIOLATION 30 %, IO_INSTRUCTION 9 %, …" in text
     assert text.endswith("PASS each was told")
+
+
+def test_a_rate_of_a_trace_that_lost_events_is_at_least_that() -> None:
+    text = shown(vcpus=[Figures(0, 2437, 1234.5, 98765.4, 98765.1, lost=True)])
+    assert "1234       >98765     >98765" in text
 
 
 @pytest.mark.parametrize("width", [60, 80])

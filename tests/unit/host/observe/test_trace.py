@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvmtest.host.observe.trace import Hit, Hits, TracingError, parse_hits, parse_passed
+from kvmtest.host.observe.trace import Hit, Hits, TracingError, has_lost, parse_hits, parse_passed
 
 LINE = (
     "          kvmtest-127     [000] d..2.    58.186063: entry: "
@@ -88,6 +88,7 @@ def test_any_events_are_parsed() -> None:
     assert (entry.vcpu, entry.exit_reason) == (3, "")
     assert gone[:4] == (2438, 0, 1_234_567_891, "kvm_exit")
     assert (gone.vcpu, gone.exit_reason) == (0, "EPT_VIOLATION")
+    assert [has_lost(text) for text in (KVM_HEADING + KVM_ENTRY, KVM_ENTRY)] == [True, False]
 
 
 def test_an_exit_of_an_old_kernel_names_no_vcpu() -> None:
