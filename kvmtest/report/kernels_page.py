@@ -111,7 +111,7 @@ def _of_l1(row: Surveyed) -> str:
         return ""
     if row.verdicts.get(_FIX) in _DECIDED:
         return f"can't enter L2, nor can userspace restore it ([{_REFUSED}]({_link(_REFUSED)}))"
-    return "enters L2, which runs with the bit that L1 chose"
+    return "enters L2: the kernel has no rule for the bit"
 
 
 def _columns(rows: Iterable[Surveyed]) -> list[str]:
