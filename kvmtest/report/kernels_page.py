@@ -105,11 +105,13 @@ def _vmcs12(rows: Sequence[Surveyed]) -> Iterator[str]:
 
 def _of_l1(row: Surveyed) -> str:
     """Say what becomes of an L1 that sets bit 14 in vmcs12; "" where the row does not tell."""
-    if row.verdicts.get(_QUIRK) in _DECIDED:
-        return "enters L2, which runs with the host's bit; userspace can disable the quirk"
     if row.verdicts.get(_FREEZE_BIT) not in _DECIDED:
         return ""
     if row.verdicts.get(_FIX) in _DECIDED:
+        if row.verdicts[_FREEZE_BIT] != Verdict.PASS:
+            return "is not treated as the kernel's capability says"
+        if row.verdicts.get(_QUIRK) in _DECIDED:
+            return "enters L2, which runs with the host's bit; userspace can disable the quirk"
         return f"can't enter L2, nor can userspace restore it ([{_REFUSED}]({_link(_REFUSED)}))"
     return "enters L2: the kernel has no rule for the bit"
 

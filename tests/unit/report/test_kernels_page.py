@@ -96,6 +96,12 @@ def test_what_becomes_of_an_l1_that_sets_bit_14_in_vmcs12_is_told_apart() -> Non
     assert (DOCS / finding).is_file()
 
 
+def test_a_kernel_that_fails_is_not_told_to_treat_an_l1_as_it_should() -> None:
+    for verdicts in ({FREEZE_BIT: "FAIL"}, {FREEZE_BIT: "FAIL", QUIRK: "PASS"}):
+        said = "* **6.12.77**: is not treated as the kernel's capability says\n"
+        assert said in page([row("6.12.77", verdicts)])
+
+
 def test_without_nested_columns_nothing_is_told_of_an_l1() -> None:
     assert "An L1 that sets" not in page([row("6.12.77")])
 
