@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import threading
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_terminal_sees_what_is_at_work_and_keeps_the_lines() -> None:
     shown = os.read(parent, 1 << 16).decode()
     os.close(parent)
     assert "0 of 2 done, at work:" in shown
-    assert "6.1 intel: booting\ufffd it (0 s)" in shown
+    assert re.search(r"6\.1 intel: booting\ufffd it \(\d+ s\)", shown)
     assert shown.index("6.1 intel: booting") < shown.index("[1/2] 6.12 amd: 7 PASS (29 s)")
     assert "[2/2] 6.1 intel: it broke (61 s)" in shown
 
