@@ -20,8 +20,7 @@ def build(target: Path = LAB) -> None:
     port = target / "inside" / "port"
     port.parent.mkdir(parents=True, exist_ok=True)
     compiler = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS]
-    source, included = HERE / "lab" / "port.c", HERE / "bochs"
-    arguments = ["-static", "-s", f"-I{included}", "-o", str(port), str(source)]
+    arguments = ["-static", "-s", "-o", str(port), str(HERE / "lab" / "port.c")]
     subprocess.run([*compiler, *arguments], check=True)
 
 

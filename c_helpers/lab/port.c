@@ -20,7 +20,7 @@
 #include <sys/io.h>
 #include <unistd.h>
 
-#include "requests.h"
+#include "../bochs/requests.h"
 
 #define SECTOR        2048
 #define PAYLOAD_MAGIC "KVMTEST1"

@@ -59,12 +59,6 @@ def test_a_check_is_a_generator_that_the_property_s_id_names(prop: Property) -> 
     assert list(inspect.signature(check).parameters) == ["context"]
 
 
-@pytest.mark.parametrize("prop", [p for p in PROPERTIES if not p.has_check], ids=lambda p: p.id)
-def test_a_property_without_a_check_has_none(prop: Property) -> None:
-    with pytest.raises((ImportError, AttributeError)):
-        check_of(prop)
-
-
 def test_every_precondition_is_asked_for() -> None:
     asked = {need for p in PROPERTIES for need in p.asks}
     asked |= {need for w in WITNESSES.values() for need in w.needs}
