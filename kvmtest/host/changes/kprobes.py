@@ -12,7 +12,7 @@ from typing import Self
 
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.tracefs import KPROBE_EVENTS, TRACING
-from kvmtest.host.observe.trace import Hits, TracingError, parse_hits
+from kvmtest.host.observe.trace import Hits, TracePipe, parse_hits
 from kvmtest.host.tree import Tree
 
 __all__ = [
@@ -39,7 +39,6 @@ class KprobeEvent:
         self.event = event
         self._journal = journal
         self._instance = f"{TRACING}/instances/{GROUP}-{event}"
-        self._rest = ""
         fetch = " ".join(f"{name}={what}:x64" for name, what in arguments.items())
         own = f"{GROUP}/{event}"
         journal.append(KPROBE_EVENTS, f"p:{own} {place} {fetch}", undo=f"-:{own}")
@@ -51,10 +50,7 @@ class KprobeEvent:
         self._set(f"events/{own}/enable", "1", "0")
         # Last: an instance with an open file can't be removed.
         path = Path(os.devnull) if journal.dry_run else tree.path(f"{self._instance}/trace_pipe")
-        try:
-            self._pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise TracingError(f"{path} can't be opened: {error.strerror}; run as root") from error
+        self._pipe = TracePipe(path)
 
     def follow(self, tasks: Iterable[int]) -> None:
         """Record only hits of these tasks (thread ids) from now on."""
@@ -68,22 +64,11 @@ class KprobeEvent:
 
     def read(self) -> Hits:
         """Return the hits since the last read; never waits. Raises TracingError."""
-        text = self._rest
-        try:
-            while data := os.read(self._pipe, 1 << 16):
-                text += data.decode(errors="replace")
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise TracingError(f"{self._instance} can't be read: {error.strerror}") from error
-        whole, newline, self._rest = text.rpartition("\n")
-        return parse_hits(whole + newline, self.event)
+        return parse_hits(self._pipe.read(), self.event)
 
     def close(self) -> None:
         """Close the trace; the journal removes instance and probe."""
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
+        self._pipe.close()
 
     def __enter__(self) -> Self:
         return self

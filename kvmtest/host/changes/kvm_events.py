@@ -5,13 +5,12 @@ Turns the tracepoints kvm:kvm_entry and kvm:kvm_exit on for some tasks, in a tra
 their own, through the journal (Documentation/trace/events.rst).
 """
 
-import os
 from collections.abc import Iterable
 from typing import Self
 
 from kvmtest.host.changes.journal import Journal
 from kvmtest.host.facts.tracefs import TRACING
-from kvmtest.host.observe.trace import Passed, TracingError, has_lost, parse_passed
+from kvmtest.host.observe.trace import Passed, TracePipe, has_lost, parse_passed
 from kvmtest.host.tree import Tree
 
 __all__ = ["ENTRY", "EVENTS", "EXIT", "KvmEvents"]
@@ -29,7 +28,6 @@ class KvmEvents:
     def __init__(self, tree: Tree, journal: Journal, tasks: Iterable[int]) -> None:
         #: Whether the kernel dropped events, because they came faster than the trace holds them.
         self.lost = False
-        self._rest = ""
         self._journal = journal
         journal.make_directory(_INSTANCE)
         # Removing the instance ends these settings: each undo need only be a value that it takes.
@@ -37,11 +35,7 @@ class KvmEvents:
         self.follow(tasks)
         for event in EVENTS:
             journal.write(f"{_INSTANCE}/events/kvm/{event}/enable", "1", undo="0")
-        path = tree.path(f"{_INSTANCE}/trace_pipe")
-        try:
-            self._pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise TracingError(f"{path} can't be opened: {error.strerror}; run as root") from error
+        self._pipe = TracePipe(tree.path(f"{_INSTANCE}/trace_pipe"))
 
     def follow(self, tasks: Iterable[int]) -> None:
         """Record only events of these tasks from now on."""
@@ -57,23 +51,13 @@ class KvmEvents:
 
         Pause the recording before: events that come faster than they are read would never end.
         """
-        text = self._rest
-        try:
-            while data := os.read(self._pipe, 1 << 16):
-                text += data.decode(errors="replace")
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise TracingError(f"{_INSTANCE} can't be read: {error.strerror}") from error
-        whole, newline, self._rest = text.rpartition("\n")
-        self.lost |= has_lost(whole)
-        return parse_passed(whole + newline)
+        text = self._pipe.read()
+        self.lost |= has_lost(text)
+        return parse_passed(text)
 
     def close(self) -> None:
         """Close the trace; the journal removes the instance."""
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
+        self._pipe.close()
 
     def __enter__(self) -> Self:
         return self

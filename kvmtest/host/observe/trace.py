@@ -5,14 +5,25 @@ Reads the hits of a kprobe event, or any events, from an instance's ``trace`` or
 (Documentation/trace/ftrace.rst, kprobetrace.rst).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from kvmtest.errors import KvmtestError
 
-__all__ = ["Hit", "Hits", "Passed", "TracingError", "has_lost", "parse_hits", "parse_passed"]
+__all__ = [
+    "Hit",
+    "Hits",
+    "Passed",
+    "TracePipe",
+    "TracingError",
+    "has_lost",
+    "parse_hits",
+    "parse_passed",
+]
 
 # "  name-1234    [001] d..2.  5678.123456: event: (place+0x0/0x10 [module]) a=0x1 b=0x2"
 _PLACED = (
@@ -34,6 +45,40 @@ _LOST = re.compile(r"CPU:\d+ \[LOST (\d+ )?EVENTS\]")
 
 class TracingError(KvmtestError):
     """The trace can't be read, or holds a line that is none."""
+
+
+class TracePipe:
+    """An instance's ``trace_pipe``; close it after use. Raises TracingError.
+
+    An instance whose pipe is open can't be removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rest = ""
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise TracingError(f"{path} can't be opened: {error.strerror}; run as root") from error
+
+    def read(self) -> str:
+        """Return the whole lines since the last read; never waits."""
+        text = self._rest
+        try:
+            while data := os.read(self._descriptor, 1 << 16):
+                text += data.decode(errors="replace")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise TracingError(f"{self._path} can't be read: {error.strerror}") from error
+        whole, newline, self._rest = text.rpartition("\n")
+        return whole + newline
+
+    def close(self) -> None:
+        """Close it, once or more often."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Hit(NamedTuple):

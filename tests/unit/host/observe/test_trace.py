@@ -1,10 +1,21 @@
 """Hits are parsed from the trace as it is."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvmtest.host.observe.trace import Hit, Hits, TracingError, has_lost, parse_hits, parse_passed
+from kvmtest.host.observe.trace import (
+    Hit,
+    Hits,
+    TracePipe,
+    TracingError,
+    has_lost,
+    parse_hits,
+    parse_passed,
+)
 
 LINE = (
     "          kvmtest-127     [000] d..2.    58.186063: entry: "
@@ -94,3 +105,26 @@ def test_any_events_are_parsed() -> None:
 def test_an_exit_of_an_old_kernel_names_no_vcpu() -> None:
     (event,) = parse_passed(" q-1  [000] d..1 1.000000: kvm_exit: reason HLT rip 0x1 info 0 0\n")
     assert (event.vcpu, event.exit_reason) == (None, "HLT")
+
+
+def test_a_pipe_gives_whole_lines_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "trace_pipe"
+    os.mkfifo(path)
+    pipe = TracePipe(path)
+    with path.open("wb", buffering=0) as kernel:
+        assert pipe.read() == ""
+        kernel.write(b"one\ntw\xff")
+        assert pipe.read() == "one\n"
+        kernel.write(b"o\n")
+        assert pipe.read() == "tw\ufffdo\n"
+    pipe.close()
+    pipe.close()
+
+
+def test_a_pipe_says_why_it_can_not_be_opened_or_read(tmp_path: Path) -> None:
+    with pytest.raises(TracingError, match="missing can't be opened: No such file or directory; "):
+        TracePipe(tmp_path / "missing")
+    pipe = TracePipe(tmp_path)
+    with pytest.raises(TracingError, match="can't be read: Is a directory"):
+        pipe.read()
+    pipe.close()
