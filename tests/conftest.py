@@ -24,6 +24,7 @@ IN_TURN = {
         "e2e/test_bad_input.py",
         "e2e/test_plugin.py",
         "e2e/test_front_ends.py",
+        "kvm/test_watch.py",
     ),
 }
 _GROUPS = {f"tests/{file}": name for name, files in IN_TURN.items() for file in files}
