@@ -21,6 +21,7 @@ ELSEWHERE = {
     "report/test_recorded.py": "every report of the runs in tests/recorded",
     "test_layers.py": "the imports of all modules",
     "test_mirror.py": "this",
+    "test_turns.py": "tests/conftest.py, and every test that wants the machine's lock",
 }
 
 TESTS = [str(path.relative_to(HERE)) for path in sorted(HERE.rglob("test_*.py"))]
