@@ -3,9 +3,8 @@
 
 Times the lab's Intel machine: a later run of a kernel, one with other modules of KVM laid over, the
 first run of all, with an empty cache, and a kernel's first run once everything is fetched and the
-emulator is built. With --against CHECKOUT another
-checkout's kvmtest takes turns with this one, and ratios are printed: compare these, as times vary
-with the machine and with the day.
+emulator is built. With --against CHECKOUT another checkout's kvmtest takes turns with this one, and
+ratios are printed: compare these, as times vary with the machine and with the day.
 """
 
 import argparse
