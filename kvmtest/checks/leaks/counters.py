@@ -47,38 +47,27 @@ class HostCounters:
     Some Atom cores count one more instruction for each VM-exit and entry. The counts keep the cost
     of exits, and kvmtest.judge.baseline learns that cost from windows without SMIs.
 
-    With ``instructions``, the only event is instructions in kernel mode: their number is known for
-    everything that the guest executes. With ``modes``, it is counted with each of these modifiers
-    instead, which may be of other modes than the guest's.
+    With ``modes``, the only event is instructions, counted once with each of these modifiers: their
+    number is known for everything that the guest executes.
 
     A context manager. Raises CounterError.
     """
 
-    def __init__(
-        self,
-        machine: Machine,
-        cpu: int,
-        *,
-        instructions: bool = False,
-        modes: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, machine: Machine, cpu: int, *, modes: Sequence[str] = ()) -> None:
         pmus = machine.pmus
         if isinstance(pmus, Missing):
             raise EnvironmentUnfit(str(pmus))
         pmu = core_pmu(pmus, cpu)
         if isinstance(pmu, Missing):
             raise EnvironmentUnfit(str(pmu))
-        kernel, user = (
-            [f"{pmu.name}/{event}/{mode}G" for event in ("instructions", "cpu-cycles")]
-            for mode in "ku"
-        )
-        names = kernel[:1] if instructions else [*kernel, *user]
-        self._instructions = kernel[:1]
-        # The guest runs in kernel mode alone.
-        self._nothing = {} if instructions else dict.fromkeys(user, 0)
-        if modes:
-            self._instructions = names = [f"{pmu.name}/instructions/{mode}" for mode in modes]
-            self._nothing = {}
+        self._instructions = [f"{pmu.name}/instructions/{mode}" for mode in modes or ("kG",)]
+        self._nothing: dict[str, int] = {}
+        names = self._instructions
+        if not modes:
+            user = [f"{pmu.name}/{event}/uG" for event in ("instructions", "cpu-cycles")]
+            # The guest runs in kernel mode alone.
+            self._nothing = dict.fromkeys(user, 0)
+            names = [*names, f"{pmu.name}/cpu-cycles/kG", *user]
         events = [find_event(machine.tree, name, pmus) for name in names]
         self._group = CounterGroup(machine.tree, events, pinned=True)
 

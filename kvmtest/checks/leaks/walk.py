@@ -139,7 +139,7 @@ def _walked(context: Context) -> Walk:
 
 
 def _counters(stack: ExitStack, machine: Machine, _: Guest, cpu: int) -> Counters:
-    return stack.enter_context(HostCounters(machine, cpu, instructions=True))
+    return stack.enter_context(HostCounters(machine, cpu, modes=("kG",)))
 
 
 class StepRun(NamedTuple):

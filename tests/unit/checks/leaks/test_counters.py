@@ -52,7 +52,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
         (pmu("cpu", 4, None), 15, "cpu", 4),
     ],
 )
-@pytest.mark.parametrize("instructions", [False, True])
+@pytest.mark.parametrize("modes", [(), ("kG",)])
 def test_a_cpu_is_counted_by_its_own_kind_of_core(
     tmp_path: Path,
     opened: list[Event],
@@ -60,11 +60,11 @@ def test_a_cpu_is_counted_by_its_own_kind_of_core(
     cpu: int,
     name: str,
     number: int,
-    instructions: bool,
+    modes: tuple[str, ...],
 ) -> None:
-    HostCounters(Machine(stand_in(tmp_path, files)), cpu, instructions=instructions)
+    HostCounters(Machine(stand_in(tmp_path, files)), cpu, modes=modes)
     assert {(event.pmu, event.type) for event in opened} == {(name, number)}
-    assert len(opened) == (1 if instructions else 4)
+    assert len(opened) == (1 if modes else 4)
 
 
 def test_a_cpu_that_no_pmu_counts_is_refused_and_not_counted_elsewhere(
