@@ -160,6 +160,11 @@ class StepRun(NamedTuple):
         toggled = yield from toggle_and_show(self.scene, value)
         self.walk.toggles.append(toggled)
 
+    def show_knob(self, value: int) -> Observations:
+        """Write the knob, and have each vCPU see the toggle before it does anything else."""
+        yield from self.set_knob(value)
+        self.watchers.settle()
+
     def take_windows(self, knob: int, count: int) -> None:
         """Take windows with SMIs, and one without; more of both if SMIs come one by one."""
         arm = Arm.KNOB_ON if knob else Arm.KNOB_OFF
@@ -198,8 +203,7 @@ def _refused(run: StepRun) -> Observations:
 
 def _written(run: StepRun) -> Observations:
     """Have the guest, then userspace write 0 to DEBUGCTL, after KVM has seen the knob on."""
-    yield from run.set_knob(1)
-    run.watchers.settle()
+    yield from run.show_knob(1)
     for stimulus in (GUEST_WRITES_0, USERSPACE_WRITES_0):
         yield from run.watchers.apply(stimulus)
         run.take_windows(1, ON // 2)
@@ -217,8 +221,7 @@ def _migrated(run: StepRun) -> Observations:
             guest.execute(commands.nop(), timeout=PATIENCE_S)
         return True
 
-    yield from run.set_knob(0)
-    run.watchers.settle()
+    yield from run.show_knob(0)
     yield from run.set_knob(1)
     yield from run.watchers.apply(Stimulus("the vCPU ran on another CPU, and came back", moved))
     run.take_windows(1, ON)
@@ -232,8 +235,7 @@ def _running(run: StepRun) -> Observations:
     if len(os.sched_getaffinity(0)) < 2:
         return
     for _ in range(run.times * ON):
-        yield from run.set_knob(0)
-        run.watchers.settle()
+        yield from run.show_knob(0)
         toggled, taken = run.watchers.take_windows_around(
             Arm.KNOB_ON, partial(toggle, run.scene, 1), LENGTH
         )
@@ -253,12 +255,7 @@ def _l2(run: StepRun) -> Observations:
     def apply(does: str, act: Callable[[Guest], bool]) -> Observations:
         yield from run.watchers.apply(Stimulus(does, act))
 
-    def set_knob(value: int) -> Observations:
-        """Have the vCPU see the toggle before it does anything else."""
-        yield from run.set_knob(value)
-        run.watchers.settle()
-
-    yield from set_knob(0)
+    yield from run.show_knob(0)
     yield from apply("L1 launched L2", coded.enter)
     run.take_windows(0, off)
     yield from run.set_knob(1)
@@ -268,14 +265,14 @@ def _l2(run: StepRun) -> Observations:
     run.take_windows(1, on)
     for value, count in ((0, off), (1, on)):
         yield from apply("L2 exited to L1", coded.leave)
-        yield from set_knob(value)
+        yield from run.show_knob(value)
         without = partial(coded.enter, loads=False)
         yield from apply("L1 resumed L2, which loads no DEBUGCTL", without)
         run.take_windows(value, count)
     yield from apply("L2 exited to L1", coded.leave)
     yield from apply("L1 left VMX operation", coded.end)
     for value, count in ((1, on), (0, off)):
-        yield from set_knob(value)
+        yield from run.show_knob(value)
         yield from apply("userspace launched L2", given.enter)
         run.take_windows(value, count)
         yield from apply("userspace took the vCPU out of L2", given.leave)
@@ -293,8 +290,7 @@ def _freeze12(run: StepRun) -> Observations:
         return True
 
     for value, count in ((0, OFF), (1, ON)):
-        yield from run.set_knob(value)
-        run.watchers.settle()
+        yield from run.show_knob(value)
         yield from run.watchers.apply(Stimulus("L1 set bit 14 in vmcs12, or tried", enter))
         if not all(entered):
             break
@@ -308,8 +304,7 @@ def _restored(run: StepRun) -> Observations:
     if answer(run.scene.machine, "nested"):
         return
     l2 = GivenL2()
-    yield from run.set_knob(0)
-    run.watchers.settle()
+    yield from run.show_knob(0)
     yield from run.watchers.apply(Stimulus("L1 launched L2, which was saved", l2.enter_to_save))
     yield from run.set_knob(1)
     for _ in range(2):
@@ -323,8 +318,7 @@ def _vmfail(run: StepRun) -> Observations:
     if answer(run.scene.machine, "nested"):
         return
     l2 = GivenL2()
-    yield from run.set_knob(0)
-    run.watchers.settle()
+    yield from run.show_knob(0)
     yield from run.watchers.apply(Stimulus("L1 launched L2", l2.enter_to_fail))
     yield from run.set_knob(1)
     what = "L1 went on after an entry to L2 failed that saw the toggle"
