@@ -17,9 +17,8 @@ from .image import Image, load
 from .modes import write_long_mode
 from .registers import Registers
 
-__all__ = ["PAGE", "create_td", "td_guest", "with_x2apic"]
+__all__ = ["create_td", "td_guest", "with_x2apic"]
 
-PAGE = 4096
 #: Leaf 1, ECX.
 X2APIC = 1 << 21
 
@@ -44,21 +43,19 @@ def td_guest(system: System) -> Iterator[Guest]:
         yield Guest(vcpu, image, Registers())
 
 
-def create_td(vm: Vm, supported: Cpuid, *, attributes: int = 0) -> tdx.Capabilities:
-    """Make a VM a TD without vCPUs, as far as KVM_TDX_INIT_VM; return its capabilities.
+def create_td(vm: Vm, supported: Cpuid) -> None:
+    """Make a VM a TD without vCPUs, as far as KVM_TDX_INIT_VM; raises TdxError.
 
-    ``supported`` is KVM's CPUID table, ``attributes`` combines tdx.ATTRIBUTES. Raises TdxError.
+    ``supported`` is KVM's CPUID table.
     """
-    capabilities = tdx.capabilities(vm)
-    tdx.init_vm(vm, capabilities.configure(supported), attributes=attributes)
-    return capabilities
+    tdx.init_vm(vm, tdx.capabilities(vm).configure(supported))
 
 
 def _memory(vm: Vm, image: Image) -> list[Memory]:
     """Return the guest's memory and its reset page, with all that is there at first."""
     memory = vm.add_private_memory(lib.GUEST_TD_MEMORY_SIZE)
     write_long_mode(memory, image)
-    reset = vm.add_private_memory(PAGE, lib.GUEST_TD_RESET_PAGE)
+    reset = vm.add_private_memory(tdx.PAGE, lib.GUEST_TD_RESET_PAGE)
     first = image.symbols["reset_vector"] - image.address
     last = image.symbols["reset_vector_end"] - image.address
     reset.write(lib.GUEST_TD_RESET, image.data[first:last])

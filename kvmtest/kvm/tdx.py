@@ -37,6 +37,7 @@ from .vm import Vm
 
 __all__ = [
     "ATTRIBUTES",
+    "PAGE",
     "Capabilities",
     "TdxError",
     "answer_tdvmcall",

@@ -11,8 +11,8 @@ import pytest
 from kvmtest._native import lib
 from kvmtest.guests import Guest, Registers, commands, load
 from kvmtest.guests.modes import write_long_mode
-from kvmtest.guests.td import PAGE
 from kvmtest.kvm import HltExit, IoExit, Loop, ShutdownExit, System, Vcpu, Vm
+from kvmtest.kvm.tdx import PAGE
 
 TDCALL, HLT = bytes.fromhex("660f01cc"), bytes.fromhex("f4666690")
 VMCALL, VEINFO_GET = 0, 3

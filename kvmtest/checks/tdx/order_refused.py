@@ -12,7 +12,7 @@ from kvmtest._native import lib
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.scene import Scene
 from kvmtest.guests import td_guest
-from kvmtest.guests.td import PAGE, create_td, with_x2apic
+from kvmtest.guests.td import create_td, with_x2apic
 from kvmtest.judge import claim
 from kvmtest.kvm import Cpuid, KvmError, System, Vcpu, Vm, tdx
 
@@ -92,7 +92,7 @@ class Making:
         tdx.init_vcpu(self.vcpu)
 
     def add_memory(self) -> None:
-        memory = self._vm.add_private_memory(PAGE, len(self._vm.memories) * PAGE)
+        memory = self._vm.add_private_memory(tdx.PAGE, len(self._vm.memories) * tdx.PAGE)
         tdx.init_mem_region(self.vcpu, memory, memory.guest_address, memory.size)
 
     def finalize(self) -> None:
