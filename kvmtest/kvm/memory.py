@@ -36,6 +36,13 @@ class Memory:
             raise IndexError(f"guest memory has no {length} bytes at {address:#x}")
         return offset
 
+    def host_address_of(self, address: int, length: int) -> int:
+        """Return where ``length`` bytes from a guest-physical address are in this process.
+
+        Raises IndexError outside the slot.
+        """
+        return self.host_address + self._offset(address, length)
+
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes from a guest-physical address; IndexError outside the slot."""
         offset = self._offset(address, length)

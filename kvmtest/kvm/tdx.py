@@ -191,11 +191,10 @@ def init_mem_region(
     :meth:`~kvmtest.kvm.Vm.add_private_memory`. ``measure`` extends the TD's measurement, MRTD, by
     the content. Raises :class:`TdxError`, or IndexError for pages that ``source`` has not.
     """
-    source.read(address, size)
     region = ffi.new(
         "struct kvm_tdx_init_mem_region *",
         {
-            "source_addr": source.host_address + address - source.guest_address,
+            "source_addr": source.host_address_of(address, size),
             "gpa": address,
             "nr_pages": size // PAGE,
         },

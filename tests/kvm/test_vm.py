@@ -148,6 +148,8 @@ def test_addresses_outside_the_slot_are_refused(vm: Vm, address: int, length: in
         memory.read(address, length)
     with pytest.raises(IndexError):
         memory.write(address, bytes(length) if length else b"")
+    with pytest.raises(IndexError):
+        memory.host_address_of(address, length)
 
 
 def test_negative_lengths_are_refused(vm: Vm) -> None:
@@ -173,6 +175,7 @@ def test_memory_of_a_closed_vm_is_an_error_not_a_crash(system: System) -> None:
         lambda: memory.read(0, 1),
         lambda: memory.write(0, b"x"),
         lambda: memory.struct("struct guest_gap *", 0),
+        lambda: memory.host_address_of(0, 1),
     ):
         with pytest.raises(IndexError):
             use()
