@@ -27,6 +27,7 @@ from kvmtest.interleave.tracer import (
     TracerError,
 )
 
+from .abi import PAGE
 from .td import Refused
 
 MMAP = 9
@@ -38,7 +39,6 @@ _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 _ALL_SIGNALS = (1 << 64) - 1
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22
 
-PAGE = 4096
 #: Scratch memory in each traced process: a page a thread, for paths and structures.
 SCRATCH_PAGES = 64
 

@@ -26,7 +26,7 @@ _TABLE = struct.Struct("<QH6x")
 # CR0, CR2, CR3, CR4, CR8, EFER, APIC base.
 _CONTROL = struct.Struct("<7Q")
 # CS to GS, SS, TR, LDT; GDT, IDT; control registers; interrupt_bitmap.
-_SS, _TR, _SEGMENTS, _TABLES = 5, 6, 8, 2
+_SS, _TR, _SEGMENTS = 5, 6, 8
 _IDT_AT = _SEGMENTS * _SEGMENT.size + _TABLE.size
 _CONTROL_AT = _IDT_AT + _TABLE.size
 SREGS_SIZE = _CONTROL_AT + _CONTROL.size + 32

@@ -53,11 +53,8 @@ _PARAMETERS = {
 }
 _USER_FACILITY = 1 << 3
 _WARNING = 4
-
-
 _PLATFORM_FLAG = "tdx_host_platform"
 _PARAMETER = "/sys/module/kvm_intel/parameters"
-_OFF = {f"{_PARAMETER}/tdx": "N\n"}
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,9 @@ def tdx_host(root: Path, cpus: int, lack: Lack | None = None) -> Tree:
         KVM_INTEL_BTF: _btf(),
     }
     for name, value in _PARAMETERS.items():
-        files[f"/sys/module/kvm_intel/parameters/{name}"] = f"{value}\n"
+        files[f"{_PARAMETER}/{name}"] = f"{value}\n"
     if lack:
-        files |= {**_OFF, **lack.files}
+        files |= {f"{_PARAMETER}/tdx": "N\n", **lack.files}
     for name, content in files.items():
         write(tree, name, content)
     tree.path(f"{TRACING}/instances/.keep").unlink()

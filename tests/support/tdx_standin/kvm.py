@@ -11,13 +11,13 @@ from pathlib import Path
 
 from . import abi
 from .abi import CpuidEntry
-from .calls import Call, answering
+from .calls import MMAP, Call, answering
 from .entries import OrdinaryEntries, processor
 from .host import Host
 from .running import IMMEDIATE_EXIT_AT
 from .td import Td
 from .vcpu import Vcpu
-from .vm import IOCTL, MMAP, Vm, check_extension
+from .vm import IOCTL, Vm, check_extension
 
 
 class Ordinary:

@@ -36,7 +36,7 @@ _RDMSR, _WRMSR = 31, 32
 #: LBR and BTF; the TDX module refuses bit 14.
 _DEBUGCTL_WRITABLE = 0x3
 #: Exits of the plain VM that are the machine's own affair.
-_OTHERS = frozenset((_EXIT_SHUTDOWN, 9, 10, 17))
+_OTHERS = frozenset((_EXIT_SHUTDOWN, 9, 10, _EXIT_INTERNAL_ERROR))
 
 _APIC_BASE, _APIC_BASE_BSP = 0xFEE00000 | 1 << 11, 1 << 8
 _MP_STATE_RUNNABLE = 0

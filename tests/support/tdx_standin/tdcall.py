@@ -5,9 +5,10 @@ Intel TDX Module ABI Specification (TDG.* leaves), Guest-Hypervisor Communicatio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
+from .module import OPERAND_INVALID
 from .td import Td, TdVcpu
 
 #: The instruction.
@@ -15,8 +16,7 @@ OPCODE = bytes.fromhex("660f01cc")
 
 VP_VMCALL, VP_INFO, VP_VEINFO_GET = 0, 1, 3
 _NO_VALID_VE_INFO = 0xC000070400000000
-#: TDX_OPERAND_INVALID, whose low bits name the operand: 0 RAX, 1 RCX.
-_OPERAND_INVALID = 0xC000010000000000
+#: Operands of TDX_OPERAND_INVALID.
 _IN_RAX, _IN_RCX = 0, 1
 
 
@@ -75,7 +75,7 @@ class Mmio:
 class FatalError:
     """The TD reports an error that it can't go on from; the registers that KVM shows."""
 
-    registers: Mapping[str, int] = field(default_factory=dict)
+    registers: Mapping[str, int]
 
 
 Outcome = Resume | Io | Mmio | FatalError
@@ -96,13 +96,13 @@ def tdcall(td: Td, vcpu: TdVcpu, registers: Mapping[str, int]) -> Outcome:
             return Resume({"rax": _NO_VALID_VE_INFO}, by_kvm=False)
         nothing = dict.fromkeys(("rdx", "r8", "r9", "r10"), 0)
         return Resume({"rax": 0, "rcx": reason, **nothing}, by_kvm=False)
-    return Resume({"rax": _OPERAND_INVALID | _IN_RAX}, by_kvm=False)
+    return Resume({"rax": OPERAND_INVALID | _IN_RAX}, by_kvm=False)
 
 
 def _vmcall(td: Td, vcpu: TdVcpu, registers: Mapping[str, int]) -> Outcome:
     mask = registers["rcx"]
     if mask & _NEVER_PASSED:
-        return Resume({"rax": _OPERAND_INVALID | _IN_RCX}, by_kvm=False)
+        return Resume({"rax": OPERAND_INVALID | _IN_RCX}, by_kvm=False)
     passed = frozenset(name for bit, name in enumerate(NAMES) if mask >> bit & 1)
     # What the TD does not pass KVM does not see, and can't change.
     seen = {name: registers[name] if name in passed else 0 for name in NAMES}

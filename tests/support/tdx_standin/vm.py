@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from . import abi, module
 from .abi import Command, CpuidEntry, InitVm, MemoryRegion
-from .calls import Call, answering
+from .calls import MMAP, Call, answering
 from .td import Refused, Td
 from .tdcall import OPCODE
 
-IOCTL, MMAP, MEMFD_CREATE, FTRUNCATE = 16, 9, 319, 77
+IOCTL, MEMFD_CREATE, FTRUNCATE = 16, 319, 77
 _PROT_READ_WRITE = 3
 _MAP_PRIVATE_ANONYMOUS_NORESERVE = 0x4022
 _MFD_CLOEXEC = 1
