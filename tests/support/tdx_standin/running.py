@@ -10,7 +10,7 @@ from .entries import Entries, processor
 from .entry_state import REGISTERS, REGS, SystemRegisters
 from .exceptions import VIRTUALIZATION, Undeliverable, deliver
 from .td import Refused, TdVcpu
-from .tdcall import FatalError, Io, Mmio, Resume, completion, tdcall
+from .tdcall import NAMES, FatalError, Io, Mmio, Resume, completion, tdcall
 from .vm import DEBUGCTL, IOCTL, TRAP_PORT, Vm
 
 # struct kvm_run
@@ -27,7 +27,7 @@ _IO_DATA_AT = abi.PAGE
 _MMIO_EXIT = struct.Struct("<Q8sIB")
 _MSR_EXIT = struct.Struct("<B7xIIQ")
 _MSR_DATA_AT = 16
-_SYSTEM_EVENT_TDX_FATAL = 4
+_SYSTEM_EVENT_TDX_FATAL = 7
 #: What KVM says of TDX_VCPU_STATE_INCORRECT: KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, and the
 #: status of TDH.VP.ENTER.
 _ENTERED_DEAD = struct.pack("<IIQ", 4, 1, 0xC000070000000000)
@@ -165,9 +165,7 @@ class Running:
             return
         self._entries.leave(processor(call.tid))
         if isinstance(outcome, FatalError):
-            values = (*(outcome.registers[name] for name in entry_state.REGISTERS[:16]),)
-            event = struct.pack("<II16Q", _SYSTEM_EVENT_TDX_FATAL, 16, *values)
-            self._exit_to_user(call, _EXIT_SYSTEM_EVENT, event)
+            self._exit_to_user(call, _EXIT_SYSTEM_EVENT, fatal_event(outcome.registers))
             return
         self._pending = outcome
         value = outcome.data.to_bytes(8, "little")
@@ -227,3 +225,9 @@ class Running:
         if data:
             call.write(self.kvm_run + _UNION_AT, data)
         call.answer(0)
+
+
+def fatal_event(registers: Mapping[str, int]) -> bytes:
+    """Return kvm_run.system_event of a fatal error (tdx_report_fatal_error in tdx.c)."""
+    values = (registers[name] for name in NAMES)
+    return struct.pack("<II16Q", _SYSTEM_EVENT_TDX_FATAL, len(NAMES), *values)
