@@ -14,12 +14,11 @@ from kvmtest.kvm import Vcpu
 
 from .guest import Guest
 from .l1 import allow_vmx
-from .vmcs12 import CAPABILITIES, NO_MEMORY, contents, of_nested_state
+from .vmcs12 import CAPABILITIES, NO_MEMORY, NO_PAGE, contents, of_nested_state
 
-__all__ = ["NO_MEMORY", "NestedGuest"]
+__all__ = ["NestedGuest"]
 
 CR4_VMXE = 1 << 13
-NO_PAGE = (1 << 64) - 1
 
 
 class NestedGuest:
@@ -59,7 +58,7 @@ class NestedGuest:
         self.guest.boot()
 
     def remove_virtual_apic_page(self) -> None:
-        """Point vmcs12's virtual-APIC page at :data:`NO_MEMORY`: the next entry to L2 fails.
+        """Point vmcs12's virtual-APIC page at a page without memory: the next entry to L2 fails.
 
         KVM does not check the address but has the CPU refuse it (nested_get_vmcs12_pages,
         arch/x86/kvm/vmx/nested.c).

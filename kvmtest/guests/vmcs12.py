@@ -18,6 +18,7 @@ __all__ = [
     "EXIT_SAVE_DEBUG_CONTROLS",
     "HLT_EXITING",
     "NO_MEMORY",
+    "NO_PAGE",
     "UNCONDITIONAL_IO_EXITING",
     "USE_MSR_BITMAPS",
     "contents",
@@ -26,6 +27,8 @@ __all__ = [
 
 #: A guest-physical page without memory.
 NO_MEMORY = 0x4000_0000
+#: In a field or a nested state that holds a page's address: there is none.
+NO_PAGE = (1 << 64) - 1
 
 # Controls, Intel SDM volume 3, 25.6 to 25.8.
 HLT_EXITING, USE_TPR_SHADOW = 1 << 7, 1 << 21
@@ -51,7 +54,6 @@ _WANTED = {
     "vm_entry_controls": ENTRY_IA32E_MODE | ENTRY_LOAD_DEBUG_CONTROLS,
 }
 
-_NO_PAGE = (1 << 64) - 1
 _DR7 = 0x400
 _RFLAGS = 0x202
 _UNUSABLE = 1 << 16
@@ -118,7 +120,7 @@ def contents(
     :class:`~kvmtest.errors.EnvironmentUnfit` where these do not allow what L2 needs.
     """
     fields = {
-        "vmcs_link_pointer": _NO_PAGE,
+        "vmcs_link_pointer": NO_PAGE,
         "virtual_apic_page_addr": lib.GUEST_VIRTUAL_APIC,
         "msr_bitmap": lib.GUEST_MSR_BITMAP,
         "guest_rip": guest_rip,

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from kvmtest._native import ffi, lib
-from kvmtest.guests.nested import CR4_VMXE, NO_MEMORY, NestedGuest
+from kvmtest.guests.nested import CR4_VMXE, NestedGuest
+from kvmtest.guests.vmcs12 import NO_MEMORY
 
 # What must be 1 in the controls, with what may be in the high half.
 MUST = {
