@@ -14,7 +14,7 @@ from kvmtest.kvm import Vcpu
 
 from .guest import Guest
 from .l1 import allow_vmx
-from .vmcs12 import CAPABILITIES, NO_MEMORY, NO_PAGE, contents, of_nested_state
+from .vmcs12 import CAPABILITIES, NO_MEMORY, NO_PAGE, contents, of_nested_state, with_fields
 
 __all__ = ["NestedGuest"]
 
@@ -65,9 +65,8 @@ class NestedGuest:
         """
         vcpu = self.guest.vcpu
         vcpu.complete()
-        state = ffi.from_buffer("char[]", bytearray(vcpu.get_nested_state()))
-        of_nested_state(state).virtual_apic_page_addr = NO_MEMORY
-        vcpu.set_nested_state(bytes(ffi.buffer(state)))
+        state = with_fields(vcpu.get_nested_state(), virtual_apic_page_addr=NO_MEMORY)
+        vcpu.set_nested_state(state)
 
     def fail_entry(self) -> bool:
         """Enter L2 without its virtual-APIC page, which fails; return whether L1 then waits.

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from kvmtest._native import ffi, lib
+from kvmtest._native import lib
 from kvmtest.kvm import Vcpu
 
 from .guest import Guest
-from .vmcs12 import of_nested_state
+from .vmcs12 import with_fields
 
 __all__ = ["SavedGuest"]
 
@@ -36,10 +36,7 @@ class SavedGuest:
 
     def with_vmcs12(self, **fields: int) -> Self:
         """Return the same with other values in fields of vmcs12."""
-        state: Any = ffi.from_buffer("char[]", bytearray(self.nested_state))
-        for name, value in fields.items():
-            setattr(of_nested_state(state), name, value)
-        return replace(self, nested_state=bytes(ffi.buffer(state)))
+        return replace(self, nested_state=with_fields(self.nested_state, **fields))
 
     def restore(
         self,

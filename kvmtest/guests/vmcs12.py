@@ -23,6 +23,7 @@ __all__ = [
     "USE_MSR_BITMAPS",
     "contents",
     "of_nested_state",
+    "with_fields",
 ]
 
 #: A guest-physical page without memory.
@@ -159,6 +160,14 @@ def of_nested_state(state: Any) -> Any:
     It points into the buffer, which the caller keeps.
     """
     return ffi.cast("struct vmcs12 *", state + ffi.sizeof("struct kvm_nested_state"))
+
+
+def with_fields(nested_state: bytes, **fields: int) -> bytes:
+    """Return a nested state (KVM_GET_NESTED_STATE) with other values in fields of its vmcs12."""
+    state: Any = ffi.from_buffer("char[]", bytearray(nested_state))
+    for name, value in fields.items():
+        setattr(of_nested_state(state), name, value)
+    return bytes(ffi.buffer(state))
 
 
 def _controls(name: str, wanted: int, capability: int) -> int:
