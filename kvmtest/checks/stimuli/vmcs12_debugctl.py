@@ -6,9 +6,9 @@ KVM_SET_NESTED_STATE of the same vmcs12.
 """
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 from kvmtest._native import ffi, lib
 from kvmtest.checks.kvm_device import offers_quirk
@@ -18,6 +18,7 @@ from kvmtest.guests.vmcs12 import (
     ENTRY_LOAD_DEBUG_CONTROLS,
     EXIT_SAVE_DEBUG_CONTROLS,
     of_nested_state,
+    with_fields,
 )
 from kvmtest.host.facts.msr import IA32_DEBUGCTL, IA32_DEBUGCTL_FREEZE_WHILE_SMM
 from kvmtest.host.machine import Machine
@@ -34,10 +35,13 @@ __all__ = [
     "controls",
     "enter_by_l1",
     "enter_by_userspace",
+    "is_taken",
     "state_debugctl",
     "taken_from_userspace",
     "takes_freeze_bit",
 ]
+
+P = ParamSpec("P")
 
 #: Single-step on branches: KVM takes it from any guest, and drops it.
 BTF = 1 << 1
@@ -78,7 +82,7 @@ def enter_by_userspace(l1: L1) -> Attempt:
     """
     vcpu = l1.guest.vcpu
     with _borrowed(vcpu) as state:
-        if not _is_taken(vcpu, state):
+        if not is_taken(vcpu.set_nested_state, state):
             return Attempt(REFUSED)
         return Attempt(ENTERED, vcpu.get_msr(IA32_DEBUGCTL))
 
@@ -88,22 +92,21 @@ def taken_from_userspace(l1: L1, values: Iterable[int]) -> list[int]:
     vcpu, taken = l1.guest.vcpu, []
     with _borrowed(vcpu) as state:
         for value in values:
-            of_nested_state(state).guest_ia32_debugctl = value
-            if _is_taken(vcpu, state):
+            if is_taken(vcpu.set_nested_state, with_fields(state, guest_ia32_debugctl=value)):
                 taken.append(value)
     return taken
 
 
 @contextmanager
-def _borrowed(vcpu: Vcpu) -> Iterator[Any]:
-    """Yield the state of an L2 at its VM-entry, a ``char[]``; L1's is set again afterwards."""
+def _borrowed(vcpu: Vcpu) -> Iterator[bytes]:
+    """Yield the nested state of an L2 at its VM-entry; L1's is set again afterwards."""
     vcpu.complete()
     regs, sregs, debugctl = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_msr(IA32_DEBUGCTL)
     before = vcpu.get_nested_state()
     state: Any = ffi.from_buffer("char[]", bytearray(before))
     flags = lib.KVM_STATE_NESTED_GUEST_MODE | lib.KVM_STATE_NESTED_RUN_PENDING
     ffi.cast("struct kvm_nested_state *", state).flags |= flags
-    yield state
+    yield bytes(ffi.buffer(state))
     # A vCPU that is taken out of L2 copies an empty vmcs02 over vmcs12 afterwards, once: have it do
     # so at once, and set vmcs12 again (docs/findings/vmcs12-overwritten-after-restore.md).
     vcpu.set_nested_state(before)
@@ -115,10 +118,10 @@ def _borrowed(vcpu: Vcpu) -> Iterator[Any]:
     vcpu.set_msr(IA32_DEBUGCTL, debugctl & ~IA32_DEBUGCTL_FREEZE_WHILE_SMM)
 
 
-def _is_taken(vcpu: Vcpu, state: Any) -> bool:
-    """Set a nested state; return False for EINVAL."""
+def is_taken(call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+    """Make a call that asks KVM for something; return False where that ends in EINVAL."""
     try:
-        vcpu.set_nested_state(bytes(ffi.buffer(state)))
+        call(*args, **kwargs)
     except KvmError as error:
         if error.errno != errno.EINVAL:
             raise
