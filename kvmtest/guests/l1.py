@@ -89,17 +89,12 @@ class L1:
         symbols = guest.image.symbols
         sregs = guest.vcpu.get_sregs()
         self.write(**contents(sregs, msrs, symbols["l2_start"], symbols["vm_exit"]))
-        registers = guest.memory.struct("struct guest_gprs *", symbols["l2_registers"])
-        #: L2's general registers while L1 runs, a ``struct guest_gprs *``; RSP is in vmcs12.
-        self.l2_registers: Any = registers
 
     def moved_to(self, guest: Guest) -> Self:
-        """Return the same L1 and L2 in another guest, which has to get this one's state yet."""
+        """Return the same L1 and L2 in another guest, which has yet to get this one's state."""
         moved = copy(self)
         moved.guest, moved._own = guest, guest.transport
         moved._l2 = Mailbox(guest.memory, lib.GUEST_L2_MAILBOX)
-        registers = guest.image.symbols["l2_registers"]
-        moved.l2_registers = guest.memory.struct("struct guest_gprs *", registers)
         if self.is_in_l2:
             guest.transport = moved._l2
         return moved
@@ -108,6 +103,12 @@ class L1:
     def is_in_l2(self) -> bool:
         """Whether L2 runs, and takes the commands."""
         return self.guest.transport is self._l2
+
+    @property
+    def l2_registers(self) -> Any:
+        """L2's general registers while L1 runs, a ``struct guest_gprs *``; RSP is in vmcs12."""
+        address = self.guest.image.symbols["l2_registers"]
+        return self.guest.memory.struct("struct guest_gprs *", address)
 
     # vmcs12, while L1 runs
 
@@ -190,8 +191,9 @@ class L1:
         how, reason, qualification, rip = result.values
         if result.fault or how != lib.VMX_EXITED:
             return _failure(result)
-        self._is_launched |= not reason & FAILED_ENTRY
-        return VmExit(reason, qualification, rip)
+        exit_ = VmExit(reason, qualification, rip)
+        self._is_launched |= not exit_.is_failed_entry
+        return exit_
 
     def _do(self, *sent: Command) -> list[Result]:
         """Have L1 execute VMX instructions that must succeed."""
