@@ -88,8 +88,8 @@ class Vmx:
         #: GUEST_IA32_DEBUGCTL of the VMCS in use, and of vmcs01 while L2 runs.
         self.vmcs = 0
         self.vmcs01: int | None = None
-        #: L1's current VMCS, if it has one.
-        self.vmcs12: Vmcs12 | None = None
+        #: L1's current VMCS.
+        self.vmcs12 = Vmcs12()
         self.pre_vmenter = 0
         #: The VM's, as far as they are about bit 14 in vmcs12.
         self.disabled_quirks = 0
@@ -185,7 +185,7 @@ class Vmx:
 
     def save_in_vmcs12(self, value: int, written: int) -> None:
         """Keep a value for L1; ``written`` is that before KVM dropped what it ignores."""
-        if self.is_in_l2 and self.vmcs12 and self.vmcs12.saves:
+        if self.is_in_l2 and self.vmcs12.saves:
             self.vmcs12.debugctl = value
 
     def write_debugctl(self, value: int) -> None:
@@ -201,8 +201,6 @@ class Vmx:
     # arch/x86/kvm/vmx/nested.c
 
     def disable_quirks(self, quirks: int) -> None:
-        if quirks & ~self.QUIRKS:
-            raise Refused
         self.disabled_quirks |= quirks
 
     def has_quirk(self) -> bool:
@@ -346,7 +344,7 @@ def _save(value: Callable[[Vmx, int, int], int | None]) -> Callable[[Vmx, int, i
 
     def save_in_vmcs12(vcpu: Vmx, value_: int, written: int) -> None:
         kept = value(vcpu, value_, written)
-        if vcpu.vmcs12 and kept is not None:
+        if kept is not None:
             vcpu.vmcs12.debugctl = kept
 
     return save_in_vmcs12
@@ -356,7 +354,7 @@ def _sync(value: Callable[[Vmx], int]) -> Callable[[Vmx], None]:
     """Return an exit from L2 that puts ``value`` into vmcs12, where L1 asks for that."""
 
     def sync_vmcs12(vcpu: Vmx) -> None:
-        if vcpu.vmcs12 and vcpu.vmcs12.saves:
+        if vcpu.vmcs12.saves:
             vcpu.vmcs12.debugctl = value(vcpu)
 
     return sync_vmcs12
@@ -373,13 +371,7 @@ def _check(wrong: Callable[[Vmx, int], bool], *, unasked: bool = False) -> Calla
     return check_guest_state
 
 
-def _is_saved(vcpu: Vmx, *, asked: bool = True) -> bool:
-    return vcpu.is_in_l2 and bool(vcpu.vmcs12 and (vcpu.vmcs12.saves or not asked))
-
-
 def _assign_quirks(vcpu: Vmx, quirks: int) -> None:
-    if quirks & ~vcpu.QUIRKS:
-        raise Refused
     vcpu.disabled_quirks = quirks
 
 
@@ -507,15 +499,15 @@ FAULTS: dict[str, type[Vmx]] = {
     "l1-debugctl-not-kept": _wrong(keeps_debugctl=lambda vcpu, vmcs12, *, pending: not pending),
     "l2-write-not-saved": _wrong(save_in_vmcs12=_nothing),
     "l2-write-saved-unasked": _wrong(
-        save_in_vmcs12=_save(lambda vcpu, value, _: value if _is_saved(vcpu, asked=False) else None)
+        save_in_vmcs12=_save(lambda vcpu, value, _: value if vcpu.is_in_l2 else None)
     ),
     "l2-write-saved-unmasked": _wrong(
-        save_in_vmcs12=_save(lambda vcpu, _, written: written if _is_saved(vcpu) else None)
+        save_in_vmcs12=_save(
+            lambda vcpu, _, written: written if vcpu.is_in_l2 and vcpu.vmcs12.saves else None
+        )
     ),
     "l1-write-saved": _wrong(
-        save_in_vmcs12=_save(
-            lambda vcpu, value, _: value if vcpu.vmcs12 and vcpu.vmcs12.saves else None
-        )
+        save_in_vmcs12=_save(lambda vcpu, value, _: value if vcpu.vmcs12.saves else None)
     ),
     "saved-from-vmcs02": _wrong(sync_vmcs12=_sync(lambda vcpu: vcpu.guest_debugctl_read())),
     "saved-with-host-bit": _wrong(sync_vmcs12=_sync(lambda vcpu: vcpu.vmcs)),

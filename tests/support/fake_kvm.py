@@ -176,10 +176,7 @@ class FakeVm(Vm):
             raise KvmError("KVM_ENABLE_CAP", errno.EINVAL, "fake VM")
         for vcpu in self.vcpus:
             assert isinstance(vcpu, FakeVcpu)
-            try:
-                vcpu.model.disable_quirks(quirks)
-            except Refused:
-                raise KvmError("KVM_ENABLE_CAP", errno.EINVAL, "fake VM") from None
+            vcpu.model.disable_quirks(quirks)
 
     def create_vcpu(self, number: int | None = None) -> Vcpu:
         vcpu = FakeVcpu(self, self._system.host, self._system.model(self._system.host))
@@ -320,8 +317,7 @@ class FakeVcpu(Vcpu):
 
     def _write_vmcs12(self) -> None:
         """Take over what the model has saved."""
-        if self.model.vmcs12:
-            self._vmcs12.guest_ia32_debugctl = self.model.vmcs12.debugctl
+        self._vmcs12.guest_ia32_debugctl = self.model.vmcs12.debugctl
 
     @property
     def entries(self) -> int:
@@ -417,14 +413,14 @@ class FakeVcpu(Vcpu):
         (memory,) = [m for m in self._vm.memories if m.guest_address == 0]
         return memory.struct("struct mailbox *", address)
 
-    def _boot(self, mailbox: Any) -> Iterator["Exit | ToL1"]:
+    def _boot(self, mailbox: Any) -> Iterator[Exit | ToL1]:
         """Say hello, and then do what is in the mailbox; yield the exits."""
         self._regs.rip = 0
         mailbox.magic = lib.GUEST_MAGIC
         yield _out(lib.GUEST_DONE_PORT)
         yield from self._obey(mailbox)
 
-    def _obey(self, mailbox: Any) -> Iterator["Exit | ToL1"]:
+    def _obey(self, mailbox: Any) -> Iterator[Exit | ToL1]:
         """Do what is in the mailbox, again and again; yield the exits."""
         while True:
             for at in range(mailbox.count):
@@ -433,7 +429,7 @@ class FakeVcpu(Vcpu):
                 mailbox.done += 1
             yield _out(lib.GUEST_DONE_PORT)
 
-    def _do(self, command: Any, result: Any) -> Iterator["Exit | ToL1"]:
+    def _do(self, command: Any, result: Any) -> Iterator[Exit | ToL1]:
         one, two, _ = command.argument
         if command.op == lib.COMMAND_RING:
             for _ in range(one):
