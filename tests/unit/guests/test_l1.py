@@ -1,6 +1,6 @@
 """kvmtest/guests/l1.py: the driver of an L1, over a vCPU that plays L1 and L2."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,13 +96,6 @@ class PlayedVcpu:
 
     def field(self, name: str) -> int:
         return self.fields[ENCODINGS[name]]
-
-
-@pytest.fixture
-def memory() -> Iterator[Memory]:
-    memory = Memory(lib.GUEST_MEMORY_SIZE, 0)
-    yield memory
-    memory.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kvmtest._native import ffi, lib
+from kvmtest._native import ffi
 from kvmtest.guests.saved import SavedGuest
 from kvmtest.guests.vmcs12 import of_nested_state
 from kvmtest.kvm import Memory
@@ -37,8 +37,8 @@ class FakeVcpu:
 
 
 @pytest.fixture
-def guest() -> Any:
-    return SimpleNamespace(vcpu=FakeVcpu(), memory=Memory(lib.GUEST_MEMORY_SIZE, 0))
+def guest(memory: Memory) -> Any:
+    return SimpleNamespace(vcpu=FakeVcpu(), memory=memory)
 
 
 def test_a_pending_exit_is_completed_first(guest: Any) -> None:
