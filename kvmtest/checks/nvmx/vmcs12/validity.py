@@ -60,7 +60,7 @@ def validity(context: Context) -> Observations:
                 yield from l2_controls(l1, which)
                 yield from _loaded(l1, taken, own, which)
                 yield _swept(l1, [bit for bit in bits if bit not in taken], which)
-                yield from _not_loaded(l1, guest, own, which)
+                yield from _not_loaded(l1, own, which)
 
 
 def _loaded(l1: L1, taken: list[int], own: list[int], which: str) -> Observations:
@@ -97,7 +97,7 @@ def _writable(guest: Guest, bits: Sequence[int]) -> list[int]:
     return taken
 
 
-def _not_loaded(l1: L1, guest: Guest, own: list[int], which: str) -> Observations:
+def _not_loaded(l1: L1, own: list[int], which: str) -> Observations:
     """Have entries load nothing: what is in vmcs12 does not count, and L2 has L1's DEBUGCTL."""
     l1.write(**controls(l1, load=False))
     for value in (0, *own[:1]):
