@@ -26,14 +26,10 @@ _MARKS = {
 }
 _DECIDED = ("PASS", "FAIL", "INCONCLUSIVE", "ERROR")
 
+_FIX, _FREEZE_BIT = "kernel.fix-present", "nvmx.vmcs12.freeze-bit"
+_QUIRK = "nvmx.vmcs12.quirk-disabled"
 #: What a kernel has gained where these properties are decided, and not before.
-_FEATURES = {"nvmx.vmcs12.quirk-disabled": "the vmcs12 quirk"}
-
-_FIX, _FREEZE_BIT, _QUIRK = (
-    "kernel.fix-present",
-    "nvmx.vmcs12.freeze-bit",
-    "nvmx.vmcs12.quirk-disabled",
-)
+_FEATURES = {_QUIRK: "the vmcs12 quirk"}
 _REFUSED = "docs/findings/bit-14-in-vmcs12-refused.md"
 
 #: A row's marks by property, in the columns' order; "" where nothing was decided.
