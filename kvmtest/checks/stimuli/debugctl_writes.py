@@ -18,6 +18,7 @@ from .stimulus import Stimulus
 
 __all__ = [
     "FREEZE_BIT_WRITES",
+    "GENERAL_PROTECTION",
     "GUEST_WRITES_0",
     "OWN_BITS",
     "REFUSED",

@@ -8,20 +8,19 @@ L2 runs.
 import secrets
 from collections.abc import Iterator
 
-from kvmtest.checks.stimuli.debugctl_writes import REFUSED, TAKEN, guest_write
+from kvmtest.checks.stimuli.debugctl_writes import GENERAL_PROTECTION, REFUSED, TAKEN, guest_write
 from kvmtest.checks.stimuli.vmcs12_debugctl import WAYS
 from kvmtest.guests import Guest, commands
 from kvmtest.guests.l1 import L1
 from kvmtest.judge import Reading, control
 
-__all__ = ["NO_SUCH_MSR", "l2_controls", "msr_controls", "write_control"]
+__all__ = ["IA32_SYSENTER_EIP", "NO_SUCH_MSR", "l2_controls", "msr_controls", "write_control"]
 
 #: IA32_SYSENTER_EIP: on every x86-64 CPU, and holds any 32 bits; more than those AMD's does not
 #: (AMD APM volume 2, 6.1.2), and KVM keeps to that.
 IA32_SYSENTER_EIP = 0x176
 #: In no CPU, and outside KVM's own range of MSRs ("KVM", 0x4b564d00 and up): RDMSR gives #GP.
 NO_SUCH_MSR = 0x4B564E00
-GENERAL_PROTECTION = 13
 #: An activity state that KVM offers no L1 (Intel SDM volume 3, 25.4.2).
 SHUTDOWN = 2
 
