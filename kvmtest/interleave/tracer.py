@@ -22,8 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ptrace.binding import func
 
@@ -209,15 +208,10 @@ class Tracer:
         # Those whose next sleep in the kernel, if they were to make one, ends at once.
         self._interrupted: set[int] = set()
 
-    def __enter__(self) -> "Tracer":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.detach_all()
 
     @property

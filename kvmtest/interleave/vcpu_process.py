@@ -13,7 +13,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from kvmtest.errors import KvmtestError
@@ -85,12 +84,7 @@ class VcpuProcess:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._socket.close()
         if self.pid in self._tracer.tracees:
             os.kill(self.pid, signal.SIGKILL)
