@@ -227,7 +227,7 @@ class Tracer:
         ``follow_threads``: threads that it makes are traced from their first instruction, as
         ``follow_processes`` has it for processes. Both are inherited.
         """
-        options = func.PTRACE_O_TRACESYSGOOD | func.PTRACE_O_TRACEEXEC | func.PTRACE_O_TRACEEXIT
+        options = _OPTIONS | func.PTRACE_O_TRACEEXIT
         if follow_threads:
             options |= func.PTRACE_O_TRACECLONE
         if follow_processes:

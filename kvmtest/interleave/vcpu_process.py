@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Self
 
 from kvmtest.errors import KvmtestError
+from kvmtest.host.facts.vmm import IOCTL, KVM_RUN
 
 from .tracer import SignalDelivery, Stop, SyscallEntry, SyscallExit, Tracer
 
@@ -33,7 +34,6 @@ _LARGEST_MESSAGE = 4096
 # Of linux/prctl.h and linux/seccomp.h.
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _SECCOMP_MODE_FILTER = 2
-_SYS_IOCTL, _KVM_RUN = 16, 0xAE80
 # struct sock_filter: code, jump if true, jump if false, k. Loads are from struct seccomp_data: the
 # number at 0, the second argument's lower half at 24.
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
@@ -41,9 +41,9 @@ _FILTER = b"".join(
     struct.pack("=HBBI", *instruction)
     for instruction in (
         (_LOAD, 0, 0, 0),
-        (_JUMP_IF_EQUAL, 0, 3, _SYS_IOCTL),
+        (_JUMP_IF_EQUAL, 0, 3, IOCTL),
         (_LOAD, 0, 0, 24),
-        (_JUMP_IF_EQUAL, 0, 1, _KVM_RUN),
+        (_JUMP_IF_EQUAL, 0, 1, KVM_RUN),
         (_RETURN, 0, 0, 0x7FF00000),  # SECCOMP_RET_TRACE
         (_RETURN, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
     )

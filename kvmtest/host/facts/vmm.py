@@ -18,9 +18,9 @@ __all__ = ["IOCTL", "KVM_RUN", "Vmm", "runs"]
 IOCTL, KVM_RUN = 16, 0xAE80
 
 DEBUGFS = "/sys/kernel/debug/kvm"
-# virt/kvm/kvm_main.c, kvm_vcpu_ioctl's file: its name carries the vCPU's id.
 # Flags of a task (linux/sched.h): PF_IO_WORKER, PF_USER_WORKER, PF_KTHREAD.
 _KERNELS_OWN = 0x10 | 0x4000 | 0x200000
+# virt/kvm/kvm_main.c, create_vcpu_fd: the name of a vCPU's file carries its id.
 _VCPU = re.compile(r"anon_inode:kvm-vcpu:(\d{1,9})", re.ASCII)
 
 
