@@ -27,6 +27,8 @@ from typing import Any, Self
 from ptrace.binding import func
 
 from kvmtest.errors import KvmtestError
+from kvmtest.host.facts import task
+from kvmtest.host.tree import Tree
 
 __all__ = [
     "Cloned",
@@ -562,37 +564,20 @@ def _no_memory(tid: int, address: int, length: int, error: OSError | None = None
     return TracerError(f"no {length} bytes at {address:#x} of thread {tid}{why}")
 
 
-def _stat(tid: int) -> list[str]:
-    """Return the fields of /proc/TID/stat from the state on (field 3 of proc(5)); none if gone."""
-    try:
-        return Path(f"/proc/{tid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
 def _is_kernels_own(tid: int) -> bool:
-    fields = _stat(tid)
+    fields = task.stat(Tree(), f"/proc/{tid}")
     return bool(fields) and bool(int(fields[6]) & _KERNELS_OWN)
 
 
 def _is_zombie(tid: int) -> bool:
-    return _stat(tid)[:1] == ["Z"]
+    return task.stat(Tree(), f"/proc/{tid}")[:1] == ["Z"]
 
 
 def _tracer_of(tid: int) -> int:
-    return int(_status(tid).get("TracerPid", "0"))
+    return int(task.status(Tree(), f"/proc/{tid}").get("TracerPid", "0"))
 
 
 def _has_signal(tid: int) -> bool:
-    status = _status(tid)
-    pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
-    return bool(pending & ~int(status.get("SigBlk", "0"), 16))
-
-
-def _status(tid: int) -> dict[str, str]:
-    """Return the fields of /proc/TID/status; none if the thread is gone."""
-    try:
-        lines = Path(f"/proc/{tid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    fields = task.status(Tree(), f"/proc/{tid}")
+    pending = int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
+    return bool(pending & ~int(fields.get("SigBlk", "0"), 16))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit
+from kvmtest.host.facts.task import stat
 from kvmtest.host.tree import Tree
 
 __all__ = ["LOCK", "Lock", "LockHeld", "Owner", "own_command", "process_start"]
@@ -71,13 +72,8 @@ def process_start(pid: int) -> int | None:
     Together with the pid this names a task for good (proc(5), /proc/PID/stat, field 22). A zombie
     has ended and counts as no task. Tasks can't be stood in for: always the live /proc.
     """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # Field 2, the command's name in brackets, may itself hold brackets and spaces.
-    fields = stat[stat.rindex(b")") + 1 :].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    fields = stat(Tree(), f"/proc/{pid}")
+    return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
 
 
 def own_command() -> str:

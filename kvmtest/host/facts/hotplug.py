@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kvmtest.host.tree import Tree
 
 from .cpu import CpuListError, parse_cpu_list
+from .task import stat, status
 
 __all__ = ["Bound", "Task", "cpus_allowed", "is_online", "removable", "switch"]
 
@@ -80,23 +81,16 @@ def removable(tree: Tree) -> tuple[int, ...]:
 
 def cpus_allowed(tree: Tree, name: str) -> str | None:
     """Return the CPU list that the task of the folder ``name`` may run on; None where it ended."""
-    for line in (tree.read(f"{name}/status") or "").splitlines():
-        field, _, value = line.partition(":")
-        if field == "Cpus_allowed_list":
-            return value.strip()
-    return None
+    return status(tree, name).get("Cpus_allowed_list")
 
 
 def _tasks(tree: Tree) -> Iterator[Task]:
     """Give the threads whose affinity can be set."""
     for folder in tree.glob("/proc/[0-9]*/task/[0-9]*"):
         name = f"/{folder.relative_to(tree.root)}"
-        stat, cpus = tree.read(f"{name}/stat"), cpus_allowed(tree, name)
-        if stat and cpus:
-            # Field 2, the command's name in brackets, may itself hold brackets and spaces.
-            fields = stat[stat.rindex(")") + 1 :].split()
-            if not int(fields[6]) & _PF_NO_SETAFFINITY:
-                yield Task(int(folder.name), int(fields[19]), cpus)
+        fields, cpus = stat(tree, name), cpus_allowed(tree, name)
+        if fields and cpus and not int(fields[6]) & _PF_NO_SETAFFINITY:
+            yield Task(int(folder.name), int(fields[19]), cpus)
 
 
 def _files(tree: Tree) -> Iterator[tuple[str, str]]:

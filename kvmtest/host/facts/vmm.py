@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.host.tree import Tree
 
+from .task import stat
+
 __all__ = ["IOCTL", "KVM_RUN", "Vmm", "runs"]
 
 #: ioctl(2) on x86-64 (arch/x86/entry/syscalls/syscall_64.tbl), and KVM_RUN (linux/kvm.h).
@@ -100,8 +102,7 @@ def _vcpus(tree: Tree, pid: int) -> Iterator[tuple[int, int]]:
 def _tids(tree: Tree, pid: int) -> list[int]:
     found = []
     for path in tree.glob(f"/proc/{pid}/task/[0-9]*"):
-        stat = tree.read(f"/proc/{pid}/task/{path.name}/stat") or ""
-        fields = stat.rpartition(")")[2].split()
+        fields = stat(tree, f"/proc/{pid}/task/{path.name}")
         if len(fields) > 6 and not int(fields[6]) & _KERNELS_OWN:
             found.append(int(path.name))
     return found
