@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from kvmtest.errors import KvmtestError
 from kvmtest.host.facts.vmm import Vmm, runs
+from kvmtest.host.tree import Tree
 
 from .tracer import (
     Exited,
@@ -23,7 +24,6 @@ from .tracer import (
     SyscallEntry,
     SyscallExit,
     Tracer,
-    threads_of,
 )
 
 __all__ = ["TracedVcpus", "VmmEnded"]
@@ -62,7 +62,7 @@ class TracedVcpus:
         until = time.monotonic() + seconds
         while self.vmm.vcpus.keys() - self.threads.keys() and time.monotonic() < until:
             # A VMM may make further threads meanwhile.
-            for tid in threads_of(self.vmm.pid) - self._tracer.tracees:
+            for tid in set(self.vmm.tids(Tree())) - self._tracer.tracees:
                 self._seize(tid, interrupts=True)
             if not self._tracer.tracees:
                 break

@@ -19,9 +19,8 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from ptrace.binding import func
@@ -45,7 +44,6 @@ __all__ = [
     "SyscallExit",
     "Tracer",
     "TracerError",
-    "threads_of",
 ]
 
 # Of linux/ptrace.h; python-ptrace lacks them.
@@ -76,9 +74,6 @@ _BIRTHS = {
     func.PTRACE_EVENT_CLONE: "clone",
 }
 _GROUP_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-
-# Flags of a task (linux/sched.h): PF_IO_WORKER, PF_USER_WORKER, PF_KTHREAD.
-_KERNELS_OWN = 0x10 | 0x4000 | 0x200000
 
 # What the kernel puts in rax of a system call that it will make again, unless a handler runs
 # (linux/errno.h).
@@ -260,22 +255,6 @@ class Tracer:
                 raise TracerError(f"thread {tid} can't be traced: {error}; {remedy}") from error
             # It was born traced, and its first stop has not been taken yet.
         self._tracees.add(tid)
-
-    def seize_process(self, pid: int, *, follow_processes: bool = False) -> frozenset[int]:
-        """Trace all threads of a process, and those that it makes. Return them.
-
-        Leaves out the kernel's workers among them. Raises TracerError; Gone if no thread is left.
-        """
-        seized: set[int] = set()
-        while new := threads_of(pid) - seized:
-            for tid in new:
-                # A thread may end as we look.
-                with contextlib.suppress(Gone):
-                    self.seize(tid, follow_threads=True, follow_processes=follow_processes)
-                seized.add(tid)
-        if not self._tracees & seized:
-            raise Gone(f"no process has the ID {pid}")
-        return frozenset(self._tracees & seized)
 
     def start(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
         """Start a command that is traced from before its execve(2), with all that it starts.
@@ -539,15 +518,6 @@ class Tracer:
         self._close_memory(tid)
 
 
-def threads_of(pid: int) -> frozenset[int]:
-    """Return the IDs of a process's threads, without the kernel's workers among them."""
-    try:
-        tids: Iterable[int] = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return frozenset()
-    return frozenset(tid for tid in tids if not _is_kernels_own(tid))
-
-
 def _waited(tid: int, options: int) -> tuple[int, int]:
     try:
         return os.waitpid(tid, options | _WALL | _WNOTHREAD)
@@ -562,11 +532,6 @@ def _signal_of(stop: Stop) -> int:
 def _no_memory(tid: int, address: int, length: int, error: OSError | None = None) -> TracerError:
     why = f": {error.strerror}" if error else ""
     return TracerError(f"no {length} bytes at {address:#x} of thread {tid}{why}")
-
-
-def _is_kernels_own(tid: int) -> bool:
-    fields = task.stat(Tree(), f"/proc/{tid}")
-    return bool(fields) and bool(int(fields[6]) & _KERNELS_OWN)
 
 
 def _is_zombie(tid: int) -> bool:

@@ -75,11 +75,17 @@ class Vmm:
         }
 
     def tids(self, tree: Tree) -> list[int]:
-        """Return the process's threads.
+        """Return the process's threads, none if it has ended.
 
         Without those of the kernel, such as KVM's worker, whose last call seems to be KVM_RUN.
         """
-        return _tids(tree, self.pid)
+        folder = f"/proc/{self.pid}/task"
+        try:
+            names = [path.name for path in tree.path(folder).iterdir()]
+        except OSError:
+            return []
+        tids = sorted(int(name) for name in names if name.isdecimal())
+        return [tid for tid in tids if _is_vmms(tree, f"{folder}/{tid}")]
 
 
 def runs(call: tuple[int, ...]) -> int | None:
@@ -99,13 +105,10 @@ def _vcpus(tree: Tree, pid: int) -> Iterator[tuple[int, int]]:
             yield int(path.name), int(match[1])
 
 
-def _tids(tree: Tree, pid: int) -> list[int]:
-    found = []
-    for path in tree.glob(f"/proc/{pid}/task/[0-9]*"):
-        fields = stat(tree, f"/proc/{pid}/task/{path.name}")
-        if len(fields) > 6 and not int(fields[6]) & _KERNELS_OWN:
-            found.append(int(path.name))
-    return found
+def _is_vmms(tree: Tree, folder: str) -> bool:
+    """Tell whether a thread still lives, and is not the kernel's."""
+    fields = stat(tree, folder)
+    return len(fields) > 6 and not int(fields[6]) & _KERNELS_OWN
 
 
 def _call(tree: Tree, pid: int, tid: int) -> tuple[int, ...]:
