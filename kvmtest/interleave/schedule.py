@@ -11,7 +11,6 @@ toggles back, and runs vCPU 0.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import chain, pairwise
 from typing import NamedTuple
 
 __all__ = [
@@ -191,8 +190,11 @@ def number_of(alphabet: Collection[Does], length: int) -> int:
 def are_fit(schedule: Schedule) -> bool:
     """Tell whether each step can follow the ones before."""
     begun = Partial()
-    beginnings = chain([begun], (begun := begun.then(step) for step in schedule))
-    return all(before.can_come(after.steps[-1]) for before, after in pairwise(list(beginnings)))
+    for step in schedule:
+        if not begun.can_come(step):
+            return False
+        begun = begun.then(step)
+    return True
 
 
 def _steps(alphabet: Collection[Does]) -> list[Step]:

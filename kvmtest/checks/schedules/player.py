@@ -43,8 +43,8 @@ class Player:
     """A context manager with two vCPUs' processes; all calls are by the thread that made it.
 
     ``toggle`` writes the knob's value, ``smi`` raises an SMI, and ``unplug`` takes a CPU offline
-    and brings it online again. New vCPUs begin on ``cpus[0]``, and
-    a move is to the other CPU. The caller's thread must be on the last of ``cpus``.
+    and brings it online again. New vCPUs begin on ``cpus[0]``, and a move is to the other CPU. The
+    caller's thread must be on the last of ``cpus``.
     """
 
     def __init__(
