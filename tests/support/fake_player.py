@@ -3,16 +3,16 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
-from kvmtest.checks.schedules.player import Look
+from kvmtest.checks.schedules.player import Look, Player
 from kvmtest.checks.witnesses.refused_entry import non_canonical
 from kvmtest.interleave.schedule import VCPUS, Does, Schedule, Step, vcpus_of
 from kvmtest.kvm import System
 
 
-class FakePlayer:
-    """As Player; ``system`` is the class of a fake KVM."""
+class FakePlayer(Player):
+    """A player without processes; ``system`` is the class of a fake KVM."""
 
     def __init__(
         self,
@@ -22,26 +22,15 @@ class FakePlayer:
         smi: Callable[[], None],
         unplug: Callable[[int], None],
     ) -> None:
+        super().__init__(cpus, toggle, smi, unplug)
         self._system = system
-        self._cpus = cpus
-        self._toggle = toggle
 
-    def __enter__(self) -> "FakePlayer":
+    def __enter__(self) -> Self:
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
 
     @property
     def pids(self) -> tuple[int, ...]:
         return (threading.get_native_id(),) * len(VCPUS)
-
-    @property
-    def first_cpu(self) -> int:
-        return self._cpus[0]
-
-    def play(self, schedule: Schedule, knob: int = 1) -> list[Look]:
-        return [each for each in self.steps(schedule, knob) if isinstance(each, Look)]
 
     def steps(self, schedule: Schedule, knob: int = 1) -> Iterator[Step | Look]:
         self._toggle(knob)
