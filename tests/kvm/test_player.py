@@ -4,15 +4,12 @@ import os
 from itertools import islice
 
 import pytest
+from support.schedules import schedule
 
 from kvmtest.checks.schedules.player import Player
-from kvmtest.interleave.schedule import Does, Schedule, Step, text
+from kvmtest.interleave.schedule import Does, Step, text
 
 pytestmark = pytest.mark.usefixtures("system")
-
-
-def schedule(words: str) -> Schedule:
-    return tuple(Step(Does(w[0]), int(w[1:]) if w[1:] else None) for w in words.split())
 
 
 @pytest.mark.parametrize(

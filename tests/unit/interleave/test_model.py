@@ -1,14 +1,9 @@
 """The model of KVM's bookkeeping, on a KVM that is right and on one that loses updates."""
 
 import pytest
+from support.schedules import schedule
 
 from kvmtest.interleave.model import final_bit
-from kvmtest.interleave.schedule import Does, Schedule, Step
-
-
-def schedule(text: str) -> Schedule:
-    words = text.split()
-    return tuple(Step(Does(w[0]), int(w[1:]) if w[1:] else None) for w in words)
 
 
 @pytest.mark.parametrize(
