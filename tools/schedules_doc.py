@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kvmtest.checks.schedules.enumeration import WITH_EMULATION
-from kvmtest.checks.vmx.entry.after_emulation import emulates
 from kvmtest.evidence.file import load
 from kvmtest.interleave import model
-from kvmtest.interleave.schedule import ALIKE, Does, Schedule, every, number_of, vcpus_of
+from kvmtest.interleave.schedule import ALIKE, Does, Schedule, every, has, number_of, vcpus_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TARGET, DATA = DOCS / "schedules.md", DOCS / "schedules.json"
@@ -158,7 +157,7 @@ def _emulating(run: dict[str, Any]) -> Iterator[str]:
     )
     sums = [0] * 6
     for row in run["rows"]:
-        emulating = [s for s in every(WITH_EMULATION, row["length"]) if emulates(s)]
+        emulating = [s for s in every(WITH_EMULATION, row["length"]) if has(s, Does.EMULATE)]
         in_all, losing = number_of(WITH_EMULATION, row["length"]), sum(map(_loses, emulating))
         first = f"`{row['first'].partition(',')[0]}`" if row["wrong"] else ""
         counts = (in_all, len(emulating), row["played"], row["looks"], row["wrong"], losing)

@@ -22,6 +22,7 @@ __all__ = [
     "Step",
     "are_fit",
     "every",
+    "has",
     "number_of",
     "schedules",
     "text",
@@ -101,6 +102,11 @@ def text(schedule: Schedule) -> str:
 def vcpus_of(schedule: Schedule) -> tuple[int, ...]:
     """Return the vCPUs that act in a schedule; vCPU 0 if none does."""
     return tuple(sorted({v for _, v in schedule if v is not None})) or VCPUS[:1]
+
+
+def has(schedule: Schedule, does: Does) -> bool:
+    """Tell whether a step of a schedule does that."""
+    return any(step.does is does for step in schedule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 Plays all schedules up to a length, and holds each VMCS that they leave against the model.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from kvmtest.checks.context import Context, Observations
@@ -14,7 +14,7 @@ from kvmtest.host.facts.msr import freeze_bit
 from kvmtest.host.observe.kernel_log import KernelLog
 from kvmtest.host.observe.vmcs_dump import VmcsDump
 from kvmtest.interleave.model import final_bit
-from kvmtest.interleave.schedule import Does, Schedule, number_of, schedules, text
+from kvmtest.interleave.schedule import Does, Schedule, has, number_of, schedules, text
 from kvmtest.judge import claim, control, measure
 from kvmtest.missing import Missing
 from kvmtest.smi.source import Periodic
@@ -63,12 +63,13 @@ class _Outcome:
 def enumerated(
     context: Context,
     steps: Collection[Does],
-    chosen: Callable[[Schedule], bool] = lambda _: True,
+    must_have: Does | None = None,
     longest: int = LONGEST,
 ) -> Observations:
-    """Play the ``chosen`` schedules of up to ``context.schedule_steps`` of the steps.
+    """Play the schedules of up to ``context.schedule_steps`` of the steps.
 
-    ``longest`` bounds their length, too.
+    Only those that have the step ``must_have``, if there is one; ``longest`` bounds their length,
+    too.
     """
     with Scene(context, "vmcs") as scene, opened_log(context) as log:
         yield from scene.begin()
@@ -80,7 +81,9 @@ def enumerated(
         context.journal.write(_CONSOLE_LEVELS, _CRITICAL_ONLY)
         with opened_player(context, scene, unplugs=Does.UNPLUG in steps) as player:
             for length in range(1, min(context.schedule_steps, longest) + 1):
-                listed = [each for each in schedules(steps, length) if chosen(each)]
+                listed = list(schedules(steps, length))
+                if must_have is not None:
+                    listed = [each for each in listed if has(each, must_have)]
                 outcome = _play(context, log, player, length, listed)
                 yield from _readings(outcome, steps, length, len(listed))
         with scene.guest() as guest:

@@ -24,7 +24,7 @@ from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.checks.witnesses.vmcs import VmcsWitness
 from kvmtest.checks.witnesses.witness import Entry
 from kvmtest.guests import Guest, guest_memory, long_guest
-from kvmtest.interleave.schedule import Does, Schedule
+from kvmtest.interleave.schedule import Does
 from kvmtest.judge import Absence, control
 from kvmtest.kvm import Memory, Vcpu
 
@@ -46,14 +46,9 @@ def after_emulation(context: Context) -> Observations:
         yield from _new_vcpu(scene)
         yield from _used_vcpu(scene)
     if not witness_lacks(context.machine, "vmcs"):
-        yield from enumerated(context, WITH_EMULATION, emulates)
+        yield from enumerated(context, WITH_EMULATION, Does.EMULATE)
     if not witness_lacks(context.machine, "leak"):
         yield from _leaks(context)
-
-
-def emulates(schedule: Schedule) -> bool:
-    """Tell whether KVM emulates in a schedule."""
-    return any(step.does is Does.EMULATE for step in schedule)
 
 
 def _leaks(context: Context) -> Observations:

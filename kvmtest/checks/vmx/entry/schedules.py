@@ -11,9 +11,9 @@ from kvmtest.checks.schedules.enumeration import alphabet, enumerated
 from kvmtest.checks.schedules.stage import used_cpus
 from kvmtest.host.facts.hotplug import Bound, removable
 from kvmtest.host.machine import Machine
-from kvmtest.interleave.schedule import Does, Schedule
+from kvmtest.interleave.schedule import Does
 
-__all__ = ["schedules", "unplugs"]
+__all__ = ["schedules"]
 
 #: The steps of the longest schedules in which a CPU goes offline, which takes long.
 WITH_HOTPLUG = 3
@@ -27,7 +27,7 @@ def schedules(context: Context) -> Observations:
     steps = alphabet(context)
     yield from enumerated(context, steps)
     if _may_unplug(context.machine):
-        yield from enumerated(context, steps | {Does.UNPLUG}, unplugs, WITH_HOTPLUG)
+        yield from enumerated(context, steps | {Does.UNPLUG}, Does.UNPLUG, WITH_HOTPLUG)
 
 
 def _may_unplug(machine: Machine) -> bool:
@@ -35,8 +35,3 @@ def _may_unplug(machine: Machine) -> bool:
         return False
     *_, cpu = used_cpus()
     return cpu in removable(machine.tree) and not Bound.of(machine.tree).alone_on(cpu)
-
-
-def unplugs(schedule: Schedule) -> bool:
-    """Tell whether a CPU goes offline in a schedule."""
-    return any(step.does is Does.UNPLUG for step in schedule)
