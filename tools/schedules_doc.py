@@ -16,6 +16,9 @@ from kvmtest.evidence.file import load
 from kvmtest.interleave import model
 from kvmtest.interleave.schedule import ALIKE, Does, Schedule, every, has, number_of, vcpus_of
 
+#: A row of a table.
+_Cells = tuple[int | str, ...]
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TARGET, DATA = DOCS / "schedules.md", DOCS / "schedules.json"
 
@@ -125,23 +128,18 @@ def _plain(run: dict[str, Any]) -> Iterator[str]:
         "",
         *_HEAD,
     )
-    yield from _counts(row for row in run["rows"] if Does.UNPLUG.value not in row["steps"])
+    yield from _rows(_counts(row) for row in run["rows"] if Does.UNPLUG.value not in row["steps"])
     yield from ("", "Those in which a CPU goes offline:", "", *_HEAD)
-    yield from _counts(row for row in run["rows"] if Does.UNPLUG.value in row["steps"])
+    yield from _rows(_counts(row) for row in run["rows"] if Does.UNPLUG.value in row["steps"])
     yield ""
 
 
-def _counts(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    sums = [0] * 4
-    for row in rows:
-        steps = {Does(letter) for letter in row["steps"]}
-        in_all = number_of(steps, row["length"])
-        if Does.UNPLUG in steps:
-            in_all -= number_of(steps - {Does.UNPLUG}, row["length"])
-        counts = (in_all, row["played"], row["looks"], row["wrong"])
-        sums = [a + b for a, b in zip(sums, counts, strict=True)]
-        yield _row((row["length"], *counts))
-    yield _row(("all", *sums))
+def _counts(row: dict[str, Any]) -> _Cells:
+    steps = {Does(letter) for letter in row["steps"]}
+    in_all = number_of(steps, row["length"])
+    if Does.UNPLUG in steps:
+        in_all -= number_of(steps - {Does.UNPLUG}, row["length"])
+    return (row["length"], in_all, row["played"], row["looks"], row["wrong"])
 
 
 def _emulating(run: dict[str, Any]) -> Iterator[str]:
@@ -155,15 +153,16 @@ def _emulating(run: dict[str, Any]) -> Iterator[str]:
         "| with a wrong VMCS | the first of them | wrong in all, by the model |",
         "|---|---|---|---|---|---|---|---|",
     )
-    sums = [0] * 6
-    for row in run["rows"]:
-        emulating = [s for s in every(WITH_EMULATION, row["length"]) if has(s, Does.EMULATE)]
-        in_all, losing = number_of(WITH_EMULATION, row["length"]), sum(map(_loses, emulating))
-        first = f"`{row['first'].partition(',')[0]}`" if row["wrong"] else ""
-        counts = (in_all, len(emulating), row["played"], row["looks"], row["wrong"], losing)
-        sums = [a + b for a, b in zip(sums, counts, strict=True)]
-        yield _row((row["length"], *counts[:-1], first, losing))
-    yield _row(("all", *sums[:-1], "", sums[-1]))
+    yield from _rows(map(_counts_of_emulation, run["rows"]))
+
+
+def _counts_of_emulation(row: dict[str, Any]) -> _Cells:
+    length = row["length"]
+    emulating = [s for s in every(WITH_EMULATION, length) if has(s, Does.EMULATE)]
+    in_all, losing = number_of(WITH_EMULATION, length), sum(map(_loses, emulating))
+    first = f"`{row['first'].partition(',')[0]}`" if row["wrong"] else ""
+    seen = (row["played"], row["looks"], row["wrong"], first)
+    return (length, in_all, len(emulating), *seen, losing)
 
 
 def _loses(schedule: Schedule) -> bool:
@@ -173,8 +172,13 @@ def _loses(schedule: Schedule) -> bool:
     )
 
 
-def _row(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+def _rows(rows: Iterable[_Cells]) -> Iterator[str]:
+    """Give a table's rows, and one with the sums of all columns of numbers but the first."""
+    listed = list(rows)
+    _, *columns = zip(*listed, strict=True)
+    sums = [sum(c) if all(isinstance(cell, int) for cell in c) else "" for c in columns]
+    for cells in (*listed, ("all", *sums)):
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":
