@@ -26,17 +26,12 @@ __all__ = [
 ]
 
 # "  name-1234    [001] d..2.  5678.123456: event: (place+0x0/0x10 [module]) a=0x1 b=0x2"
-_PLACED = (
-    r"\s*.+-(\d+)\s+(?:\([ \d-]+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+)\.(\d{6}): (\w+): "
-    r"\(([^+ )]+)[^)]*\)"
-)
+_EVENT = r"\s*.+-(\d+)\s+(?:\([ \d-]+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+)\.(\d{6}): (\w+): "
+_PLACED = _EVENT + r"\(([^+ )]+)[^)]*\)"
 # Of a probe whose arguments are all fetched as x64.
 _HIT = re.compile(_PLACED + r"((?: \w+=0x[0-9a-f]{1,16})*)\s*", re.ASCII)
 _ANY_HIT = re.compile(_PLACED + r"(?: \w+=\S+)*\s*", re.ASCII)
-_PASSED = re.compile(
-    r"\s*.+-(\d+)\s+(?:\([ \d-]+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+)\.(\d{6}): (\w+): (.*)",
-    re.ASCII,
-)
+_PASSED = re.compile(_EVENT + "(.*)", re.ASCII)
 # "vcpu 0 reason HLT rip 0x..." (arch/x86/kvm/trace.h); some reasons are followed by their flags.
 _REASON = re.compile(r"\breason (\S+)", re.ASCII)
 _VCPU = re.compile(r"\bvcpu (\d{1,9})\b", re.ASCII)
