@@ -17,6 +17,7 @@ from kvmtest.checks.witnesses.leak import look_for_leaks
 from kvmtest.checks.witnesses.runflags import RunFlagsWitness
 from kvmtest.checks.witnesses.vmcs import VmcsWitness, claimed
 from kvmtest.host.observe.kernel_log import KernelLog
+from kvmtest.host.observe.vmcs_dump import VmcsDump
 from kvmtest.interleave.schedule import Does, Step
 from kvmtest.judge import Absence, claim, control
 from kvmtest.missing import Missing
@@ -64,14 +65,8 @@ def _episode(scene: Scene, player: Player, log: KernelLog | Missing, last: int) 
             if runflags:
                 runflags.collect(1)
             if before is not None and not isinstance(log, Missing):
-                dump = dumps_of(log, before, {done.fs_base}).get(done.fs_base)
-                state = f"after freeze_on_smi went to {last} while the vCPU ran"
-                whole = dump is not None and dump.loads_debugctl
-                what = f"the dump of the entry refused {state} is whole"
-                remedy = "look at the kernel log, and run without other VMs"
-                yield control("vmcs", what, whole, True, remedy)
-                if dump is not None:
-                    yield claimed(dump, state, last)
+                dumps = dumps_of(log, before, {done.fs_base})
+                yield from _entry_after(dumps.get(done.fs_base), last)
         elif done.does is Does.TOGGLE:
             value = 1 - value
             # Without the vCPU's own CPU, where KVM owns the MSR.
@@ -80,6 +75,17 @@ def _episode(scene: Scene, player: Player, log: KernelLog | Missing, last: int) 
             yield from _reentry(runflags, value)
         elif runflags:
             runflags.collect(1)
+
+
+def _entry_after(dump: VmcsDump | None, last: int) -> Observations:
+    """Claim the host's bit in the dump of the entry after the KVM_RUN, if it is there."""
+    state = f"after freeze_on_smi went to {last} while the vCPU ran"
+    whole = dump is not None and dump.loads_debugctl
+    what = f"the dump of the entry refused {state} is whole"
+    remedy = "look at the kernel log, and run without other VMs"
+    yield control("vmcs", what, whole, True, remedy)
+    if dump is not None:
+        yield claimed(dump, state, last)
 
 
 def _reentry(runflags: RunFlagsWitness | None, value: int) -> Observations:
