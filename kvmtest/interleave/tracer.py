@@ -2,7 +2,8 @@
 ==========
 
 ptrace(2) over other processes: seize threads, take their stops as values, read and write registers
-and memory, let go. A tracee that is let go, or whose tracer dies, goes on as if nothing had been.
+and memory, let go. A tracee that is let go goes on as if nothing had been. So does one whose
+tracer dies, unless it was to die with the tracer.
 
 The system call is python-ptrace's binding; its debugger is not used: that attaches by
 PTRACE_ATTACH, after which a tracer that is killed too early leaves the tracee stopped, and its
@@ -217,18 +218,26 @@ class Tracer:
         return frozenset(self._tracees)
 
     def seize(
-        self, tid: int, *, follow_threads: bool = False, follow_processes: bool = False
+        self,
+        tid: int,
+        *,
+        follow_threads: bool = False,
+        follow_processes: bool = False,
+        dies_with_tracer: bool = False,
     ) -> None:
         """Begin to trace a thread, which goes on running. Raises TracerError and Gone.
 
         ``follow_threads``: threads that it makes are traced from their first instruction, as
-        ``follow_processes`` has it for processes. Both are inherited.
+        ``follow_processes`` has it for processes. ``dies_with_tracer``: the kernel kills it if the
+        tracer dies. All are inherited.
         """
         options = _OPTIONS | func.PTRACE_O_TRACEEXIT
         if follow_threads:
             options |= func.PTRACE_O_TRACECLONE
         if follow_processes:
             options |= func.PTRACE_O_TRACEFORK | func.PTRACE_O_TRACEVFORK
+        if dies_with_tracer:
+            options |= _O_EXITKILL
         self._seize(tid, options)
 
     def seize_child(self, pid: int) -> None:
@@ -260,13 +269,14 @@ class Tracer:
         """Start a command that is traced from before its execve(2), with all that it starts.
 
         ``options`` are those of subprocess.Popen. Its exit status comes by ``wait``, not by Popen.
+        Should the tracer die, the kernel kills all that was started.
         """
         script = 'kill -STOP $$; exec "$@"'
         started = subprocess.Popen(["/bin/sh", "-c", script, "sh", *command], **options)
         pid = started.pid
         try:
             _waited(pid, os.WUNTRACED)
-            self.seize(pid, follow_threads=True, follow_processes=True)
+            self.seize(pid, follow_threads=True, follow_processes=True, dies_with_tracer=True)
             # It is seen stopped, and with SIGCONT pending it stops again as it goes on.
             self._take(*_waited(pid, 0))
             os.kill(pid, signal.SIGCONT)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptrace.binding import func
-
 from kvmtest.interleave.tracer import (
     Executed,
     Exited,
@@ -25,9 +23,6 @@ from .calls import Call, Tracees
 from .files import Files
 from .host import Host, Lack, tdx_host
 from .kvm import Kvm
-
-# linux/ptrace.h
-_EXITKILL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,16 +64,13 @@ class StandIn:
 
     def _serve(self, pid: int, tracees: Tracees) -> int:
         """Serve all tracees to their end, and return the exit status of the first."""
-        status, bound = 0, False
+        status = 0
         while tracees.tracer.tracees:
             stop = tracees.next()
             if isinstance(stop, Exited | Killed):
                 tracees.ended(stop.tid)
                 if stop.tid == pid:
                     status = stop.status if isinstance(stop, Exited) else 128 + stop.signal
-            elif not bound:
-                _die_with_us(pid)
-                bound = True
             with contextlib.suppress(Gone):
                 self._take(stop, tracees)
         return status
@@ -113,17 +105,3 @@ class StandIn:
             "tdcalls": [vcpu.running.tdcalls for vcpu in vcpus],
             "dead": [vcpu.running.dead for vcpu in vcpus],
         }
-
-
-def _die_with_us(pid: int) -> None:
-    """Have the kernel kill a stopped tracee, and what it starts, should the tracer be killed."""
-    options = (
-        func.PTRACE_O_TRACESYSGOOD
-        | func.PTRACE_O_TRACEEXEC
-        | func.PTRACE_O_TRACEEXIT
-        | func.PTRACE_O_TRACECLONE
-        | func.PTRACE_O_TRACEFORK
-        | func.PTRACE_O_TRACEVFORK
-        | _EXITKILL
-    )
-    func.ptrace(func.PTRACE_SETOPTIONS, pid, 0, options, check_errno=True)
