@@ -147,7 +147,9 @@ def _counter_readings_by_state(
     for group, counter in shown.items():
         off = counter.off
         raw: dict[str, Scalar] = {
+            "counter": name, "state": group.state, "knob": int(group.is_on),
             "reference": off.mean, "reference_half": off.half, "reference_floor": off.floor,
+            "reference_smis": off.smis,
             _HERE: counter.on.mean, "here_half": counter.on.half,
             "here_smis": counter.on.smis, "standing_out": counter.standing_out,
             "obscure": counter.obscure,
@@ -252,6 +254,7 @@ def _counter_readings(name: str, counter: CounterExcess, must_decide: bool) -> l
     """Return the readings of one counter."""
     off, on = counter.off, counter.on
     figures: dict[str, Scalar] = {
+        "counter": name,
         "off": off.mean, "off_half": off.half, "off_floor": off.floor, "off_smis": off.smis,
         "on": on.mean, "on_half": on.half, "on_floor": on.floor, "on_smis": on.smis,
         "standing_out": counter.standing_out, "obscure": counter.obscure,
