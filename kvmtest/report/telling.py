@@ -8,6 +8,7 @@ the claim, their controls, and the smallest leak that a PASS excludes.
 from collections.abc import Sequence
 
 from kvmtest.evidence import Result
+from kvmtest.evidence.statements import power as power_of
 from kvmtest.judge import Reading, Role, Verdict, witnesses_against
 
 __all__ = ["RUN", "line", "telling", "would_be_seen"]
@@ -17,7 +18,6 @@ RUN = "kvmtest.run"
 
 #: The most lines of one kind; the rest is only counted.
 _SHOWN = 8
-_LEAST = "least_percent_of_smis"
 
 
 def telling(result: Result) -> list[str]:
@@ -37,27 +37,11 @@ def telling(result: Result) -> list[str]:
 
 
 def would_be_seen(result: Result) -> str:
-    """Return which leaks a PASS excludes, in words; "" if the check looks for no leak.
-
-    The figures are the judge's, the largest of all counters': each counter would have shown such a
-    leak.
-    """
+    """Return which leaks a PASS excludes, in words; "" if the check looks for no leak."""
     if result.verdict is not Verdict.PASS:
         return ""
-    power = [
-        (float(each.observed), float(rare))
-        for each in result.readings
-        if each.role is Role.MEASURE
-        and isinstance(rare := each.raw.get(_LEAST), int | float)
-        and isinstance(each.observed, int | float)
-    ]
-    if not power:
-        return ""
-    each, rare = (max(figures) for figures in zip(*power, strict=True))
-    return (
-        f"would be seen: a leak of {each:.2g} % in every SMI, "
-        f"or a whole leak in {rare:.2g} % of SMIs or more"
-    )
+    power = power_of([result])
+    return f"would be seen: {power}" if power else ""
 
 
 def line(reading: Reading) -> str:
