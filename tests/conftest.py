@@ -15,6 +15,7 @@ ORDER = ("lab", "unit", "kvm", "e2e")
 IN_TURN = {
     "the lab's emulators": (
         "lab/test_lab_run.py",
+        "lab/test_bisect.py",
         "lab/test_amd_lab.py",
         "lab/test_mediated_lab.py",
         "lab/test_stock_bochs.py",

@@ -1,0 +1,123 @@
+"""git bisect run, with kvmtest lab run --bisect, finds the commit that broke KVM.
+
+Each commit of the repository holds modules of KVM, as a commit of the kernel has them after make.
+"""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from support.stand_in import command, environment
+
+from kvmtest.cache import Cache
+from kvmtest.errors import KvmtestError
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.lab.mutants import find, kit
+from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.target import LabTarget
+
+GOOD, BAD, SKIPPED = 0, 1, 125
+
+#: What a commit holds, from the first to the last, and what the lab says of it.
+HISTORY = (
+    ("fixed", GOOD),
+    ("still fixed", GOOD),
+    ("fixed once more", GOOD),
+    ("no modules", SKIPPED),
+    ("modules that do not load", SKIPPED),
+    ("loads again", GOOD),
+    ("fix reverted", BAD),
+    ("still without the fix", BAD),
+)
+
+RUN = ("lab", "run", "--modules", "modules", "--only", "vmx.entry.toggled", "--bisect")
+#: Judges the commit that is checked out, and notes the status beside its subject.
+STEP = f"""\
+{shlex.join(command(*RUN))} > ../output 2>&1
+status=$?
+echo "$(git log -1 --format=%s):$status" >> ../steps
+exit $status
+"""
+
+
+def git(repository: Path, *words: str) -> str:
+    """Run git in a repository, without the user's configuration; return what it printed."""
+    identity = {
+        f"GIT_{role}_{what}": "kvmtest"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
+    inherited = {k: v for k, v in environment().items() if not k.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *words],
+        cwd=repository,
+        env={**inherited, **identity, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def modules(kernel: BootableKernel) -> Mapping[str, Mapping[str, bytes]]:
+    """The files of each kind of modules."""
+    cache = Cache.default()
+    try:
+        builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
+        good, bad = builder.build(), builder.build([find("fix-reverted").patch])
+    except KvmtestError as error:
+        pytest.skip(f"can't build KVM: {error}")
+    fixed, reverted = ({p.name: p.read_bytes() for p in each.iterdir()} for each in (good, bad))
+    # A symbol that nobody exports takes the place of one that kvm does.
+    name, unknown = b"kvm_emulate_wrmsr", b"kvm_emulate_nomsr"
+    assert name in fixed["kvm-intel.ko"]
+    return {
+        "fixed": fixed,
+        "fix reverted": reverted,
+        "no modules": {},
+        "modules that do not load": {"kvm-intel.ko": fixed["kvm-intel.ko"].replace(name, unknown)},
+    }
+
+
+def commit(repository: Path, subject: str, files: Mapping[str, bytes] | None) -> None:
+    """Commit other modules, or, where there are none, a note alone."""
+    if files is not None:
+        shutil.rmtree(repository / "modules", ignore_errors=True)
+    for name, data in (files or {}).items():
+        (repository / "modules").mkdir(exist_ok=True)
+        (repository / "modules" / name).write_bytes(data)
+    (repository / "note").write_text(f"{subject}\n")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", f"--message={subject}")
+
+
+def test_the_commit_that_reverts_the_fix_is_found(
+    lab: LabTarget, modules: Mapping[str, Mapping[str, bytes]], tmp_path: Path
+) -> None:
+    if not lab.machine.is_restored:
+        pytest.skip("each step would boot: the distribution's emulator saves no machine")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    git(repository, "init", "--quiet")
+    for subject, _ in HISTORY:
+        again = modules["fixed"] if subject == "loads again" else None
+        commit(repository, subject, modules.get(subject, again))
+    (first,) = git(repository, "rev-list", "--max-parents=0", "HEAD").split()
+    git(repository, "bisect", "start", "HEAD", first)
+
+    told = git(repository, "bisect", "run", "sh", "-c", STEP)
+
+    found = git(repository, "log", "-1", "--format=%s", "refs/bisect/bad").strip()
+    assert found == "fix reverted"
+    assert "is the first bad commit" in told
+    steps = [line.rpartition(":") for line in (tmp_path / "steps").read_text().splitlines()]
+    taken = {subject: int(status) for subject, _, status in steps}
+    assert taken == {subject: status for subject, status in HISTORY if subject in taken}
+    # Both kinds of commits that can't be judged were among them, and a good and a bad one.
+    assert {"no modules", "modules that do not load", "loads again", "fix reverted"} <= set(taken)
+    assert set(taken.values()) == {GOOD, BAD, SKIPPED}
