@@ -6,7 +6,8 @@ The image of one kernel, the modules that fit it, and a digest of both.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +48,9 @@ class BootableKernel:
 
     over: Path | None = None
     """A folder of modules that replace its own after boot (kvmtest.kernels.overlay)."""
+
+    options: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
+    """Those that it was built with (kvmtest.kernels.configuration); None where nothing says."""
 
     @cached_property
     def digest(self) -> str:

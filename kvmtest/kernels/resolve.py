@@ -9,13 +9,14 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
-from kvmtest.kernels import bzimage, deb, files, packages
+from kvmtest.kernels import bzimage, configuration, deb, files, packages
 from kvmtest.kernels.archive import Archive
 from kvmtest.kernels.banner import upstream_version
 from kvmtest.kernels.kernel import NEEDED, BootableKernel
@@ -93,7 +94,7 @@ def _find(
         return _build_tree(path)
     if path.is_dir():
         parts = [] if _images(path) else packages.in_folder(path)
-        return _packages(parts, modules, cache, on_step) if parts else _tree(path)
+        return _packages(parts, modules, cache, on_step) if parts else _folder(path)
     if debs:
         return _packages(packages.named(debs), modules, cache, on_step)
     if path.exists():
@@ -127,7 +128,7 @@ def _build_tree(root: Path) -> BootableKernel:
             f"{kernel.image} is of {kernel.release}, but {release_file} says {release}: "
             "build it again with make"
         )
-    return kernel
+    return replace(kernel, options=_options(kernel, root / "include/config/auto.conf"))
 
 
 def _is_build_tree(root: Path) -> bool:
@@ -144,10 +145,28 @@ def _images(root: Path) -> list[Path]:
     )
 
 
-def _tree(root: Path, origin: str | None = None) -> BootableKernel:
+def _folder(root: Path) -> BootableKernel:
+    """Return the one kernel of a user's tree."""
+    kernel = _tree(root, f"the folder {root.absolute()}")
+    release = kernel.release
+    modules = [root / place / release / "config" for place in MODULE_FOLDERS]
+    return replace(kernel, options=_options(kernel, root / f"boot/config-{release}", *modules))
+
+
+def _options(kernel: BootableKernel, *places: Path) -> Mapping[str, str] | None:
+    """Return the options that the first of ``places`` has, or the kernel's image; or None."""
+    for place in places:
+        if place.is_file():
+            return configuration.parse(files.read(place, files.TEXT).decode(errors="replace"))
+    # Some machines boot what can't be decompressed here.
+    with suppress(EnvironmentUnfit):
+        return configuration.embedded(bzimage.vmlinux(files.read(kernel.image, files.IMAGE)))
+    return None
+
+
+def _tree(root: Path, origin: str) -> BootableKernel:
     """Return the one kernel of an unpacked tree."""
     releases = {_release_of(path): path for path in _images(root)}
-    origin = origin or f"the folder {root.absolute()}"
     if not releases:
         raise EnvironmentUnfit(
             f"{origin} holds no kernel image (boot/vmlinuz-*, lib/modules/*/vmlinuz), no package "
@@ -166,9 +185,9 @@ def _image(path: Path, modules: Path | None) -> BootableKernel:
     if not modules:
         _release_of(path)
         raise UsageError(f"{path} is only an image; name the folder of its modules with --modules")
-    return _kernel(
-        path, modules, f"the image {path.absolute()} with the modules of {modules.absolute()}"
-    )
+    origin = f"the image {path.absolute()} with the modules of {modules.absolute()}"
+    kernel = _kernel(path, modules, origin)
+    return replace(kernel, options=_options(kernel, path.with_name(f"config-{kernel.release}")))
 
 
 def _packages(

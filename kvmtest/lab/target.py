@@ -20,6 +20,7 @@ from kvmtest.kernels.overlay import Overlay
 from kvmtest.kernels.resolve import resolve
 from kvmtest.target import Job, Outcome, TargetFailed
 
+from . import kernel_options
 from .emulators.bochs import find as bochs
 from .emulators.bochs.build import Builder
 from .emulators.bochs.built import BuiltBochs
@@ -124,6 +125,7 @@ class LabTarget:
             emulator = search.result()
         hardware = Hardware(options.cpus or emulator.cpus, cpu_features=tuple(options.cpu_features))
         emulator.check(hardware)
+        kernel_options.require(kernel, needed[0], hardware.cpus, on_step)
         machine = SavedMachine(emulator, kernel, cache, on_step, on_line, hardware, options.cold)
         watch.lap("kernel")
         return cls(machine, watch)

@@ -5,8 +5,6 @@ What the kernel says of itself: release, version string, configuration, and what
 KVM's host-owned DEBUGCTL code. Observations only; what they mean is decided in ``kvmtest.judge``.
 """
 
-import re
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from functools import cache, lru_cache
 from kvmtest.host.facts.cpu import Cpu
 from kvmtest.host.facts.modules import Place, how_to_load, whereabouts
 from kvmtest.host.tree import Tree
-from kvmtest.kernels import banner
+from kvmtest.kernels import banner, configuration
 from kvmtest.kernels.btf import Btf, BtfError
 from kvmtest.kernels.fix import FixPresence, observe_fix, with_vendor_module
 from kvmtest.missing import Missing
@@ -26,7 +24,6 @@ __all__ = [
     "Kernel",
     "fix_presence",
     "module_btf",
-    "parse_config",
     "read_config",
     "vmlinux_btf",
 ]
@@ -37,8 +34,6 @@ _CONFIG_FILES = (
     "/lib/modules/{release}/config",
     "/lib/modules/{release}/build/.config",
 )
-_GZIP = 16 + zlib.MAX_WBITS
-
 _VMLINUX = "/sys/kernel/btf/vmlinux"
 _NEEDS_BTF = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
 
@@ -121,7 +116,7 @@ def read_config(tree: Tree, release: str) -> Config | Missing:
     places = [place.format(release=release) for place in _CONFIG_FILES]
     for place in places:
         text = _config_text(tree.read_bytes(place), packed=place.endswith(".gz"))
-        values = parse_config(text)
+        values = configuration.parse(text)
         if values:
             return Config(values, place)
     unreadable = [place for place in places if tree.exists(place)]
@@ -134,14 +129,6 @@ def read_config(tree: Tree, release: str) -> Config | Missing:
         f"the configuration of kernel {release} is in none of {', '.join(places)}",
         f"copy the kernel's .config to {places[1]}",
     )
-
-
-def parse_config(text: str) -> dict[str, str]:
-    """Parse a .config file; options that are "not set" are left out."""
-    return {
-        name: value.strip('"')
-        for name, value in re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE | re.ASCII)
-    }
 
 
 def vmlinux_btf(tree: Tree) -> Btf | Missing:
@@ -226,10 +213,7 @@ _observed_fix = lru_cache(maxsize=4)(observe_fix)
 def _config_text(data: bytes | None, *, packed: bool) -> str:
     if not data:
         return ""
-    try:
-        return (zlib.decompress(data, _GZIP) if packed else data).decode(errors="replace")
-    except zlib.error:
-        return ""
+    return configuration.gunzipped(data) if packed else data.decode(errors="replace")
 
 
 def _no_vmlinux_btf(tree: Tree) -> Missing:

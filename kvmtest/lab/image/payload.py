@@ -31,9 +31,9 @@ _OUTSIDE = (
     "kvmtest/report/kernels_page.py",
     "kvmtest/suite/",
 )
-# What a run needs of kvmtest/kernels: the types and the banner of a running kernel, not files.
+# What a run needs of kvmtest/kernels: types, banner and options of a running kernel, not files.
 _KERNELS = "kvmtest/kernels/"
-_OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "fix.py"}
+_OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "configuration.py", "fix.py"}
 
 
 def package() -> dict[str, bytes]:

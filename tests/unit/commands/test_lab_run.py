@@ -96,6 +96,18 @@ def test_a_parameter_of_another_machines_module_is_refused_before_anything_boots
     assert capsys.readouterr().err == said
 
 
+def test_a_kernel_built_without_what_the_machine_needs_is_refused_before_anything_boots(
+    emulator: Emulator, capsys: Capture
+) -> None:
+    write_tree(emulator.tree, {f"boot/config-{RELEASE}": b"CONFIG_64BIT=y\nCONFIG_KVM=m\n"})
+    assert lab_run(emulator) == 3
+    assert lab_run(emulator, "--bisect") == 125
+    assert emulator.starts() == []
+    first, again = capsys.readouterr().err.splitlines()
+    assert first == again
+    assert "can't run in the lab: it is built without CONFIG_BLK_DEV_INITRD" in first
+
+
 @pytest.mark.parametrize("cold", [["--cold"], []])
 def test_a_machine_that_panics_is_one_line_behind_the_end_of_its_console(
     emulator: Emulator, tmp_path: Path, capsys: Capture, cold: list[str]

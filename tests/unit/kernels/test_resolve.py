@@ -1,8 +1,10 @@
 """kvmtest/kernels/resolve.py: --kernel gives the same kernel in any form, or says why not."""
 
+import gzip
 import lzma
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.kernel_files import (
@@ -272,6 +274,44 @@ class TestBuildTree:
             "kernel/arch/x86/kvm/kvm.ko\nkernel/arch/x86/kvm/kvm-intel.ko\n"
         )
         assert names(take(cache, root)) == ["msr"]
+
+
+class TestOptions:
+    """Those that a kernel was built with, where something says."""
+
+    TEXT = b"CONFIG_KVM=m\n"
+    READ: ClassVar = {"KVM": "m"}
+
+    def test_a_build_tree_has_those_of_its_last_build(self, cache: Cache, tmp_path: Path) -> None:
+        root = build_tree(tmp_path / "linux")
+        write_tree(root, {"include/config/auto.conf": self.TEXT, ".config": b"CONFIG_NEW=y\n"})
+        assert take(cache, root).options == self.READ
+
+    @pytest.mark.parametrize(
+        "place",
+        [f"boot/config-{RELEASE}", f"lib/modules/{RELEASE}/config"],
+        ids=["boot", "modules"],
+    )
+    def test_a_folder_may_have_them(self, cache: Cache, tmp_path: Path, place: str) -> None:
+        assert take(cache, write_tree(tmp_path, tree_files())).options is None
+        write_tree(tmp_path, {place: self.TEXT})
+        assert take(cache, tmp_path).options == self.READ
+
+    def test_an_image_may_hold_them(self, cache: Cache, tmp_path: Path) -> None:
+        kernel = vmlinux() + b"IKCFG_ST" + gzip.compress(self.TEXT)
+        write_tree(tmp_path, {"bzImage": bzimage(kernel), **kvm_modules()})
+        assert take(cache, tmp_path / "bzImage", tmp_path).options == self.READ
+
+    def test_they_may_be_beside_an_image(self, cache: Cache, tmp_path: Path) -> None:
+        files = {"bzImage": bzimage(vmlinux()), f"config-{RELEASE}": self.TEXT}
+        write_tree(tmp_path, {**files, **kvm_modules()})
+        assert take(cache, tmp_path / "bzImage", tmp_path).options == self.READ
+
+    def test_an_image_that_is_not_unpacked_here_does_not_say(
+        self, cache: Cache, tmp_path: Path
+    ) -> None:
+        write_tree(tmp_path, {"bzImage": bzimage(vmlinux(), lambda _: b"new"), **kvm_modules()})
+        assert take(cache, tmp_path / "bzImage", tmp_path).options is None
 
 
 def test_the_digest_is_the_same_however_it_came(cache: Cache, tmp_path: Path) -> None:

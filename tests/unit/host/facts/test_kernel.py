@@ -14,7 +14,6 @@ from kvmtest.host.facts.kernel import (
     Kernel,
     fix_presence,
     module_btf,
-    parse_config,
     read_config,
     vmlinux_btf,
 )
@@ -186,11 +185,6 @@ def test_an_absent_configuration_says_where_to_put_one(tmp_path: Path) -> None:
     missing = kernel.config("KVM")
     assert isinstance(missing, Missing)
     assert missing.remedy == "copy the kernel's .config to /boot/config-6.1.0-37-amd64"
-
-
-@given(st.text())
-def test_any_text_is_parsed_as_configuration(text: str) -> None:
-    assert all(name.isascii() for name in parse_config(text))
 
 
 # BTF of KVM

@@ -56,7 +56,8 @@ def test_every_module_inside_can_be_imported_there(tmp_path: Path) -> None:
 def test_the_lab_kernels_files_and_compiled_python_stay_outside() -> None:
     names = payload.package()
     kernels = {name for name in names if name.startswith("kvmtest/kernels/")}
-    assert kernels == {f"kvmtest/kernels/{n}.py" for n in ("__init__", "banner", "btf", "fix")}
+    inside = ("__init__", "banner", "btf", "configuration", "fix")
+    assert kernels == {f"kvmtest/kernels/{name}.py" for name in inside}
     assert "kvmtest/cli.py" in names
     assert "kvmtest/host/facts/lab.py" in names
     assert not [name for name in names if name.startswith(("kvmtest/suite", "kvmtest/plugin"))]
