@@ -1,0 +1,40 @@
+"""Folders of runs
+===============
+
+The evidence of one run or of several: a file, a run's folder, or a folder of runs. A run in a
+folder is named by its place there.
+"""
+
+import os
+from pathlib import Path
+
+from .file import EvidenceUnreadable
+
+__all__ = ["EVIDENCE", "runs"]
+
+#: The file of a run's folder that has its evidence.
+EVIDENCE = "evidence.json"
+
+
+def runs(path: Path) -> dict[str, Path]:
+    """Return the evidence files that ``path`` names, by the runs' names; "" for a single run.
+
+    Below a folder each evidence.json is the run of its folder, at any depth, and each other .json
+    at the top is a run by its name. Symbolic links to folders are not followed. Raises
+    EvidenceUnreadable if there is none.
+    """
+    if not path.is_dir():
+        return {"": path}
+    if (path / EVIDENCE).exists():
+        return {"": path / EVIDENCE}
+    flat = {each.stem: each for each in path.glob("*.json")}
+    deep = {
+        str(Path(folder).relative_to(path)): Path(folder, EVIDENCE)
+        for folder, _, files in os.walk(path)
+        if EVIDENCE in files
+    }
+    if found := {**flat, **deep}:
+        return dict(sorted(found.items()))
+    raise EvidenceUnreadable(
+        f"{path}: neither {EVIDENCE} nor a folder of runs; name what kvmtest run -o left"
+    )
