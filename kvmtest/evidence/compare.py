@@ -2,22 +2,22 @@
 ==================
 
 Compares verdict, reason, known defect and readings of each property, and the machine, the kernel
-and the lab. The words for a changed verdict are KernelCI's.
+and the lab; says whether the machines are alike, so that a changed verdict is the kernel's.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmtest.judge import Role, Verdict
 
+from .change import DECIDED, Change
 from .coding import encode
 from .model import Evidence, Result
 
 __all__ = [
-    "Change",
+    "ChangedVerdict",
     "Comparison",
     "Difference",
     "PropertyComparison",
@@ -30,34 +30,6 @@ __all__ = [
 _FIGURE = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
-class Change(StrEnum):
-    """A property's change between two runs."""
-
-    SAME = "same"
-    REGRESSION = "regression"  # PASS became FAIL
-    FIXED = "fixed"  # FAIL became PASS
-    NEW_FAILURE = "newFailure"  # undecided became FAIL
-    STILL_FAILING = "stillFailing"  # FAIL in both
-    NEW_PASS = "newPass"  # undecided became PASS
-    APPEARED = "appeared"  # in the new run alone
-    DISAPPEARED = "disappeared"  # in the old run alone
-    OTHER = "other"  # to a verdict that is neither PASS nor FAIL
-
-    @classmethod
-    def of(cls, old: Verdict | None, new: Verdict | None) -> "Change":
-        """Return the change from one verdict to another; None means no result."""
-        if old is None or new is None:
-            return cls.APPEARED if old is None else cls.DISAPPEARED
-        if new is Verdict.FAIL:
-            named = {Verdict.FAIL: cls.STILL_FAILING, Verdict.PASS: cls.REGRESSION}
-            return named.get(old, cls.NEW_FAILURE)
-        if old is new:
-            return cls.SAME
-        if new is Verdict.PASS:
-            return cls.FIXED if old is Verdict.FAIL else cls.NEW_PASS
-        return cls.OTHER
-
-
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A fact that differs between two runs; None if one run lacks it."""
@@ -67,23 +39,46 @@ class Difference:
     new: object
 
     @property
+    def is_known(self) -> bool:
+        """Whether both runs have the fact."""
+        return self.old is not None and self.new is not None
+
+    @property
     def is_figure(self) -> bool:
         """Whether numbers alone differ, as they may between two runs of one kernel."""
         texts = (str(self.old), str(self.new))
-        return None not in (self.old, self.new) and len({_FIGURE.sub("0", t) for t in texts}) == 1
+        return self.is_known and len({_FIGURE.sub("0", t) for t in texts}) == 1
 
     def __str__(self) -> str:
         return f"{self.name}: {_word(self.old)} -> {_word(self.new)}"
 
 
-@dataclass(frozen=True, slots=True)
-class PropertyComparison:
-    """One property in two runs: its verdicts, and what else differs."""
+class ChangedVerdict(NamedTuple):
+    """A property with one verdict in the old run and another in the new; None without a result."""
 
     id: str
     old: Verdict | None
     new: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyComparison:
+    """One property in two runs: its results, and what differs besides the verdict."""
+
+    id: str
+    before: Result | None
+    after: Result | None
     differences: Sequence[Difference]
+
+    @property
+    def old(self) -> Verdict | None:
+        """The verdict in the old run."""
+        return self.before.verdict if self.before else None
+
+    @property
+    def new(self) -> Verdict | None:
+        """The verdict in the new run."""
+        return self.after.verdict if self.after else None
 
     @property
     def is_changed(self) -> bool:
@@ -104,6 +99,8 @@ class Comparison:
     ended. ``properties`` are those of either run, in the new one's order.
     """
 
+    old: Evidence
+    new: Evidence
     about: Sequence[Difference]
     properties: Sequence[PropertyComparison]
 
@@ -111,6 +108,31 @@ class Comparison:
     def changed(self) -> list[PropertyComparison]:
         """The properties whose verdicts differ."""
         return [each for each in self.properties if each.is_changed]
+
+    @property
+    def unlike(self) -> list[Difference]:
+        """What differs of the machines; then no changed verdict says anything of the kernels.
+
+        What one run did not record is not counted.
+        """
+        kind = [each for each in self.about if each.name == _KIND]
+        names = _LAB if self.new.machine.kind == "lab" else _HOST
+        return kind or [each for each in self.about if _is_unlike(each, names)]
+
+    @property
+    def besides(self) -> list[Difference]:
+        """What else differs and is not the kernel's, though the machines are alike."""
+        about = (each for each in self.about if each.is_known and each not in self.unlike)
+        return [each for each in about if each.name.startswith(_BESIDES)]
+
+    @property
+    def gap(self) -> str:
+        """Why the absence of regressions says nothing; "" if it does."""
+        if self.new.kvmtest.interrupted:
+            return "the new run was interrupted, so verdicts are missing"
+        if not any(each.old in DECIDED and each.new for each in self.properties):
+            return "no property that the old run decided has a result in the new run"
+        return ""
 
     def lines(self, *, figures: bool = False) -> Iterator[str]:
         """Give a line for each difference; ``figures`` includes those in numbers alone."""
@@ -124,10 +146,50 @@ class Comparison:
                     yield f"{each.id}: {difference}"
 
 
+_KIND = "machine.kind"
+_LACKS = "machine.lab.lacks."
+#: What identifies a host.
+_HOST = (
+    "machine.hostname",
+    "machine.virtualisation",
+    "machine.cpu.vendor",
+    "machine.cpu.family",
+    "machine.cpu.model",
+    "machine.cpu.stepping",
+    "machine.cpu.online",
+)
+#: What identifies an emulated machine, wherever it was emulated.
+_LAB = (
+    "machine.lab.emulator",
+    "machine.lab.version",
+    "machine.lab.model",
+    "machine.lab.details.board",
+    "machine.lab.details.cpus",
+    "machine.lab.details.shown_cpu_features",
+    "machine.lab.details.kvm_parameters",
+    "machine.lab.details.pmu",
+)
+#: What may change a verdict besides machine and kernel.
+_BESIDES = (
+    "kvmtest.",
+    "machine.cpu.microcode",
+    "machine.lab.details.command_line",
+    "machine.lab.details.emulator_digest",
+    "host.kvm_module.",
+    "problems",
+)
+
+
+def _is_unlike(difference: Difference, names: Sequence[str]) -> bool:
+    if difference.name.startswith(_LACKS):
+        return not difference.is_known  # Reasons may be worded anew.
+    return difference.name in names and difference.is_known
+
+
 def compare(old: Evidence, new: Evidence) -> Comparison:
     """Return the differences between two runs, without times and the journal's changes."""
     about = _differences(_flat(_about(old)), _flat(_about(new)))
-    return Comparison(about, compare_results(old.results, new.results))
+    return Comparison(old, new, about, compare_results(old.results, new.results))
 
 
 def compare_results(old: Sequence[Result], new: Sequence[Result]) -> list[PropertyComparison]:
@@ -138,16 +200,15 @@ def compare_results(old: Sequence[Result], new: Sequence[Result]) -> list[Proper
 
 def changed_verdicts(
     old: Mapping[str, Verdict], new: Mapping[str, Verdict]
-) -> list[PropertyComparison]:
+) -> list[ChangedVerdict]:
     """Return the properties whose verdicts differ, those of the old run first."""
-    pairs = (PropertyComparison(name, old.get(name), new.get(name), ()) for name in {**old, **new})
-    return [each for each in pairs if each.is_changed]
+    pairs = (ChangedVerdict(name, old.get(name), new.get(name)) for name in {**old, **new})
+    return [each for each in pairs if each.old is not each.new]
 
 
 def _compared(name: str, old: Result | None, new: Result | None) -> PropertyComparison:
     differences = _differences(_facts(old), _facts(new)) if old and new else []
-    before, after = old.verdict if old else None, new.verdict if new else None
-    return PropertyComparison(name, before, after, differences)
+    return PropertyComparison(name, old, new, differences)
 
 
 def _facts(result: Result) -> dict[str, object]:

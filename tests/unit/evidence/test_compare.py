@@ -1,6 +1,5 @@
 """What changed between two runs, by property and in words."""
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +8,14 @@ from hypothesis import given
 from support.evidence_samples import BOCHS, evidence_of
 from support.evidence_strategies import EVIDENCE
 
-from kvmtest.evidence import Evidence, Result, load
-from kvmtest.evidence.compare import Change, compare, compare_results
+from kvmtest.evidence import CpuRecord, Evidence, Result, load
+from kvmtest.evidence.change import Change
+from kvmtest.evidence.compare import (
+    ChangedVerdict,
+    changed_verdicts,
+    compare,
+    compare_results,
+)
 from kvmtest.judge import Absence, Verdict, claim, control, measure
 from kvmtest.missing import Missing
 
@@ -22,33 +27,6 @@ P, F, S = Verdict.PASS, Verdict.FAIL, Verdict.SKIP
 def test_a_run_is_like_itself(run: Evidence) -> None:
     assert list(compare(run, run).lines(figures=True)) == []
     assert compare(run, run).changed == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "change"),
-    [
-        (P, F, Change.REGRESSION),
-        (F, P, Change.FIXED),
-        (S, F, Change.NEW_FAILURE),
-        (F, F, Change.STILL_FAILING),
-        (S, P, Change.NEW_PASS),
-        (None, P, Change.APPEARED),
-        (F, None, Change.DISAPPEARED),
-        (P, P, Change.SAME),
-        (P, S, Change.OTHER),
-    ],
-)
-def test_a_change_has_the_name_that_kernelci_gives_it(
-    old: Verdict | None, new: Verdict | None, change: Change
-) -> None:
-    assert Change.of(old, new) is change
-
-
-def test_every_pair_of_verdicts_has_a_change() -> None:
-    for old, new in itertools.product([*Verdict, None], repeat=2):
-        if old or new:
-            same = old is new and new is not F
-            assert (Change.of(old, new) is Change.SAME) == same
 
 
 def result(observed: int, figure: float, verdict: Verdict = P, **more: object) -> Result:
@@ -87,7 +65,7 @@ def test_a_witness_that_no_longer_looks_is_told() -> None:
 
 
 def test_properties_of_one_run_alone_appear_or_disappear() -> None:
-    other = Result("kernel.fix-present", P, "r")
+    other = Result("kernel.fix-present", S, "r")
     compared = compare_results([result(1, 0.4)], [other])
     assert [(c.id, c.change) for c in compared] == [
         ("kernel.fix-present", Change.APPEARED), ("any.soak", Change.DISAPPEARED),
@@ -111,3 +89,113 @@ def test_a_strict_run_of_the_same_kernel_differs_in_how_it_ended() -> None:
     compared = compare(known, strict)
     assert compared.changed == []
     assert "kvmtest.strict: False -> True" in list(compared.lines())
+
+
+def test_verdicts_alone_can_be_compared() -> None:
+    old, new = {"a": P, "b": P, "c": P}, {"b": F, "c": P, "d": S}
+    assert changed_verdicts(old, new) == [
+        ChangedVerdict("a", P, None), ChangedVerdict("b", P, F), ChangedVerdict("d", None, S),
+    ]  # fmt: skip
+
+
+def unlike(old: Evidence, new: Evidence) -> list[str]:
+    return [str(each) for each in compare(old, new).unlike]
+
+
+def host(**facts: object) -> Evidence:
+    run = evidence_of([result(1, 0.4)], hostname="a")
+    cpu = CpuRecord("intel", 6, 85, 4, "i7", 7, online=[0, 1])
+    machine = replace(run.machine, cpu=replace(cpu, **facts))  # type: ignore[arg-type]
+    return replace(run, machine=machine)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"vendor": "amd"}, ["machine.cpu.vendor: intel -> amd"]),
+        ({"family": 7, "model": 1}, ["machine.cpu.family: 6 -> 7", "machine.cpu.model: 85 -> 1"]),
+        ({"stepping": 5}, ["machine.cpu.stepping: 4 -> 5"]),
+        ({"online": [0]}, ["machine.cpu.online: [0, 1] -> [0]"]),
+        ({"microcode": 8}, []),
+        ({"features": ["rtm"]}, []),
+        ({"vendor": None, "online": None}, []),
+    ],
+)
+def test_hosts_are_alike_whose_cpus_are(facts: dict[str, object], told: list[str]) -> None:
+    assert unlike(host(), host(**facts)) == told
+
+
+def test_another_host_is_another_machine_and_another_kernel_is_not() -> None:
+    other = evidence_of(hostname="b", release="7.3", version="0.2.0")
+    assert unlike(evidence_of(hostname="a"), other) == ["machine.hostname: a -> b"]
+    assert unlike(evidence_of(), other) == []
+
+
+def lab(details: dict[str, object] | None = None, **about: object) -> Evidence:
+    changed = {**BOCHS, **about, "details": {"cpus": 1, **(details or {})}}
+    return evidence_of(lab=changed, hostname=str(about.get("version", "a")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (lab(), lab(version="3.0"), ["machine.lab.version: 2.7 -> 3.0"]),
+        (lab(), lab({"cpus": 2}), ["machine.lab.details.cpus: 1 -> 2"]),
+        (
+            lab({"kvm_parameters": ""}),
+            lab({"kvm_parameters": "nested=0"}),
+            ["machine.lab.details.kvm_parameters:  -> nested=0"],
+        ),
+        (
+            lab({"pmu": "version 2"}),
+            lab({"pmu": "version 4"}),
+            ["machine.lab.details.pmu: version 2 -> version 4"],
+        ),
+        (lab(), lab(lacks={"pmu": "r"}), ["machine.lab.lacks.pmu: nothing -> r"]),
+        (lab(lacks={"pmu": "r"}), lab(lacks={"pmu": "reason"}), []),
+        (lab(), lab({"modules_laid_over": "kvm.ko", "image_digest": "1", "start": "booted"}), []),
+        (lab(), evidence_of(), ["machine.kind: lab -> host"]),
+    ],
+)
+def test_emulated_machines_are_alike_wherever_they_are_emulated(
+    old: Evidence, new: Evidence, told: list[str]
+) -> None:
+    assert unlike(old, new) == told
+
+
+@given(EVIDENCE, EVIDENCE)
+def test_machines_are_alike_both_ways_or_neither(old: Evidence, new: Evidence) -> None:
+    assert len(compare(old, new).unlike) == len(compare(new, old).unlike)
+    assert unlike(old, old) == []
+
+
+def test_what_else_may_have_changed_a_verdict_is_told() -> None:
+    old, new = host(), host(microcode=8, features=["rtm"])
+    new = replace(new, kvmtest=replace(new.kvmtest, version="0.2.0"))
+    assert [str(each) for each in compare(old, new).besides] == [
+        "kvmtest.version: 0.1.0 -> 0.2.0", "machine.cpu.microcode: 7 -> 8",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "gap"),
+    [
+        ([result(1, 0.4)], [result(1, 0.4, S)], ""),
+        ([result(1, 0.4, F)], [result(1, 0.4)], ""),
+        ([result(1, 0.4, S)], [result(1, 0.4)], "the old run decided"),
+        ([result(1, 0.4)], [], "the old run decided"),
+        ([], [result(1, 0.4)], "the old run decided"),
+    ],
+)
+def test_runs_without_a_decided_property_in_common_show_no_lack_of_regressions(
+    old: list[Result], new: list[Result], gap: str
+) -> None:
+    told = compare(evidence_of(old), evidence_of(new)).gap
+    assert gap in told
+    assert bool(told) == bool(gap)
+
+
+def test_an_interrupted_run_shows_no_lack_of_regressions() -> None:
+    whole, cut = (evidence_of([result(1, 0.4)], interrupted=cut) for cut in (False, True))
+    assert "interrupted" in compare(whole, cut).gap
+    assert compare(cut, whole).gap == ""
