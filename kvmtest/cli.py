@@ -1,8 +1,9 @@
 """The command line
 ================
 
-``kvmtest doctor | list | run | restore | report | finding | replay | lab | smi | kernel |
-watch``: gathers the commands, runs one, and makes an exit status of every way in which it ends.
+``kvmtest doctor | list | run | restore | report | compare | finding | replay | lab | smi |
+kernel | watch``: gathers the commands, runs one, and makes an exit status of every way in which it
+ends.
 """
 
 import argparse
@@ -14,7 +15,19 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from kvmtest import __version__
-from kvmtest.commands import doctor, finding, kernel, lab, replay, report, restore, run, smi, watch
+from kvmtest.commands import (
+    compare,
+    doctor,
+    finding,
+    kernel,
+    lab,
+    replay,
+    report,
+    restore,
+    run,
+    smi,
+    watch,
+)
 from kvmtest.commands import list as listing
 from kvmtest.commands.parser import Parser
 from kvmtest.errors import KvmtestError, UsageError, printable
@@ -130,6 +143,7 @@ def _parser() -> Parser:
         run,
         restore,
         report,
+        compare,
         finding,
         replay,
         lab,

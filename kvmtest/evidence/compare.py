@@ -50,7 +50,16 @@ class Difference:
         return self.is_known and len({_FIGURE.sub("0", t) for t in texts}) == 1
 
     def __str__(self) -> str:
-        return f"{self.name}: {_word(self.old)} -> {_word(self.new)}"
+        old, new = self.old, self.new
+        if isinstance(old, list) and isinstance(new, list):
+            gone = [f"without {each}" for each in old if each not in new]
+            come = [f"with {each}" for each in new if each not in old]
+            return f"{self.name}: {_some([*gone, *come]) or 'in another order'}"
+        return f"{self.name}: {_word(old)} -> {_word(new)}"
+
+
+#: The most members of a list that are told.
+_TOLD = 8
 
 
 class ChangedVerdict(NamedTuple):
@@ -254,6 +263,11 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[D
     names = {**old, **new}
     pairs = ((name, old.get(name), new.get(name)) for name in names)
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - _TOLD
+    return f"{', '.join(texts[:_TOLD])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _word(value: object) -> str:

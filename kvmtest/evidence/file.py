@@ -20,7 +20,7 @@ from kvmtest.errors import EnvironmentUnfit
 
 from .model import SCHEMA, Evidence
 
-__all__ = ["EvidenceUnreadable", "load", "loads", "save", "write_to", "write_whole"]
+__all__ = ["EvidenceUnreadable", "OtherSchema", "load", "loads", "save", "write_to", "write_whole"]
 
 #: The most bytes read from an evidence.json: a run's has a few MiB at most.
 MOST = 32 * named_file.MIB
@@ -36,6 +36,10 @@ _as_json = json.JSONEncoder(check_circular=False).encode
 
 class EvidenceUnreadable(EnvironmentUnfit):
     """This version can't read the file as evidence."""
+
+
+class OtherSchema(EvidenceUnreadable):
+    """The file's format has a name, and this version does not read it."""
 
 
 def save(evidence: Evidence, path: Path, *, unchecked: bool = False) -> None:
@@ -90,7 +94,8 @@ def loads(text: str, path: Path) -> Evidence:
     if schema != SCHEMA:
         what = f"its schema is {schema}" if schema else "it has no schema"
         advice = f"this kvmtest reads {SCHEMA}: use the version that wrote it"
-        raise EvidenceUnreadable(f"{path}: {what}; {advice}")
+        kind = OtherSchema if schema else EvidenceUnreadable
+        raise kind(f"{path}: {what}; {advice}")
     _validate(data, path)
     return Evidence.from_dict(data)
 

@@ -19,22 +19,21 @@ EVIDENCE = "evidence.json"
 def runs(path: Path) -> dict[str, Path]:
     """Return the evidence files that ``path`` names, by the runs' names; "" for a single run.
 
-    Below a folder each evidence.json is the run of its folder, at any depth, and each other .json
-    at the top is a run by its name. Symbolic links to folders are not followed. Raises
-    EvidenceUnreadable if there is none.
+    Below a folder each evidence.json is the run of its folder, at any depth. Where there is none,
+    each .json in the folder is a run. Symbolic links to folders are not followed. Raises
+    EvidenceUnreadable if there is no run.
     """
     if not path.is_dir():
         return {"": path}
     if (path / EVIDENCE).exists():
         return {"": path / EVIDENCE}
-    flat = {each.stem: each for each in path.glob("*.json")}
-    deep = {
+    found = {
         str(Path(folder).relative_to(path)): Path(folder, EVIDENCE)
         for folder, _, files in os.walk(path)
         if EVIDENCE in files
     }
-    if found := {**flat, **deep}:
-        return dict(sorted(found.items()))
-    raise EvidenceUnreadable(
-        f"{path}: neither {EVIDENCE} nor a folder of runs; name what kvmtest run -o left"
-    )
+    found = found or {each.stem: each for each in path.glob("*.json")}
+    if not found:
+        problem = f"neither {EVIDENCE} nor a folder of runs"
+        raise EvidenceUnreadable(f"{path}: {problem}; name what kvmtest run -o left")
+    return dict(sorted(found.items()))

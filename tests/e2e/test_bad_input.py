@@ -125,6 +125,7 @@ def test_what_is_refused_is_named_in_one_line_without_what_a_terminal_obeys(
     [
         ["report", ""],
         ["replay", ""],
+        ["compare", "x", ""],
         ["run", "-o", ""],
         ["run", "--root="],
         ["doctor", "--root", ""],

@@ -1,4 +1,4 @@
-"""evidence/file.py, and what is made of evidence: reports, the terminal's tables, a replay."""
+"""evidence/file.py, and what is made of evidence: reports, tables, a replay, a comparison."""
 
 import io
 import json
@@ -24,10 +24,13 @@ from kvmtest.evidence import (
     Result,
     load,
 )
+from kvmtest.evidence.compare import compare
+from kvmtest.evidence.pairs import Pairs
 from kvmtest.judge import Absence, Verdict, claim, control, measure
 from kvmtest.judge.leak import conclude
 from kvmtest.missing import Missing
 from kvmtest.replay import replay
+from kvmtest.report.comparison import as_json, lines
 from kvmtest.report.terminal import show_evidence
 from kvmtest.run_folder import write_reports
 
@@ -52,6 +55,9 @@ def parse(data: bytes) -> None:
         with redirect_stdout(io.StringIO()):
             show_evidence(evidence)
             replay_command(Namespace(evidence=path))
+            pairs = Pairs({"": compare(evidence, evidence)}, {})
+            assert all(line.plain.isprintable() for line in lines(pairs, verbose=True))
+            json.dumps(as_json(pairs), allow_nan=False)
 
 
 def seed(results: list[Result]) -> bytes:

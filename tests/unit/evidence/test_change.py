@@ -1,6 +1,7 @@
 """Each pair of verdicts has its word."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,10 @@ def test_only_a_pass_makes_a_pass_or_a_fix() -> None:
 def test_a_pass_that_is_no_longer_one_is_never_a_mere_change() -> None:
     words = {word for old, new, word in PAIRS if old is P and new is not P}
     assert words == {Change.REGRESSION, Change.DISAPPEARED}
+
+
+def test_the_manual_has_the_same_table() -> None:
+    page = Path(__file__).parents[3] / "docs" / "compare.md"
+    table = page.read_text().partition("| old |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[2:6]] for row in table.splitlines()[2:]]
+    assert rows == [[CHANGES.get((old, new), "") for new in Kind] for old in Kind]

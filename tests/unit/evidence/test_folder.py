@@ -25,10 +25,15 @@ def test_the_folder_of_a_run_is_one_run_whatever_lies_below(tmp_path: Path) -> N
 
 
 def test_runs_are_named_by_their_places(tmp_path: Path) -> None:
-    names = ("b.json", "a/evidence.json", "6.12/intel/evidence.json", "a/x.json", "a/b.txt")
+    names = ("b/evidence.json", "6.12/intel/evidence.json", "6.12/intel/x.json", "matrix.json")
     files = [touch(tmp_path / name) for name in names]
-    found = {"6.12/intel": files[2], "a": files[1], "b": files[0]}
+    found = {"6.12/intel": files[1], "b": files[0]}
     assert list(runs(tmp_path).items()) == list(found.items())
+
+
+def test_evidence_under_other_names_is_found_where_no_run_has_its_own(tmp_path: Path) -> None:
+    files = [touch(tmp_path / name) for name in ("b.json", "a.json", "a.txt")]
+    assert list(runs(tmp_path).items()) == [("a", files[1]), ("b", files[0])]
 
 
 def test_a_folder_without_runs_is_refused_in_one_line(tmp_path: Path) -> None:
