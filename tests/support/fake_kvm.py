@@ -597,17 +597,22 @@ class FakeProbe:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
         self._tasks: Sequence[int] = ()
+        self._records = False
 
     def get(self, event: str, place: str, arguments: Mapping[str, str]) -> "FakeProbe":
         self.follow([threading.get_native_id()])
         self._host.hits.clear()
+        self.record(on=True)
         return self
+
+    def record(self, *, on: bool) -> None:
+        self._records = on
 
     def follow(self, tasks: Sequence[int]) -> None:
         self._tasks = tasks
 
     def read(self) -> Hits:
-        hits = tuple(hit for hit in self._host.hits if hit.pid in self._tasks)
+        hits = tuple(hit for hit in self._host.hits if self._records and hit.pid in self._tasks)
         self._host.hits.clear()
         return Hits(hits, lost=self._host.hides == "hits")
 

@@ -5,6 +5,8 @@ tdx.flag-never: the TDX module runs a TD with a DEBUGCTL of its own, so that no 
 load the host's bits, or anything else; tdx_vcpu_run would warn.
 """
 
+from contextlib import ExitStack
+
 from kvmtest.checks.context import Context, Observations
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.witnesses.runflags import RunFlagsWitness
@@ -28,12 +30,14 @@ def flag_never(context: Context) -> Observations:
     """
     log = context.kernel_log
     names = ["runflags"] if isinstance(log, Missing) else ["runflags", "klog"]
-    with Scene(context, *names) as scene:
+    with Scene(context, *names) as scene, ExitStack() as stack:
         if isinstance(log, Missing):
             yield Absence("klog", log)
         yield from scene.begin()
         klog = None if isinstance(log, Missing) else open_log(log)
-        flags = RunFlagsWitness.open_for_tds(context) if scene.witness(RunFlagsWitness) else None
+        flags = None
+        if scene.witness(RunFlagsWitness):
+            flags = RunFlagsWitness.open_for_tds(context, stack)
         if isinstance(flags, Missing):
             yield Absence("runflags", flags)
             flags = None

@@ -45,7 +45,7 @@ class RunFlagsWitness:
 
     @classmethod
     def open(cls, context: Context, stack: ExitStack) -> "Self | Missing":
-        """Return a witness that uses the run's probe; the run closes the probe."""
+        """Return a witness that uses the run's probe, which pauses as the stack closes."""
         flags, module = context.machine.run_flags, context.machine.kvm_module
         if isinstance(flags, Missing):
             return flags
@@ -55,25 +55,33 @@ class RunFlagsWitness:
             if isinstance(mask, Missing):
                 return mask
             fetch |= mask
-        return cls._at(context, "entry", flags, fetch)
+        return cls._at(context, stack, "entry", flags, fetch)
 
     @classmethod
-    def open_for_tds(cls, context: Context) -> "Self | Missing":
+    def open_for_tds(cls, context: Context, stack: ExitStack) -> "Self | Missing":
         """Return a witness of the entries of TDs, which go through tdx_vcpu_run."""
         flags = context.machine.td_run_flags
         if isinstance(flags, Missing):
             return flags
-        return cls._at(context, "td_entry", flags, {"flags": f"%{flags.register}"})
+        fetch = {"flags": f"%{flags.register}"}
+        return cls._at(context, stack, "td_entry", flags, fetch)
 
     @classmethod
     def _at(
-        cls, context: Context, event: str, flags: RunFlags, fetch: dict[str, str]
+        cls,
+        context: Context,
+        stack: ExitStack,
+        event: str,
+        flags: RunFlags,
+        fetch: dict[str, str],
     ) -> "Self | Missing":
         try:
-            return cls(context.probe.get(event, flags.place, fetch), flags)
+            probe = context.probe.get(event, flags.place, fetch)
         except JournalError as error:
             remedy = "look at /sys/kernel/tracing/error_log, and run as root without lockdown"
             return Missing(str(error), remedy)
+        stack.callback(probe.record, on=False)
+        return cls(probe, flags)
 
     def prepare(self, guest: Guest) -> None:
         """Drop the hits since the last look."""

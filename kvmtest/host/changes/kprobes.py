@@ -60,11 +60,16 @@ class KprobeEvent:
 
     def record(self, *, on: bool) -> None:
         """Go on recording hits, or pause: those recorded are still read."""
-        self._journal.write(f"{self._instance}/tracing_on", str(int(on)), undo="1", force=True)
+        with self._journal.kept():
+            self._journal.write(f"{self._instance}/tracing_on", str(int(on)), undo="1", force=True)
 
     def read(self) -> Hits:
         """Return the hits since the last read; never waits. Raises TracingError."""
         return parse_hits(self._pipe.read(), self.event)
+
+    def forget(self) -> None:
+        """Drop the hits since the last read; never waits. Raises TracingError."""
+        self._pipe.discard()
 
     def close(self) -> None:
         """Close the trace; the journal removes instance and probe."""
@@ -83,8 +88,9 @@ class KprobeEvent:
 class ProbePool:
     """The run's KprobeEvents: each is made when it is first asked for, and stays to the run's end.
 
-    The kernel takes longer to make and remove one than most checks last. When a module is loaded
-    anew the kernel places its probes again. Close the pool before the journal.
+    The kernel takes longer to make and remove one than most checks last: who has looked has it
+    pause. When a module is loaded anew the kernel places its probes again. Close the pool before
+    the journal.
     """
 
     def __init__(self, tree: Tree, journal: Journal) -> None:
@@ -93,7 +99,7 @@ class ProbePool:
         self._probes: dict[_Wanted, KprobeEvent | Exception] = {}
 
     def get(self, event: str, place: str, arguments: Mapping[str, str]) -> KprobeEvent:
-        """Return the probe, which has no hits yet and follows this task; raises as KprobeEvent.
+        """Return the probe, which records this task's hits from now on; raises as KprobeEvent.
 
         Another place or other arguments give another probe, whose event gets a number: the kernel
         takes each name once. A probe that failed is not tried again.
@@ -105,7 +111,8 @@ class ProbePool:
         if isinstance(found, Exception):
             raise found
         found.follow([os.getpid()])
-        found.read()
+        found.record(on=True)
+        found.forget()
         return found
 
     def _made(self, wanted: _Wanted) -> KprobeEvent:

@@ -26,8 +26,8 @@ class Tracefs(Journal):
     def make_directory(self, name: str) -> None:
         super().make_directory(name)
         event = name.rpartition("kvmtest-")[2]
-        files = ("trace_clock", "buffer_percent", "set_event_pid", f"events/kvmtest/{event}/enable")
-        for file in files:
+        files = ("trace_clock", "buffer_percent", "set_event_pid", "tracing_on")
+        for file in (*files, f"events/kvmtest/{event}/enable"):
             path = self._tree.path(f"{name}/{file}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("")
@@ -78,6 +78,8 @@ def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
     with journal.scope():
         first = run.get("entry", "kvm_intel:f", {"flags": "%si"})
         first.follow([1])
+        first.record(on=False)
+    assert tree.read(f"{INSTANCE}/tracing_on") == "0"
     assert tree.read(KPROBE_EVENTS) == "p:kvmtest/entry kvm_intel:f flags=%si:x64"
     assert tree.read(f"{INSTANCE}/set_event_pid") == "1"
     with tree.path(f"{INSTANCE}/trace_pipe").open("w") as pipe, journal.scope():
@@ -86,6 +88,7 @@ def test_a_runs_probe_is_made_once_and_has_no_old_hits(tree: Tree) -> None:
         again = run.get("entry", "kvm_intel:f", {"flags": "%si"})
         assert again is first
         assert tree.read(f"{INSTANCE}/set_event_pid") == str(os.getpid())
+        assert tree.read(f"{INSTANCE}/tracing_on") == "1"
         assert again.read() == Hits()
     run.close()
     journal.close()
