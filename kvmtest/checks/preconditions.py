@@ -314,6 +314,10 @@ PRECONDITIONS: dict[str, Callable[[Machine], Missing | None]] = {
 }
 
 
+#: Preconditions that others on the host may change during a run.
+FLEETING = frozenset({"guest-events"})
+
+
 def check_lab(lab: LabFacts | None) -> None:
     """Raise EnvironmentUnfit if a lab claims to lack a precondition that does not exist."""
     unknown = sorted(set(lab.lacks) - set(PRECONDITIONS)) if lab else []
@@ -323,9 +327,16 @@ def check_lab(lab: LabFacts | None) -> None:
 
 
 def answer(machine: Machine, need: str) -> Missing | None:
-    """Return what is missing for one precondition, or None where the machine meets it."""
+    """Return what is missing for one precondition, or None where the machine meets it.
+
+    Each is looked up once, but for those in ``FLEETING``.
+    """
     lacks = machine.lab.lacks if machine.lab else {}
-    return Missing(lacks[need], NO_LAB) if need in lacks else PRECONDITIONS[need](machine)
+    if need in lacks:
+        return Missing(lacks[need], NO_LAB)
+    if need in FLEETING or need not in machine.answers:
+        machine.answers[need] = PRECONDITIONS[need](machine)
+    return machine.answers[need]
 
 
 def _unmet(machine: Machine, needs: Iterable[str]) -> dict[str, Missing]:

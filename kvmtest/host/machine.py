@@ -22,6 +22,8 @@ from .tree import Tree
 
 __all__ = ["Machine"]
 
+_OF_KVM = ("kvm_module", "mediated_pmu", "fix", "run_flags", "td_run_flags")
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -39,8 +41,13 @@ class Machine:
 
     def forget_kvm(self) -> None:
         """Drop the facts that a reload of the KVM module changes: they are looked up anew."""
-        for name in ("kvm_module", "mediated_pmu", "fix", "run_flags", "td_run_flags", "census"):
+        for name in (*_OF_KVM, "census", "answers"):
             vars(self).pop(name, None)
+
+    @cached_property
+    def answers(self) -> dict[str, Missing | None]:
+        """The preconditions that were asked for, by name, with what is missing."""
+        return {}
 
     @cached_property
     def lab(self) -> LabFacts | None:

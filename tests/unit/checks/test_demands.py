@@ -129,8 +129,9 @@ def test_a_feature_that_nobody_is_skipped_for_still_fails_somewhere(lacking: Lac
 
 
 def test_a_feature_that_a_reload_brings_is_looked_for_while_it_lasts(lacking: Lacking) -> None:
+    machine = lacking("no-unrestricted-guest")
     demands = Demands(
-        lacking("no-unrestricted-guest"),
+        machine,
         [requirement("feature:no-unrestricted-guest")],
         PROPERTIES,
         ["no-unrestricted-guest"],
@@ -138,6 +139,7 @@ def test_a_feature_that_a_reload_brings_is_looked_for_while_it_lasts(lacking: La
     prop = find("vmx.entry.after-emulation")
     assert demands.of(prop)[0].lacks
     lacking()
+    machine.forget_kvm()
     assert not demands.of(prop)[0].lacks
 
 
