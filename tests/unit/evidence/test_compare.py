@@ -8,7 +8,7 @@ from hypothesis import given
 from support.evidence_samples import BOCHS, evidence_of
 from support.evidence_strategies import EVIDENCE
 
-from kvmtest.evidence import CpuRecord, Evidence, Result, load
+from kvmtest.evidence import CpuRecord, Evidence, HostRecord, Result, load
 from kvmtest.evidence.change import Change
 from kvmtest.evidence.compare import (
     ChangedVerdict,
@@ -180,9 +180,16 @@ def test_machines_are_alike_both_ways_or_neither(old: Evidence, new: Evidence) -
 
 def test_what_else_may_have_changed_a_verdict_is_told() -> None:
     old, new = host(), host(microcode=8, features=["rtm"])
+    # A parameter that only one kernel's module has is the kernel's own.
+    modules = ({"nested": "N"}, {"nested": "Y", "enable_mediated_pmu": "N"})
+    old, new = (
+        replace(run, host=HostRecord(kvm_module={"name": "kvm_intel", "parameters": each}))
+        for run, each in zip((old, new), modules, strict=True)
+    )
     new = replace(new, kvmtest=replace(new.kvmtest, version="0.2.0"))
     assert [str(each) for each in compare(old, new).besides] == [
         "kvmtest.version: 0.1.0 -> 0.2.0", "machine.cpu.microcode: 7 -> 8",
+        "host.kvm_module.parameters.nested: N -> Y",
     ]  # fmt: skip
 
 

@@ -62,3 +62,5 @@ def test_runs_that_decide_nothing_of_it_do_not_count_beside_one_that_shows_it() 
     assert expected.unmet([pair(S, S), pair(F, P), pair(None, S)]) == ""
     assert expected.unmet([pair(S, S), pair(F, P), pair(P, P)]) == "PASS in both runs"
     assert expected.unmet([pair(S, S)]) == "SKIP in both runs"
+    # It decided the property before, so it counts.
+    assert expected.unmet([pair(F, P), pair(F, S)]) == "FAIL -> SKIP"

@@ -123,6 +123,8 @@ def test_the_reason_of_a_pass_is_cut_to_a_line_unless_all_is_asked_for() -> None
     assert cut.endswith(" …")
     assert len(cut) <= 80
     assert sum("word" in line for line in printed(pairs, verbose=True)) > 1
+    failed = entry(0, reason="word " * 50)
+    assert sum("word" in line for line in printed(of([entry(1)], [failed]))) > 1
 
 
 def test_a_pass_that_is_no_longer_decided_says_what_is_missing() -> None:
