@@ -4,13 +4,12 @@ Each commit of the repository holds modules of KVM, as a commit of the kernel ha
 """
 
 import shlex
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.stand_in import command, environment
+from support.module_history import commit, git
+from support.stand_in import command
 
 from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
@@ -43,26 +42,6 @@ exit $status
 """
 
 
-def git(repository: Path, *words: str) -> str:
-    """Run git in a repository, without the user's configuration; return what it printed."""
-    identity = {
-        f"GIT_{role}_{what}": "kvmtest"
-        for role in ("AUTHOR", "COMMITTER")
-        for what in ("NAME", "EMAIL")
-    }
-    inherited = {k: v for k, v in environment().items() if not k.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *words],
-        cwd=repository,
-        env={**inherited, **identity, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def modules(kernel: BootableKernel) -> Mapping[str, Mapping[str, bytes]]:
     """The files of each kind of modules."""
@@ -82,18 +61,6 @@ def modules(kernel: BootableKernel) -> Mapping[str, Mapping[str, bytes]]:
         "no modules": {},
         "modules that do not load": {"kvm-intel.ko": fixed["kvm-intel.ko"].replace(name, unknown)},
     }
-
-
-def commit(repository: Path, subject: str, files: Mapping[str, bytes] | None) -> None:
-    """Commit other modules, or, where there are none, a note alone."""
-    if files is not None:
-        shutil.rmtree(repository / "modules", ignore_errors=True)
-    for name, data in (files or {}).items():
-        (repository / "modules").mkdir(exist_ok=True)
-        (repository / "modules" / name).write_bytes(data)
-    (repository / "note").write_text(f"{subject}\n")
-    git(repository, "add", "--all")
-    git(repository, "commit", "--quiet", f"--message={subject}")
 
 
 def test_the_commit_that_reverts_the_fix_is_found(

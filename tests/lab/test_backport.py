@@ -1,0 +1,140 @@
+"""A backport, from before to after: its two runs, and what people make of them.
+
+The kernel before is the stock 6.12 with the fix reverted, the kernel after is the stock one. What
+each command says of the two is read by a parser that is not kvmtest's own.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.module_history import commit, git
+from support.stand_in import Ended, command, run_kvmtest
+
+from kvmtest.cache import Cache
+from kvmtest.errors import KvmtestError
+from kvmtest.kernels.kernel import BootableKernel
+from kvmtest.lab.mutants import find, kit
+from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.target import LabTarget
+
+#: What the backport mends, and what holds without it.
+MENDED = ("kernel.fix-present", "vmx.entry.fresh", "vmx.entry.toggled", "vmx.leak.host-events")
+UNTOUCHED = "host.knob-effective"
+
+
+@dataclass(frozen=True)
+class Story:
+    """The folders of the runs before and after, and of KVM's modules before and after."""
+
+    before: Path
+    after: Path
+    reverted: Path
+    fixed: Path
+
+
+@pytest.fixture(scope="module")
+def story(
+    lab: LabTarget, kernel: BootableKernel, tmp_path_factory: pytest.TempPathFactory
+) -> Story:
+    """Both runs, by the command, of the properties that the story is about."""
+    if not lab.machine.emulator.details.get("pmu"):
+        pytest.skip("the distribution's emulator has no counters")
+    cache = Cache.default()
+    try:
+        builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
+        reverted, fixed = builder.build([find("fix-reverted").patch]), builder.build()
+    except KvmtestError as error:
+        pytest.skip(f"can't build KVM: {error}")
+    folder = tmp_path_factory.mktemp("backport")
+    only = [f"--only={name}" for name in (*MENDED, UNTOUCHED)]
+    before, after = folder / "before", folder / "after"
+    ended = run_kvmtest("lab", "run", "--modules", reverted, "-o", before, *only, timeout=1500)
+    assert ended.status == 1, ended.err
+    ended = run_kvmtest("lab", "run", "-o", after, *only, timeout=1500)
+    assert ended.status == 0, ended.err
+    return Story(before, after, reverted, fixed)
+
+
+def as_json(ended: Ended) -> dict[str, Any]:
+    data = json.loads(ended.out)
+    assert isinstance(data, dict)
+    return data
+
+
+def test_the_comparison_says_what_the_backport_mended(story: Story) -> None:
+    expected = [f"--expect=pass:{name}" for name in MENDED]
+    ended = run_kvmtest("compare", story.before, story.after, "--json", *expected)
+    assert ended.status == 0
+    data = as_json(ended)
+    (pair,) = data["runs"]
+    words = {each["id"]: each["change"] for each in pair["properties"]}
+    assert words == {**dict.fromkeys(MENDED, "fixed"), UNTOUCHED: "same"}
+    assert all(each["met"] for each in data["expected"])
+
+
+def test_each_witness_that_looked_both_times_turned(story: Story) -> None:
+    (pair,) = as_json(run_kvmtest("compare", story.before, story.after, "--json"))["runs"]
+    turned = {}
+    for each in pair["properties"]:
+        before, after = (
+            {w["witness"]: w["held"] / w["claims"] for w in each[side]["witnesses"] if w["claims"]}
+            for side in ("old", "new")
+        )
+        turned[each["id"]] = {name for name in before if before[name] < 1 == after[name]}
+    assert turned["kernel.fix-present"] == {"btf"}
+    assert turned["vmx.entry.fresh"] >= {"vmcs", "leak"}
+    assert turned["vmx.leak.host-events"] == {"leak"}
+    leak = per_smi(pair, "vmx.leak.host-events")
+    for off, on in leak["old"]:
+        # Without the fix a guest's SMIs are counted whatever the knob says.
+        assert on["mean"] == pytest.approx(off["mean"], rel=0.01)
+    for off, on in leak["new"]:
+        assert abs(on["mean"]) + on["half"] < 0.01 * off["mean"]
+
+
+def per_smi(pair: Any, name: str) -> dict[str, list[tuple[Any, Any]]]:
+    """Return what decided counters counted per SMI, with the freeze off and on, in both runs."""
+    (compared,) = (each for each in pair["properties"] if each["id"] == name)
+    counted = {
+        side: [
+            (count["freeze_off"], count["freeze_on"])
+            for witness in compared[side]["witnesses"]
+            for count in witness["per_smi"]
+            if count["holds"] is not None
+        ]
+        for side in ("old", "new")
+    }
+    assert all(counted.values())
+    return counted
+
+
+def test_the_way_back_is_a_regression(story: Story) -> None:
+    ended = run_kvmtest("compare", story.after, story.before, "--json")
+    assert ended.status == 1
+    (pair,) = as_json(ended)["runs"]
+    assert pair["counts"]["regression"] == len(MENDED)
+    reverted = [f"--expect=fail:{name}" for name in MENDED]
+    assert run_kvmtest("compare", story.after, story.before, *reverted).status == 0
+
+
+def test_git_bisect_finds_the_commit_that_reverts_the_fix(story: Story, tmp_path: Path) -> None:
+    fixed, reverted = map(files_of, (story.fixed, story.reverted))
+    git(tmp_path, "init", "--quiet")
+    for subject, files in (
+        ("the fix", fixed), ("a note", None), ("no fix", reverted), ("another note", None)
+    ):  # fmt: skip
+        commit(tmp_path, subject, files)
+    run = command("lab", "run", "--modules", "modules", "--only", "vmx.entry.toggled", "--bisect")
+    git(tmp_path, "bisect", "start", "HEAD", "HEAD~3")
+    git(tmp_path, "bisect", "run", "sh", "-c", f"{shlex.join(run)} > /dev/null 2>&1")
+    assert git(tmp_path, "log", "-1", "--format=%s", "refs/bisect/bad").strip() == "no fix"
+    assert "# first bad commit: [" in git(tmp_path, "bisect", "log")
+
+
+def files_of(folder: Path) -> Mapping[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
