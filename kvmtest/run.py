@@ -16,6 +16,8 @@ from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.interruption import Interruption
 from kvmtest.missing import Missing
 from kvmtest.record import Record
+from kvmtest.report.screen import show_screen
+from kvmtest.report.sentence import one_line
 from kvmtest.report.terminal import Progress, console, show_results, summary
 from kvmtest.run_folder import folder_of, written
 from kvmtest.run_options import RunOptions
@@ -35,8 +37,7 @@ def run(options: RunOptions, interruption: Interruption) -> int:
     record = _decide(session, progress, interruption)
     # The verdict stands even if the reader (head) or the terminal is gone.
     with contextlib.suppress(OSError):
-        if not options.quiet:
-            _print(record)
+        _print(record)
     with contextlib.suppress(OSError):
         _complain(record)
     return record.exit_status
@@ -76,16 +77,24 @@ def _complain(record: Record) -> None:
 
 
 def _print(record: Record) -> None:
+    options = record.options
     screen = console()
-    if record.options.dry_run:
+    if options.dry_run:
         for change in record.changes:
             screen.print(Text(f"would {change.sentence}"), soft_wrap=True)
         if not record.changes:
             none = "would change nothing on this machine"
             screen.print(none if record.results else "no property was tried")
         return
-    show_results(screen, record.results, record.required)
-    screen.print(Text(_last_line(record)), soft_wrap=True)
+    if options.quiet:
+        screen.print(Text(one_line(record.evidence(), record.exit_status)), soft_wrap=True)
+    elif options.verbose:
+        show_results(screen, record.results, record.required)
+        screen.print(Text(_last_line(record)), soft_wrap=True)
+    else:
+        where = str(options.output or "")
+        # The problems are for stderr.
+        show_screen(record.evidence(), where, record.exit_status, problems=False)
 
 
 def _last_line(record: Record) -> str:

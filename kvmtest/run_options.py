@@ -159,7 +159,15 @@ class RunOptions:
     ] = 2
     dry_run: Annotated[bool, Option(help="list every host change, make none")] = False
     quiet: Annotated[
-        bool, Option(help="print no tables", flags=("-q", "--quiet"), in_pytest=False)
+        bool, Option(help="print the verdict in one line", flags=("-q", "--quiet"), in_pytest=False)
+    ] = False
+    verbose: Annotated[
+        bool,
+        Option(
+            help="print tables: every verdict's reason, and how to get what is missing",
+            flags=("-v", "--verbose"),
+            in_pytest=False,
+        ),
     ] = False
     allow_other_vms: Annotated[bool, Option(help="run beside other VMs")] = False
     reload_modules: Annotated[

@@ -45,11 +45,11 @@ def run(options: argparse.Namespace) -> int:
     from kvmtest.run_options import RunOptions
     from kvmtest.target import Job
 
-    wanted = replace(RunOptions.of(options), output=None)
+    wanted = replace(RunOptions.of(options), output=None, verbose=False)
     # Refused inside the machine they would have cost a boot.
     asked_for(wanted.only, wanted.marker, wanted.require)
     job = Job(wanted.words(), parameters=options.parameters, deadline=options.deadline)
-    return run(_lab_options(options), job, options.output)
+    return run(_lab_options(options), job, options.output, verbose=options.verbose)
 
 
 def _lab_options(options: argparse.Namespace) -> "LabOptions":
@@ -134,7 +134,8 @@ def _add_run_arguments(parser: Parser) -> None:
         help="give up after this many seconds (default: 900)",
     )
     _add_parameters(parser)
-    option("output").add_to(parser)
+    for name in ("output", "verbose"):
+        option(name).add_to(parser)
     for each in options():
         if each.in_lab:
             each.add_to(parser)

@@ -14,6 +14,7 @@ from rich.text import Text
 from kvmtest.errors import EnvironmentUnfit, printable
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import VENDORS, LabOptions, LabTarget
+from kvmtest.report.screen import show_screen
 from kvmtest.report.terminal import Progress, console, show_evidence
 from kvmtest.run_folder import new_folder, write_beside, write_reports
 from kvmtest.target import Job, Outcome, TargetFailed
@@ -21,10 +22,11 @@ from kvmtest.target import Job, Outcome, TargetFailed
 __all__ = ["on_line", "on_step", "run", "write"]
 
 
-def run(options: LabOptions, job: Job, folder: Path | None) -> int:
+def run(options: LabOptions, job: Job, folder: Path | None, *, verbose: bool = False) -> int:
     """Run a job in a lab's machine; return the exit status of kvmtest there.
 
-    Everything that it left goes to the new ``folder``. Raises UsageError, EnvironmentUnfit.
+    Everything that it left goes to the new ``folder``. ``verbose`` prints tables. Raises
+    UsageError, EnvironmentUnfit.
     """
     output = new_folder(folder) if folder else None
     # Refused before a kernel is looked for.
@@ -36,7 +38,10 @@ def run(options: LabOptions, job: Job, folder: Path | None) -> int:
         write(outcome, output)
         write_reports(outcome.evidence, output)
         write_beside(outcome.evidence, output)
-    show_evidence(outcome.evidence)
+    if verbose:
+        show_evidence(outcome.evidence)
+    else:
+        show_screen(outcome.evidence, str(folder or ""), outcome.exit_status)
     console(sys.stderr).print(Text(f"kvmtest: lab: {_times(outcome.durations)}"), soft_wrap=True)
     return outcome.exit_status
 

@@ -65,7 +65,8 @@ def run(
     failures = [f"{each.name}: {_problem(each)}" for each in ended if _problem(each)]
     for line in failures:
         console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
-    console().print(f"{len(runs) - len(failures)} of {len(runs)} runs: {folder / _PAGE}")
+    done = f"{len(runs) - len(failures)} of {len(runs)} runs: {folder / _PAGE}"
+    console().print(Text(done), soft_wrap=True)
     return 3 if failures else 0
 
 

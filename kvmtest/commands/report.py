@@ -20,9 +20,10 @@ def add(commands: Commands) -> None:
 
 
 def _add_arguments(parser: Parser) -> None:
-    from kvmtest.run_options import path
+    from kvmtest.run_options import option, path
 
     add_evidence(parser)
+    option("verbose").add_to(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--ktap", action="store_true", help="print KTAP")
     form.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to FILE")
@@ -56,8 +57,12 @@ def run(options: argparse.Namespace) -> int:
                 f"{options.evidence}: no result has samples to draw; name a run that decided a "
                 "property by the witness leak"
             )
-    else:
+    elif options.verbose:
         from kvmtest.report.terminal import show_evidence
 
         show_evidence(evidence)
+    else:
+        from kvmtest.report.screen import show_screen
+
+        show_screen(evidence, str(options.evidence))
     return 0

@@ -16,6 +16,7 @@ from kvmtest.judge.rules import doubt
 from .model import Result
 
 __all__ = [
+    "SEPARATOR",
     "PerSmi",
     "Power",
     "SmmCount",
@@ -26,6 +27,7 @@ __all__ = [
     "words",
 ]
 
+#: What stands between the statements of two witnesses.
 SEPARATOR = " · "
 
 
@@ -72,7 +74,7 @@ class SmmCount:
         if seen is None:
             return ""
         both = f"{events(seen.mean, self.reference.mean)} of {events(self.reference.mean)}"
-        return f"{both}, freeze off" if is_off else both
+        return f"off {both}" if is_off else both
 
     @property
     def _wrong_on(self) -> float:
@@ -153,8 +155,8 @@ class Power(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"a leak of {self.every:.2g} % in every SMI, "
-            f"or a whole leak in {self.rare:.2g} % of SMIs or more"
+            f"a {self.every:.2g} % leak in every SMI; "
+            f"a whole leak in {self.rare:.2g} % of SMIs or more"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvmtest.errors import UsageError
 
-__all__ = ["findings", "read", "reference"]
+__all__ = ["command", "findings", "read", "reference"]
 
 # docs/findings: a link in the source tree, a folder in a wheel.
 _FOLDER = Path(__file__).with_name("text")
@@ -34,8 +34,14 @@ def reference(finding: str) -> str:
 
     A finding of another version's evidence may not be here, and is named as it is.
     """
+    shown_by = command(finding)
+    return f"{finding} ({shown_by})" if shown_by else finding
+
+
+def command(finding: str) -> str:
+    """Return the command that prints a finding of evidence; "" for one that is not here."""
     name = Path(finding).name.removesuffix(".md")
-    return f"{finding} (kvmtest finding {name})" if name in findings() else finding
+    return f"kvmtest finding {name}" if name in findings() else ""
 
 
 def _title(text: str) -> str:

@@ -6,7 +6,7 @@ The lines of every report that identify the run's machine and kernel.
 
 from kvmtest.evidence import Evidence
 
-__all__ = ["cpu_name", "facts", "machine_words", "model_name"]
+__all__ = ["cpu_name", "facts", "machine_line", "machine_words", "model_name"]
 
 _VENDORS = {"intel": "Intel", "amd": "AMD"}
 
@@ -14,14 +14,27 @@ _VENDORS = {"intel": "Intel", "amd": "AMD"}
 def machine_words(evidence: Evidence) -> str:
     """Return the kind of machine in words; an emulated one is called so."""
     lab = evidence.machine.lab
-    if not lab:
-        return evidence.machine_name
-    cpus = lab.details and lab.details.cpus
+    return _emulated(evidence, f"{lab.emulator} {lab.version}") if lab else evidence.machine_name
+
+
+def machine_line(evidence: Evidence) -> str:
+    """Return the machine in one line: its CPU and what it is, or that it is emulated."""
+    lab = evidence.machine.lab
+    if lab:
+        return _emulated(evidence, lab.emulator)
+    # What shows that a machine is virtual stands in brackets behind.
+    kind = evidence.machine.virtualisation.partition(" (")[0]
+    tree = f"stand-in tree {evidence.machine.root}" if evidence.machine.kind == "stand-in" else ""
+    return ", ".join(filter(None, (model_name(evidence), kind, tree, evidence.machine.hostname)))
+
+
+def _emulated(evidence: Evidence, emulator: str) -> str:
+    lab = evidence.machine.lab
+    cpus = lab and lab.details and lab.details.cpus
     count = f", {cpus} CPU{'' if cpus == 1 else 's'}" if cpus else ""
     vendor = _vendor(evidence)
     kind = f"EMULATED {vendor}" if vendor else "EMULATED"
-    emulator = f"{lab.emulator} {lab.version}{count}"
-    return f"{kind} ({emulator}): proves the kernel's code, not hardware"
+    return f"{kind} ({emulator}{count}): proves the kernel's code, not hardware"
 
 
 def cpu_name(evidence: Evidence) -> str:

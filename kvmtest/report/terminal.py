@@ -54,7 +54,7 @@ ORDER = [Verdict.FAIL, Verdict.ERROR, Verdict.PASS, Verdict.INCONCLUSIVE, Verdic
 # Columns whose words must not be broken.
 WHOLE = ("verdict", "recorded", "replayed", "property", "missing")
 RANK = {verdict: at for at, verdict in enumerate([*ORDER, Verdict.SKIP])}
-PIPE_WIDTH = 100
+PIPE_WIDTH = 80
 T = TypeVar("T", bound=Hashable)
 
 

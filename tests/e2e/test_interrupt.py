@@ -129,7 +129,7 @@ def check(ended: Interrupted, number: signal.Signals) -> str:
         # In the first milliseconds SIGTERM kills as it does any program.
         assert ended.status in (128 + number, -signal.SIGTERM)
         # Before anything was begun, or while it was.
-        begun = ": nothing was decided (stopped by" in ended.out
+        begun = f"INTERRUPTED: {number.name} stopped the run on " in ended.out
         said = "" if begun or ended.status < 0 else "kvmtest: interrupted\n"
         assert (bool(ended.out), ended.err) == (begun, said)
         return "early"
@@ -140,7 +140,9 @@ def check(ended: Interrupted, number: signal.Signals) -> str:
         assert ended.status == 4
         return "ended"
     assert ended.status == 128 + number
-    assert f"(stopped by {number.name}; the host is as it was)" in ended.out
+    said = " ".join(ended.out.split())
+    assert f"INTERRUPTED: {number.name} stopped the run on " in said
+    assert "the host is as it was" in said.replace(f" exit {ended.status}", "", 1)
     changes = ended.evidence.journal.changes
     assert all(change.undone for change in changes)
     return "changed" if changes else "begun"

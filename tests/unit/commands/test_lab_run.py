@@ -41,8 +41,13 @@ def test_evidence_is_shown_and_kept_and_the_status_is_that_of_the_run_inside(
     assert sorted(path.name for path in output.iterdir()) == names
     assert load(output) == inside
     captured = capsys.readouterr()
-    assert "any.soak" in captured.out
-    assert captured.out.splitlines()[-1] == "1 FAIL, 1 PASS"
+    said = captured.out.splitlines()
+    assert said[0].startswith("FAIL: ")
+    assert said[0].endswith(f"  exit {status}")
+    assert f"Evidence: {output}" in captured.out
+    capsys.readouterr()
+    assert main(["report", str(output), "-v"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 FAIL, 1 PASS"
     steps = captured.err.splitlines()
     assert steps[0] == f"kvmtest: lab: making the image of Linux {RELEASE}"
     assert "s in all (kernel " in steps[-1]

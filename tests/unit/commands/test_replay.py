@@ -115,7 +115,7 @@ def test_what_was_required_and_not_decided_fails_again(
         return main(["replay", str(written(tmp_path, [result], command))])
 
     assert status("--require=witness:btf") == 0
-    assert "no BTF" in capsys.readouterr().out
+    assert "no BTF" in " ".join(capsys.readouterr().out.split())
     assert status() == 1
     assert status("--", "--require=witness:btf") == 1
     # A bisection leaves it undecided.

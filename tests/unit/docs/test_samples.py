@@ -12,7 +12,7 @@ WITH_SAMPLES = [path for path in TOOL["PAGES"] if TOOL["SAMPLE"].search(path.rea
 PAGE = """\
 Before.
 
-<!-- printed by: kvmtest report tests/recorded/intel-lab-strict.json
+<!-- printed by: kvmtest report -v tests/recorded/intel-lab-strict.json
 from "kernel "
 from "verdict" until "    " -->
 

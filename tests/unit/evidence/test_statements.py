@@ -139,15 +139,15 @@ def test_a_state_with_the_knob_on_is_compared_with_the_reference() -> None:
 
 
 def test_a_state_with_the_knob_off_must_count_all_again() -> None:
-    assert said(*after("after a toggle", {Arm.KNOB_OFF: 11})) == "leak 11.0 of 11.0, freeze off"
+    assert said(*after("after a toggle", {Arm.KNOB_OFF: 11})) == "leak off 11.0 of 11.0"
     kept = after("after a toggle", {Arm.KNOB_OFF: 0})
-    assert said(*kept) == "leak 0.00 of 11.0, freeze off (0/1)"
+    assert said(*kept) == "leak off 0.00 of 11.0 (0/1)"
 
 
 def test_of_both_states_the_worse_is_told() -> None:
     good_on = {Arm.KNOB_ON: 0, Arm.KNOB_OFF: 0}
     good_off = {Arm.KNOB_ON: 11, Arm.KNOB_OFF: 11}
-    assert said(*after("after a toggle", good_on)) == "leak 0.00 of 11.0, freeze off (1/2)"
+    assert said(*after("after a toggle", good_on)) == "leak off 0.00 of 11.0 (1/2)"
     assert said(*after("after a toggle", good_off)) == "leak 11.0 of 11.0 (1/2)"
 
 

@@ -165,9 +165,7 @@ def test_a_pass_of_the_leak_experiment_says_what_it_would_have_missed() -> None:
         measure("leak", "smallest leak of b", 0.5625, least_percent_of_smis=23.375),
     ]
     readings = [control("leak", "c", 1, 1, "d"), claim("leak", "leaks", False, False), *figures]
-    said = (
-        "# would be seen: a leak of 0.56 % in every SMI, or a whole leak in 23 % of SMIs or more\n"
-    )
+    said = "# would be seen: a 0.56 % leak in every SMI; a whole leak in 23 % of SMIs or more\n"
     passed = Result("vmx.leak.host-events", Verdict.PASS, "because", readings=readings)
     assert f"{said}ok 1 " in ktap([passed])
     failed = Result("vmx.leak.host-events", Verdict.FAIL, "because", readings=readings)
