@@ -100,8 +100,7 @@ class RunOptions:
     output: Annotated[
         Path | None,
         Option(
-            help="write evidence.json, junit.xml, ktap.txt, kernel.log and plots to DIR, a new "
-            "folder",
+            help="write evidence.json, junit.xml, ktap.txt and kernel.log to DIR, a new folder",
             flags=("-o",),
             metavar="DIR",
             parse=path,

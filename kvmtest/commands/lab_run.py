@@ -16,7 +16,7 @@ from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import VENDORS, LabOptions, LabTarget
 from kvmtest.report.screen import show_screen
 from kvmtest.report.terminal import Progress, console, show_evidence
-from kvmtest.run_folder import new_folder, write_beside, write_reports
+from kvmtest.run_folder import new_folder, write_reports
 from kvmtest.target import Job, Outcome, TargetFailed
 
 __all__ = ["on_line", "on_step", "run", "write"]
@@ -37,7 +37,6 @@ def run(options: LabOptions, job: Job, folder: Path | None, *, verbose: bool = F
     if output:
         write(outcome, output)
         write_reports(outcome.evidence, output)
-        write_beside(outcome.evidence, output)
     if verbose:
         show_evidence(outcome.evidence)
     else:

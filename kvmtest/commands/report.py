@@ -6,10 +6,11 @@ Shows the evidence of a run.
 
 import argparse
 import sys
+from pathlib import Path
 
-from kvmtest.errors import EnvironmentUnfit
+from kvmtest.errors import UsageError
 
-from .parser import Commands, Parser, add_command, add_evidence
+from .parser import Commands, Parser, add_command
 
 __all__ = ["add"]
 
@@ -22,24 +23,44 @@ def add(commands: Commands) -> None:
 def _add_arguments(parser: Parser) -> None:
     from kvmtest.run_options import option, path
 
-    add_evidence(parser)
+    parser.add_argument(
+        "evidence",
+        metavar="EVIDENCE",
+        nargs="+",
+        type=path,
+        help="an evidence.json, or its folder; for --html also several, folders of runs, or the "
+        "kernels.json of a survey",
+    )
     option("verbose").add_to(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--ktap", action="store_true", help="print KTAP")
     form.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to FILE")
     form.add_argument(
-        "--plots",
-        metavar="DIR",
+        "--html",
+        metavar="FILE",
         type=path,
-        help="draw the leak experiment to a folder, as SVG and PNG",
+        help="write a page to FILE, with its figures; of several runs a matrix, with the page of "
+        "each in a folder beside FILE. It needs no network and no scripts",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print or write the evidence in the form that was asked for."""
+    if options.html:
+        from .report_html import run as write_html
+
+        write_html(options.evidence, options.html)
+        return 0
+    if len(options.evidence) > 1:
+        raise UsageError("several runs make a matrix: name its page by --html FILE")
+    _report(options, options.evidence[0])
+    return 0
+
+
+def _report(options: argparse.Namespace, path: Path) -> None:
     from kvmtest.evidence import load
 
-    evidence = load(options.evidence)
+    evidence = load(path)
     if options.ktap:
         from kvmtest.report.files import ktap_of
 
@@ -49,14 +70,6 @@ def run(options: argparse.Namespace) -> int:
         from kvmtest.report.files import junit_of
 
         write_to(options.junit, junit_of(evidence))
-    elif options.plots:
-        from kvmtest.run_folder import write_plots
-
-        if not write_plots(evidence, options.plots):
-            raise EnvironmentUnfit(
-                f"{options.evidence}: no result has samples to draw; name a run that decided a "
-                "property by the witness leak"
-            )
     elif options.verbose:
         from kvmtest.report.terminal import show_evidence
 
@@ -64,5 +77,4 @@ def run(options: argparse.Namespace) -> int:
     else:
         from kvmtest.report.screen import show_screen
 
-        show_screen(evidence, str(options.evidence))
-    return 0
+        show_screen(evidence, str(path))

@@ -130,7 +130,7 @@ def test_what_is_refused_is_named_in_one_line_without_what_a_terminal_obeys(
         ["run", "--root="],
         ["doctor", "--root", ""],
         ["report", "x", "--junit="],
-        ["report", "x", "--plots", ""],
+        ["report", "x", "--html", ""],
     ],
     ids=" ".join,
 )

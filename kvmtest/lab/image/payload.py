@@ -25,9 +25,11 @@ Files = Mapping[str, bytes]
 _OUTSIDE = (
     "kvmtest/lab/",
     "kvmtest/commands/lab_",
+    "kvmtest/commands/report_html.py",
     "kvmtest/cache.py",
     "kvmtest/plugin.py",
     "kvmtest/report/at_work.py",
+    "kvmtest/report/html/",
     "kvmtest/report/kernels_page.py",
     "kvmtest/suite/",
 )

@@ -31,6 +31,8 @@ from kvmtest.judge.leak import conclude
 from kvmtest.missing import Missing
 from kvmtest.replay import replay
 from kvmtest.report.comparison import as_json, lines
+from kvmtest.report.html.run_page import run_page
+from kvmtest.report.html.source import Source
 from kvmtest.report.terminal import show_evidence
 from kvmtest.run_folder import write_reports
 
@@ -54,10 +56,12 @@ def parse(data: bytes) -> None:
     else:
         with redirect_stdout(io.StringIO()):
             show_evidence(evidence)
+            page = run_page(evidence, Source("evidence.json", ""))
             replay_command(Namespace(evidence=path))
             pairs = Pairs({"": compare(evidence, evidence)}, {})
             assert all(line.plain.isprintable() for line in lines(pairs, verbose=True))
             json.dumps(as_json(pairs), allow_nan=False)
+        assert "<script" not in page
 
 
 def seed(results: list[Result]) -> bytes:
