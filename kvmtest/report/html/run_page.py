@@ -20,8 +20,8 @@ from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property
 from kvmtest.report.heading import cpu_name, machine_words
 from kvmtest.report.repeat import command, command_of
+from kvmtest.report.sentence import sentence, summary
 from kvmtest.report.telling import telling
-from kvmtest.report.terminal import summary
 
 from .excess_figure import ExcessFigure, excess_figure
 from .log_excerpt import dump_of
@@ -105,7 +105,7 @@ class Undecided(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """The run in one sentence."""
+    """The run in one sentence, its first word apart."""
 
     verdict: str
     words: str
@@ -136,9 +136,9 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
         "package": _package(evidence),
         "version": __version__,
         "names": NAMES,
-        "headline": _headline(evidence),
+        "headline": Headline(*sentence(evidence).split(": ", 1)),
         "mark": mark_of_run(evidence),
-        "summary": summary(evidence.results),
+        "summary": summary(evidence),
         "problem": run_problem(evidence),
         "again": command(evidence),
         "unmet": [each for each in evidence.requirements or () if not each.met],
@@ -168,16 +168,6 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
         "of_machine": encode(evidence.machine),
     }
     return {**values, "mail": render("mail.txt", **values).strip() + "\n"}
-
-
-def _headline(evidence: Evidence) -> Headline:
-    kernel = f"Linux {evidence.kernel.release}" if evidence.kernel.release else "this kernel"
-    if evidence.exit_status == 0:
-        held = sum(each.verdict is Verdict.PASS for each in evidence.results)
-        return Headline("PASS", f"{held} claims hold in {kernel}")
-    if evidence.exit_status == 1:
-        return Headline("FAIL", f"claims fail in {kernel}")
-    return Headline("UNDECIDED", kernel)
 
 
 def _package(evidence: Evidence) -> str:
