@@ -1,8 +1,7 @@
 """The kernel's own KTAP parser, tools/testing/kunit of a kernel's source.
 
-It is taken from $KVMTEST_KUNIT, such folders with colons between them; else from the linux-source
-package of the kernel that the lab boots, which is downloaded once: the few files of the parser stay
-in the lab's cache.
+It is taken from $KVMTEST_KUNIT, such folders with colons between them; else from the source of the
+kernel that the lab boots.
 """
 
 import importlib
@@ -17,10 +16,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.kernels import deb
-from kvmtest.kernels.archive import Archive
+from support.kernel_source import fetched
 
 __all__ = ["Kunit", "parsers"]
 
@@ -87,27 +84,4 @@ def parsers() -> list[Kunit]:
     for folder in named:
         if not (folder / "kunit.py").is_file():
             raise EnvironmentUnfit(f"KVMTEST_KUNIT: there is no {folder}/kunit.py")
-    return [Kunit(folder) for folder in named or [_fetched(Cache.default())]]
-
-
-def _fetched(cache: Cache) -> Path:
-    archive = Archive(cache, print)
-    source = archive.build_kit(archive.find()).source
-
-    def make(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-            (package,) = archive.download([source], Path(place))
-            deb.unpack(package, Path(place), lambda name: name.name.endswith(".tar.xz"))
-            (tarball,) = Path(place).glob("usr/src/linux-source-*.tar.xz")
-            # Not by tarfile, which takes a minute for 1.5 GB.
-            wanted = ["--wildcards", f"*/{_INSIDE}/*"]
-            command = ["tar", "--extract", "--xz", "--file", str(tarball), *wanted]
-            done = subprocess.run(
-                command, cwd=folder, env={**os.environ, "XZ_OPT": "-T0"}, check=False
-            )
-            if done.returncode:
-                raise EnvironmentUnfit(f"tar can't unpack {tarball.name}; install xz-utils")
-
-    entry = cache.entry("kunit", source.sha256, make)
-    (folder,) = entry.glob(f"*/{_INSIDE}")
-    return folder
+    return [Kunit(folder) for folder in named or [fetched("kunit", f"{_INSIDE}/*") / _INSIDE]]
