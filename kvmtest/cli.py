@@ -1,9 +1,9 @@
 """The command line
 ================
 
-``kvmtest doctor | list | run | restore | report | compare | finding | replay | lab | smi |
-kernel | watch``: gathers the commands, runs one, and makes an exit status of every way in which it
-ends.
+``kvmtest doctor | list | run | restore | report | compare | finding | reproduce | replay |
+lab | smi | kernel | watch``: gathers the commands, runs one, and makes an exit status of every way
+in which it ends.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from kvmtest.commands import (
     lab,
     replay,
     report,
+    reproduce,
     restore,
     run,
     smi,
@@ -135,7 +136,9 @@ def _parser() -> Parser:
         description="Prove whether KVM keeps the host's FREEZE_IN_SMM in force while guests run.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"kvmtest {__version__}")
+    # The short form gives the longest command its place in the help: releases of Python differ in
+    # whether commands count for the width of the column.
+    parser.add_argument("-V", "--version", action="version", version=f"kvmtest {__version__}")
     commands = parser.add_subparsers(dest="named", required=True, metavar="COMMAND")
     for command in (
         doctor,
@@ -145,6 +148,7 @@ def _parser() -> Parser:
         report,
         compare,
         finding,
+        reproduce,
         replay,
         lab,
         smi,

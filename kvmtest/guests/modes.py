@@ -23,6 +23,9 @@ RFLAGS = 0x202
 CR0_PE, CR0_MP, CR0_ET, CR0_NE, CR0_PG = 1 << 0, 1 << 1, 1 << 4, 1 << 5, 1 << 31
 CR4_PAE = 1 << 5
 EFER_LME, EFER_LMA = 1 << 8, 1 << 10
+# Those of 64-bit mode.
+CR0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG
+EFER = EFER_LME | EFER_LMA
 PAGE_PRESENT, PAGE_WRITABLE, PAGE_LARGE = 1 << 0, 1 << 1, 1 << 7
 GATE_INTERRUPT = 0x8E
 TSS_BUSY = 11
@@ -34,10 +37,10 @@ def enter_long_mode(vcpu: Vcpu, memory: Memory, image: Image) -> None:
     """Load the image, and have the vCPU start it in 64-bit mode, the first GiB identity-mapped."""
     write_long_mode(memory, image)
     sregs = vcpu.get_sregs()
-    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG
+    sregs.cr0 = CR0
     sregs.cr3 = lib.GUEST_PML4
     sregs.cr4 = CR4_PAE
-    sregs.efer = EFER_LME | EFER_LMA
+    sregs.efer = EFER
     _segment(sregs.cs, lib.GUEST_CODE_SELECTOR, 11)
     sregs.cs.l = 1
     for data in (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):

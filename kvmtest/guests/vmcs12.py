@@ -13,6 +13,7 @@ from kvmtest.errors import EnvironmentUnfit
 
 __all__ = [
     "CAPABILITIES",
+    "DR7",
     "ENCODINGS",
     "ENTRY_LOAD_DEBUG_CONTROLS",
     "EXIT_SAVE_DEBUG_CONTROLS",
@@ -55,7 +56,8 @@ _WANTED = {
     "vm_entry_controls": ENTRY_IA32E_MODE | ENTRY_LOAD_DEBUG_CONTROLS,
 }
 
-_DR7 = 0x400
+#: All breakpoints off; bit 10 is always 1.
+DR7 = 0x400
 _RFLAGS = 0x202
 _UNUSABLE = 1 << 16
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
@@ -126,7 +128,7 @@ def contents(
         "msr_bitmap": lib.GUEST_MSR_BITMAP,
         "guest_rip": guest_rip,
         "host_rip": host_rip,
-        "guest_dr7": _DR7,
+        "guest_dr7": DR7,
         "guest_rflags": _RFLAGS,
         "guest_ldtr_ar_bytes": _UNUSABLE,
         "guest_gdtr_limit": sregs.gdt.limit,

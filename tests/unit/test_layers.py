@@ -19,7 +19,7 @@ LEVELS = (
     {"replay", "plugin"},
     {"run_folder"},
     {"report"},
-    {"session", "diagnosis", "watch", "interruption"},
+    {"session", "diagnosis", "watch", "interruption", "reproducers"},
     {"known_defects", "record"},
     {"checks", "lab", "run_options"},
     {"guests", "smi", "interleave"},

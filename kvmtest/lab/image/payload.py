@@ -31,6 +31,7 @@ _OUTSIDE = (
     "kvmtest/report/at_work.py",
     "kvmtest/report/html/",
     "kvmtest/report/kernels_page.py",
+    "kvmtest/reproducers/",
     "kvmtest/suite/",
 )
 # What a run needs of kvmtest/kernels: types, banner and options of a running kernel, not files.
