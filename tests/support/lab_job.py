@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kvmtest.host.facts.lab import VARIABLE
+from kvmtest.kernels.overlay import Overlay
 from kvmtest.lab.image import payload
+from kvmtest.lab.image.contents import MODULE_ARGUMENTS
 from kvmtest.lab.machine import MachineOutput
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import LabTarget
@@ -22,11 +24,23 @@ def run_inside(
     return lab.machine.run({**(files or {}), **payload.job(words, environment, commands)}, 600)
 
 
-def run_script_inside(lab: LabTarget, script: Path, parameters: Parameters | None = None) -> None:
-    """Run a Python script inside; raises TargetFailed, with its last line, where it fails.
+def run_script_inside(
+    lab: LabTarget,
+    script: Path,
+    parameters: Parameters | None = None,
+    files: Mapping[str, bytes] | None = None,
+    modules: Path | None = None,
+) -> MachineOutput:
+    """Run a Python script inside, beside ``files``; raises TargetFailed, with its last line, where
+    it fails.
 
-    KVM's modules get ``parameters`` before.
+    KVM's modules get ``parameters`` before, and those in the folder ``modules`` replace them. The
+    files that the script writes to /tmp/output come out.
     """
     setting = parameters or Parameters(lab.vendor)
-    files = {script.name: script.read_bytes(), **setting.files}
-    run_inside(lab, ["list"], files, [*setting.commands, ["/bin/python3", script.name]])
+    overlay = Overlay.of(modules, lab.kernel, lab.vendor) if modules else None
+    laying = overlay.commands(MODULE_ARGUMENTS.get(lab.vendor, ())) if overlay else []
+    beside = {script.name: script.read_bytes(), **setting.files, **(files or {})}
+    beside |= overlay.files if overlay else {}
+    commands = [*laying, *setting.commands, ["/bin/python3", script.name]]
+    return run_inside(lab, ["list"], beside, commands)
