@@ -21,7 +21,7 @@ from kvmtest.evidence.statements import SmmCount, Statement, statements, words
 from kvmtest.findings import reference
 from kvmtest.judge import Verdict
 
-from .heading import machine_words
+from .heading import machine_line
 from .terminal import console, grouped
 
 __all__ = ["SCHEMA", "as_json", "lines", "show"]
@@ -260,7 +260,7 @@ def _kernel(evidence: Evidence) -> str:
 
 
 def _machines(compared: Comparison) -> str:
-    names = dict.fromkeys(machine_words(each) for each in (compared.old, compared.new))
+    names = dict.fromkeys(machine_line(each) for each in (compared.old, compared.new))
     return " -> ".join(names)
 
 

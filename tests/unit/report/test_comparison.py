@@ -44,7 +44,7 @@ def test_a_regression_has_both_reasons_and_what_the_witnesses_said() -> None:
         "REGRESSION: 1 property                                                    exit 1",
         "old  Linux 6.12.117",
         "new  Linux 6.12.117 with kvm.ko laid over its own",
-        "on   EMULATED Intel (Bochs 2.7, 1 CPU): proves the kernel's code, not hardware",
+        "on   EMULATED Intel (Bochs, 1 CPU): proves the kernel's code, not hardware",
         "",
         "regression    vmx.entry.fresh                                       PASS -> FAIL",
         "     old  vmcs 1/1",
