@@ -122,6 +122,15 @@ assert load("long").data and load("real").data
         assert Path(path).is_relative_to(installed)
 
 
+def test_a_page_is_made_by_the_wheels_templates(installed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    page = tmp_path / "page.html"
+    evidence = ROOT / "tests" / "recorded" / "intel-lab.json"
+    done = python(installed, "-m", "kvmtest", "report", evidence, "--html", page)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
 def test_the_whole_suite_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     tree = intel_host(tmp_path / "host")
     out = tmp_path / "out"

@@ -160,6 +160,21 @@ def test_what_is_missing_is_told_once_with_all_that_want_it() -> None:
     assert_alone(page)
 
 
+def test_facts_are_shown_whatever_their_shape() -> None:
+    facts = {
+        "list": ["a", 1, None],
+        "of objects": [{"name": "cpu"}],
+        "lacks": {"missing": "no knob", "remedy": "load it"},
+        "empty": [{}, []],
+        "deep": [[[[[[[[[[["x"]]]]]]]]]]],
+    }
+    evidence = evidence_of([failed()], 1)
+    evidence = replace(evidence, host=replace(evidence.host, knob=facts))
+    text = text_of(page_of(run_page(evidence, SOURCE)).query("body")[0])
+    for shown in ("list a, 1, nothing", "name cpu", "no knob; load it", "nested too deeply"):
+        assert shown in text
+
+
 def test_changes_of_the_host_say_whether_they_were_undone() -> None:
     change = ChangeRecord("write 0 to the knob", writes=2, undone=True)
     journal = JournalRecord([change, change], ["write 1 to /x"], ["the run before"])
