@@ -25,7 +25,7 @@ def dump_of(fs_base: str, log: Sequence[str]) -> Iterator[str]:
         base = f"base=0x{int(fs_base, 16):016x}"
     except ValueError:
         return
-    at = next((n for n, line in enumerate(log) if base in line and "FS:" in line), None)
+    at = next((n for n, line in enumerate(log) if base in line), None)
     if at is None:
         return
     first = next((n for n in range(at, max(at - _LONGEST, -1), -1) if _FIRST in log[n]), at)
