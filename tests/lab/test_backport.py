@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.lab_programs import compiled, ended_inside
 from support.module_history import commit, git
 from support.stand_in import Ended, command, run_kvmtest
 
@@ -134,6 +135,14 @@ def test_git_bisect_finds_the_commit_that_reverts_the_fix(story: Story, tmp_path
     git(tmp_path, "bisect", "run", "sh", "-c", f"{shlex.join(run)} > /dev/null 2>&1")
     assert git(tmp_path, "log", "-1", "--format=%s", "refs/bisect/bad").strip() == "no fix"
     assert "# first bad commit: [" in git(tmp_path, "bisect", "log")
+
+
+def test_a_c_program_shows_it_without_kvmtest(story: Story, lab: LabTarget, tmp_path: Path) -> None:
+    name = "vmx.entry.toggled"
+    assert run_kvmtest("reproduce", name, "-o", tmp_path / "out").status == 0
+    program = compiled(tmp_path / "out", name)
+    before, after = ended_inside(lab, program, story.reverted), ended_inside(lab, program)
+    assert (before[name][0], after[name][0]) == (1, 0)
 
 
 def files_of(folder: Path) -> Mapping[str, bytes]:

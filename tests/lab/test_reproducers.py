@@ -5,13 +5,11 @@ mend them. Of the faults that it has not, two mutants in one build have them.
 """
 
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.kunit import parsers
-from support.lab_job import run_script_inside
+from support.lab_programs import compiled, ended_inside
 
 from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
@@ -19,11 +17,8 @@ from kvmtest.findings import findings, read
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
-from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import LabTarget
 from kvmtest.reproducers import REPRODUCERS, c_source, makefile
-
-INSIDE = Path(__file__).with_name("reproducers_inside.py")
 
 #: What the stock kernel is wrong in, and what the two mutants are.
 UNMENDED = {
@@ -38,14 +33,12 @@ MUTANTS = ("no-reload-at-entry", "vmcs12-bit-14-refused")
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The programs, as they are compiled to run anywhere."""
-    built = {}
+    built: dict[str, bytes] = {}
     for each in REPRODUCERS:
         folder = tmp_path_factory.mktemp("program")
         (folder / f"{each.name}.c").write_text(c_source(each))
         (folder / "Makefile").write_text(makefile(each))
-        command = ["make", "-C", str(folder), "CFLAGS=-O2 -Wall -Wextra -Werror", "LDFLAGS=-static"]
-        subprocess.run(command, check=True)
-        built[f"{each.name}.program"] = (folder / each.name).read_bytes()
+        built |= compiled(folder, each.name)
     return built
 
 
@@ -65,22 +58,6 @@ def built(builder: ModuleBuilder, patches: Sequence[Path]) -> Path:
         pytest.skip(f"can't build KVM: {error}")
 
 
-def printed(
-    lab: LabTarget, programs: dict[str, bytes], modules: Path | None = None
-) -> dict[str, tuple[int, str]]:
-    """Run the programs inside; return the exit status of each and what it printed."""
-    parameters = Parameters.parse(["kvm_intel.unrestricted_guest=0"], lab.vendor)
-    output = run_script_inside(lab, INSIDE, parameters, programs, modules)
-    ended = {}
-    for path, text in output.files.items():
-        name, _, status = path.rpartition(".")
-        ended[name] = (int(status), text.decode())
-    for status, text in ended.values():
-        if status in (0, 1):
-            assert [kunit.status(text) for kunit in parsers()] == [status]
-    return ended
-
-
 def statuses(ended: dict[str, tuple[int, str]]) -> dict[str, int]:
     return {name: status for name, (status, _) in ended.items()}
 
@@ -96,7 +73,7 @@ def test_each_is_red_somewhere() -> None:
 def test_a_stock_kernel_is_red_where_it_has_a_defect(
     lab: LabTarget, programs: dict[str, bytes]
 ) -> None:
-    ended = printed(lab, programs)
+    ended = ended_inside(lab, programs)
     assert statuses(ended) == expected(red=UNMENDED)
     for each in REPRODUCERS:
         results = re.findall(r"^(ok|not ok) (\d+) (.*)$", ended[each.name][1], re.M)
@@ -116,14 +93,14 @@ def test_the_findings_patches_mend_it(
             patches.append(tmp_path / f"{name}.patch")
             patches[-1].write_text(text)
     assert {path.stem for path in patches} == UNMENDED - {"lost-update-while-emulating"}
-    ended = printed(lab, programs, built(builder, patches))
+    ended = ended_inside(lab, programs, built(builder, patches))
     assert statuses(ended) == expected(red=set())
 
 
 def test_a_broken_kernel_is_red(
     lab: LabTarget, programs: dict[str, bytes], builder: ModuleBuilder
 ) -> None:
-    ended = printed(lab, programs, built(builder, [find(name).patch for name in MUTANTS]))
+    ended = ended_inside(lab, programs, built(builder, [find(name).patch for name in MUTANTS]))
     found = statuses(ended)
     assert {name for name, status in found.items() if status == 1} >= BROKEN
     # Nothing that is emulated can be seen where no toggle is loaded at all.
