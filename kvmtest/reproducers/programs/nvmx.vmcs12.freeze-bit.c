@@ -17,7 +17,7 @@ int main(void)
 	if (!enter_l2(&guest, &l2))
 		skip("control", "KVM takes no vmcs12 at all, with DEBUGCTL 0 either");
 	if (!(kvm(guest.vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2) & QUIRK))
-		skip("control", "this KVM has no such quirk: see bit-14-in-vmcs12-refused");
+		skip("KVM has no such quirk", "see bit-14-in-vmcs12-refused");
 	tell(enter_l2(&guest, &frozen));
 
 	kvm(guest.vm, KVM_ENABLE_CAP, &disable);

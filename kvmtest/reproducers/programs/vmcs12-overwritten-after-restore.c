@@ -28,7 +28,7 @@ int main(void)
 	l1 = l2;
 	l1.head.flags = 0;
 	if (!is_kept(&guest, &l1, "after KVM_SET_NESTED_STATE on a new vCPU"))
-		skip("control", "the control does not hold");
+		skip("control", "vmcs12 is not kept on a new vCPU either");
 	if (!enter_l2(&guest, &l2))
 		skip("control", "KVM takes no vmcs12 at all");
 	tell(is_kept(&guest, &l1, "after KVM_SET_NESTED_STATE on a vCPU in L2"));
