@@ -4,10 +4,8 @@
 Reads what a .deb says of itself and takes chosen files out of it (deb(5)), on any distribution.
 """
 
-import errno
 import os
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels import files
+from kvmtest.kernels.unpacking import inner_name, place, reading
 from kvmtest.optional_libraries import library
 
 __all__ = ["Control", "control", "package_names", "unpack"]
@@ -27,8 +25,6 @@ _AR_HEADER = 60
 _AR_SIZE = slice(48, 58)
 _MOST_PARTS = 100
 """A package has three, and perhaps signatures."""
-# What names in a damaged package can do: too long, or a file where another needs a folder.
-_OF_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +72,8 @@ def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> N
     with _members(path, r"data\.tar") as members:
         for name, member, archive in members:
             if member.isreg() and wanted(name):
-                if member.size > files.IMAGE:
-                    raise ValueError(f"{name} in it has {member.size >> 20} MiB")
-                target = into / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
-                    shutil.copyfileobj(archive.extractfile(member), file, 1 << 20)
-                target.chmod(0o755 if member.mode & 0o100 else 0o644)
+                contents = archive.extractfile(member)
+                place(contents, member.size, into, name, executable=bool(member.mode & 0o100))
 
 
 @contextmanager
@@ -91,33 +82,20 @@ def _members(
 ) -> Iterator[Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]]:
     """Give the files of the .deb's tar archive ``part``, each to be read before the next."""
     arfile = library("debian.arfile", "reading a .deb")
-    try:
-        # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
-        with files.opened(path, files.PACKAGE) as file:
-            _check_sizes(file)
-            members = arfile.ArFile(fileobj=file).getmembers()
-            # Tar archives end before their compressed streams do: tarfile misses a cut there.
-            whole = _AR_MAGIC + sum(_AR_HEADER + member.size for member in members)
-            whole += sum(member.size % 2 for member in members[:-1])
-            if os.fstat(file.fileno()).st_size < whole:
-                raise ValueError(f"it is cut off, {whole} bytes or more were expected")
-            packed = next(m for m in members if re.fullmatch(rf"{part}(\.\w+)?", m.name))
-            with _tar(packed) as archive:
-                yield _files(archive)
-    except EnvironmentUnfit:
-        raise
-    except StopIteration:
-        raise EnvironmentUnfit(
-            f"{path} is not a complete Debian package: a part of it is missing"
-        ) from None
-    except Exception as error:  # arfile, tarfile and the decompressors have errors of their own
-        if isinstance(error, OSError) and error.errno not in (None, *_OF_NAMES):
-            raise
-        said = getattr(error, "strerror", None) or str(error)
-        reason = " ".join(said.split()) or type(error).__name__
-        raise EnvironmentUnfit(
-            f"{path} is not a complete Debian package ({reason}); download it again"
-        ) from None
+    # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
+    with reading(path, "Debian package"), files.opened(path, files.PACKAGE) as file:
+        _check_sizes(file)
+        members = arfile.ArFile(fileobj=file).getmembers()
+        # Tar archives end before their compressed streams do: tarfile misses a cut there.
+        whole = _AR_MAGIC + sum(_AR_HEADER + member.size for member in members)
+        whole += sum(member.size % 2 for member in members[:-1])
+        if os.fstat(file.fileno()).st_size < whole:
+            raise ValueError(f"it is cut off, {whole} bytes or more were expected")
+        packed = [m for m in members if re.fullmatch(rf"{part}(\.\w+)?", m.name)]
+        if not packed:
+            raise ValueError("a part of it is missing")
+        with _tar(packed[0]) as archive:
+            yield _files(archive)
 
 
 def _check_sizes(file: BinaryIO) -> None:
@@ -159,10 +137,7 @@ def _tar(packed: Any) -> Iterator[tarfile.TarFile]:
 
 def _files(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]:
     for member in archive:
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"it holds {member.name!r}, a name that leads out of it")
-        yield name, member, archive
+        yield inner_name(member.name), member, archive
     # The checksum of a compressed stream is at its end.
     stream: Any = archive.fileobj
     while stream.read(1 << 20):

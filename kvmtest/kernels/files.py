@@ -15,7 +15,7 @@ from kvmtest import named_file
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.named_file import MIB
 
-__all__ = ["IMAGE", "MODULE", "PACKAGE", "TEXT", "digest", "opened", "read"]
+__all__ = ["IMAGE", "MIB", "MODULE", "PACKAGE", "TEXT", "digest", "opened", "read"]
 
 #: The most that is read, in bytes: of a bzImage (Debian's has 8 MiB) or a vmlinux with debug info,
 IMAGE = 1024 * MIB

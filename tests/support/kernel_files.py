@@ -1,4 +1,4 @@
-"""Makes the files that a kernel comes in: ELF files, bzImages, modules and Debian packages."""
+"""Makes the files that a kernel comes in: ELF files, bzImages, modules, packages and source."""
 
 import io
 import lzma
@@ -30,6 +30,7 @@ def elf(
     *,
     entry: int = 0,
     machine: int = 62,
+    kind: int = 2,
 ) -> bytes:
     """An ELF64 file: header, program headers, contents, section headers."""
     names = b"\0"
@@ -52,16 +53,18 @@ def elf(
         )  # fmt: skip
         body += data
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIQQQIHHHHHH", 2, machine, 1, entry, 64, at + len(body), 0, 64, 56, len(segments), 64,
+        "<HHIQQQIHHHHHH", kind, machine, 1, entry, 64, at + len(body), 0, 64, 56, len(segments), 64,
         len(contents) + 1, len(contents),
     )  # fmt: skip
     return header + programs + body + headers
 
 
-def vmlinux(code: bytes = b"\xf4", *, bss: int = 0x3000, start: int = START) -> bytes:
+def vmlinux(
+    code: bytes = b"\xf4", *, bss: int = 0x3000, start: int = START, types: bytes = b"types"
+) -> bytes:
     """A kernel that is ``code`` at ``start``, with data behind a gap and zeroes behind that."""
     text, data = Segment(start, code, 0x1000), Segment(start + 0x4000, b"data", 4 + bss)
-    return elf({".BTF": b"types"}, [text, data], entry=start)
+    return elf({".BTF": types} if types else {}, [text, data], entry=start)
 
 
 def bzimage(
@@ -101,13 +104,19 @@ def bzimage(
     return bytes(setup) + bytes(0x20) + payload + bytes(0x40)
 
 
-def module(name: str, *depends: str, release: str = RELEASE, body: bytes = b"") -> bytes:
+def module(
+    name: str,
+    *depends: str,
+    release: str = RELEASE,
+    body: bytes = b"",
+    sections: Mapping[str, bytes] | None = None,
+) -> bytes:
     """A module that says which kernel it is for and what it depends on."""
     entries = [
         f"name={name}", f"depends={','.join(depends)}", f"vermagic={release} SMP mod_unload "
     ]  # fmt: skip
     modinfo = b"".join(entry.encode() + b"\0" for entry in entries)
-    return elf({".modinfo": modinfo, ".text": body})
+    return elf({".modinfo": modinfo, ".text": body, **(sections or {})}, kind=1)
 
 
 def kvm_modules(release: str = RELEASE) -> dict[str, bytes]:
@@ -170,6 +179,86 @@ def deb(
         archive += b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name.encode(), 0, 0, 0, 0o644, len(data))
         archive += data + b"\n" * (len(data) % 2)
     path.write_bytes(archive)
+    return path
+
+
+_RPM_TAGS = {
+    "name": 1000, "version": 1001, "release": 1002, "arch": 1022, "sourcerpm": 1044,
+    "compressor": 1125,
+}  # fmt: skip
+_REQUIRENAME = 1049
+
+
+def rpm(
+    path: Path,
+    files: Mapping[str, bytes],
+    *,
+    name: str = "kernel-core",
+    version: str = "6.12.7",
+    release: str = "200.fc41",
+    architecture: str = "x86_64",
+    source: str = "kernel-6.12.7-200.fc41.src.rpm",
+    requires: Sequence[str] = (),
+    pack: Callable[[bytes], bytes] = lzma.compress,
+    compressor: str = "xz",
+) -> Path:
+    """Write an RPM package of ``files`` (rpm.org, "RPM V4 Package format")."""
+    values = {
+        "name": name, "version": version, "release": release, "arch": architecture,
+        "sourcerpm": source, "compressor": compressor,
+    }  # fmt: skip
+    entries = [(_RPM_TAGS[tag], 6, [value.encode()]) for tag, value in values.items() if value]
+    if requires:
+        entries.append((_REQUIRENAME, 8, [each.encode() for each in requires]))
+    lead = struct.pack(
+        ">4sBBHH66sHH16s", b"\xed\xab\xee\xdb", 3, 0, 0, 1, name.encode()[:65], 1, 5, b""
+    )
+    signature = _rpm_header([(1000, 4, [])])
+    path.write_bytes(
+        lead + signature + bytes(-len(signature) % 8) + _rpm_header(entries) + pack(cpio(files))
+    )
+    return path
+
+
+def _rpm_header(entries: Sequence[tuple[int, int, list[bytes]]]) -> bytes:
+    index, store = b"", b""
+    for tag, kind, values in entries:
+        index += struct.pack(">IIII", tag, kind, len(store), len(values) or 1)
+        store += b"".join(value + b"\0" for value in values) or bytes(4)
+    return b"\x8e\xad\xe8\x01" + struct.pack(">4xII", len(entries), len(store)) + index + store
+
+
+def cpio(files: Mapping[str, bytes], mode: int = 0o100644) -> bytes:
+    """A cpio archive in the format "newc"."""
+    archive = b""
+    for name, data in {**{f"./{name}": data for name, data in files.items()},
+                       "TRAILER!!!": b""}.items():  # fmt: skip
+        text = name.encode() + b"\0"
+        fields = [1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(text), 0]
+        archive += b"070701" + b"".join(b"%08x" % field for field in fields) + text
+        archive += bytes(-len(archive) % 4) + data
+        archive += bytes(-len(archive) % 4)
+    return archive
+
+
+def source_files(version: str = "6.12.7") -> dict[str, bytes]:
+    """A few files of a kernel's source, in the order in which archives have them."""
+    numbers = version.split(".")
+    names = ("VERSION", "PATCHLEVEL", "SUBLEVEL")
+    makefile = "".join(f"{n} = {v}\n" for n, v in zip(names, numbers, strict=True))
+    return {
+        "Makefile": f"# SPDX\n{makefile}EXTRAVERSION =\nNAME = Test\n".encode(),
+        "arch/x86/Makefile": b"",
+        "arch/x86/include/uapi/asm/kvm.h": b"/* quirks */",
+        "arch/x86/kvm/vmx/vmx.c": b"int vmx;",
+        "arch/x86/kvm/x86.c": b"int x86;",
+        "virt/kvm/kvm_main.c": b"int kvm;",
+    }
+
+
+def tar(path: Path, files: Mapping[str, bytes], pack: Callable[[bytes], bytes] = bytes) -> Path:
+    """Write a tar archive of ``files``."""
+    path.write_bytes(pack(_tar(files)))
     return path
 
 

@@ -3,8 +3,12 @@
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
+import shutil
+import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.kernels.compression import Corrupt, decompress, name_of
+from kvmtest.kernels.compression import Corrupt, decompress, name_of, stream
 
 lz4_block = pytest.importorskip("lz4.block")
+lzallright = pytest.importorskip("lzallright")
 zstandard = pytest.importorskip("zstandard")
 
 
@@ -31,6 +36,20 @@ def lzma_alone(data: bytes) -> bytes:
     return lzma.compress(data, format=lzma.FORMAT_ALONE)
 
 
+def lzop(data: bytes, block: int = 256 << 10) -> bytes:
+    """As `lzop` writes it: a header, and blocks with an Adler-32 checksum of what is packed."""
+    header = bytes.fromhex("1040 20a0 0940 01 05 03000001 000081a4 00000000 00000000 00")
+    packed = b"\x89LZO\0\r\n\x1a\n" + header + zlib.adler32(header).to_bytes(4, "big")
+    for start in range(0, len(data), block):
+        plain = data[start : start + block]
+        small = lzallright.LZOCompressor().compress(plain)
+        small = small if len(small) < len(plain) else plain
+        for number in (len(plain), len(small), zlib.adler32(plain)):
+            packed += number.to_bytes(4, "big")
+        packed += small
+    return packed + bytes(4)
+
+
 FORMATS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bzip2": bz2.compress,
@@ -38,6 +57,7 @@ FORMATS: dict[str, Callable[[bytes], bytes]] = {
     "xz": lzma.compress,
     "zstd": zstandard.ZstdCompressor().compress,
     "lz4": lz4_legacy,
+    "LZO": lzop,
 }
 formats = pytest.mark.parametrize("name", FORMATS)
 
@@ -92,9 +112,36 @@ def test_garbage_is_refused(data: bytes) -> None:
             decompress(data)
 
 
-def test_lzo_is_refused_by_name() -> None:
-    with pytest.raises(Corrupt, match="LZO"):
-        decompress(b"\x89LZO\0\r\n\x1a\n")
+def test_what_lzop_makes_comes_back() -> None:
+    if not shutil.which("lzop"):
+        pytest.skip("no lzop: install the package lzop")
+    data = bytes(range(256)) * 4000 + bytes(300_000)
+    for options in (["-9"], ["-1", "-F"], ["--crc32"], ["-CC"]):
+        done = subprocess.run(["lzop", "-c", *options], input=data, capture_output=True, check=True)
+        assert decompress(done.stdout + len(data).to_bytes(4, "little")) == data
+
+
+def test_more_than_one_block_of_lzo_comes_back_and_no_more_than_is_allowed() -> None:
+    data = bytes(range(256)) * 3000
+    assert decompress(lzop(data)) == data
+    with pytest.raises(Corrupt, match="it holds more than 0 MiB"):
+        decompress(lzop(data), 300_000)
+
+
+def test_a_block_of_lzo_that_claims_to_be_huge_is_refused() -> None:
+    packed = lzop(b"x" * 100)
+    at = packed.index((100).to_bytes(4, "big"))
+    with pytest.raises(Corrupt, match="LZO stream is damaged"):
+        decompress(packed[:at] + b"\x7f\0\0\0" + packed[at + 4 :])
+
+
+@pytest.mark.parametrize("name", [*sorted(set(FORMATS) - {"lz4", "LZO"}), ""])
+def test_a_stream_is_read_from_where_the_file_is(name: str) -> None:
+    data = bytes(range(256)) * 3000
+    file = io.BytesIO(b"ahead" + FORMATS.get(name, bytes)(data))
+    file.seek(5)
+    contents = stream(file)
+    assert contents.read(1000) + contents.read() == data
 
 
 def test_an_elf_file_is_taken_as_it_is() -> None:
