@@ -14,7 +14,7 @@ from kvmtest.errors import UsageError
 from kvmtest.kernels import deb, files
 from kvmtest.kernels.deb import Control
 
-__all__ = ["Part", "beside", "in_folder", "is_package", "lacking", "named"]
+__all__ = ["Part", "beside", "in_folder", "is_package", "kernels_in", "lacking", "named"]
 
 _MAGIC = b"!<arch>\ndebian-binary"
 _ARCHITECTURES = ("amd64", "all")
@@ -127,6 +127,16 @@ def in_folder(folder: Path) -> list[Part]:
     return _chosen(kernels)
 
 
+def kernels_in(folder: Path) -> list[list[Part]]:
+    """Return the packages in ``folder`` by kernel, without what only goes with one."""
+    kernels: dict[tuple[str, str], list[Part]] = {}
+    for path in sorted(folder.glob("*.deb")):
+        part = Part.of(path) if path.is_file() else None
+        if part and part.release and not part.refusal:
+            kernels.setdefault((part.release, part.version), []).append(part)
+    return [_chosen(parts) for parts in kernels.values()]
+
+
 def beside(part: Part) -> list[Part]:
     """Return the packages of the same kernel in the same version that lie beside a part."""
     found = []
@@ -140,8 +150,17 @@ def beside(part: Part) -> list[Part]:
     return found
 
 
-def lacking(parts: Sequence[Part], *, image: bool, modules: bool) -> str:
-    """Say what ``parts`` lack, which hold an ``image``, or ``modules``, but not both."""
+def lacking(
+    parts: Sequence[Part],
+    *,
+    image: bool,
+    modules: bool,
+    otherwise: str = "name that package with another --kernel",
+) -> str:
+    """Say what ``parts`` lack, which hold an ``image``, or ``modules``, but not both.
+
+    ``otherwise`` is what to do but put the package that has it beside them.
+    """
     part = parts[0]
     wanted = list(dict.fromkeys(name for each in parts for name in each.control.depends))
     kernels = [name for name in wanted if _KERNEL.fullmatch(name)]
@@ -165,8 +184,7 @@ def lacking(parts: Sequence[Part], *, image: bool, modules: bool) -> str:
     names = names[:2] or [f"linux-modules-{part.release}"]
     return (
         f"{part.path} has no {what}: it is one part of its kernel; put "
-        f"{' or '.join(names)} {part.control.version} beside it, or name that package with another "
-        "--kernel"
+        f"{' or '.join(names)} {part.control.version} beside it, or {otherwise}"
     )
 
 

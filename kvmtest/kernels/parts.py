@@ -7,11 +7,16 @@ source code; and of which kernel these are.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-__all__ = ["PARTS", "KernelParts"]
+from kvmtest.kernels.btf import Btf
 
+__all__ = ["MODULES", "PARTS", "VMLINUX", "KernelParts"]
+
+VMLINUX = "vmlinux"
+MODULES = ("kvm", "kvm_intel", "kvm_amd")
 #: The image and the modules that hold KVM, as lsmod names modules.
-PARTS = ("vmlinux", "kvm", "kvm_intel", "kvm_amd")
+PARTS = (VMLINUX, *MODULES)
 
 
 @dataclass(frozen=True)
@@ -25,20 +30,23 @@ class KernelParts:
     """Where the parts come from, in words."""
 
     release: str = ""
-    """As uname -r gives it; "" where nothing says."""
+    """As uname -r gives it, or the version in a source tree's Makefile; "" where nothing says."""
 
-    version: str = ""
-    """Upstream's, such as 6.1.170; "" where nothing says."""
+    version: tuple[int, int, int] | None = None
+    """Upstream's, such as (6, 1, 170); None where nothing says."""
 
     package: str = ""
     """Name and version of its packages; "" where it comes from none."""
 
     commit: str = ""
-    """What a git repository's revision is called; "" where it comes from none."""
+    """The first digits of the git commit that it is of; "" without git."""
 
     btf: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """BTF by the names of PARTS. A module's is split BTF over that of vmlinux, which may be absent
-    here where only a module was named."""
+    """BTF by the names of PARTS. A module's is split BTF over its base, see ``types``."""
+
+    btf_bases: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The base that a module brings along (section .BTF.base) where it was built outside of its
+    kernel's tree; that of other modules is vmlinux."""
 
     code: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """ELF files, decompressed, by the names of PARTS. A bzImage's vmlinux has no symbols."""
@@ -51,4 +59,20 @@ class KernelParts:
     None where the tree has no such file. None for a kernel without source."""
 
     lacks: tuple[str, ...] = ()
-    """What could not be examined, and what to do, a line each."""
+    """What could not be examined, and why or what to do, a line each."""
+
+    def types(self, name: str) -> Btf | None:
+        """Return the types that a part was built with, its own before those of its base.
+
+        None where it has none, or their base is absent. Raises BtfError on corrupt data.
+        """
+        if name not in self.btf:
+            return None
+        if name == VMLINUX:
+            return self._vmlinux_types
+        base = Btf(self.btf_bases[name]) if name in self.btf_bases else self._vmlinux_types
+        return Btf(self.btf[name], base, own_first=True) if base else None
+
+    @cached_property
+    def _vmlinux_types(self) -> Btf | None:
+        return Btf(self.btf[VMLINUX]) if VMLINUX in self.btf else None

@@ -63,7 +63,7 @@ def tags(path: Path) -> Tags:
     """
     with reading(path, "RPM package"), files.opened(path, files.PACKAGE) as file:
         found = _open(file).headers
-        requires = found.get("requirename") or ()
+        requires = found.get("requirename", [])
         return Tags(
             _text(found["name"]),
             _text(found["version"]),

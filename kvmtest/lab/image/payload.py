@@ -1,5 +1,4 @@
 """Payloads
-========
 
 What a machine gets on its payload drive, as a tar archive: kvmtest itself, or one job.
 """
@@ -30,10 +29,12 @@ _OUTSIDE = (
     "kvmtest/evidence/expectations.py",
     "kvmtest/evidence/folder.py",
     "kvmtest/evidence/pairs.py",
+    "kvmtest/host/facts/kernel_parts.py",
     "kvmtest/plugin.py",
     "kvmtest/report/at_work.py",
     "kvmtest/report/comparison.py",
     "kvmtest/report/html/",
+    "kvmtest/report/kernel.py",
     "kvmtest/report/kernels_page.py",
     "kvmtest/reproducers/",
     "kvmtest/suite/",
