@@ -12,11 +12,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 __all__ = [
+    "DR6_FLAG",
     "FIX",
+    "HELPER",
     "QUIRK",
+    "RTM_DEBUG",
+    "RUN_FLAGS",
     "SERIES",
     "TDX",
     "VMCS12_CHECK",
+    "WRAPPERS",
     "Commit",
     "Evidence",
     "Finding",
@@ -143,7 +148,7 @@ SERIES: tuple[Commit, ...] = (
 )
 """The commits in the order of the mainline."""
 
-TDX, VMCS12_CHECK, FIX, QUIRK = SERIES[0], SERIES[5], SERIES[7], SERIES[8]
+TDX, RUN_FLAGS, DR6_FLAG, RTM_DEBUG, HELPER, VMCS12_CHECK, WRAPPERS, FIX, QUIRK = SERIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,9 @@ def advice(findings: Sequence[Finding], version: Version | None = None) -> str:
     """
     missing = [finding.commit for finding in findings if finding.is_missing]
     open_ones = [finding.commit for finding in findings if finding.state is State.UNKNOWN]
+    if FIX in missing:
+        # The fix does not apply without them.
+        missing = [commit for commit in SERIES if commit in missing or commit in open_ones]
     if missing:
         return f"Backport {_listed(missing)}{_sources(missing, version)}."
     if finding_of(FIX, findings).state is not State.PRESENT:
