@@ -25,6 +25,7 @@ from kvmtest.kernels.series import (
     RTM_DEBUG,
     RUN_FLAGS,
     SERIES,
+    TDX,
     VMCS12_CHECK,
     WRAPPERS,
     Commit,
@@ -55,8 +56,11 @@ _L2_CHECK = ("nested_vmx_check_guest_state", "nested_vmx_enter_non_root_mode")
 _SUPPORTED = ("vmx_get_supported_debugctl", "vcpu_supported_debugctl")
 # The inline functions of vmx.h, where the compiler made functions of them.
 _RELOAD, _WRITE = "vmx_reload_guest_debugctl", "vmx_guest_debugctl_write"
+_TDX_RUN = "tdx_vcpu_run"
 _SETUP = ("kvm_x86_vendor_init", "__kvm_x86_vendor_init")
 _OPERATIONS = ("vt_x86_ops", "vmx_x86_ops")
+# The most places that are named where a commit is absent.
+_TOLD = 2
 # It prints the field as it is.
 _DUMP = "dump_vmcs"
 
@@ -135,7 +139,15 @@ def from_code(kvm: bytes, intel: bytes | None, offsets: Offsets | None) -> tuple
         return unknown(f"the machine code can't be read: {error}")
     except EnvironmentUnfit as error:
         return unknown(str(error))
-    return tuple(_finding(commit, signs) for commit in SERIES)
+    return tuple(
+        _no_tdx() if commit == TDX and not vendor.parts(_TDX_RUN) else _finding(commit, signs)
+        for commit in SERIES
+    )
+
+
+def _no_tdx() -> Finding:
+    words = f"there is no function {_TDX_RUN}"
+    return Finding(TDX, State.ABSENT, (Evidence.CODE,), words, "it has no TDX")
 
 
 def _parts(code: MachineCode, vendor: MachineCode, offsets: Offsets) -> _Kvm:
@@ -153,9 +165,11 @@ def _parts(code: MachineCode, vendor: MachineCode, offsets: Offsets) -> _Kvm:
 
 def _finding(commit: Commit, signs: Sequence[_Sign]) -> Finding:
     own = [sign for sign in signs if sign.commit == commit]
-    lacking = [sign.words for sign in own if not sign.is_there]
+    lacking = list(dict.fromkeys(sign.words for sign in own if not sign.is_there))
     if lacking:
-        return Finding(commit, State.ABSENT, (Evidence.CODE,), ", ".join(dict.fromkeys(lacking)))
+        more = f", and {len(lacking) - _TOLD} more" if len(lacking) > _TOLD else ""
+        words = ", ".join(lacking[:_TOLD]) + more
+        return Finding(commit, State.ABSENT, (Evidence.CODE,), words)
     if own:
         words = ", ".join(dict.fromkeys(sign.words for sign in own))
         return Finding(commit, State.PRESENT, (Evidence.CODE,), words)
@@ -364,6 +378,15 @@ def _quirk(parts: _Kvm) -> Iterator[_Sign]:
                 yield _Sign(QUIRK, has, words)
 
 
+def _tdx(parts: _Kvm) -> Iterator[_Sign]:
+    """tdx_vcpu_run: what it puts back into DEBUGCTL."""
+    found = parts.events(parts.intel, [_TDX_RUN])
+    if found and parts.offsets.host_debugctl is not None:
+        shares = any(each.value.of(_HOST) or each.other.of(_HOST) for _, e in found for each in e)
+        verb = "puts" if shares else "does not put"
+        yield _Sign(TDX, shares, f"{_TDX_RUN} {verb} the vCPU's copy of DEBUGCTL back")
+
+
 def _compare(events: Iterable[Event], one: str, other: str) -> bool:
     return any(
         each.kind is Kind.COMPARE
@@ -379,4 +402,15 @@ def _is_host(parts: _Kvm, place: Place | None) -> bool:
     return place is not None and parts.sources.memory.get(place) == _HOST
 
 
-_LOOKS = (_at_entry, _vcpu_run, _vm_fail, _accesses, _mask, _supported, _helper, _vmcs12, _quirk)
+_LOOKS = (
+    _at_entry,
+    _vcpu_run,
+    _vm_fail,
+    _accesses,
+    _mask,
+    _supported,
+    _helper,
+    _vmcs12,
+    _quirk,
+    _tdx,
+)

@@ -112,6 +112,14 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu, u64 run_flags)
 	enter(vcpu);
 	return 0;
 }
+extern void put_back(u64), tdx_enter(struct kvm_vcpu *);
+int tdx_vcpu_run(struct kvm_vcpu *vcpu, u64 run_flags)
+{
+	tdx_enter(vcpu);
+	if (vcpu->host_debugctl & ~0x5002ul)
+		put_back(vcpu->host_debugctl);
+	return 0;
+}
 int nested_vmx_check_guest_state(struct kvm_vcpu *vcpu, u64 debugctl)
 {
 	if (!(vcpu->kvm->disabled_quirks & (1 << 10)))

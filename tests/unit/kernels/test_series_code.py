@@ -37,7 +37,7 @@ def states(findings: tuple[Finding, ...]) -> dict[Commit, State]:
     return {finding.commit: finding.state for finding in findings}
 
 
-ALL = {commit: State.UNKNOWN if commit == TDX else State.PRESENT for commit in SERIES}
+ALL = dict.fromkeys(SERIES, State.PRESENT)
 
 
 @pytest.mark.parametrize("options", [(), ("-Os",), ("-O3",), ("-mindirect-branch=thunk-extern",)])
@@ -102,6 +102,12 @@ def test_a_line_of_kvm_that_is_missing_is_named(
             VMCS12_CHECK,
             "nested_vmx_check_guest_state does not check the DEBUGCTL in vmcs12",
         ),
+        (
+            "if (vcpu->host_debugctl & ~0x5002ul)\n\t\tput_back(vcpu->host_debugctl);",
+            "put_back(vcpu->kept);",
+            TDX,
+            "tdx_vcpu_run does not put",
+        ),
         ("(1 << 10)", "(1 << 9)", QUIRK, "does not ask for quirk 1 << 10"),
     ],
 )
@@ -149,6 +155,11 @@ def test_an_access_that_leaves_bit_14_as_it_was_is_named(
 def test_without_the_helper_there_is_none(tmp_path: Path) -> None:
     found = look(tmp_path, KVM, INTEL.replace("vmx_is_valid_debugctl", "other"))
     assert finding_of(HELPER, found).state is State.ABSENT
+
+
+def test_a_kernel_without_tdx_needs_no_commit_on_tdx(tmp_path: Path) -> None:
+    found = look(tmp_path, KVM, INTEL.replace("tdx_vcpu_run", "other"))
+    assert finding_of(TDX, found).unneeded == "it has no TDX"
 
 
 def test_without_types_nothing_is_looked_for(tmp_path: Path) -> None:
