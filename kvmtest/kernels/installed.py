@@ -108,8 +108,7 @@ def of_image(path: Path) -> Installed:
 
     Raises EnvironmentUnfit where it is none for x86-64.
     """
-    _, said = _vmlinux(path)
-    release = said.split()[0] if said else ""
+    release = _release(_vmlinux(path)[1])
     parent = path.absolute().parent
     folders = [parent]
     if parent.name == "boot":
@@ -148,6 +147,10 @@ def of_module(path: Path) -> Installed:
 
 def _image_of(folder: Path, release: str) -> Path | None:
     """Return the image of the kernel of which ``folder`` has modules, or None."""
+    for name in (f"vmlinuz-{release}", "vmlinuz", "bzImage", "vmlinux"):
+        path = folder / name
+        if path.is_file() and _release_of(path) == release:
+            return path
     for above in (folder, *folder.parents):
         if above.name == release:
             return _image(release, above, _root_of(above))
@@ -156,19 +159,35 @@ def _image_of(folder: Path, release: str) -> Path | None:
     return None
 
 
+def _release_of(image: Path) -> str:
+    """Return the release that an image says it is; "" where it can't be read."""
+    try:
+        return _release(_vmlinux(image)[1])
+    except EnvironmentUnfit:
+        return ""
+
+
+def _release(said: str) -> str:
+    """Return the release in a version string, which may be empty."""
+    return said.partition(" ")[0]
+
+
 def _in_root(root: Path) -> list[Installed]:
-    releases: dict[str, Path] = {}
-    for pattern in _IMAGE_GLOBS:
-        for path in sorted(root.glob(pattern)):
-            found = IMAGE_FILE.fullmatch(str(path.relative_to(root)))
-            if found and path.is_file():
-                releases.setdefault(next(filter(None, found.groups())), path)
     folders = {
         folder.name: folder
         for place in MODULE_FOLDERS
         for folder in sorted((root / place).glob("*"))
         if any((folder / each).exists() for each in ("kernel", "modules.builtin", DEPENDENCIES))
     }
+    releases: dict[str, Path] = {}
+    for pattern in _IMAGE_GLOBS:
+        for path in sorted(root.glob(pattern)):
+            found = IMAGE_FILE.fullmatch(str(path.relative_to(root)))
+            if found and path.is_file():
+                name = next(filter(None, found.groups()))
+                # Not everyone names images by their release: Arch Linux has vmlinuz-linux.
+                release = name if name in folders else _release_of(path) or name
+                releases.setdefault(release, path)
     return [
         replace(_of_release(release, folders[release], None), image=releases.get(release))
         if release in folders
@@ -252,7 +271,10 @@ def _with_image(parts: KernelParts, path: Path) -> KernelParts:
         types = section(elf, ".BTF")
     except EnvironmentUnfit as error:
         return replace(parts, lacks=(*parts.lacks, str(error)))
-    release = said.split()[0] if said else parts.release
+    release = _release(said) or parts.release
+    if release != (parts.release or release):
+        line = f"{path} is of {release}, not of {parts.release}: it was left out"
+        return replace(parts, lacks=(*parts.lacks, line))
     found = _SIGNATURE.search(elf)
     version = banner.upstream_version(release, said, found[1].decode() if found else "")
     lacks = () if types else (f"{path} has no types (CONFIG_DEBUG_INFO_BTF)",)

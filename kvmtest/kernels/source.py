@@ -20,9 +20,8 @@ from kvmtest.kernels.tarball import Member
 __all__ = ["Source", "git_folder", "in_folder", "in_git", "in_tarball", "is_tree"]
 
 _MAKEFILE = "Makefile"
-_KVM = "arch/x86/kvm"
 # Enough to tell a kernel's source from any other tree.
-_NEEDED = (_MAKEFILE, f"{_KVM}/x86.c")
+_KVM = "arch/x86/kvm/x86.c"
 
 # The part of a tarball that is kept: 8 MiB in 7.3.
 _KEPT = re.compile(r"Makefile|arch/x86/(?:kvm|include)/.+\.[chS]")
@@ -49,7 +48,7 @@ class Source:
 
 def is_tree(folder: Path) -> bool:
     """Tell whether a folder is the top of a kernel's source."""
-    return all((folder / name).is_file() for name in _NEEDED)
+    return (folder / _KVM).is_file()
 
 
 def in_folder(folder: Path) -> Source:
@@ -86,7 +85,7 @@ def in_git(repository: Path, revision: str) -> Source:
         found = _git(repository, "cat-file", "blob", f"{commit}:{path}")
         return None if found is None else _text(found)
 
-    if any(read(name) is None for name in _NEEDED):
+    if read(_KVM) is None:
         raise UsageError(f"{repository} at {revision} is no kernel's source: it lacks {_KVM}")
     return Source(_version(read), read, commit)
 
@@ -104,7 +103,7 @@ def in_tarball(path: Path) -> Source | None:
             if size > _MOST_KEPT:
                 raise ValueError(f"arch/x86 in it has more than {_MOST_KEPT >> 20} MiB")
             kept[name] = _text(member.open().read())
-    if any(name not in kept for name in _NEEDED):
+    if _KVM not in kept:
         return None
     return Source(_version(kept.get), kept.get)
 
