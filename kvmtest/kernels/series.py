@@ -87,7 +87,7 @@ SERIES: tuple[Commit, ...] = (
         "7d390a9da823",
         "KVM: TDX: Use kvm_arch_vcpu.host_debugctl to restore the host's DEBUGCTL",
         "v6.17",
-        "TDs share the vCPU's copy of the host's DEBUGCTL",
+        "TDs use the vCPU's copy of the host's DEBUGCTL",
     ),
     Commit(
         "2478b1b220c4",
@@ -128,7 +128,7 @@ SERIES: tuple[Commit, ...] = (
         "7d0cce6cbe71",
         "KVM: VMX: Wrap all accesses to IA32_DEBUGCTL with getter/setter APIs",
         "v6.17",
-        "one getter and one setter of GUEST_IA32_DEBUGCTL",
+        "one getter and setter of GUEST_IA32_DEBUGCTL",
         _LATE,
     ),
     Commit(
