@@ -23,6 +23,7 @@ NAMES = (
     "evidence",
     "deb",
     "deb_tar",
+    "rpm",
     "elf",
     "modules",
     "bzimage",
