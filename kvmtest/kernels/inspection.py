@@ -15,7 +15,7 @@ from kvmtest.kernels.series_code import Offsets, from_code
 from kvmtest.kernels.series_source import from_source
 from kvmtest.kernels.series_types import from_types
 
-__all__ = ["inspected"]
+__all__ = ["inspected", "offsets_of"]
 
 _KVM, _INTEL = "kvm", "kvm_intel"
 
@@ -44,12 +44,27 @@ def _by_types(parts: KernelParts, kvm: Btf | None) -> tuple[Finding, ...]:
 
 
 def _by_code(parts: KernelParts, kvm: Btf | None) -> tuple[Finding, ...]:
-    offsets = Offsets.of(kvm) if kvm else None
+    offsets = Offsets.of(kvm) if kvm else offsets_of(parts)
     if _KVM in parts.code:
         return from_code(parts.code[_KVM], parts.code.get(_INTEL), offsets)
     if _INTEL in parts.code:
         return unknown("kvm.ko is not here; name the folder or the package that has both modules")
     return from_code(parts.code[VMLINUX], None, offsets) if VMLINUX in parts.code else unknown()
+
+
+def offsets_of(parts: KernelParts) -> Offsets | None:
+    """Return the offsets for the code of modules without types, by those of the image's headers.
+
+    Headers bring struct kvm_vcpu into the image, but not struct kvm_x86_ops. So these serve only
+    where they show that the fix can't be there: before it kvm_vcpu has no host's DEBUGCTL. Raises
+    BtfError on corrupt data.
+    """
+    image = parts.types(VMLINUX)
+    if not image or _KVM not in parts.code or _KVM in parts.btf:
+        return None
+    vcpus = image.structs("kvm_vcpu")
+    is_older = vcpus and all(v.has("arch") and not v.has("arch.host_debugctl") for v in vcpus)
+    return Offsets.of(image) if is_older else None
 
 
 def _types(parts: KernelParts, name: str) -> Btf | None:

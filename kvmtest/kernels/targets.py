@@ -107,10 +107,13 @@ def _source_tree(path: Path, name: str) -> KernelParts:
     """Return the source, and what was built of it where that is there."""
     found = source.in_folder(path)
     origin = f"the source tree {path.absolute()}"
+    if found.commit:
+        origin += f", a work tree on {found.commit}"
     for kernel in installed.built(path):
         built = kernel.parts(name, f"{origin}, and what was built in it")
-        return replace(built, source=found.read, commit=found.commit)
-    return _of_source(found, name, origin)
+        return replace(built, source=found.read)
+    # Its files may have changed since.
+    return _of_source(replace(found, commit=""), name, origin)
 
 
 def _revision(name: str) -> KernelParts:
