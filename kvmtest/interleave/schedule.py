@@ -178,8 +178,17 @@ def every(alphabet: Collection[Does], length: int) -> Iterator[Schedule]:
     return (begun.steps for begun in _grown(_steps(alphabet), length, are_alike_left_out=False))
 
 
-def number_of(alphabet: Collection[Does], length: int) -> int:
-    """Return how many schedules of ``length`` steps there are in all, alike or not."""
+def number_of(
+    alphabet: Collection[Does], length: int, must_have: Collection[Does] = frozenset()
+) -> int:
+    """Return how many schedules of ``length`` steps there are in all, alike or not.
+
+    Only those that have each step of ``must_have``.
+    """
+    if must_have:
+        first, *others = must_have
+        without = set(alphabet) - {first}
+        return number_of(alphabet, length, others) - number_of(without, length, others)
     counts: dict[int | None, int] = {None: 1}
     for _ in range(length):
         longer: dict[int | None, int] = {}

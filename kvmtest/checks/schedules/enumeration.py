@@ -8,9 +8,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from kvmtest.checks.context import Context, Observations
+from kvmtest.checks.preconditions import answer
 from kvmtest.checks.scene import Scene
 from kvmtest.checks.witnesses.vmcs import VmcsWitness
+from kvmtest.host.facts.hotplug import Bound, removable
 from kvmtest.host.facts.msr import freeze_bit
+from kvmtest.host.machine import Machine
 from kvmtest.host.observe.kernel_log import KernelLog
 from kvmtest.host.observe.vmcs_dump import VmcsDump
 from kvmtest.interleave.model import final_bit
@@ -21,12 +24,10 @@ from kvmtest.smi.source import Periodic
 from kvmtest.smi.sources import lab
 
 from .player import Look, Player
-from .stage import dumps_of, opened_log, opened_player
+from .stage import dumps_of, opened_log, opened_player, used_cpus
 
-__all__ = ["LONGEST", "WITH_EMULATION", "alphabet", "enumerated"]
+__all__ = ["LONGEST", "all_enumerated", "alphabet", "enumerated"]
 
-#: The steps where KVM emulates what vm86 mode can't run; one CPU is enough for them.
-WITH_EMULATION = frozenset({Does.TOGGLE, Does.RUN, Does.EMULATE})
 _WITHOUT = frozenset(Does) - {Does.EMULATE, Does.UNPLUG}
 
 # Documentation/admin-guide/sysctl/kernel.rst, printk: the first of four is the console's. Dumps are
@@ -45,7 +46,8 @@ _NAMED = 5
 def alphabet(context: Context) -> frozenset[Does]:
     """Return the steps that this machine can take without emulation and hotplug."""
     source = lab.find(context.machine, "")
-    return _WITHOUT - (set() if isinstance(source, Periodic) else {Does.SMI})
+    smi = set() if isinstance(source, Periodic) else {Does.SMI}
+    return _WITHOUT - smi - (set() if len(used_cpus()) > 1 else {Does.MOVE})
 
 
 @dataclass
@@ -60,16 +62,32 @@ class _Outcome:
     """Those that the model of a KVM that loses updates leaves wrong."""
 
 
+def all_enumerated(context: Context, must_have: Does | None = None) -> Observations:
+    """Play all schedules that this machine can take, or those with the step ``must_have``.
+
+    Those in which a CPU goes offline are played apart, and only where that is permitted.
+    """
+    wanted = frozenset({must_have} if must_have else ())
+    steps = alphabet(context) | wanted
+    yield from enumerated(context, steps, wanted)
+    if _may_unplug(context.machine):
+        hotplug = frozenset({Does.UNPLUG})
+        yield from enumerated(context, steps | hotplug, wanted | hotplug)
+
+
+def _may_unplug(machine: Machine) -> bool:
+    if answer(machine, "cpu-hotplug") is not None:
+        return False
+    *_, cpu = used_cpus()
+    return cpu in removable(machine.tree) and not Bound.of(machine.tree).alone_on(cpu)
+
+
 def enumerated(
-    context: Context,
-    steps: Collection[Does],
-    must_have: Does | None = None,
-    longest: int = LONGEST,
+    context: Context, steps: Collection[Does], must_have: Collection[Does] = ()
 ) -> Observations:
     """Play the schedules of up to ``context.schedule_steps`` of the steps.
 
-    Only those that have the step ``must_have``, if there is one; ``longest`` bounds their length,
-    too.
+    Only those that have each step of ``must_have``.
     """
     with Scene(context, "vmcs") as scene, opened_log(context) as log:
         yield from scene.begin()
@@ -80,12 +98,14 @@ def enumerated(
         # Thousands of dumps would hold up each KVM_RUN on a serial console.
         context.journal.write(_CONSOLE_LEVELS, _CRITICAL_ONLY)
         with opened_player(context, scene, unplugs=Does.UNPLUG in steps) as player:
-            for length in range(1, min(context.schedule_steps, longest) + 1):
-                listed = list(schedules(steps, length))
-                if must_have is not None:
-                    listed = [each for each in listed if has(each, must_have)]
+            for length in range(1, context.schedule_steps + 1):
+                listed = [
+                    each
+                    for each in schedules(steps, length)
+                    if all(has(each, does) for does in must_have)
+                ]
                 outcome = _play(context, log, player, length, listed)
-                yield from _readings(outcome, steps, length, len(listed))
+                yield from _readings(outcome, steps, must_have, length, len(listed))
         with scene.guest() as guest:
             yield from scene.end(guest)
 
@@ -128,7 +148,13 @@ def _judge(
         outcome.losing.append(name)
 
 
-def _readings(outcome: _Outcome, steps: Collection[Does], length: int, played: int) -> Observations:
+def _readings(
+    outcome: _Outcome,
+    steps: Collection[Does],
+    must_have: Collection[Does],
+    length: int,
+    played: int,
+) -> Observations:
     of = f"of {length} step{'s' * (length > 1)}{' with hotplug' * (Does.UNPLUG in steps)}"
     remedy = "look at the kernel log, and run without other VMs"
     what = f"schedules {of} without a whole dump of each look"
@@ -139,7 +165,7 @@ def _readings(outcome: _Outcome, steps: Collection[Does], length: int, played: i
     letters = "".join(does.value for does in Does if does in steps)
     yield claim(
         "vmcs", what, len(outcome.wrong), 0, steps=letters, first=_named(outcome.wrong),
-        looks=outcome.looks, stand_for=number_of(steps, length),
+        looks=outcome.looks, stand_for=number_of(steps, length, must_have),
     )  # fmt: skip
     if outcome.wrong:
         same = "these" if outcome.wrong == outcome.losing else "others"

@@ -9,7 +9,7 @@ from support.debugctl_model import FAULTS, Vmx
 from support.fake_kvm import fake_kvm
 
 from kvmtest.checks.context import Context
-from kvmtest.checks.schedules.enumeration import WITH_EMULATION, alphabet, enumerated
+from kvmtest.checks.schedules.enumeration import alphabet, enumerated
 from kvmtest.interleave.schedule import Does
 from kvmtest.judge import Reading, Role
 
@@ -36,6 +36,7 @@ def claims(readings: list[Reading]) -> list[tuple[object, object]]:
     return [(r.observed, r.raw["first"]) for r in readings if r.role is Role.CLAIM]
 
 
+WITH_EMULATION = frozenset({Does.TOGGLE, Does.RUN, Does.EMULATE})
 WITHOUT = frozenset(Does) - {Does.EMULATE, Does.UNPLUG}
 
 
@@ -83,4 +84,14 @@ def test_without_a_labs_source_no_smi_is_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with fake_kvm(tmp_path, monkeypatch) as context:
-        assert alphabet(context) == WITHOUT - {Does.SMI}
+        assert alphabet(context) >= WITHOUT - {Does.SMI, Does.MOVE}
+        assert Does.SMI not in alphabet(context)
+
+
+def test_a_vcpu_moves_only_where_there_is_a_second_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_kvm(tmp_path, monkeypatch) as context:
+        for cpus, moves in (([3], False), ([3, 5], True)):
+            monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(cpus))
+            assert (Does.MOVE in alphabet(context)) is moves

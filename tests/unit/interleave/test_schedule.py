@@ -13,6 +13,7 @@ from kvmtest.interleave.schedule import (
     Step,
     are_fit,
     every,
+    has,
     number_of,
     schedules,
     text,
@@ -55,6 +56,13 @@ def test_all_schedules_fit_differ_and_have_the_length(letters: str, length: int)
     assert len(set(all_)) == len(all_) == number_of(steps(letters), length)
     assert all(are_fit(each) and len(each) == length for each in all_)
     assert set(schedules(steps(letters), length)) <= set(all_)
+
+
+@pytest.mark.parametrize("must_have", [{Does.UNPLUG}, {Does.UNPLUG, Does.EMULATE}])
+@pytest.mark.parametrize("length", range(1, 5))
+def test_schedules_that_have_some_steps_are_counted(must_have: set[Does], length: int) -> None:
+    with_all = [s for s in every(Does, length) if all(has(s, does) for does in must_have)]
+    assert number_of(Does, length, must_have) == len(with_all)
 
 
 def test_without_order_among_the_steps_all_words_are_schedules() -> None:

@@ -11,7 +11,7 @@ from kvmtest.checks.leaks.experiment import Procedure, experiment, noise_as_cont
 from kvmtest.checks.leaks.procedures import interleaved, stages
 from kvmtest.checks.preconditions import answer, witness_lacks
 from kvmtest.checks.scene import Scene
-from kvmtest.checks.schedules.enumeration import WITH_EMULATION, enumerated
+from kvmtest.checks.schedules.enumeration import all_enumerated
 from kvmtest.checks.stimuli.emulation import (
     OUT_AND_AGAIN,
     emulate,
@@ -46,7 +46,7 @@ def after_emulation(context: Context) -> Observations:
         yield from _new_vcpu(scene)
         yield from _used_vcpu(scene)
     if not witness_lacks(context.machine, "vmcs"):
-        yield from enumerated(context, WITH_EMULATION, Does.EMULATE)
+        yield from all_enumerated(context, Does.EMULATE)
     if not witness_lacks(context.machine, "leak"):
         yield from _leaks(context)
 
