@@ -7,7 +7,10 @@ it holds for the very bytes that are loaded, which modules.dep of a changed fold
 """
 
 import os
+import shutil
 import struct
+import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +75,25 @@ class Module:
         (length,) = struct.unpack_from(">I", self.data, end + _SIGNATURE_INFO - 4)
         # A longer one than the file is none: the kernel refuses such a module itself.
         return self.data[: end - length] if length <= end else self.data
+
+    @property
+    def loadable(self) -> bytes:
+        """Its file without signature, and without debug info if strip is installed.
+
+        Both take time to load.
+        """
+        data = self.unsigned
+        with reading(data) as elf:
+            is_large = elf.get_section_by_name(".debug_info") is not None
+        strip = shutil.which("strip") if is_large else None
+        if strip is None:
+            return data
+        with tempfile.TemporaryDirectory(prefix="kvmtest-") as folder:
+            whole, stripped = Path(folder, "whole.ko"), Path(folder, "stripped.ko")
+            whole.write_bytes(data)
+            command = [strip, "--strip-debug", "-o", str(stripped), str(whole)]
+            done = subprocess.run(command, capture_output=True, check=False)
+            return stripped.read_bytes() if done.returncode == 0 else data
 
 
 class ModuleFolder:

@@ -5,16 +5,12 @@ A kvm.ko or a vendor module that was built alone (``make M=arch/x86/kvm modules`
 kernel's own in a machine that has already booted with these.
 """
 
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import files
-from kvmtest.kernels.elf import reading
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.modules import (
     DEPENDENCIES,
@@ -77,7 +73,7 @@ class Overlay:
             {over.path(m.name).name: files.digest(over.path(m.name), files.MODULE) for m in laid},
             folder.absolute(),
             tuple(module.name for module in reversed(own) if module.name in changed),
-            {file_name(m.name): _loadable(m) for m in new} | {DEPENDENCIES: needs},
+            {file_name(m.name): m.loadable for m in new} | {DEPENDENCIES: needs},
         )
 
     def commands(self, arguments: Sequence[str] = ()) -> list[list[str]]:
@@ -119,19 +115,3 @@ def _check_fit(module: Module, root: Path, kernel: BootableKernel) -> None:
             f"{file_name(module.name)} in {root} does not fit the kernel: it is built for "
             f'"{module.vermagic}", the kernel is "{wanted}"; build it with that configuration'
         )
-
-
-def _loadable(module: Module) -> bytes:
-    """Return the module's file without signature and debug info, which take time to load."""
-    data = module.unsigned
-    with reading(data) as elf:
-        is_large = any(section.name.startswith(".debug_") for section in elf.iter_sections())
-    strip = shutil.which("strip") if is_large else None
-    if strip is None:
-        return data
-    with tempfile.TemporaryDirectory(prefix="kvmtest-") as folder:
-        whole, stripped = Path(folder, "whole.ko"), Path(folder, "stripped.ko")
-        whole.write_bytes(data)
-        command = [strip, "--strip-debug", "-o", str(stripped), str(whole)]
-        done = subprocess.run(command, capture_output=True, check=False)
-        return stripped.read_bytes() if done.returncode == 0 else data

@@ -1,5 +1,6 @@
 """kvmtest/lab/saved_machine.py: what is made once, and what makes it be made anew."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_a_machine_that_fails_to_boot_is_not_kept(emulator: Emulator) -> None:
     (emulator.folder / "panic").unlink()
     emulator.machine().booted()
     assert emulator.starts() == ["booted"]
+
+
+def test_modules_come_without_their_debug_info(emulator: Emulator) -> None:
+    if not shutil.which("strip"):
+        pytest.skip("needs strip, of binutils")
+    path = emulator.tree / MODULES / "kvm.ko"
+    debug = {".debug_info": b"how it was compiled"}
+    path.write_bytes(module("kvm", "irqbypass", body=b"what is loaded", sections=debug))
+    boot = (emulator.machine().image() / configuration.BOOT_DISK).read_bytes()
+    assert b"what is loaded" in boot
+    assert b"how it was compiled" not in boot
 
 
 def append(path: Path) -> None:
