@@ -61,9 +61,10 @@ OPTIONS = (
     Option("DEVPORT", "the witness leak, else disturbed by the console's interrupts"),
     Option("MODULES", "--modules, --kvm-parameter and vmx.entry.after-emulation"),
     Option("MODULE_UNLOAD", "--modules, --kvm-parameter and vmx.entry.after-emulation"),
+    Option("UNIX", "vmx.entry.after-emulation and vmx.entry.schedules"),
+    Option("SECCOMP_FILTER", "vmx.entry.after-emulation and vmx.entry.schedules"),
     Option("SMP", "the second CPU", cpus=2),
     Option("HOTPLUG_CPU", "host.hotplug", cpus=2),
-    Option("UNIX", "vmx.entry.schedules", cpus=2),
 )
 
 

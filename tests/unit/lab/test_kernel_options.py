@@ -69,7 +69,7 @@ def test_the_machine_s_own_vendor_module_is_needed() -> None:
 
 
 def test_what_a_kernel_does_not_decide_is_told_in_one_line(kernel: BootableKernel) -> None:
-    options = without("KPROBE_EVENTS", "DEBUG_INFO_BTF", "UNIX")
+    options = without("KPROBE_EVENTS", "DEBUG_INFO_BTF", "HOTPLUG_CPU")
     lost = (
         "CONFIG_KPROBE_EVENTS (the witness runflags), "
         "CONFIG_DEBUG_INFO_BTF (kernel.fix-present and the witness runflags)"
@@ -78,7 +78,7 @@ def test_what_a_kernel_does_not_decide_is_told_in_one_line(kernel: BootableKerne
         f"this kernel does not decide all: it is built without {lost}; "
         "scripts/config -e KPROBE_EVENTS -e DEBUG_INFO_BTF, make olddefconfig, and build it again"
     ]
-    assert "CONFIG_UNIX (vmx.entry.schedules)" in told(kernel, options, cpus=2)[0]
+    assert "CONFIG_HOTPLUG_CPU (host.hotplug)" in told(kernel, options, cpus=2)[0]
 
 
 def test_a_vital_option_is_told_before_all_others(kernel: BootableKernel) -> None:
