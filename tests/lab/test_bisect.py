@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from support.kernel_files import write_tree
 from support.module_history import commit, git
-from support.stand_in import command
+from support.stand_in import command, run_kvmtest
 
 from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
+from kvmtest.evidence import load
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
@@ -88,3 +90,30 @@ def test_the_commit_that_reverts_the_fix_is_found(
     # Both kinds of commits that can't be judged were among them, and a good and a bad one.
     assert {"no modules", "modules that do not load", "loads again", "fix reverted"} <= set(taken)
     assert set(taken.values()) == {GOOD, BAD, SKIPPED}
+
+
+def test_a_build_tree_is_booted_in_place(
+    kernel: BootableKernel, lab: LabTarget, tmp_path: Path
+) -> None:
+    """Of the stock kernel's own files, so that its saved machine is taken."""
+    tree = tmp_path / "linux"
+    options = (Path(__file__).parents[2] / "docs/lab.config").read_text()
+    files = {
+        "arch/x86/boot/bzImage": kernel.image.read_bytes(),
+        "include/config/kernel.release": f"{kernel.release}\n".encode(),
+        "include/config/auto.conf": options.encode(),
+    }
+    modules = {f"{m.name}.ko": m.data for m in kernel.load_order(*kernel.needed)}
+    write_tree(tree, {**files, **modules})
+    words = ("lab", "run", "--kernel", ".", "--only", "kernel.fix-present", "--bisect")
+    done = run_kvmtest(*words, "-o", tmp_path / "out", cwd=tree, timeout=1500)
+    assert done.status == 0, done.err
+    details = load(tmp_path / "out").machine.lab.details
+    assert details.kernel == f"the build tree {tree}"
+    assert details.image_digest == lab.machine.image_digest
+
+    lacks = options.replace("CONFIG_DEVTMPFS=y\n", "")
+    (tree / "include/config/auto.conf").write_text(lacks)
+    done = run_kvmtest(*words, cwd=tree)
+    assert done.status == 125
+    assert "it is built without CONFIG_DEVTMPFS" in done.err
