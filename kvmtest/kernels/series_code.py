@@ -35,7 +35,7 @@ from kvmtest.kernels.series import (
     unknown,
 )
 
-__all__ = ["Offsets", "from_code"]
+__all__ = ["LOOKED_AT", "Offsets", "from_code"]
 
 # arch/x86/include/asm/vmx.h, msr-index.h; arch/x86/include/uapi/asm/kvm.h.
 _GUEST_IA32_DEBUGCTL = 0x2802
@@ -63,6 +63,36 @@ _OPERATIONS = ("vt_x86_ops", "vmx_x86_ops")
 _TOLD = 2
 # It prints the field as it is.
 _DUMP = "dump_vmcs"
+
+
+class _LookedAt(NamedTuple):
+    """What is looked at in the machine code."""
+
+    functions: tuple[str, ...]
+    patterns: tuple[bytes, ...]
+    """Bytes whose functions are looked at, whatever their names."""
+
+    variables: tuple[str, ...]
+
+
+LOOKED_AT = _LookedAt(
+    (
+        "vmx_vcpu_run",
+        "vmx_set_msr",
+        "vmx_is_valid_debugctl",
+        *_VM_FAIL,
+        *_L2_ENTRY,
+        *_L2_CHECK,
+        *_SUPPORTED,
+        *_SETUP,
+        _RELOAD,
+        _WRITE,
+        _TDX_RUN,
+    ),
+    tuple(each.to_bytes(4, "little") for each in (_GUEST_IA32_DEBUGCTL, _MSR_IA32_DEBUGCTL)),
+    _OPERATIONS,
+)
+"""The symbols that are looked for in a kernel, for whoever wants to keep no more of it."""
 
 
 class _Sign(NamedTuple):
