@@ -230,7 +230,12 @@ def _scattered(root: Path) -> list[Installed]:
     for path in _kvm_files(root):
         name, release = _identity(path)
         releases.setdefault(release, {}).setdefault(name, path)
-    return [Installed(release, None, modules) for release, modules in sorted(releases.items())]
+    return [
+        Installed(
+            release, _image_of(next(iter(modules.values())).absolute().parent, release), modules
+        )
+        for release, modules in sorted(releases.items())
+    ]
 
 
 def _chosen(folder: Path) -> dict[str, Path]:

@@ -6,18 +6,23 @@ each command says of the two is read by a parser that is not kvmtest's own.
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urldefrag
 
 import pytest
+from support.html_pages import assert_alone, page_of, text_of
 from support.lab_programs import compiled, ended_inside
 from support.module_history import commit, git
 from support.stand_in import Ended, command, run_kvmtest
 
 from kvmtest.cache import Cache
 from kvmtest.errors import KvmtestError
+from kvmtest.evidence import load
+from kvmtest.judge import Verdict
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.lab.mutants import find, kit
 from kvmtest.lab.mutants.builder import ModuleBuilder
@@ -147,3 +152,45 @@ def test_a_c_program_shows_it_without_kvmtest(story: Story, lab: LabTarget, tmp_
 
 def files_of(folder: Path) -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_pages_show_both_runs(story: Story, tmp_path: Path) -> None:
+    for folder, verdict in ((story.before, "FAIL"), (story.after, "PASS")):
+        page = written(tmp_path / f"{folder.name}.html", folder)
+        (title,) = page.query("title")
+        assert verdict in text_of(title)
+        shown = text_of(page.query("body")[0])
+        assert all(name in shown for name in (*MENDED, UNTOUCHED, "EMULATED"))
+    matrix = written(tmp_path / "both.html", story.before, story.after)
+    links = [urldefrag(unquote(a.attrs["href"])) for a in matrix.query("tbody a[href]")]
+    pages = {link.url: page_of((tmp_path / link.url).read_text()) for link in links}
+    assert len(pages) == 2
+    for link in links:
+        assert not link.fragment or pages[link.url].query(f"[id='{link.fragment}']")
+
+
+def written(path: Path, *evidences: Path) -> Any:
+    """Return the page of one run or of several, which is valid HTML and needs nothing else."""
+    ended = run_kvmtest("report", *evidences, "--html", path)
+    assert ended.status == 0, ended.err
+    page = page_of(path.read_text())
+    assert_alone(page)
+    return page
+
+
+def test_inspect_says_without_a_boot_what_the_lab_decided(
+    story: Story, kernel: BootableKernel, tmp_path: Path
+) -> None:
+    for run, modules, state in (
+        (story.before, story.reverted, "absent"), (story.after, story.fixed, "present")
+    ):  # fmt: skip
+        folder = tmp_path / state
+        # A module's types need those of its kernel's image.
+        shutil.copytree(modules, folder)
+        shutil.copy(kernel.image, folder / "vmlinuz")
+        ended = run_kvmtest("kernel", "inspect", "--json", folder)
+        (told,) = as_json(ended)["kernels"]
+        assert (ended.status, told["fix"]) == ({"present": 0, "absent": 1}[state], state)
+        decided = {r.id: r.verdict for r in load(run).results}
+        expected = Verdict.PASS if state == "present" else Verdict.FAIL
+        assert {decided[name] for name in MENDED} == {expected}

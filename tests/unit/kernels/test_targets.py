@@ -234,6 +234,17 @@ def test_a_module_is_opened_with_its_neighbours_and_its_image(tmp_path: Path, su
     assert parts.origin.endswith(f"with vmlinuz-{RELEASE}, kvm.ko{suffix}, kvm-amd.ko{suffix}")
 
 
+@pytest.mark.parametrize("name", ["vmlinuz", f"vmlinuz-{RELEASE}", "bzImage"])
+def test_modules_in_a_folder_have_the_types_of_the_image_beside_them(
+    tmp_path: Path, name: str
+) -> None:
+    for path, data in kernel_files().items():
+        is_module = Path(path).name.startswith("kvm")
+        if is_module or "vmlinuz" in path:
+            (tmp_path / (Path(path).name if is_module else name)).write_bytes(data)
+    assert is_whole(open_one(tmp_path))
+
+
 def test_a_module_alone_has_code_and_no_types_to_read(tmp_path: Path) -> None:
     path = tmp_path / "renamed.ko"
     path.write_bytes(typed("kvm_intel"))
