@@ -16,9 +16,10 @@ from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.interruption import Interruption
 from kvmtest.missing import Missing
 from kvmtest.record import Record
+from kvmtest.report.progress import Progress
 from kvmtest.report.screen import show_screen
 from kvmtest.report.sentence import one_line
-from kvmtest.report.terminal import Progress, console, show_results, summary
+from kvmtest.report.terminal import console, show_results, summary
 from kvmtest.run_folder import folder_of, written
 from kvmtest.run_options import RunOptions
 from kvmtest.session import Session

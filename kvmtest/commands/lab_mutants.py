@@ -33,7 +33,8 @@ from kvmtest.lab.mutants.matrix import (
 from kvmtest.lab.parallel import Task
 from kvmtest.lab.target import NEEDED_MIB, LabOptions, LabTarget
 from kvmtest.report.at_work import AtWork
-from kvmtest.report.terminal import Progress, console
+from kvmtest.report.progress import Progress
+from kvmtest.report.terminal import console
 from kvmtest.run_folder import new_folder, write_reports
 from kvmtest.target import Outcome
 

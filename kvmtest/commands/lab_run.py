@@ -14,12 +14,13 @@ from rich.text import Text
 from kvmtest.errors import EnvironmentUnfit, printable
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import VENDORS, LabOptions, LabTarget
+from kvmtest.report.progress import Progress
 from kvmtest.report.screen import show_screen
-from kvmtest.report.terminal import Progress, console, show_evidence
+from kvmtest.report.terminal import console, show_evidence
 from kvmtest.run_folder import new_folder, write_reports
 from kvmtest.target import Job, Outcome, TargetFailed
 
-__all__ = ["on_line", "on_step", "run", "write"]
+__all__ = ["on_step", "run", "write"]
 
 
 def run(options: LabOptions, job: Job, folder: Path | None, *, verbose: bool = False) -> int:
@@ -32,7 +33,7 @@ def run(options: LabOptions, job: Job, folder: Path | None, *, verbose: bool = F
     # Refused before a kernel is looked for.
     Parameters.parse(job.parameters, VENDORS[options.machine])
     with _console_shown(output), Progress() as progress:
-        target = LabTarget.of(options, on_step(progress), on_line(progress))
+        target = LabTarget.of(options, on_step(progress), progress.detail)
         outcome = target.run(job)
     if output:
         write(outcome, output)
@@ -50,16 +51,11 @@ def on_step(progress: Progress) -> Callable[[str], None]:
 
     def show(step: str) -> None:
         if progress.is_shown:
-            progress.say(Text(step))
+            progress.step(step)
         else:
             print(f"kvmtest: lab: {step}", file=sys.stderr, flush=True)  # noqa: T201
 
     return show
-
-
-def on_line(progress: Progress) -> Callable[[str], None]:
-    """Return a function that shows a machine's line, in the progress line alone."""
-    return lambda line: progress.say(Text(line))
 
 
 def write(outcome: Outcome, output: Path) -> None:

@@ -47,12 +47,11 @@ def probe(options: argparse.Namespace) -> int:
     """
     import json
 
-    from rich.text import Text
-
     from kvmtest.host.machine import Machine
     from kvmtest.host.tree import Tree
+    from kvmtest.report.progress import Progress
     from kvmtest.report.smi import page
-    from kvmtest.report.terminal import Progress, console
+    from kvmtest.report.terminal import console
     from kvmtest.smi.probe import probe
 
     machine = Machine(Tree(options.root))
@@ -62,7 +61,7 @@ def probe(options: argparse.Namespace) -> int:
             options.smi_source,
             triggers=options.count,
             rate_hz=options.rate,
-            say=lambda words: progress.say(Text(words)),
+            say=progress.step,
         )
     if options.json:
         print(json.dumps(probed.to_dict(machine), indent=1))  # noqa: T201

@@ -56,11 +56,10 @@ def run(options: argparse.Namespace) -> int:
     with Interruption() as interruption:
         import json
 
-        from rich.text import Text
-
         from kvmtest.host.machine import Machine
         from kvmtest.host.tree import Tree
-        from kvmtest.report.terminal import Progress, console
+        from kvmtest.report.progress import Progress
+        from kvmtest.report.terminal import console
         from kvmtest.report.watch import page
         from kvmtest.watch import WatchOptions, watch
 
@@ -75,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
             watched = watch(
                 Machine(Tree(options.root)),
                 wanted,
-                lambda words: progress.say(Text(words)),
+                progress.step,
                 lambda: bool(interruption.signal),
             )
         for line in (*(f"undone for a dead run: {each}" for each in watched.recovered),

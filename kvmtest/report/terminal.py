@@ -1,15 +1,16 @@
 """Terminal
 ========
 
-Tables, one line for an error, and progress, for a person. Only a terminal gets colour.
+The console, and tables for a person. Only a terminal gets colour.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,13 +21,12 @@ from kvmtest.evidence.counting import run_problem
 from kvmtest.findings import reference
 from kvmtest.judge import Verdict
 from kvmtest.missing import Missing
-from kvmtest.properties import PROPERTIES, Property
+from kvmtest.properties import PROPERTIES
 
 from .heading import cpu_name, machine_words
 from .telling import would_be_seen
 
 __all__ = [
-    "Progress",
     "console",
     "facts_table",
     "grouped",
@@ -59,10 +59,22 @@ T = TypeVar("T", bound=Hashable)
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Return the console to print to; a pipe gets no colour and a fixed width."""
+    """Return the console to print to; what is no terminal gets no colour and a fixed width."""
     stream = stream or sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
-    return _Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return _Console(file=stream, width=_width(stream), highlight=False, soft_wrap=False)
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return the stream's width; None leaves it to COLUMNS, or to rich."""
+    if not stream.isatty():
+        return PIPE_WIDTH
+    if "COLUMNS" in os.environ:
+        return None
+    try:
+        # rich would ask the standard streams, which may be of another terminal.
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except OSError:
+        return None
 
 
 class _Console(Console):
@@ -243,48 +255,3 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     return table
-
-
-class Progress:
-    """One line of progress on a terminal's stderr; nothing elsewhere.
-
-    With ``lines`` each message is a line of its own, whatever stderr is: for a machine's console.
-    """
-
-    def __init__(self, stream: TextIO | None = None, *, lines: bool = False) -> None:
-        self._lines = lines
-        self._console = console(stream or sys.stderr)
-        self._status = self._console.status("starting")
-        self._property = ""
-
-    def __enter__(self) -> "Progress":
-        if self.is_shown and not self._lines:
-            self._status.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._status.stop()
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether stderr is a terminal."""
-        return self._console.is_terminal
-
-    def property(self, prop: Property, number: int, count: int) -> None:
-        """Show which property is being decided."""
-        self._property = f"[{number}/{count}] {prop.id}"
-        self.say(Text(self._property))
-
-    def detail(self, text: str) -> None:
-        """Show the step of the property's check; nothing with ``lines``."""
-        if not self._lines:
-            self.say(Text(f"{self._property}: {text}"))
-
-    def say(self, what: RenderableType) -> None:
-        """Show any other message."""
-        if self._lines:
-            # Without rich, which takes longer on a slow machine than many properties do.
-            self._console.file.write(f"{what}\n")
-            self._console.file.flush()
-        else:
-            self._status.update(what)

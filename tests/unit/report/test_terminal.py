@@ -1,30 +1,21 @@
 """What a person sees: colour on a terminal alone, and never half an id."""
 
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
-import termios
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TextIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.evidence_samples import BOCHS, in_lab
 from support.evidence_strategies import EVIDENCE, RESULTS
+from support.pseudo_terminal import terminal
 
 from kvmtest.evidence import CpuRecord, Evidence, Result
 from kvmtest.judge import Verdict, measure
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES
 from kvmtest.report.terminal import (
-    Progress,
     console,
     grouped,
     missing_table,
@@ -34,66 +25,14 @@ from kvmtest.report.terminal import (
     summary,
 )
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(?:3[0-7]|9[0-7]|4[0-7])m")
 
 RESULTS_OF_ALL_KINDS = [
     Result(prop.id, verdict, f"reason of {prop.id} " * 5)
     for prop, verdict in zip(PROPERTIES, list(Verdict) * 10, strict=False)
 ]
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-
-
-class Terminal:
-    """A pseudo-terminal of a given width; ``stream`` is the program's side.
-
-    It is read all the time: it holds 4 KiB, and then whoever writes waits.
-    """
-
-    END = b"\x04"
-
-    def __init__(self, stream: TextIO, master: int) -> None:
-        self.stream = stream
-        self._master = master
-        self._came = bytearray()
-        self._more = threading.Condition()
-        self.reader = threading.Thread(target=self._read)
-        self.reader.start()
-
-    def text(self) -> str:
-        """Return what was written since the last time."""
-        self.stream.write(self.END.decode())
-        self.stream.flush()
-        with self._more:
-            assert self._more.wait_for(lambda: self.END in self._came, timeout=10)
-            text, _, rest = self._came.partition(self.END)
-            self._came = rest
-        return text.decode()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # EIO, once the program's side is closed
-            while part := os.read(self._master, 65536):
-                with self._more:
-                    self._came += part
-                    self._more.notify()
-
-
-@contextmanager
-def terminal(width: int = 100) -> Iterator[Terminal]:
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, width, 0, 0))
-    try:
-        with os.fdopen(slave, "w") as stream:
-            term = Terminal(stream, master)
-            yield term
-        term.reader.join()
-    finally:
-        os.close(master)
 
 
 def shown(results: list[Result]) -> str:
@@ -274,39 +213,6 @@ def test_names_are_grouped_in_their_order() -> None:
     assert grouped({"a": 1, "b": 2, "c": 1}) == {1: ["a", "c"], 2: ["b"]}
 
 
-# Progress
-
-
-def test_progress_is_silent_where_nobody_watches() -> None:
-    stream = io.StringIO()
-    with Progress(stream) as progress:
-        progress.property(PROPERTIES[0], 1, 2)
-        progress.say("undoing")
-    assert stream.getvalue() == ""
-
-
-def test_progress_leaves_nothing_on_a_terminal() -> None:
-    with terminal() as term:
-        with Progress(term.stream) as progress:
-            progress.property(PROPERTIES[0], 1, 2)
-        text = term.text()
-        assert text.endswith("\x1b[2K")
-        assert "\x1b[?25h" in text, "the cursor stays hidden"
-
-
-def test_progress_has_what_a_check_is_at_beside_its_property() -> None:
-    with terminal() as term:
-        with Progress(term.stream) as progress:
-            progress.property(PROPERTIES[0], 1, 2)
-            progress.detail("12 s left")
-        assert f"[1/2] {PROPERTIES[0].id}: 12 s left" in term.text()
-    stream = io.StringIO()
-    with Progress(stream, lines=True) as progress:
-        progress.property(PROPERTIES[0], 1, 2)
-        progress.detail("12 s left")
-    assert "left" not in stream.getvalue(), "a line each would be many"
-
-
 def test_a_known_defect_is_shown_with_its_finding_whether_it_shows_or_not() -> None:
     known = Result("any.soak", Verdict.FAIL, "because", known_defect="docs/x.md")
     mended = Result("svm.flag-never", Verdict.PASS, "because", known_defect="docs/y.md")
@@ -316,20 +222,3 @@ def test_a_known_defect_is_shown_with_its_finding_whether_it_shows_or_not() -> N
     assert summary([known, mended]) == "1 FAIL (1 known), 1 PASS"
     other = Result("any.no-warnings", Verdict.FAIL, "because")
     assert summary([known, other]) == "2 FAIL (1 known)"
-
-
-def test_progress_in_lines_is_a_line_each_wherever_it_goes() -> None:
-    stream = io.StringIO()
-    long = "x" * 300
-    with Progress(stream, lines=True) as progress:
-        progress.property(PROPERTIES[0], 1, 2)
-        progress.say(long)
-    assert stream.getvalue() == f"[1/2] {PROPERTIES[0].id}\n{long}\n"
-
-
-def test_progress_in_lines_moves_no_cursor_on_a_terminal() -> None:
-    with terminal() as term:
-        with Progress(term.stream, lines=True) as progress:
-            progress.say("one")
-            progress.say("two")
-        assert term.text() == "one\r\ntwo\r\n"
