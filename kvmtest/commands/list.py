@@ -13,25 +13,39 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    words = "list the properties with their claims, witnesses and markers"
+    words = "list the properties, or say what one claims"
     add_command(commands, "list", run, words, _add_arguments)
 
 
 def _add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "properties",
+        metavar="ID",
+        nargs="*",
+        help="say of this property what it claims, needs and comes from",
+    )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table as a table or as JSON."""
+    """Print all properties, or those that are named, as tables or as JSON."""
+    from kvmtest.properties import select
+
+    chosen = select(options.properties)
     if options.json:
         import json
         from dataclasses import asdict
 
-        from kvmtest.properties import PROPERTIES
-
-        print(json.dumps([asdict(p) for p in PROPERTIES], indent=1))  # noqa: T201
+        print(json.dumps([asdict(p) for p in chosen], indent=1))  # noqa: T201
         return 0
-    from kvmtest.report.terminal import console, properties_table
+    from kvmtest.report.terminal import console, properties_table, property_table
 
-    console().print(properties_table())
+    screen = console()
+    if not options.properties:
+        screen.print(properties_table())
+        return 0
+    for number, prop in enumerate(chosen):
+        if number:
+            screen.print()
+        screen.print(property_table(prop))
     return 0

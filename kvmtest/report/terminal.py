@@ -21,7 +21,7 @@ from kvmtest.evidence.counting import run_problem
 from kvmtest.findings import reference
 from kvmtest.judge import Verdict
 from kvmtest.missing import Missing
-from kvmtest.properties import PROPERTIES
+from kvmtest.properties import PROPERTIES, Property
 
 from .heading import cpu_name, machine_words
 from .telling import would_be_seen
@@ -34,6 +34,7 @@ __all__ = [
     "missing_table",
     "numbered_table",
     "properties_table",
+    "property_table",
     "reasons_table",
     "show_evidence",
     "show_replay",
@@ -219,12 +220,28 @@ def summary(results: Iterable[Result]) -> str:
 
 
 def properties_table() -> Table:
-    """Return the properties with their claims, and below each its witnesses and its markers."""
-    table = _table("property", "claim")
+    """Return a line for each property, with its witnesses and its markers."""
+    table = _table("property", "witnesses", "markers")
+    ids, *others = table.columns
+    ids.min_width = max(len(p.id) for p in PROPERTIES)
+    for column in others:
+        column.no_wrap, column.overflow = True, "ellipsis"
     for p in PROPERTIES:
-        about = "; ".join(", ".join(names) for names in (p.witnesses, p.markers) if names)
-        table.add_row(p.id, Text.assemble(p.claim, ("\n" + about, "dim")))
+        table.add_row(p.id, " ".join(p.witnesses), " ".join(p.markers))
     return table
+
+
+def property_table(p: Property) -> Table:
+    """Return all that is to know of a property."""
+    rows = {
+        "property": p.id,
+        "claim": p.claim,
+        "witnesses": ", ".join(p.witnesses),
+        "markers": ", ".join(p.markers),
+        "needs": ", ".join(p.asks),
+        "source": p.source,
+    }
+    return facts_table((name, fact) for name, fact in rows.items() if fact)
 
 
 def kernels_table(rows: Iterable[tuple[str, str, str]]) -> Table:
