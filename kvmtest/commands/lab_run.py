@@ -42,7 +42,10 @@ def run(options: LabOptions, job: Job, folder: Path | None, *, verbose: bool = F
         show_evidence(outcome.evidence)
     else:
         show_screen(outcome.evidence, str(folder or ""), outcome.exit_status)
-    console(sys.stderr).print(Text(f"kvmtest: lab: {_times(outcome.durations)}"), soft_wrap=True)
+    errors = console(sys.stderr)
+    # A terminal has seen the time pass.
+    if verbose or not errors.is_terminal:
+        errors.print(Text(f"kvmtest: lab: {_times(outcome.durations)}"), soft_wrap=True)
     return outcome.exit_status
 
 

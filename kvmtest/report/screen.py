@@ -3,7 +3,7 @@
 
 What a run ends with, made from its evidence: a sentence with the exit status, what needs attention
 with its reason, a line for each property that was decided, and what was not decided, by reason. At
-80 columns it has at most 40 lines; ``-v`` prints the tables of kvmtest.report.terminal instead.
+80 columns it has at most 38 lines; ``-v`` prints the tables of kvmtest.report.terminal instead.
 """
 
 import textwrap
@@ -25,8 +25,9 @@ from .terminal import STYLES, console, grouped
 
 __all__ = ["LINES", "WIDTH", "screen", "show_screen"]
 
-#: The most lines, and the narrowest width that they are promised for.
-LINES, WIDTH = 40, 80
+#: The most lines, and the narrowest width that they are promised for: 40 with the two that
+#: ``make run`` prints before them.
+LINES, WIDTH = 38, 80
 
 _KNOWN = "KNOWN"
 _STYLES = {**{verdict.value: style for verdict, style in STYLES.items()}, _KNOWN: "yellow"}
