@@ -6,7 +6,7 @@ that changes no type shows at most by a function's name.
 """
 
 from kvmtest.kernels.btf import Btf
-from kvmtest.kernels.fix import FixPresence, observe_fix
+from kvmtest.kernels.fix import FixPresence, observe_fix, with_vendor_module
 from kvmtest.kernels.series import (
     DR6_FLAG,
     FIX,
@@ -33,6 +33,8 @@ def from_types(kvm: Btf, intel: Btf | None = None) -> tuple[Finding, ...]:
     :class:`kvmtest.kernels.btf.BtfError` on corrupt data.
     """
     fix = observe_fix(kvm, "")
+    if intel is not None:
+        fix = with_vendor_module(fix, "kvm_intel", intel, "")
     if not fix.is_of_kvm:
         return unknown("these types do not describe KVM")
     found = {
@@ -73,6 +75,8 @@ def _fix(fix: FixPresence) -> Finding:
         words = "only some of struct kvm_x86_ops or KVM_RUN_LOAD_DEBUGCTL is there"
     else:
         words = "struct kvm_x86_ops has no HOST_OWNED_DEBUGCTL"
+    if fix.is_mixed:
+        words = "kvm and kvm_intel were built from different sources"
     return _seen(FIX, fix.is_present, words)
 
 
