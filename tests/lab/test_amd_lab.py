@@ -135,6 +135,6 @@ def test_smis_are_counted_exactly_while_a_guest_runs(amd: LabTarget) -> None:
 
 def test_on_a_kernel_that_had_warned_warnings_get_their_once_back(amd: LabTarget) -> None:
     warned = ["sh", "-c", "echo 512 > /proc/sys/kernel/tainted"]
-    outcome = run_inside(amd, ["run", "--only", "any.no-warnings"], commands=[warned])
+    outcome = run_inside(amd, ["run", "-v", "--only", "any.no-warnings"], commands=[warned])
     assert outcome.status == 0, outcome.printed
     assert "their once was given back" in " ".join(outcome.printed.split())
