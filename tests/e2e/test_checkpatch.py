@@ -15,13 +15,17 @@ from kvmtest.errors import KvmtestError
 from kvmtest.reproducers import REPRODUCERS, Reproducer, c_source
 
 WANTED = ("scripts/checkpatch.pl", "scripts/spelling.txt", "scripts/const_structs.checkpatch")
+#: What checkpatch.pl imports of perl, of which a bare Debian has but the base.
+MODULES = ("perl", "-MPOSIX", "-MTerm::ANSIColor", "-MEncode", "-e1")
 
 
 @pytest.fixture(scope="session")
 def checkpatch() -> Path:
     try:
+        if subprocess.run(MODULES, capture_output=True, check=False).returncode:
+            raise KvmtestError("perl lacks modules (Debian: install perl)")
         return fetched("checkpatch", *WANTED) / WANTED[0]
-    except KvmtestError as error:
+    except (KvmtestError, FileNotFoundError) as error:
         if os.environ.get("KVMTEST_LAB_TESTS") in ("required", "all"):
             pytest.fail(str(error))
         pytest.skip(f"needs the kernel's checkpatch.pl: {error}")
