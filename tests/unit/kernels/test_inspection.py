@@ -34,6 +34,11 @@ def test_a_module_s_own_types_count_and_not_the_image_s() -> None:
     assert found.state is State.ABSENT
 
 
+def test_a_module_without_types_does_not_have_the_image_s() -> None:
+    found = fix(inspected(parts(btf={"vmlinux": FIXED}, code={"kvm": KVM})))
+    assert found.state is State.UNKNOWN
+
+
 def test_an_image_whose_kvm_is_elsewhere_says_nothing() -> None:
     headers = kvm_btf("vcpu_run", "HOST_OWNED_DEBUGCTL", kvm=False)
     found = fix(inspected(parts(btf={"vmlinux": headers}, code={"vmlinux": IMAGE})))

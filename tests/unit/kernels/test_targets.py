@@ -172,7 +172,9 @@ def test_fedora_s_two_packages_are_one_kernel_named_or_beside(tmp_path: Path) ->
         "6.12.7-200.fc41 beside it, or name both",
     )
     rpm(tmp_path / "kernel-devel.rpm", {}, name="kernel-devel")
-    rpm(tmp_path / "kernel-old.rpm", {}, release="1", source="kernel-old.src.rpm")
+    rpm(tmp_path / "kernel-old.rpm", split(kernel_files(release="6.1.0-old"))[1],
+        name="kernel-modules-core", release="1", source="kernel-old.src.rpm")  # fmt: skip
+    assert open_one(core).package == "kernel-core 6.12.7-200.fc41"
     other = rpm(tmp_path / "kernel-modules-core.rpm", modules, name="kernel-modules-core")
     assert is_whole(open_one(core))
     assert is_whole(open_one(other))
@@ -342,6 +344,22 @@ def test_a_module_of_another_build_is_left_out(tmp_path: Path) -> None:
     assert line == f"{stray} is built for 5.10.0-other, not for {RELEASE}: it was left out"
 
 
+def test_an_image_of_another_build_is_left_out(tmp_path: Path) -> None:
+    files = kernel_files()
+    files[f"boot/vmlinuz-{RELEASE}"] = image("5.10.0-other")
+    (line,) = open_one(write_tree(tmp_path, files)).lacks
+    path = tmp_path / f"boot/vmlinuz-{RELEASE}"
+    assert line == f"{path} is of 5.10.0-other, not of {RELEASE}: it was left out"
+
+
+def test_an_image_that_is_not_named_by_its_release_is_of_the_kernel_that_it_says(
+    tmp_path: Path,
+) -> None:
+    files = kernel_files(".zst")
+    files["boot/vmlinuz-linux"] = files.pop(f"boot/vmlinuz-{RELEASE}")
+    assert is_whole(open_one(write_tree(tmp_path, files)))
+
+
 def test_of_two_modules_the_one_that_modprobe_loads_counts(tmp_path: Path) -> None:
     folder = tmp_path / "lib/modules" / RELEASE
     write_tree(tmp_path, kernel_files())
@@ -358,6 +376,14 @@ def test_built_in_modules_are_named(tmp_path: Path) -> None:
     write_tree(tmp_path, {f"boot/vmlinuz-{RELEASE}": image(), f"{folder}/modules.builtin": names})
     parts = open_one(tmp_path)
     assert (parts.builtin, parts.lacks) == ({"kvm", "kvm_intel"}, ())
+
+
+def test_a_package_of_a_kernel_with_kvm_built_in_lacks_nothing(tmp_path: Path) -> None:
+    files = {
+        f"boot/vmlinuz-{RELEASE}": image(),
+        f"lib/modules/{RELEASE}/modules.builtin": b"kernel/arch/x86/kvm/kvm.ko\n",
+    }
+    assert open_one(deb(tmp_path / "k.deb", files)).lacks == ()
 
 
 def test_a_source_tree_is_read_file_by_file(tmp_path: Path) -> None:
@@ -452,6 +478,17 @@ def test_a_git_repository_is_read_at_a_revision(tmp_path: Path) -> None:
     for wrong in ("v9.9", "--output=/tmp/x", "HEAD:Makefile"):
         with pytest.raises(UsageError, match="has no revision"):
             open_one(f"{work}@{wrong}")
+
+
+def test_the_repository_of_a_hook_s_environment_is_not_the_one_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = write_tree(tmp_path / "linux", source_files())
+    git(tmp_path, "init", "-q", "-b", "main", "linux")
+    git(work, "add", ".")
+    git(work, "commit", "-qm", "one")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other"))
+    assert open_one(f"{work}@HEAD").version == VERSION
 
 
 def test_a_repository_of_something_else_is_no_kernel(tmp_path: Path) -> None:
