@@ -1,8 +1,8 @@
 """Files of kernels
 ================
 
-Reads what ``--kernel`` and ``--modules`` lead to: regular files alone, and none beyond the size
-that a kernel's files have.
+Reads what ``--kernel``, ``--modules`` and the targets of inspection lead to: regular files alone,
+and none beyond the size that a kernel's files have.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from kvmtest import named_file
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.named_file import MIB
 
-__all__ = ["IMAGE", "MIB", "MODULE", "PACKAGE", "TEXT", "digest", "opened", "read"]
+__all__ = ["IMAGE", "MIB", "MODULE", "PACKAGE", "TEXT", "digest", "opened", "read", "text"]
 
 #: The most that is read, in bytes: of a bzImage (Debian's has 8 MiB) or a vmlinux with debug info,
 IMAGE = 1024 * MIB
 #: of a module (kvm.ko has 3 MiB, with debug info 23),
 MODULE = 256 * MIB
-#: of a Debian package (a kernel's has up to 120 MiB, its modules with debug info 1 GiB),
+#: of a package or tarball (a kernel's .deb has up to 120 MiB, its modules with debug info 1 GiB),
 PACKAGE = 4096 * MIB
 #: and of a text, such as modules.builtin.
 TEXT = 16 * MIB
@@ -47,6 +47,11 @@ def read(path: Path, most: int) -> bytes:
         return named_file.read(path, most)
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def text(path: Path) -> str:
+    """Return a text, what is no UTF-8 in it replaced; raises as ``opened``."""
+    return read(path, TEXT).decode(errors="replace")
 
 
 def digest(path: Path, most: int) -> str:

@@ -19,6 +19,7 @@ from kvmtest.kernels.modules import (
     DEPENDENCIES,
     MODULE_FOLDERS,
     Module,
+    builtin_names,
     module_name,
     parse_modinfo,
     parse_module,
@@ -198,9 +199,8 @@ def _in_root(root: Path) -> list[Installed]:
 
 def _of_release(release: str, folder: Path, root: Path | None) -> Installed:
     """Return the kernel whose modules are in ``folder``."""
-    builtin = folder / "modules.builtin"
-    text = files.read(builtin, files.TEXT).decode(errors="replace") if builtin.is_file() else ""
-    names = {module_name(line) or "" for line in text.split()}
+    listed = folder / "modules.builtin"
+    names = builtin_names(listed) if listed.is_file() else set()
     return Installed(
         release,
         _image(release, folder, root),
@@ -219,7 +219,7 @@ def _image(release: str, folder: Path, root: Path | None) -> Path | None:
 
 def _built(root: Path) -> Installed:
     """Return the kernel of a build tree."""
-    release = files.read(root / _BUILT_RELEASE, files.TEXT).decode(errors="replace").strip()
+    release = files.text(root / _BUILT_RELEASE).strip()
     image = next((root / name for name in _BUILT_IMAGES if (root / name).is_file()), None)
     return Installed(release, image, _chosen(root / _KVM_FOLDER))
 
@@ -241,7 +241,7 @@ def _scattered(root: Path) -> list[Installed]:
 def _chosen(folder: Path) -> dict[str, Path]:
     """Return KVM's modules below a folder: of several of a name, the one that modprobe takes."""
     listed = folder / DEPENDENCIES
-    text = files.read(listed, files.TEXT).decode(errors="replace") if listed.is_file() else ""
+    text = files.text(listed) if listed.is_file() else ""
     taken = {folder / line.partition(":")[0] for line in text.splitlines()}
     found: dict[str, Path] = {}
     for path in sorted(_kvm_files(folder), key=lambda path: (path not in taken, path)):

@@ -26,6 +26,7 @@ __all__ = [
     "Module",
     "ModuleFolder",
     "NoSuchModule",
+    "builtin_names",
     "dependencies",
     "file_name",
     "folder_of_release",
@@ -206,6 +207,11 @@ def module_name(path: str) -> str | None:
     return _normal(stem) if dot and file[len(stem) :] in _SUFFIXES else None
 
 
+def builtin_names(path: Path) -> set[str]:
+    """Return the modules that modules.builtin names: a path ``kernel/…/kvm.ko`` on each line."""
+    return {name for name in map(module_name, files.text(path).split()) if name}
+
+
 def dependencies(modules: Sequence[Module]) -> bytes:
     """Return the file modules.dep of modules in the order in which they are loaded."""
     # modules.dep(5) has, unlike .modinfo, all that a module needs, also through others.
@@ -275,14 +281,8 @@ def _scan(root: Path, release: str) -> tuple[Mapping[str, list[Path]], frozenset
             elif file == "modules.builtin" and (
                 Path(folder) == root or Path(folder).name == release
             ):
-                builtin |= _builtin(Path(folder, file))
+                builtin |= builtin_names(Path(folder, file))
     return paths, frozenset(builtin)
-
-
-def _builtin(path: Path) -> set[str]:
-    """Return the modules that modules.builtin names: a path ``kernel/…/kvm.ko`` on each line."""
-    lines = files.read(path, files.TEXT).decode(errors="replace").split()
-    return {name for name in map(module_name, lines) if name}
 
 
 def _read(name: str, path: Path) -> tuple[Module, str]:

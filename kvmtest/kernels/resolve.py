@@ -121,7 +121,7 @@ def _with_modules(kernel: BootableKernel, modules: Path) -> BootableKernel:
 
 def _build_tree(root: Path) -> BootableKernel:
     release_file = root / "include/config/kernel.release"
-    release = files.read(release_file, files.TEXT).decode(errors="replace").strip()
+    release = files.text(release_file).strip()
     kernel = _kernel(root / "arch/x86/boot/bzImage", root, f"the build tree {root.absolute()}")
     if kernel.release != release:
         raise EnvironmentUnfit(
@@ -157,7 +157,7 @@ def _options(kernel: BootableKernel, *places: Path) -> Mapping[str, str] | None:
     """Return the options that the first of ``places`` has, or the kernel's image; or None."""
     for place in places:
         if place.is_file():
-            return configuration.parse(files.read(place, files.TEXT).decode(errors="replace"))
+            return configuration.parse(files.text(place))
     # Some machines boot what can't be decompressed here.
     with suppress(EnvironmentUnfit):
         return configuration.embedded(bzimage.vmlinux(files.read(kernel.image, files.IMAGE)))

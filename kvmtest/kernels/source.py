@@ -56,7 +56,7 @@ def in_folder(folder: Path) -> Source:
 
     def read(path: str) -> str | None:
         file = folder / path
-        return _text(files.read(file, files.TEXT)) if file.is_file() else None
+        return files.text(file) if file.is_file() else None
 
     # A tree inside another project's repository is not at that one's commit.
     own = git_folder(folder) == folder / ".git" or (folder / ".git").is_file()
