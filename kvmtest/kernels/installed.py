@@ -72,10 +72,11 @@ class Installed:
 
     def parts(self, name: str, origin: str, package: str = "") -> KernelParts:
         """Read them; what can't be read is a line of ``lacks``."""
-        parts = KernelParts(name, origin, self.release, package=package, builtin=self.builtin)
         # What is in the package or the release is less than the image says.
         version = banner.upstream_version(package.rpartition(" ")[2] or self.release, "")
-        parts = replace(parts, version=version)
+        parts = KernelParts(
+            name, origin, self.release, version, package=package, builtin=self.builtin
+        )
         if self.image:
             parts = _with_image(parts, self.image)
         for module, path in self.modules.items():
@@ -275,22 +276,15 @@ def _with_image(parts: KernelParts, path: Path) -> KernelParts:
         elf, said = _vmlinux(path)
         types = section(elf, ".BTF")
     except EnvironmentUnfit as error:
-        return replace(parts, lacks=(*parts.lacks, str(error)))
+        return parts.lacking(str(error))
     release = _release(said) or parts.release
     if release != (parts.release or release):
-        line = f"{path} is of {release}, not of {parts.release}: it was left out"
-        return replace(parts, lacks=(*parts.lacks, line))
+        return parts.lacking(f"{path} is of {release}, not of {parts.release}: it was left out")
     found = _SIGNATURE.search(elf)
     version = banner.upstream_version(release, said, found[1].decode() if found else "")
-    lacks = () if types else (f"{path} has no types (CONFIG_DEBUG_INFO_BTF)",)
-    return replace(
-        parts,
-        release=release,
-        version=version or parts.version,
-        code={**parts.code, VMLINUX: elf},
-        btf={**parts.btf, VMLINUX: types} if types else parts.btf,
-        lacks=(*parts.lacks, *lacks),
-    )
+    parts = replace(parts, release=release, version=version or parts.version)
+    parts = parts.with_part(VMLINUX, elf, types)
+    return parts if types else parts.lacking(f"{path} has no types (CONFIG_DEBUG_INFO_BTF)")
 
 
 def _with_module(parts: KernelParts, name: str, path: Path) -> KernelParts:
@@ -302,13 +296,8 @@ def _with_module(parts: KernelParts, name: str, path: Path) -> KernelParts:
             )
         types, base = (section(module.unsigned, each) for each in (".BTF", ".BTF.base"))
     except EnvironmentUnfit as error:
-        return replace(parts, lacks=(*parts.lacks, str(error)))
-    return replace(
-        parts,
-        code={**parts.code, name: module.unsigned},
-        btf={**parts.btf, name: types} if types else parts.btf,
-        btf_bases={**parts.btf_bases, name: base} if base else parts.btf_bases,
-    )
+        return parts.lacking(str(error))
+    return parts.with_part(name, module.unsigned, types, base)
 
 
 def _vmlinux(path: Path) -> tuple[bytes, str]:

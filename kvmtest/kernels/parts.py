@@ -6,7 +6,7 @@ source code; and of which kernel these are.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from kvmtest.kernels.btf import Btf
@@ -60,6 +60,21 @@ class KernelParts:
 
     lacks: tuple[str, ...] = ()
     """What could not be examined, and why or what to do, a line each."""
+
+    def with_part(
+        self, name: str, code: bytes, types: bytes = b"", base: bytes = b""
+    ) -> "KernelParts":
+        """Return the same parts and one more: its ELF file, its BTF and that one's base, if any."""
+        return replace(
+            self,
+            code={**self.code, name: code},
+            btf={**self.btf, name: types} if types else self.btf,
+            btf_bases={**self.btf_bases, name: base} if base else self.btf_bases,
+        )
+
+    def lacking(self, line: str) -> "KernelParts":
+        """Return the same parts with one more line of ``lacks``."""
+        return replace(self, lacks=(*self.lacks, line))
 
     def types(self, name: str) -> Btf | None:
         """Return the types that a part was built with, its own before those of its base.

@@ -13,7 +13,7 @@ from kvmtest.host.facts.modules import Place, whereabouts
 from kvmtest.host.tree import Tree
 from kvmtest.kernels import installed
 from kvmtest.kernels.elf import section
-from kvmtest.kernels.parts import MODULES, VMLINUX, KernelParts
+from kvmtest.kernels.parts import MODULES, PARTS, VMLINUX, KernelParts
 from kvmtest.missing import Missing
 
 __all__ = ["running_parts"]
@@ -34,27 +34,27 @@ def running_parts(tree: Tree) -> KernelParts | Missing:
     files = _installed(tree, kernel.release)
     places = {name: _place(tree, name) for name in MODULES}
     builtin = frozenset(name for name, place in places.items() if place is Place.BUILT_IN)
+    shown = {name: tree.read_bytes(f"{_BTF}/{name}") for name in PARTS}
     parts = replace(
         files,
         release=kernel.release,
         version=kernel.version,
         builtin=builtin,
-        btf={},
+        btf={name: types for name, types in shown.items() if types},
+        # The types of a loaded module are over vmlinux, whatever base its file brings along.
+        btf_bases={},
         code={},
     )
-    for name in (VMLINUX, *MODULES):
-        types = tree.read_bytes(f"{_BTF}/{name}")
-        if types:
-            parts = replace(parts, btf={**parts.btf, name: types})
     if VMLINUX not in parts.btf:
-        parts = _lacking(parts, f"the kernel shows no types: {_BTF}/{VMLINUX} can't be read")
+        parts = parts.lacking(f"the kernel shows no types: {_BTF}/{VMLINUX} can't be read")
     for name in MODULES:
         if places[name] is Place.LOADED:
             parts = _with_loaded(tree, parts, files, name)
         elif name in files.code:
-            parts = _with_file(parts, files, name)
+            types, base = (each.get(name, b"") for each in (files.btf, files.btf_bases))
+            parts = parts.with_part(name, files.code[name], types, base)
     if "kvm" not in {*parts.btf, *parts.code, *builtin}:
-        parts = _lacking(parts, "module kvm is neither loaded nor installed: modprobe kvm_intel")
+        parts = parts.lacking("module kvm is neither loaded nor installed: modprobe kvm_intel")
     return parts
 
 
@@ -82,27 +82,12 @@ def _installed(tree: Tree, release: str) -> KernelParts:
 def _with_loaded(tree: Tree, parts: KernelParts, files: KernelParts, name: str) -> KernelParts:
     """Add the code of a loaded module where its file is of the same build."""
     if name not in parts.btf:
-        parts = _lacking(parts, f"module {name} is loaded and shows no types in {_BTF}")
+        parts = parts.lacking(f"module {name} is loaded and shows no types in {_BTF}")
     if name not in files.code:
-        return _lacking(parts, f"module {name} is loaded, and no file of it is in /lib/modules")
+        return parts.lacking(f"module {name} is loaded, and no file of it is in /lib/modules")
     loaded = tree.read_bytes(f"/sys/module/{name}/notes/{_BUILD_ID}")
     if not loaded or loaded != section(files.code[name], _BUILD_ID):
-        return _lacking(
-            parts, f"module {name} is loaded from another build than its file in /lib/modules"
+        return parts.lacking(
+            f"module {name} is loaded from another build than its file in /lib/modules"
         )
-    return replace(parts, code={**parts.code, name: files.code[name]})
-
-
-def _with_file(parts: KernelParts, files: KernelParts, name: str) -> KernelParts:
-    """Add types and code of a module that is not loaded."""
-    if name in files.btf:
-        parts = replace(parts, btf={**parts.btf, name: files.btf[name]})
-    return replace(
-        parts,
-        code={**parts.code, name: files.code[name]},
-        btf_bases={n: b for n, b in files.btf_bases.items() if n not in parts.btf or n == name},
-    )
-
-
-def _lacking(parts: KernelParts, line: str) -> KernelParts:
-    return replace(parts, lacks=(*parts.lacks, line))
+    return parts.with_part(name, files.code[name])

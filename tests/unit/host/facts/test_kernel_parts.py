@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.kernel_files import module
-from support.stand_in import UNFIXED, kvm_btf, stand_in
+from support.stand_in import FIXED, UNFIXED, kvm_btf, stand_in
 
 from kvmtest.host.facts.kernel_parts import running_parts
 from kvmtest.host.tree import Tree
@@ -25,8 +25,8 @@ KERNEL = {
 }
 
 
-def kvm_file(build: bytes = b"one") -> bytes:
-    sections = {".BTF": FILED, ".note.gnu.build-id": build}
+def kvm_file(build: bytes = b"one", **sections: bytes) -> bytes:
+    sections = {".BTF": FILED, ".note.gnu.build-id": build, **sections}
     return lzma.compress(module("kvm", release=RELEASE, sections=sections))
 
 
@@ -49,6 +49,15 @@ def test_a_loaded_module_has_its_types_and_the_code_of_its_file(tmp_path: Path) 
     assert (parts.release, parts.version, parts.lacks) == (RELEASE, (6, 12, 7), ())
     assert parts.btf["kvm"] == LOADED
     assert set(parts.code) == {"kvm"}
+
+
+def test_only_a_module_that_is_not_loaded_has_its_types_over_the_base_in_its_file(
+    tmp_path: Path,
+) -> None:
+    file = kvm_file(**{".BTF.base": FIXED})
+    parts = running(tmp_path / "loaded", **loaded(), **{FILE: file})
+    assert (parts.btf["kvm"], dict(parts.btf_bases)) == (LOADED, {})
+    assert running(tmp_path / "file", **{FILE: file}).btf_bases == {"kvm": FIXED}
 
 
 @pytest.mark.parametrize("build", [b"two", b""])
