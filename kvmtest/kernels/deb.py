@@ -6,15 +6,15 @@ Reads what a .deb says of itself and takes chosen files out of it (deb(5)), on a
 
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from kvmtest.kernels import files
-from kvmtest.kernels.unpacking import inner_name, place, reading
+from kvmtest.kernels import files, tarball
+from kvmtest.kernels.tarball import Member
+from kvmtest.kernels.unpacking import reading
 from kvmtest.optional_libraries import library
 
 __all__ = ["Control", "control", "package_names", "unpack"]
@@ -45,10 +45,10 @@ def control(path: Path) -> Control:
     """
     deb822 = library("debian.deb822", "reading a .deb")
     with _members(path, r"control\.tar") as members:
-        for name, member, archive in members:
-            if name == PurePosixPath("control"):
+        for member in members:
+            if member.name == PurePosixPath("control"):
                 # As text: what is none would have the library guess, and log what it guesses.
-                text = archive.extractfile(member).read(files.TEXT).decode(errors="replace")
+                text = member.open().read(files.TEXT).decode(errors="replace")
                 fields = deb822.Deb822(text)
                 return Control(
                     fields["Package"],
@@ -70,17 +70,12 @@ def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> N
     A name is given relative to the root. Raises EnvironmentUnfit where the .deb is damaged.
     """
     with _members(path, r"data\.tar") as members:
-        for name, member, archive in members:
-            if member.isreg() and wanted(name):
-                contents = archive.extractfile(member)
-                place(contents, member.size, into, name, executable=bool(member.mode & 0o100))
+        tarball.place_wanted(members, into, wanted)
 
 
 @contextmanager
-def _members(
-    path: Path, part: str
-) -> Iterator[Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]]:
-    """Give the files of the .deb's tar archive ``part``, each to be read before the next."""
+def _members(path: Path, part: str) -> Iterator[Iterator[Member]]:
+    """Give the regular files of the .deb's tar archive ``part``."""
     arfile = library("debian.arfile", "reading a .deb")
     # Opened here: ArFile itself opens the file anew for each member, and leaves it open.
     with reading(path, "Debian package"), files.opened(path, files.PACKAGE) as file:
@@ -94,8 +89,8 @@ def _members(
         packed = [m for m in members if re.fullmatch(rf"{part}(\.\w+)?", m.name)]
         if not packed:
             raise ValueError("a part of it is missing")
-        with _tar(packed[0]) as archive:
-            yield _files(archive)
+        with tarball.inside(packed[0]) as found:
+            yield found
 
 
 def _check_sizes(file: BinaryIO) -> None:
@@ -118,27 +113,3 @@ def _check_sizes(file: BinaryIO) -> None:
 def _read_at(file: BinaryIO, at: int, size: int) -> bytes:
     file.seek(at)
     return file.read(size)
-
-
-@contextmanager
-def _tar(packed: Any) -> Iterator[tarfile.TarFile]:
-    """Open the tar archive in an ar member as a stream, which reads each byte once."""
-    if not packed.name.endswith(".zst"):
-        with tarfile.open(fileobj=packed, mode="r|*") as archive:
-            yield archive
-        return
-    zstandard = library("zstandard", "decompressing zstd")
-    with (
-        zstandard.ZstdDecompressor().stream_reader(packed, closefd=False) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as archive,
-    ):
-        yield archive
-
-
-def _files(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, Any]]:
-    for member in archive:
-        yield inner_name(member.name), member, archive
-    # The checksum of a compressed stream is at its end.
-    stream: Any = archive.fileobj
-    while stream.read(1 << 20):
-        pass

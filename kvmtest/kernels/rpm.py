@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from kvmtest.kernels import files
 from kvmtest.kernels.compression import stream
-from kvmtest.kernels.unpacking import inner_name, place, reading
+from kvmtest.kernels.unpacking import drain, inner_name, place, reading
 from kvmtest.optional_libraries import library
 
 __all__ = ["MAGIC", "Tags", "tags", "unpack"]
@@ -142,7 +142,7 @@ def _members(payload: Any) -> Iterator[tuple[PurePosixPath, int, int, _Contents]
         name = _exactly(payload, name_size + -(_CPIO + name_size) % 4)
         text = name.partition(b"\0")[0].decode(errors="replace")
         if text == _TRAILER:
-            _drain(payload)
+            drain(payload)
             return
         contents = _Contents(payload, size)
         yield inner_name(text), mode, size, contents
@@ -157,9 +157,3 @@ def _exactly(payload: Any, size: int) -> bytes:
     if len(data) != size:
         raise ValueError("its payload is cut off")
     return data
-
-
-def _drain(payload: Any) -> None:
-    """Read to the end, where the checksum of a compressed stream is."""
-    while payload.read(files.MIB):
-        pass

@@ -1,21 +1,21 @@
 """Tar archives of kernels
 =======================
 
-Reads tar archives, whatever they are compressed with, as streams: kernel source, or a kernel's
-files as Arch Linux packs them and as ``make tarxz-pkg`` does.
+Reads tar archives, whatever they are compressed with, as streams: those in .debs, kernel source, or
+a kernel's files as Arch Linux packs them and as ``make tarxz-pkg`` does.
 """
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from kvmtest.kernels import files
 from kvmtest.kernels.compression import stream
-from kvmtest.kernels.unpacking import inner_name, place, reading
+from kvmtest.kernels.unpacking import drain, inner_name, place, reading
 
-__all__ = ["Member", "is_tar", "members", "unpack"]
+__all__ = ["Member", "inside", "is_tar", "members", "place_wanted", "unpack"]
 
 _MAGIC = slice(257, 262)
 _MOST_MEMBERS = 1 << 20
@@ -31,12 +31,9 @@ class Member:
         self._archive = archive
         self._member = member
 
-    def open(self) -> BinaryIO:
-        """Return its contents as a file. Raises ValueError where it is larger than any kernel."""
-        contents = self._archive.extractfile(self._member)
-        if contents is None or self.size > files.IMAGE:
-            raise ValueError(f"{self.name} in it has {self.size >> 20} MiB")
-        return contents  # type: ignore[return-value]
+    def open(self) -> Any:
+        """Return its contents as a file."""
+        return self._archive.extractfile(self._member)
 
 
 def is_tar(head: bytes) -> bool:
@@ -50,24 +47,38 @@ def members(path: Path) -> Iterator[Iterator[Member]]:
     with (
         reading(path, "tar archive"),
         files.opened(path, files.PACKAGE) as file,
-        tarfile.open(fileobj=stream(file), mode="r|") as archive,
+        inside(file) as found,
     ):
+        yield found
+
+
+@contextmanager
+def inside(file: BinaryIO) -> Iterator[Iterator[Member]]:
+    """Give the regular files in an archive that is open; raises the libraries' own errors."""
+    with tarfile.open(fileobj=stream(file), mode="r|") as archive:
         yield _regular(archive)
 
 
 def unpack(path: Path, into: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
     """Take the files that are ``wanted`` out of an archive; raises as ``members``."""
     with members(path) as found:
-        for member in found:
-            if wanted(member.name):
-                place(
-                    member.open(), member.size, into, member.name, executable=member.is_executable
-                )
+        place_wanted(found, into, wanted)
+
+
+def place_wanted(
+    members: Iterable[Member], into: Path, wanted: Callable[[PurePosixPath], bool]
+) -> None:
+    """Write those files of an archive that are ``wanted`` below ``into``; raises as ``place``."""
+    for each in members:
+        if wanted(each.name):
+            place(each.open(), each.size, into, each.name, executable=each.is_executable)
 
 
 def _regular(archive: tarfile.TarFile) -> Iterator[Member]:
     for count, member in enumerate(archive):
         if count > _MOST_MEMBERS:
             raise ValueError(f"it has more than {_MOST_MEMBERS} files")
+        inner_name(member.name)
         if member.isreg():
             yield Member(archive, member)
+    drain(archive.fileobj)

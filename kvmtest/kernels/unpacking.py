@@ -1,8 +1,8 @@
 """Unpacking packages
 ==================
 
-What .deb and .rpm have in common: where a file of theirs may be put, and one error for whatever is
-damaged.
+What .deb, .rpm and tar archives have in common: where a file of theirs may be put, and one error
+for whatever is damaged.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Any
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels import files
 
-__all__ = ["inner_name", "place", "reading"]
+__all__ = ["drain", "inner_name", "place", "reading"]
 
 # What names in a damaged package can do: too long, or a file where another needs a folder.
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
@@ -47,6 +47,12 @@ def inner_name(name: str) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"it holds {name!r}, a name that leads out of it")
     return path
+
+
+def drain(stream: Any) -> None:
+    """Read to the end, where the checksum of a compressed stream is."""
+    while stream.read(files.MIB):
+        pass
 
 
 def place(stream: Any, size: int, into: Path, name: PurePosixPath, *, executable: bool) -> None:
