@@ -69,7 +69,7 @@ class KprobeEvent:
 
     def forget(self) -> None:
         """Drop the hits since the last read; never waits. Raises TracingError."""
-        self._pipe.discard()
+        self._pipe.read()
 
     def close(self) -> None:
         """Close the trace; the journal removes instance and probe."""

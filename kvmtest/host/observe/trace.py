@@ -69,10 +69,6 @@ class TracePipe:
         whole, newline, self._rest = text.rpartition("\n")
         return whole + newline
 
-    def discard(self) -> None:
-        """Drop the whole lines that nobody has read; never waits."""
-        self.read()
-
     def close(self) -> None:
         """Close it, once or more often."""
         if self._descriptor >= 0:
