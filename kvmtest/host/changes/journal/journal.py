@@ -70,6 +70,7 @@ class Journal:
         self._pid = os.getpid()
         self._places: dict[tuple[object, ...], int] = {}
         self._kept: set[int] = set()
+        self._kept_places: dict[tuple[object, ...], int] = {}
         self._lasting: set[int] = set()
         self._keeps = False
         self._failures: list[str] = []
@@ -270,7 +271,7 @@ class Journal:
         """
         with self._mutex:
             before, self._keeps = self._keeps, True
-            outer, self._places = self._places, {}
+            outer, self._places = self._places, self._kept_places
             try:
                 yield
             finally:

@@ -826,6 +826,21 @@ def test_what_is_kept_outlives_the_scope_and_is_undone_in_the_end(tree: Tree) ->
     assert not tree.exists(RECORD)
 
 
+def test_what_is_kept_is_recorded_once_whatever_the_scopes(tree: Tree) -> None:
+    with Journal.open(tree) as journal:
+        for value in ("0", "1", "0"):
+            with journal.scope(), journal.kept():
+                journal.write(KNOB, value)
+        assert tree.read(KNOB) == "0"
+        assert [(c.old, c.new, c.writes) for c in journal.changes] == [("1", "0", 3)]
+        with journal.scope():
+            journal.write(KNOB, "1")
+        assert tree.read(KNOB) == "0"
+        assert [change.undone for change in journal.changes] == [False, True]
+    assert tree.read(KNOB) == "1"
+    assert all(change.undone for change in journal.changes)
+
+
 def test_what_can_not_be_undone_stays_in_order_beside_what_is_kept(tree: Tree) -> None:
     with Journal.open(tree) as journal:
         with journal.scope():
