@@ -111,19 +111,17 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     yield from ("", "## What is left out", "")
     yield from ("A schedule is not played if it is like one that is:", "")
     yield from (f"{number}. {reason}" for number, reason in enumerate(ALIKE, 1))
-    yield ""
     yield from _of_property(_PLAIN, data[_PLAIN])
     yield from _of_property(_EMULATING, data[_EMULATING], ", `unrestricted_guest=0`", _LOST_UPDATES)
 
 
 def _of_property(id_: str, run: dict[str, Any], more: str = "", about: str = "") -> Iterator[str]:
     """Give a property's two tables: schedules without hotplug, and those with it."""
-    yield from (f"## {id_}", "", f"Linux {run['kernel']}, {run['machine']}{more}.")
+    yield from ("", f"## {id_}", "", f"Linux {run['kernel']}, {run['machine']}{more}.")
     yield from about.splitlines()
     yield from _table(row for row in run["rows"] if Does.UNPLUG.value not in row["steps"])
     yield from ("", "Those in which a CPU goes offline:")
     yield from _table(row for row in run["rows"] if Does.UNPLUG.value in row["steps"])
-    yield ""
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
