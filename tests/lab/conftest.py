@@ -4,8 +4,10 @@ Where the lab can't start they are skipped; with KVMTEST_LAB_TESTS=required in t
 fail. So they do with KVMTEST_LAB_TESTS=all, which also runs those that boot further kernels.
 """
 
+import functools
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,8 @@ from kvmtest.kernels.resolve import resolve
 from kvmtest.lab.emulators.bochs.build import Builder
 from kvmtest.lab.emulators.bochs.find import find
 from kvmtest.lab.emulators.emulator import Emulator
+from kvmtest.lab.mutants import kit
+from kvmtest.lab.mutants.builder import ModuleBuilder
 from kvmtest.lab.saved_machine import SavedMachine
 from kvmtest.lab.target import LabTarget
 
@@ -55,3 +59,21 @@ def kernel(bochs: Emulator) -> BootableKernel:
 @pytest.fixture(scope="session")
 def lab(bochs: Emulator, kernel: BootableKernel) -> LabTarget:
     return LabTarget(SavedMachine(bochs, kernel, Cache.default(), print, print))
+
+
+@pytest.fixture(scope="session")
+def built(kernel: BootableKernel) -> Callable[..., Path]:
+    """Builds the default kernel's modules of KVM with patches, and returns their folder."""
+    cache = Cache.default()
+
+    @functools.cache
+    def builder() -> ModuleBuilder:
+        return ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
+
+    def build(*patches: Path) -> Path:
+        try:
+            return builder().build(patches)
+        except KvmtestError as error:
+            pytest.skip(f"can't build KVM: {error}")
+
+    return build

@@ -7,7 +7,7 @@ each command says of the two is read by a parser that is not kvmtest's own.
 import json
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,13 @@ from urllib.parse import unquote, urldefrag
 import pytest
 from support.html_pages import assert_alone, page_of, text_of
 from support.lab_programs import compiled, ended_inside
-from support.module_history import commit, git
+from support.module_history import commit, files_of, git
 from support.stand_in import Ended, command, run_kvmtest
 
-from kvmtest.cache import Cache
-from kvmtest.errors import KvmtestError
 from kvmtest.evidence import load
 from kvmtest.judge import Verdict
 from kvmtest.kernels.kernel import BootableKernel
-from kvmtest.lab.mutants import find, kit
-from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.mutants import find
 from kvmtest.lab.target import LabTarget
 
 #: What the backport mends, and what holds without it.
@@ -45,17 +42,12 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(
-    lab: LabTarget, kernel: BootableKernel, tmp_path_factory: pytest.TempPathFactory
+    lab: LabTarget, built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Story:
     """Both runs, by the command, of the properties that the story is about."""
     if not lab.machine.emulator.details.get("pmu"):
         pytest.skip("the distribution's emulator has no counters")
-    cache = Cache.default()
-    try:
-        builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
-        reverted, fixed = builder.build([find("fix-reverted").patch]), builder.build()
-    except KvmtestError as error:
-        pytest.skip(f"can't build KVM: {error}")
+    reverted, fixed = built(find("fix-reverted").patch), built()
     folder = tmp_path_factory.mktemp("backport")
     only = [f"--only={name}" for name in (*MENDED, UNTOUCHED)]
     before, after = folder / "before", folder / "after"
@@ -148,10 +140,6 @@ def test_a_c_program_shows_it_without_kvmtest(story: Story, lab: LabTarget, tmp_
     program = compiled(tmp_path / "out", name)
     before, after = ended_inside(lab, program, story.reverted), ended_inside(lab, program)
     assert (before[name][0], after[name][0]) == (1, 0)
-
-
-def files_of(folder: Path) -> Mapping[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_the_pages_show_both_runs(story: Story, tmp_path: Path) -> None:

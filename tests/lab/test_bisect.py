@@ -4,20 +4,17 @@ Each commit of the repository holds modules of KVM, as a commit of the kernel ha
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from support.kernel_files import write_tree
-from support.module_history import commit, git
+from support.module_history import commit, files_of, git
 from support.stand_in import command, run_kvmtest
 
-from kvmtest.cache import Cache
-from kvmtest.errors import KvmtestError
 from kvmtest.evidence import load
 from kvmtest.kernels.kernel import BootableKernel
-from kvmtest.lab.mutants import find, kit
-from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.mutants import find
 from kvmtest.lab.target import LabTarget
 
 GOOD, BAD, SKIPPED = 0, 1, 125
@@ -45,15 +42,9 @@ exit $status
 
 
 @pytest.fixture(scope="module")
-def modules(kernel: BootableKernel) -> Mapping[str, Mapping[str, bytes]]:
+def modules(built: Callable[..., Path]) -> Mapping[str, Mapping[str, bytes]]:
     """The files of each kind of modules."""
-    cache = Cache.default()
-    try:
-        builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
-        good, bad = builder.build(), builder.build([find("fix-reverted").patch])
-    except KvmtestError as error:
-        pytest.skip(f"can't build KVM: {error}")
-    fixed, reverted = ({p.name: p.read_bytes() for p in each.iterdir()} for each in (good, bad))
+    fixed, reverted = files_of(built()), files_of(built(find("fix-reverted").patch))
     # A symbol that nobody exports takes the place of one that kvm does.
     name, unknown = b"kvm_emulate_wrmsr", b"kvm_emulate_nomsr"
     assert name in fixed["kvm-intel.ko"]

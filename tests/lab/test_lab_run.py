@@ -1,6 +1,7 @@
 """A stock kernel in the lab, and the same with the fix reverted: green and red."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,12 @@ from support.intel_lab import DECIDED, LEAKS, LOST_UPDATE, NEED_COUNTERS
 from support.lab_job import run_script_inside
 from support.stand_in import run_kvmtest
 
-from kvmtest.cache import Cache
-from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, load
 from kvmtest.evidence.model import Result
 from kvmtest.judge import Role, Verdict
 from kvmtest.judge.samples import Arm, Samples
 from kvmtest.kernels.kernel import BootableKernel
-from kvmtest.lab.mutants import find, kit
-from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.mutants import find
 from kvmtest.lab.target import LabTarget
 from kvmtest.smi.sources.lab import TURNS
 from kvmtest.target import Job, TargetFailed
@@ -103,14 +101,9 @@ def test_the_console_is_kept_and_everything_else_of_a_run(stock: Path) -> None:
 
 
 def test_a_kvm_with_the_fix_reverted_is_judged_by_one_command(
-    lab: LabTarget, kernel: BootableKernel, tmp_path: Path
+    lab: LabTarget, built: Callable[..., Path], tmp_path: Path
 ) -> None:
-    cache = Cache.default()
-    try:
-        builder = ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
-        modules = builder.build([find("fix-reverted").patch])
-    except KvmtestError as error:
-        pytest.skip(f"can't build KVM: {error}")
+    modules = built(find("fix-reverted").patch)
     done = run_kvmtest("lab", "run", "--modules", modules, "-o", tmp_path / "out", timeout=1500)
     assert done.status == 1, done.err
     evidence = load(tmp_path / "out")

@@ -5,18 +5,14 @@ mend them. Of the faults that it has not, two mutants in one build have them.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.lab_programs import compiled, ended_inside
 
-from kvmtest.cache import Cache
-from kvmtest.errors import KvmtestError
 from kvmtest.findings import findings, read
-from kvmtest.kernels.kernel import BootableKernel
-from kvmtest.lab.mutants import find, kit
-from kvmtest.lab.mutants.builder import ModuleBuilder
+from kvmtest.lab.mutants import find
 from kvmtest.lab.target import LabTarget
 from kvmtest.reproducers import REPRODUCERS, c_source, makefile
 
@@ -40,22 +36,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         (folder / "Makefile").write_text(makefile(each))
         built |= compiled(folder, each.name)
     return built
-
-
-@pytest.fixture(scope="module")
-def builder(kernel: BootableKernel) -> ModuleBuilder:
-    cache = Cache.default()
-    try:
-        return ModuleBuilder(kit.fetch(kernel, cache, print), cache, print)
-    except KvmtestError as error:
-        pytest.skip(f"can't build KVM: {error}")
-
-
-def built(builder: ModuleBuilder, patches: Sequence[Path]) -> Path:
-    try:
-        return builder.build(patches)
-    except KvmtestError as error:
-        pytest.skip(f"can't build KVM: {error}")
 
 
 def statuses(ended: dict[str, tuple[int, str]]) -> dict[str, int]:
@@ -85,7 +65,7 @@ def test_a_stock_kernel_is_red_where_it_has_a_defect(
 
 
 def test_the_findings_patches_mend_it(
-    lab: LabTarget, programs: dict[str, bytes], builder: ModuleBuilder, tmp_path: Path
+    lab: LabTarget, programs: dict[str, bytes], built: Callable[..., Path], tmp_path: Path
 ) -> None:
     patches = []
     for name in findings():
@@ -93,14 +73,14 @@ def test_the_findings_patches_mend_it(
             patches.append(tmp_path / f"{name}.patch")
             patches[-1].write_text(text)
     assert {path.stem for path in patches} == UNMENDED - {"lost-update-while-emulating"}
-    ended = ended_inside(lab, programs, built(builder, patches))
+    ended = ended_inside(lab, programs, built(*patches))
     assert statuses(ended) == expected(red=set())
 
 
 def test_a_broken_kernel_is_red(
-    lab: LabTarget, programs: dict[str, bytes], builder: ModuleBuilder
+    lab: LabTarget, programs: dict[str, bytes], built: Callable[..., Path]
 ) -> None:
-    ended = ended_inside(lab, programs, built(builder, [find(name).patch for name in MUTANTS]))
+    ended = ended_inside(lab, programs, built(*(find(name).patch for name in MUTANTS)))
     found = statuses(ended)
     assert {name for name, status in found.items() if status == 1} >= BROKEN
     # Nothing that is emulated can be seen where no toggle is loaded at all.

@@ -28,6 +28,11 @@ def git(repository: Path, *words: str) -> str:
     return done.stdout
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder of modules, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def commit(repository: Path, subject: str, files: Mapping[str, bytes] | None) -> None:
     """Commit other modules, or, where there are none, a note alone."""
     if files is not None:
