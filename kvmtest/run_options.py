@@ -150,7 +150,7 @@ class RunOptions:
         int,
         Option(
             help="the length of the longest schedules that vmx.entry.schedules and "
-            "vmx.entry.after-emulation play, 1 to 8 (default: 2); 6 take many minutes",
+            "vmx.entry.after-emulation play, 1 to 8 (default: 2); 6 take hours in the lab",
             metavar="N",
             parse=_steps,
             in_lab=True,
@@ -175,7 +175,7 @@ class RunOptions:
     ] = False
     hotplug: Annotated[
         bool,
-        Option(help="take a CPU offline and online again, for host.hotplug"),
+        Option(help="take a CPU offline and online again, for host.hotplug and in schedules"),
     ] = False
     root: Annotated[
         Path,
