@@ -26,7 +26,7 @@ _CPU = 0
 # From the first MSR to the others.
 _RAISED, _TURNS = 1, 4
 #: Turns of the handler's loop, of two instructions each, where there are several CPUs. With one CPU
-#: the BIOS's handler stays: its dozen instructions are the smallest leak possible.
+#: the BIOS's handler stays: its 44 instructions are the least that a leak can count.
 TURNS = 200
 
 
