@@ -8,7 +8,6 @@ are left out, so that a line that was commented out is not there.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from kvmtest.kernels.series import (
     DR6_FLAG,
@@ -33,13 +32,9 @@ __all__ = ["SOURCES", "from_source"]
 _KVM = "arch/x86/kvm"
 _HOST_H = "arch/x86/include/asm/kvm_host.h"
 _UAPI_H = "arch/x86/include/uapi/asm/kvm.h"
-_X86, _MSRS = f"{_KVM}/x86.c", f"{_KVM}/msrs.c"
+_X86, _SVM = f"{_KVM}/x86.c", f"{_KVM}/svm/svm.c"
 _VMX, _VMX_H, _MAIN = f"{_KVM}/vmx/vmx.c", f"{_KVM}/vmx/vmx.h", f"{_KVM}/vmx/main.c"
-_NESTED, _PMU = f"{_KVM}/vmx/nested.c", f"{_KVM}/vmx/pmu_intel.c"
-_TDX, _SVM = f"{_KVM}/vmx/tdx.c", f"{_KVM}/svm/svm.c"
-
-SOURCES = (_HOST_H, _UAPI_H, _X86, _MSRS, _VMX, _VMX_H, _MAIN, _NESTED, _PMU, _TDX, _SVM)
-"""The files that are looked at, below a kernel's tree; some versions lack some of them."""
+_NESTED, _TDX = f"{_KVM}/vmx/nested.c", f"{_KVM}/vmx/tdx.c"
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 # Linux kernel commit e1ef1c57ff70 gave the mask a name.
@@ -131,6 +126,9 @@ _LINES = (
           "the quirk among the valid ones"),
 )  # fmt: skip
 
+SOURCES = tuple(dict.fromkeys(path for line in _LINES for path in line.files))
+"""The files that are looked at, below a kernel's tree; some versions lack some of them."""
+
 Read = Callable[[str], str | None]
 
 
@@ -166,18 +164,13 @@ def _finding(commit: Commit, texts: dict[str, str]) -> Finding:
 
 
 def _has(line: _Line, texts: dict[str, str]) -> bool:
-    pattern = _pattern(line.pattern)
+    pattern = re.compile(line.pattern.replace(" ", r"\s*"), re.S)
     return any(
         pattern.search(text)
         for path in line.files
         if path in texts
         for text in _within(line.function, texts[path])
     )
-
-
-@cache
-def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern.replace(" ", r"\s*"), re.S)
 
 
 def _within(function: str, text: str) -> Iterator[str]:
