@@ -9,8 +9,9 @@ the code of prepare_vmcs02. A static function that is called once is mostly inli
 symbol.
 """
 
+import re
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,8 @@ _STT_OBJECT, _STT_FUNC, _STT_SECTION = 1, 2, 3
 _R_X86_64_PC32, _R_X86_64_PLT32 = 2, 4
 _RELATIVE = frozenset({_R_X86_64_PC32, _R_X86_64_PLT32})
 _ET_REL = "ET_REL"
+# The opcode of a call or jump. The distance is only looked ahead at: it may hold such bytes, too.
+_CALL = re.compile(rb"[\xe8\xe9](?=(.{4}))", re.S)
 # The most functions and bytes of one that are read: a kernel has 100,000, and few beyond 64 KiB.
 _MOST_SYMBOLS = 2_000_000
 _MOST_BYTES = 1 << 18
@@ -57,7 +60,7 @@ class Function:
     @property
     def source_name(self) -> str:
         """The name in the source."""
-        return self.name.partition(".")[0]
+        return _in_source(self.name)
 
 
 class _Symbol(NamedTuple):
@@ -71,8 +74,7 @@ class _Symbol(NamedTuple):
 class MachineCode:
     """The functions and data of an ELF file's symbols. Raises ElfError on a damaged file.
 
-    ``is_stripped`` tells that there are no symbols of functions. Disassembling raises
-    EnvironmentUnfit where capstone is missing.
+    Disassembling raises EnvironmentUnfit where capstone is missing.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -84,12 +86,6 @@ class MachineCode:
             self._headers = [dict(header.header) for header in elf.iter_sections()]
         self._symbols = list(self._read_symbols())
         self._references: dict[int, dict[int, tuple[int, int, int]]] = {}
-        self._sorted: dict[int, list[int]] = {}
-
-    @property
-    def is_stripped(self) -> bool:
-        """Tell whether no function has a symbol."""
-        return not self._functions
 
     def parts(self, name: str) -> list[Function]:
         """Return the code of the function ``name`` of the source; empty where it has no symbol."""
@@ -108,7 +104,7 @@ class MachineCode:
     def targets(self, function: Function) -> set[str]:
         """Return the names, as in the source, of what a function calls or jumps to."""
         named = {reference.symbol for reference in self._relocated(function)}
-        return {name.partition(".")[0] for name in named | set(self._direct_calls(function))}
+        return {_in_source(name) for name in named | set(self._direct_calls(function))}
 
     def data(self, name: str) -> bytes:
         """Return the initial value of the variable ``name``; empty where it has no symbol."""
@@ -144,7 +140,7 @@ class MachineCode:
         found: dict[str, list[_Symbol]] = {}
         for symbol in self._symbols:
             if symbol.kind == _STT_FUNC and symbol.size and not symbol.name.startswith("__pfx_"):
-                found.setdefault(symbol.name.partition(".")[0], []).append(symbol)
+                found.setdefault(_in_source(symbol.name), []).append(symbol)
         return found
 
     @cached_property
@@ -152,16 +148,20 @@ class MachineCode:
         """Symbols of functions and variables by section and address."""
         symbols = sorted(
             (each for each in self._symbols if each.kind in (_STT_FUNC, _STT_OBJECT)),
-            key=lambda each: (each.section if self._is_relocatable else 0, each.value, each.size),
+            key=lambda each: (*self._place(each.section, each.value), each.size),
         )
-        keys = [(each.section if self._is_relocatable else 0, each.value) for each in symbols]
-        return keys, symbols
+        return [self._place(each.section, each.value) for each in symbols], symbols
+
+    def _place(self, section: int, address: int) -> tuple[int, int]:
+        """Return what symbols are ordered by; in a linked file all sections share addresses."""
+        return section if self._is_relocatable else 0, address
 
     def _at(self, section: int, address: int) -> Reference:
         """Return the symbol at an address, with its offset there."""
-        keys, symbols = self._by_address
-        position = bisect_right(keys, (section if self._is_relocatable else 0, address)) - 1
-        if position >= 0 and (not self._is_relocatable or symbols[position].section == section):
+        places, symbols = self._by_address
+        wanted = self._place(section, address)
+        position = bisect_right(places, wanted) - 1
+        if position >= 0 and places[position][0] == wanted[0]:
             symbol = symbols[position]
             if address < symbol.value + max(symbol.size, 1):
                 return Reference(symbol.name, address - symbol.value)
@@ -181,9 +181,9 @@ class MachineCode:
         if not self._is_relocatable:
             return
         relocations = self._relocations(function.section)
-        offsets = self._offsets(function.section)
-        first = bisect_left(offsets, function.address)
-        for at in offsets[first : bisect_left(offsets, function.address + len(function.code))]:
+        for at in range(function.address, function.address + len(function.code)):
+            if at not in relocations:
+                continue
             kind, index, addend = relocations[at]
             if kind in _RELATIVE:
                 yield self._behind(index, addend + 4)
@@ -193,15 +193,11 @@ class MachineCode:
 
         Found without decoding: bytes that only look like one lead to no function's start.
         """
-        code = function.code
-        for opcode in (b"\xe8", b"\xe9"):
-            at = code.find(opcode)
-            while 0 <= at <= len(code) - 5:
-                (distance,) = struct.unpack_from("<i", code, at + 1)
-                found = self._at(function.section, function.address + at + 5 + distance)
-                if found.symbol and not found.offset:
-                    yield found.symbol
-                at = code.find(opcode, at + 1)
+        for call in _CALL.finditer(function.code):
+            end = function.address + call.end(1)
+            found = self._at(function.section, end + int.from_bytes(call[1], "little", signed=True))
+            if found.symbol and not found.offset:
+                yield found.symbol
 
     def _function(self, symbol: _Symbol) -> Function | None:
         code = self._bytes(symbol)
@@ -248,15 +244,14 @@ class MachineCode:
             self._references[section] = found
         return self._references[section]
 
-    def _offsets(self, section: int) -> list[int]:
-        """Return where a section's relocations are, ascending."""
-        if section not in self._sorted:
-            self._sorted[section] = sorted(self._relocations(section))
-        return self._sorted[section]
-
     def _contents(self, header: dict[str, Any]) -> bytes:
         start = header["sh_offset"]
         return self._data[start : start + header["sh_size"]]
+
+
+def _in_source(name: str) -> str:
+    """Return a symbol's name without the compiler's suffix."""
+    return name.partition(".")[0]
 
 
 def _target(instruction: Any) -> int | None:
