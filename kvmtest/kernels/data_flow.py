@@ -7,7 +7,7 @@ interpretation: each register and stack slot has, for each source, the bits that
 it; where ways meet, bits add up. What follows an indirect jump is looked at with nothing known.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -85,7 +85,6 @@ class Event:
     other: Value = Value()
     place: Place | None = None
     constant: int = 0
-    address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,20 +226,20 @@ class _Walk:
         if mask.constant is None and old.constant is not None:
             old, mask = mask, old
         if mask.constant is None:
-            self._note(Kind.MASK, instruction, old, other=mask)
+            self._note(Event(Kind.MASK, old, other=mask))
             new = old.joined(mask)
         else:
             constant = self._aligned(instruction, target, mask.constant)
-            self._note(Kind.TEST, instruction, old.with_mask(constant), constant=constant)
+            self._note(Event(Kind.TEST, old.with_mask(constant), constant=constant))
             new = old.with_mask(constant)
-        self._write(instruction, state, target, Value(new.bits, new.constant))
+        self._write(instruction, state, target, new)
 
     def _or(self, instruction: Any, state: State) -> None:
         target, source = instruction.operands[:2]
         old, more = (self._read(instruction, state, each) for each in (target, source))
         if more.constant is not None:
             constant = self._aligned(instruction, target, more.constant)
-            self._note(Kind.SET, instruction, old, constant=constant)
+            self._note(Event(Kind.SET, old, constant=constant))
             known = None if old.constant is None else old.constant | constant
             new = Value(old.bits, known)
         else:
@@ -254,14 +253,14 @@ class _Walk:
             return
         old, other = (self._read(instruction, state, each) for each in (target, source))
         if other.constant is None:
-            self._note(Kind.COMPARE, instruction, old, other=other)
+            self._note(Event(Kind.COMPARE, old, other=other))
         self._write(instruction, state, target, Value(old.joined(other).bits))
 
     def _sum(self, instruction: Any, state: State) -> None:
         target, source = instruction.operands[:2]
         old, other = (self._read(instruction, state, each) for each in (target, source))
         if other.constant is not None:
-            self._note(Kind.SET, instruction, old, constant=other.constant & _ALL)
+            self._note(Event(Kind.SET, old, constant=other.constant & _ALL))
         self._write(instruction, state, target, Value(old.joined(other).bits))
 
     def _test(self, instruction: Any, state: State) -> None:
@@ -269,13 +268,13 @@ class _Walk:
         value, mask = (self._read(instruction, state, each) for each in (left, right))
         if mask.constant is not None:
             constant = self._aligned(instruction, left, mask.constant)
-            self._note(Kind.TEST, instruction, value.with_mask(constant), constant=constant)
+            self._note(Event(Kind.TEST, value.with_mask(constant), constant=constant))
         elif value != mask:
-            self._note(Kind.MASK, instruction, value, other=mask)
+            self._note(Event(Kind.MASK, value, other=mask))
 
     def _compare(self, instruction: Any, state: State) -> None:
         left, right = (self._read(instruction, state, each) for each in instruction.operands[:2])
-        self._note(Kind.COMPARE, instruction, left, other=right)
+        self._note(Event(Kind.COMPARE, left, other=right))
 
     def _bit(self, instruction: Any, state: State) -> None:
         target, number = instruction.operands[:2]
@@ -286,11 +285,11 @@ class _Walk:
             return
         bit = self._aligned(instruction, target, 1 << (place & 63))
         if instruction.mnemonic == "bt":
-            self._note(Kind.TEST, instruction, value.with_mask(bit), constant=bit)
+            self._note(Event(Kind.TEST, value.with_mask(bit), constant=bit))
         elif instruction.mnemonic == "btr":
             self._write(instruction, state, target, value.with_mask(~bit & _ALL))
         else:
-            self._note(Kind.SET, instruction, value, constant=bit)
+            self._note(Event(Kind.SET, value, constant=bit))
             self._write(instruction, state, target, Value(value.bits))
 
     def _shift_by(self, instruction: Any, state: State) -> None:
@@ -343,7 +342,7 @@ class _Walk:
         encoding, name = self._sources.vmcs_field
         number, source = instruction.operands[:2]
         if name and self._read(instruction, state, number).constant == encoding:
-            self._note(Kind.VMWRITE, instruction, self._read(instruction, state, source))
+            self._note(Event(Kind.VMWRITE, self._read(instruction, state, source)))
 
     # Operands.
 
@@ -390,7 +389,7 @@ class _Walk:
         if slot:
             state[slot] = value
             return
-        self._note(Kind.STORE, instruction, value, place=self._place(instruction, operand))
+        self._note(Event(Kind.STORE, value, place=self._place(instruction, operand)))
 
     def _slot(self, instruction: Any, operand: Any) -> str:
         """Return the name of the place on the stack that an operand is, or ""."""
@@ -438,18 +437,10 @@ class _Walk:
             return mask
         return constant << self._start(instruction, operand) & _ALL
 
-    def _note(
-        self,
-        kind: Kind,
-        instruction: Any,
-        value: Value,
-        *,
-        other: Value = _NOTHING,
-        place: Place | None = None,
-        constant: int = 0,
-    ) -> None:
+    def _note(self, event: Event) -> None:
+        """Keep what happens once all states are known."""
         if self._found is not None:
-            self._found.append(Event(kind, value, other, place, constant, instruction.address))
+            self._found.append(event)
 
 
 _HANDLERS: dict[str, Callable[[_Walk, Any, State], None]] = {
@@ -504,5 +495,4 @@ def _shift(bits: int, places: int) -> int:
 
 
 def _merged(old: State, new: State) -> State:
-    names: Iterable[str] = {**old, **new}
-    return {name: old.get(name, _NOTHING).joined(new.get(name, _NOTHING)) for name in names}
+    return {name: old.get(name, _NOTHING).joined(new.get(name, _NOTHING)) for name in old | new}
