@@ -192,7 +192,7 @@ class _Walk:
     # What one instruction does to a state.
 
     def _step(self, instruction: Any, state: State) -> None:
-        handler = _HANDLERS.get(instruction.mnemonic.rpartition(" ")[2])
+        handler = _HANDLERS.get(_operation(instruction))
         if handler is not None:
             handler(self, instruction, state)
         elif instruction.mnemonic.startswith("cmov"):
@@ -284,9 +284,10 @@ class _Walk:
             self._forget(instruction, state)
             return
         bit = self._aligned(instruction, target, 1 << (place & 63))
-        if instruction.mnemonic == "bt":
+        operation = _operation(instruction)
+        if operation == "bt":
             self._note(Event(Kind.TEST, value.with_mask(bit), constant=bit))
-        elif instruction.mnemonic == "btr":
+        elif operation == "btr":
             self._write(instruction, state, target, value.with_mask(~bit & _ALL))
         else:
             self._note(Event(Kind.SET, value, constant=bit))
@@ -300,11 +301,11 @@ class _Walk:
             else 1
         )
         value = self._read(instruction, state, target)
-        if places is None:
+        operation = _operation(instruction)
+        if places is None or operation in ("rol", "ror"):
             spread = Value(dict.fromkeys(value.bits, _ALL))
         else:
-            left = instruction.mnemonic in ("shl", "sal")
-            spread = value.shifted(places if left else -places)
+            spread = value.shifted(places if operation in ("shl", "sal") else -places)
         self._write(instruction, state, target, spread)
 
     def _exchange(self, instruction: Any, state: State) -> None:
@@ -480,6 +481,11 @@ def _views() -> dict[str, tuple[str, int, int]]:
 
 
 _REGISTERS = _views()
+
+
+def _operation(instruction: Any) -> str:
+    """Return the mnemonic without a prefix such as lock."""
+    return str(instruction.mnemonic.rpartition(" ")[2])
 
 
 def _whole(name: str) -> str:

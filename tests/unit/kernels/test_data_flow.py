@@ -39,6 +39,7 @@ def written(folder: Path, assembly: str) -> Value:
         ("movzbl 529(%rdi), %eax\nand $0x40, %eax", 0x40),
         ("mov 528(%rdi), %rax\nshr $14, %rax\nand $1, %eax", 1),
         ("mov 528(%rdi), %rax\nshr $14, %rax\nshl $14, %rax", ALL & ~0x3FFF),
+        ("mov 528(%rdi), %rax\nand $0x4000, %eax\nrol $50, %rax", ALL),
         ("mov 528(%rdi), %rax\nmov %rax, 8(%rsp)\nxor %eax, %eax\nmov 8(%rsp), %rax", ALL),
         ("mov 528(%rdi), %rax\nxor %eax, %eax", 0),
         ("mov 528(%rdi), %rax\ncall other", 0),
@@ -74,6 +75,11 @@ def test_a_write_of_another_field_is_none(tmp_path: Path) -> None:
 def test_bits_that_are_tested(tmp_path: Path, assembly: str, source: str, bits: int) -> None:
     found = [event for event in events(tmp_path, assembly) if event.kind is Kind.TEST]
     assert [event.value.of(source) for event in found] == [bits]
+
+
+def test_a_locked_instruction_does_what_it_does_unlocked(tmp_path: Path) -> None:
+    found = events(tmp_path, "lock btsl $2, 8(%rdi)\nlock btrl $3, 8(%rdi)")
+    assert [event.constant for event in found if event.kind is Kind.SET] == [4]
 
 
 def test_a_comparison_names_both_sides(tmp_path: Path) -> None:
