@@ -9,7 +9,7 @@ is not, the commit is absent, and the observation names the place.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kvmtest.errors import EnvironmentUnfit
@@ -40,6 +40,9 @@ __all__ = ["LOOKED_AT", "Offsets", "from_code"]
 # arch/x86/include/asm/vmx.h, msr-index.h; arch/x86/include/uapi/asm/kvm.h.
 _GUEST_IA32_DEBUGCTL = 0x2802
 _MSR_IA32_DEBUGCTL = 0x1D9
+# As the code has them.
+_FIELD_BYTES = _GUEST_IA32_DEBUGCTL.to_bytes(4, "little")
+_MSR_BYTES = _MSR_IA32_DEBUGCTL.to_bytes(4, "little")
 _FREEZE_IN_SMM = 1 << 14
 _RTM_DEBUG = 1 << 15
 _QUIRK_BIT = 1 << 10
@@ -89,7 +92,7 @@ LOOKED_AT = _LookedAt(
         _WRITE,
         _TDX_RUN,
     ),
-    tuple(each.to_bytes(4, "little") for each in (_GUEST_IA32_DEBUGCTL, _MSR_IA32_DEBUGCTL)),
+    (_FIELD_BYTES, _MSR_BYTES),
     _OPERATIONS,
 )
 """The symbols that are looked for in a kernel, for whoever wants to keep no more of it."""
@@ -143,11 +146,20 @@ class _Kvm:
     intel: MachineCode
     sources: Sources
     offsets: Offsets
+    followed: dict[tuple[MachineCode, Function], list[Event]] = field(default_factory=dict)
+    """What ``follow`` returned, as several looks ask for the same functions."""
 
     def events(self, code: MachineCode, names: Iterable[str]) -> list[tuple[Function, list[Event]]]:
         """Return what each function of those names does, with its parts."""
         functions = [function for name in names for function in code.parts(name)]
-        return [(each, follow(code, each, self.sources)) for each in functions]
+        return [(each, self.follow(code, each)) for each in functions]
+
+    def follow(self, code: MachineCode, function: Function) -> list[Event]:
+        """Return what one function does."""
+        key = code, function
+        if key not in self.followed:
+            self.followed[key] = follow(code, function, self.sources)
+        return self.followed[key]
 
 
 def from_code(kvm: bytes, intel: bytes | None, offsets: Offsets | None) -> tuple[Finding, ...]:
@@ -208,9 +220,8 @@ def _finding(commit: Commit, signs: Sequence[_Sign]) -> Finding:
 
 def _at_entry(parts: _Kvm) -> Iterator[_Sign]:
     """vcpu_enter_guest, which is mostly inlined into its callers."""
-    number = _MSR_IA32_DEBUGCTL.to_bytes(4, "little")
-    for function in parts.kvm.holding(number):
-        events = follow(parts.kvm, function, parts.sources)
+    for function in parts.kvm.holding(_MSR_BYTES):
+        events = parts.follow(parts.kvm, function)
         compares = _compare(events, _HOST, _MSR)
         stores = any(
             each.kind is Kind.STORE and each.value.of(_MSR) and _is_host(parts, each.place)
@@ -226,17 +237,15 @@ def _at_entry(parts: _Kvm) -> Iterator[_Sign]:
             each.kind is Kind.SET and each.constant == _LOAD_DEBUGCTL and not each.value.of(_MSR)
             for each in events
         )
-        yield _Sign(
-            FIX,
-            compares and stores and by_mask and raises,
-            "vcpu_enter_guest compares DEBUGCTL with the vCPU's copy"
-            if compares and stores and by_mask and raises
-            else "vcpu_enter_guest does not compare DEBUGCTL with the vCPU's copy"
-            if not compares
-            else "vcpu_enter_guest does not store what it compared"
-            if not stores
-            else "vcpu_enter_guest does not raise the run flag for the bits that KVM's vendor owns",
-        )
+        lack = ""
+        if not compares:
+            lack = "does not compare DEBUGCTL with the vCPU's copy"
+        elif not stores:
+            lack = "does not store what it compared"
+        elif not (by_mask and raises):
+            lack = "does not raise the run flag for the bits that KVM's vendor owns"
+        words = lack or "compares DEBUGCTL with the vCPU's copy"
+        yield _Sign(FIX, not lack, f"vcpu_enter_guest {words}")
 
 
 def _vcpu_run(parts: _Kvm) -> Iterator[_Sign]:
@@ -287,14 +296,12 @@ def _reload(parts: _Kvm, names: Sequence[str]) -> Iterator[_Sign]:
 
 def _accesses(parts: _Kvm) -> Iterator[_Sign]:
     """All reads and writes of GUEST_IA32_DEBUGCTL: what the getter and the setter do."""
-    encoding = _GUEST_IA32_DEBUGCTL.to_bytes(4, "little")
     writes = reads = wrong = 0
-    for function in parts.intel.holding(encoding):
-        if function.source_name == _DUMP:
-            continue
-        events = follow(parts.intel, function, parts.sources)
+    for function in parts.intel.holding(_FIELD_BYTES):
         name = function.source_name
-        for each in events:
+        if name == _DUMP:
+            continue
+        for each in parts.follow(parts.intel, function):
             if each.kind is Kind.VMWRITE:
                 writes += 1
                 trouble = _wrong_write(each)
@@ -338,19 +345,19 @@ def _mask(parts: _Kvm) -> Iterator[_Sign]:
 def _supported(parts: _Kvm) -> Iterator[_Sign]:
     """vmx_get_supported_debugctl: bit 15."""
     functions = [each for name in _SUPPORTED for each in parts.intel.parts(name)]
-    if not functions:
-        # Inlined, where the bit alone would prove nothing; but without it, nothing allows it.
-        functions = parts.intel.parts("vmx_set_msr")
-        if not functions or any(_has_bit(parts, each, _RTM_DEBUG) for each in functions):
-            return
+    is_inlined = not functions
+    functions = functions or parts.intel.parts("vmx_set_msr")
     allows = any(_has_bit(parts, each, _RTM_DEBUG) for each in functions)
+    # Inlined, the bit alone would prove nothing; but without it, nothing allows it.
+    if not functions or (is_inlined and allows):
+        return
     name = functions[0].source_name
     yield _Sign(RTM_DEBUG, allows, f"{name} {'allows' if allows else 'does not allow'} bit 15")
 
 
 def _has_bit(parts: _Kvm, function: Function, bit: int) -> bool:
     """Tell whether a function sets a bit, or has a small constant with it."""
-    for event in follow(parts.intel, function, parts.sources):
+    for event in parts.follow(parts.intel, function):
         if event.kind is Kind.SET and event.constant & bit and event.constant < bit << 1:
             return True
     return any(
