@@ -26,11 +26,11 @@ __all__ = [
     "Evidence",
     "Finding",
     "State",
-    "Version",
     "advice",
     "finding_of",
     "merged",
     "unknown",
+    "without_tdx",
 ]
 
 Version = tuple[int, int, int]
@@ -175,6 +175,11 @@ class Finding:
 def unknown(reason: str = "") -> tuple[Finding, ...]:
     """Return findings that decide nothing, for ``reason``."""
     return tuple(Finding(commit, State.UNKNOWN, (), reason) for commit in SERIES)
+
+
+def without_tdx(evidence: Evidence, observation: str) -> Finding:
+    """Return the finding on a kernel that lacks the commit on TDX, as it has no TDX."""
+    return Finding(TDX, State.ABSENT, (evidence,), observation, "it has no TDX")
 
 
 def finding_of(commit: Commit, findings: Iterable[Finding]) -> Finding:

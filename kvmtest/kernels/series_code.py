@@ -33,6 +33,7 @@ from kvmtest.kernels.series import (
     Finding,
     State,
     unknown,
+    without_tdx,
 )
 
 __all__ = ["LOOKED_AT", "Offsets", "from_code"]
@@ -182,14 +183,11 @@ def from_code(kvm: bytes, intel: bytes | None, offsets: Offsets | None) -> tuple
     except EnvironmentUnfit as error:
         return unknown(str(error))
     return tuple(
-        _no_tdx() if commit == TDX and not vendor.parts(_TDX_RUN) else _finding(commit, signs)
+        without_tdx(Evidence.CODE, f"there is no function {_TDX_RUN}")
+        if commit == TDX and not vendor.parts(_TDX_RUN)
+        else _finding(commit, signs)
         for commit in SERIES
     )
-
-
-def _no_tdx() -> Finding:
-    words = f"there is no function {_TDX_RUN}"
-    return Finding(TDX, State.ABSENT, (Evidence.CODE,), words, "it has no TDX")
 
 
 def _parts(code: MachineCode, vendor: MachineCode, offsets: Offsets) -> _Kvm:

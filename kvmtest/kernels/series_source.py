@@ -25,6 +25,7 @@ from kvmtest.kernels.series import (
     Finding,
     State,
     unknown,
+    without_tdx,
 )
 
 __all__ = ["SOURCES", "from_source"]
@@ -145,8 +146,7 @@ def from_source(read: Read) -> tuple[Finding, ...]:
 
 def _finding(commit: Commit, texts: dict[str, str]) -> Finding:
     if commit == TDX and _TDX not in texts:
-        words = f"there is no {_TDX}"
-        return Finding(commit, State.ABSENT, (Evidence.SOURCE,), words, "it has no TDX")
+        return without_tdx(Evidence.SOURCE, f"there is no {_TDX}")
     # Of files that are not there, as in a part of a tree, nothing can be said.
     lines = [
         line for line in _LINES if line.commit == commit and any(f in texts for f in line.files)

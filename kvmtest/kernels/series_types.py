@@ -19,6 +19,7 @@ from kvmtest.kernels.series import (
     Finding,
     State,
     unknown,
+    without_tdx,
 )
 
 __all__ = ["from_types"]
@@ -69,14 +70,16 @@ def _dr6_flag(fix: FixPresence) -> Finding:
 
 
 def _fix(fix: FixPresence) -> Finding:
-    if fix.is_present:
-        words = "struct kvm_x86_ops has HOST_OWNED_DEBUGCTL, and there is KVM_RUN_LOAD_DEBUGCTL"
-    elif fix.ops_copies_with_host_owned_debugctl:
-        words = "only some of struct kvm_x86_ops or KVM_RUN_LOAD_DEBUGCTL is there"
-    else:
-        words = "struct kvm_x86_ops has no HOST_OWNED_DEBUGCTL"
     if fix.is_mixed:
         words = "kvm and kvm_intel were built from different sources"
+    elif fix.is_present:
+        words = "struct kvm_x86_ops has HOST_OWNED_DEBUGCTL, and there is KVM_RUN_LOAD_DEBUGCTL"
+    elif fix.ops_copies_with_host_owned_debugctl:
+        words = (
+            "a struct kvm_x86_ops has no HOST_OWNED_DEBUGCTL, or there is no KVM_RUN_LOAD_DEBUGCTL"
+        )
+    else:
+        words = "struct kvm_x86_ops has no HOST_OWNED_DEBUGCTL"
     return _seen(FIX, fix.is_present, words)
 
 
@@ -92,8 +95,7 @@ def _tdx(intel: Btf | None) -> Finding | None:
         return None
     shared = intel.structs("vcpu_vt")
     if not shared or not intel.structs("vcpu_tdx"):
-        words = "there is no struct vcpu_tdx"
-        return Finding(TDX, State.ABSENT, (Evidence.TYPES,), words, "it has no TDX")
+        return without_tdx(Evidence.TYPES, "there is no struct vcpu_tdx")
     # Before Linux kernel commit 7d390a9da823 ("KVM: TDX: Use kvm_arch_vcpu.host_debugctl to restore
     # the host's DEBUGCTL") (in v6.17), struct vcpu_vt has a copy of its own.
     own = any(each.has("host_debugctlmsr") for each in shared)
