@@ -1,22 +1,16 @@
 """kvmtest/report/at_work.py: what is printed of tasks, to a pipe and to a terminal."""
 
 import io
-import os
-import pty
 import re
 import threading
 
 import pytest
+from support.pseudo_terminal import terminal
 
 from kvmtest.lab.parallel import Ended
 from kvmtest.report.at_work import AtWork
 
-
-@pytest.fixture(autouse=True)
-def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have stderr be shown on a terminal that can move its cursor."""
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def play(at_work: AtWork[str]) -> None:
@@ -40,11 +34,9 @@ def test_a_pipe_gets_a_line_for_each_that_has_ended() -> None:
 
 
 def test_a_terminal_sees_what_is_at_work_and_keeps_the_lines() -> None:
-    parent, child = pty.openpty()
-    with os.fdopen(child, "w") as stream:
-        play(AtWork(2, str, stream))
-    shown = os.read(parent, 1 << 16).decode()
-    os.close(parent)
+    with terminal() as term:
+        play(AtWork(2, str, term.stream))
+        shown = term.text()
     assert "0 of 2 done, at work:" in shown
     assert re.search(r"6\.1 intel: booting\ufffd it \(\d+ s\)", shown)
     assert shown.index("6.1 intel: booting") < shown.index("[1/2] 6.12 amd: 7 PASS (29 s)")
@@ -52,10 +44,9 @@ def test_a_terminal_sees_what_is_at_work_and_keeps_the_lines() -> None:
 
 
 def test_the_live_lines_need_no_thread() -> None:
-    parent, child = pty.openpty()
-    before = threading.active_count()
-    with os.fdopen(child, "w") as stream, AtWork(1, str, stream) as at_work:
-        at_work.began("one")
-        at_work.tick()
-        assert threading.active_count() == before
-    os.close(parent)
+    with terminal() as term:
+        before = threading.active_count()
+        with AtWork(1, str, term.stream) as at_work:
+            at_work.began("one")
+            at_work.tick()
+            assert threading.active_count() == before
