@@ -33,6 +33,8 @@ from .windows_figure import WindowsFigure, windows_figure
 __all__ = ["run_page"]
 
 _ROWS = {row.id: row for row in PROPERTIES}
+#: The marks that a reader must see first, in their order.
+_WRONG = ("fail", "error", "inconclusive", "known")
 
 
 class SameReadings(NamedTuple):
@@ -79,7 +81,7 @@ class PropertyPart:
     @property
     def is_wrong(self) -> bool:
         """Whether the reader must see it first."""
-        return self.mark in ("fail", "error", "inconclusive", "known")
+        return self.mark in _WRONG
 
 
 class Family(NamedTuple):
@@ -145,7 +147,7 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
     }
     wrong = sorted(
         (part for part in parts if part.is_wrong),
-        key=lambda part: ("fail", "error", "inconclusive", "known").index(part.mark),
+        key=lambda part: _WRONG.index(part.mark),
     )
     seen: Power | None = power(r for r in evidence.results if r.verdict is Verdict.PASS)
     excess: ExcessFigure | None = excess_figure(evidence.results)
@@ -157,7 +159,6 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
         "decided": decided,
         "families": _families(parts),
         "wrong": wrong,
-        "known": [part for part in parts if part.mark == "known"],
         "power": seen,
         "excess": excess,
         "anchors": anchors,
