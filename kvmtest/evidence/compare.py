@@ -131,8 +131,8 @@ class Comparison:
     @property
     def besides(self) -> list[Difference]:
         """What else differs and is not the kernel's, though the machines are alike."""
-        about = (each for each in self.about if each.is_known and each not in self.unlike)
-        return [each for each in about if each.name.startswith(_BESIDES)]
+        known = (each for each in self.about if each.is_known)
+        return [each for each in known if each.name.startswith(_BESIDES)]
 
     @property
     def gap(self) -> str:
@@ -178,7 +178,7 @@ _LAB = (
     "machine.lab.details.kvm_parameters",
     "machine.lab.details.pmu",
 )
-#: What may change a verdict besides machine and kernel.
+#: What may change a verdict besides machine and kernel: no name of the two tables above.
 _BESIDES = (
     "kvmtest.",
     "machine.cpu.microcode",
