@@ -89,9 +89,15 @@ class Evidence:
         lab = self.machine.lab
         if not lab:
             return self.machine.kind
-        laid = lab.details and lab.details.modules_laid_over
+        laid = self.modules_laid_over
         over = f"; {laid} laid over the kernel's" if laid else ""
         return f"{self.machine.kind} ({lab.emulator} {lab.version}, {lab.model}{over})"
+
+    @property
+    def modules_laid_over(self) -> str:
+        """The files of KVM that took the place of a lab kernel's own; "" if none did."""
+        lab = self.machine.lab
+        return (lab and lab.details and lab.details.modules_laid_over) or ""
 
     @property
     def summary(self) -> dict[str, int]:

@@ -22,6 +22,7 @@ from kvmtest.findings import reference
 from kvmtest.judge import Verdict
 
 from .heading import machine_line
+from .sentence import number_of
 from .terminal import console, grouped
 
 __all__ = ["SCHEMA", "as_json", "lines", "show"]
@@ -128,7 +129,7 @@ class _Page:
                 yield self._change(row)
             else:
                 folded[row.first.change] += 1
-        yield [Text(f"{word:<{_COLUMN}}{_count(n)}") for word, n in folded.items()]
+        yield [Text(f"{word:<{_COLUMN}}{_properties(n)}") for word, n in folded.items()]
 
     def _change(self, row: _Row) -> list[Text]:
         each = row.first
@@ -234,16 +235,16 @@ def _sentence(pairs: Pairs) -> str:
     runs = len(pairs.comparisons) + len(pairs.unread) + len(pairs.only_old)
     if lost := pairs.regressions:
         hit = len({name for name, _ in lost})
-        where = "" if is_one else f" in {hit} of {_count(runs, 'run')}"
-        return f"REGRESSION: {_count(len({each.id for _, each in lost}))}{where}"
+        where = "" if is_one else f" in {hit} of {number_of(runs, 'run')}"
+        return f"REGRESSION: {_properties(len({each.id for _, each in lost}))}{where}"
     if refused := pairs.not_comparable:
         differ = "formats" if pairs.unread else "machines"
-        where = f"{len(refused)} of {_count(runs, 'run')}: " if not is_one else ""
+        where = f"{len(refused)} of {number_of(runs, 'run')}: " if not is_one else ""
         return f"NOT COMPARABLE: {where}the {differ} differ"
     if pairs.unmet:
         return f"NOT AS EXPECTED: {', '.join(map(str, pairs.unmet))}"
     if pairs.status:
-        silent = f"{len(pairs.gaps)} of {_count(runs, 'run')} can't show that nothing regressed"
+        silent = f"{len(pairs.gaps)} of {number_of(runs, 'run')} can't show that nothing regressed"
         return f"UNDECIDED: {pairs.gaps.get('', 'there is nothing') if is_one else silent}"
     counts = Counter(
         each.change for compared in pairs.compared.values() for each in compared.properties
@@ -253,8 +254,7 @@ def _sentence(pairs: Pairs) -> str:
 
 
 def _kernel(evidence: Evidence) -> str:
-    lab = evidence.machine.lab
-    laid = lab and lab.details and lab.details.modules_laid_over
+    laid = evidence.modules_laid_over
     over = f" with {laid} laid over its own" if laid else ""
     return f"Linux {evidence.kernel.release or 'unknown'}{over}"
 
@@ -273,9 +273,8 @@ def _named(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{f' and {more} more' * (more > 0)}"
 
 
-def _count(number: int, noun: str = "property") -> str:
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
+def _properties(count: int) -> str:
+    return number_of(count, "property", "properties")
 
 
 def as_json(pairs: Pairs) -> dict[str, Any]:

@@ -114,8 +114,7 @@ class _Page:
         lines[0].append(" " * (wide - len(lines[0]) - len(end)))
         lines[0].append(end, "bold")
         lines += self._wrapped(machine_line(evidence))
-        lab = evidence.machine.lab
-        if laid := lab and lab.details and lab.details.modules_laid_over:
+        if laid := evidence.modules_laid_over:
             lines += self._wrapped(f"KVM laid over the kernel's own: {laid}")
         lines += self._wrapped(summary(evidence))
         failures = [f"not undone: {line}" for line in evidence.journal.failures]

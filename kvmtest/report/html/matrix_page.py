@@ -82,7 +82,7 @@ def of_evidence(name: str, evidence: Evidence, link: str) -> MatrixRun:
     host = evidence.machine.hostname or ""
     emulated = machine_words(evidence).partition(":")[0]
     machine = emulated if lab else f"{host}: {model_name(evidence)}".lstrip(": ")
-    laid = lab and lab.details and lab.details.modules_laid_over
+    laid = evidence.modules_laid_over
     return MatrixRun(
         name=name,
         kernel=f"{evidence.kernel.release or 'unknown'}{f' with {laid}' if laid else ''}",

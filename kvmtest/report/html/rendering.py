@@ -10,6 +10,7 @@ from typing import Any
 
 from kvmtest.errors import printable
 from kvmtest.optional_libraries import library
+from kvmtest.report.sentence import number_of
 
 __all__ = ["render"]
 
@@ -35,9 +36,5 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plural"] = _plural
+    environment.filters["plural"] = number_of
     return environment
-
-
-def _plural(count: int, noun: str, several: str = "") -> str:
-    return f"{count} {noun if count == 1 else several or f'{noun}s'}"
