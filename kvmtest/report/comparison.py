@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.text import Text
 
-from kvmtest.errors import printable
 from kvmtest.evidence import Evidence, Result
 from kvmtest.evidence.change import Change
 from kvmtest.evidence.compare import Comparison, Difference, PropertyComparison
@@ -24,6 +23,7 @@ from kvmtest.judge import Verdict
 from .heading import machine_line
 from .sentence import number_of
 from .terminal import console, grouped
+from .wrapping import WIDTH, headed, wrapped
 
 __all__ = ["SCHEMA", "as_json", "lines", "show"]
 
@@ -42,7 +42,6 @@ _STYLES = {
     Change.SAME: "",
 }
 _BEST_FIRST = (Change.FIXED, Change.NEW_PASS, Change.SAME, *Change)
-_WIDTH = 80
 #: Has room for a word and the longest id, which are never broken.
 _NARROWEST = 50
 _INDENT = 5
@@ -67,7 +66,7 @@ def show(pairs: Pairs, *, verbose: bool = False) -> None:
         screen.print(line, soft_wrap=True)
 
 
-def lines(pairs: Pairs, *, width: int = _WIDTH, verbose: bool = False) -> list[Text]:
+def lines(pairs: Pairs, *, width: int = WIDTH, verbose: bool = False) -> list[Text]:
     """Return the lines of a comparison; ``width`` is at least 50, and only longer words are broken.
 
     The reason of a PASS is cut to a line. ``verbose``: nothing is cut, and every other difference
@@ -91,13 +90,9 @@ class _Page:
 
     def head(self) -> list[Text]:
         """Return the outcome with the exit status, what was compared, and the counts."""
-        end = f"exit {self._pairs.status}"
-        room = min(self._width, _WIDTH)
-        told = self._wrapped(_sentence(self._pairs), width=room - len(end) - 2)
-        word = told[0].plain.partition(":")[0]
-        told[0].stylize("bold green" if self._pairs.status == 0 else "bold red", 0, len(word))
-        told[0].append(" " * (room - len(told[0]) - len(end)))
-        told[0].append(end, "bold")
+        status = self._pairs.status
+        style = "bold green" if status == 0 else "bold red"
+        told = headed(_sentence(self._pairs), status, self._width, style)
         every = self._pairs.comparisons.values()
         compared = self._pairs.compared.values()
         for title, facts in (
@@ -139,7 +134,7 @@ class _Page:
         style = "" if row.is_expected else _STYLES[each.change]
         line = Text.assemble((f"{each.change:<{_COLUMN}}", style), each.id)
         last = f"{verdicts}{tags}"
-        gap = min(self._width, _WIDTH) - len(line) - len(last)
+        gap = min(self._width, WIDTH) - len(line) - len(last)
         told = [line.append(" " * max(gap, 2) + last)] if gap > 1 else [line, self._at_end(last)]
         if row.names != [""]:
             of = f"; here {row.names[0]}" if len(row.names) > 1 else ""
@@ -160,7 +155,7 @@ class _Page:
         known = f"known defect, see {finding}" if result.is_known_failure else ""
         reason = result.reason
         if self._is_cut and result.verdict is Verdict.PASS:
-            room = min(self._width, _WIDTH) - 2 * _INDENT
+            room = min(self._width, WIDTH) - 2 * _INDENT
             reason = textwrap.shorten(reason, room, placeholder=" …", break_on_hyphens=False)
         return [text for text in (words(result), known, reason) if text]
 
@@ -195,20 +190,11 @@ class _Page:
         told[0] = Text(f"{'':{indent}}{title:<{_INDENT}}{told[0].plain.lstrip()}")
         return told
 
-    def _wrapped(
-        self, text: str, indent: int = 0, *, style: str = "", width: int = 0
-    ) -> list[Text]:
-        """Return text in lines."""
-        text = " ".join(printable(text).split())
-        space = " " * indent
-        wrapped = textwrap.wrap(
-            text, width or self._width, initial_indent=space, subsequent_indent=space,
-            break_on_hyphens=False,
-        )  # fmt: skip
-        return [Text(line, style) for line in wrapped or [""]]
+    def _wrapped(self, text: str, indent: int = 0, *, style: str = "") -> list[Text]:
+        return wrapped(text, self._width, " " * indent, style=style)
 
     def _at_end(self, text: str) -> Text:
-        return Text(f"{text:>{min(self._width, _WIDTH)}}")
+        return Text(f"{text:>{min(self._width, WIDTH)}}")
 
 
 def _rows(pairs: Pairs) -> list[_Row]:

@@ -6,7 +6,6 @@ with its reason, a line for each property that was decided, and what was not dec
 80 columns it has at most 38 lines; ``-v`` prints the tables of kvmtest.report.terminal instead.
 """
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.text import Text
@@ -22,12 +21,12 @@ from kvmtest.properties import PROPERTIES
 from .heading import machine_line
 from .sentence import OF_VMX, number_of, sentence, summary
 from .terminal import STYLES, console, grouped
+from .wrapping import WIDTH, headed, wrapped
 
-__all__ = ["LINES", "WIDTH", "screen", "show_screen"]
+__all__ = ["LINES", "screen", "show_screen"]
 
-#: The most lines, and the narrowest width that they are promised for: 40 with the two that
-#: ``make run`` prints before them.
-LINES, WIDTH = 38, 80
+#: The most lines, at WIDTH: 40 with the two that ``make run`` prints before them.
+LINES = 38
 
 _KNOWN = "KNOWN"
 _STYLES = {**{verdict.value: style for verdict, style in STYLES.items()}, _KNOWN: "yellow"}
@@ -107,12 +106,9 @@ class _Page:
     def head(self, status: int, *, problems: bool) -> Lines:
         """Return the sentence with the exit status, the machine, what counts, and problems."""
         evidence = self._evidence
-        end, wide = f"exit {status}", min(self._width, WIDTH)
-        lines = self._wrapped(sentence(evidence), width=wide - len(end) - 2)
-        word = lines[0].plain.partition(":")[0]
-        lines[0].stylize(_STYLES.get(word, "bold yellow"), 0, len(word))
-        lines[0].append(" " * (wide - len(lines[0]) - len(end)))
-        lines[0].append(end, "bold")
+        said = sentence(evidence)
+        style = _STYLES.get(said.partition(":")[0], "bold yellow")
+        lines = headed(said, status, self._width, style)
         lines += self._wrapped(machine_line(evidence))
         if laid := evidence.modules_laid_over:
             lines += self._wrapped(f"KVM laid over the kernel's own: {laid}")
@@ -267,21 +263,13 @@ class _Page:
         by_verdict = grouped({r.id: self._mark(r) for r in results})
         lines: Lines = []
         for mark, ids in by_verdict.items():
-            wrapped = self._wrapped(mark + " ".join(ids), hanging=_INDENT)
-            wrapped[0].stylize(_STYLES[mark.strip()], 0, len(mark))
-            lines += wrapped
+            told = self._wrapped(mark + " ".join(ids), hanging=_INDENT)
+            told[0].stylize(_STYLES[mark.strip()], 0, len(mark))
+            lines += told
         return lines
 
-    def _wrapped(
-        self, text: str, indent: str = "", *, style: str = "", hanging: str = "", width: int = 0
-    ) -> Lines:
-        """Return text in lines; only a word that is longer than a line is broken."""
-        text = printable(" ".join(text.split()))
-        lines = textwrap.wrap(
-            text, width or self._width, initial_indent=indent, subsequent_indent=indent or hanging,
-            break_on_hyphens=False,
-        )  # fmt: skip
-        return [Text(line, style) for line in lines or [""]]
+    def _wrapped(self, text: str, indent: str = "", *, hanging: str = "", style: str = "") -> Lines:
+        return wrapped(text, self._width, indent, hanging=hanging, style=style)
 
 
 def _flat(blocks: Iterable[Lines]) -> Lines:
