@@ -5,7 +5,7 @@ Pure functions from readings to verdicts; nothing here touches the machine.
 """
 
 from .readings import Absence, Reading, Role, Scalar, Verdict, claim, control, measure
-from .rules import Judgement, judge, skip, witnesses_against
+from .rules import Judgement, judge, readings_against, skip, witnesses_against
 
 __all__ = [
     "Absence",
@@ -18,6 +18,7 @@ __all__ = [
     "control",
     "judge",
     "measure",
+    "readings_against",
     "skip",
     "witnesses_against",
 ]

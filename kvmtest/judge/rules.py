@@ -4,12 +4,12 @@
 From readings to a verdict. Pure: no I/O, no clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from .readings import Absence, Reading, Role, Verdict
 
-__all__ = ["Judgement", "doubt", "judge", "skip", "witnesses_against"]
+__all__ = ["Judgement", "doubt", "judge", "readings_against", "skip", "witnesses_against"]
 
 #: The number of figures in a PASS's reason; the evidence has all.
 _FIGURES_TOLD = 2
@@ -34,9 +34,8 @@ def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judg
     """
     claims = [r for r in readings if r.role is Role.CLAIM]
     doubts = _doubts(claims, readings)
-    proven = [r for r in claims if not r.agrees and r.witness not in doubts]
-    if proven:
-        return Judgement(Verdict.FAIL, _failed(proven))
+    if against := _against(claims, doubts):
+        return Judgement(Verdict.FAIL, _failed(against))
     if not claims:
         return _without_claims(readings, absences)
     if doubts:
@@ -45,17 +44,24 @@ def judge(readings: Sequence[Reading], absences: Sequence[Absence] = ()) -> Judg
     return Judgement(Verdict.PASS, _passed(claims, figures, absences))
 
 
+def readings_against(readings: Sequence[Reading]) -> list[Reading]:
+    """Return the claims that do not hold, of witnesses whose controls held."""
+    claims = [r for r in readings if r.role is Role.CLAIM]
+    return _against(claims, _doubts(claims, readings))
+
+
 def witnesses_against(readings: Sequence[Reading]) -> list[str]:
     """Return the witnesses whose controls held and that speak against the claim."""
-    claims = [r for r in readings if r.role is Role.CLAIM]
-    doubts = _doubts(claims, readings)
-    against = (r.witness for r in claims if not r.agrees and r.witness not in doubts)
-    return list(dict.fromkeys(against))
+    return list(dict.fromkeys(r.witness for r in readings_against(readings)))
 
 
 def skip(reasons: Iterable[str]) -> Judgement:
     """Return the verdict on a property that does not apply or lacks a precondition."""
     return Judgement(Verdict.SKIP, "; ".join(dict.fromkeys(reasons)))
+
+
+def _against(claims: Iterable[Reading], doubts: Container[str]) -> list[Reading]:
+    return [r for r in claims if not r.agrees and r.witness not in doubts]
 
 
 def _doubts(claims: Iterable[Reading], readings: Sequence[Reading]) -> dict[str, str]:

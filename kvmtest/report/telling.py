@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from kvmtest.evidence import Result
 from kvmtest.evidence.statements import power as power_of
-from kvmtest.judge import Reading, Role, Verdict, witnesses_against
+from kvmtest.judge import Reading, Role, Verdict, readings_against
 
 __all__ = ["RUN", "line", "telling", "would_be_seen"]
 
@@ -25,12 +25,10 @@ def telling(result: Result) -> list[str]:
     readings = result.readings
     controls = [r for r in readings if r.role is Role.CONTROL]
     if result.verdict is Verdict.FAIL:
-        against = witnesses_against(readings)
-        claims = [r for r in readings if r.role is Role.CLAIM and not r.agrees]
-        proven = [r for r in claims if r.witness in against]
-        behind = [r for r in controls if r.witness in against]
-        broken = [] if proven else _broken(controls)
-        return [*_lines(proven), *_lines(behind if proven else broken)]
+        against = readings_against(readings)
+        witnesses = {r.witness for r in against}
+        behind = [r for r in controls if r.witness in witnesses]
+        return [*_lines(against), *_lines(behind if against else _broken(controls))]
     if result.verdict is Verdict.INCONCLUSIVE:
         return _lines(_broken(controls))
     return []

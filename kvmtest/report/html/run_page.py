@@ -14,7 +14,7 @@ from kvmtest.evidence.coding import encode
 from kvmtest.evidence.counting import run_problem
 from kvmtest.evidence.statements import Power, Statement, power, statements, words
 from kvmtest.findings import reference
-from kvmtest.judge import Reading, Role, Scalar, Verdict, witnesses_against
+from kvmtest.judge import Reading, Role, Scalar, Verdict, readings_against
 from kvmtest.judge.leak import CONCLUDED
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property
@@ -233,13 +233,7 @@ def _excerpt(result: Result, log: Sequence[str]) -> Iterator[str]:
     """Give the lines of the kernel log behind a FAIL: the dumps of VMCSs, and warnings."""
     if result.verdict is not Verdict.FAIL:
         return
-    against = witnesses_against(result.readings)
-    readings = [
-        each
-        for each in result.readings
-        if each.role is Role.CLAIM and not each.agrees and each.witness in against
-    ]
-    for each in readings[:_EXCERPTS]:
+    for each in readings_against(result.readings)[:_EXCERPTS]:
         if headlines := each.raw.get("headlines"):
             yield from str(headlines).splitlines()
         if base := each.raw.get("fs_base"):
