@@ -8,6 +8,7 @@ made from this value.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 from kvmtest import __version__
 from kvmtest.evidence import (
@@ -33,7 +34,7 @@ from kvmtest.run_options import RunOptions
 __all__ = ["Record"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A run that has ended.
 
@@ -74,8 +75,9 @@ class Record:
         """The exit status of the process: ``status``, or its translation for git bisect run."""
         return bisect_status(self.status, self.required) if self.options.bisect else self.status
 
+    @cached_property
     def evidence(self) -> Evidence:
-        """Return the evidence, with the facts of the machine."""
+        """The evidence, with the facts of the machine."""
         return Evidence(
             kvmtest=RunRecord(
                 version=__version__,

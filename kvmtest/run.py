@@ -88,14 +88,14 @@ def _print(record: Record) -> None:
             screen.print(none if record.results else "no property was tried")
         return
     if options.quiet:
-        screen.print(Text(one_line(record.evidence(), record.exit_status)), soft_wrap=True)
+        screen.print(Text(one_line(record.evidence, record.exit_status)), soft_wrap=True)
     elif options.verbose:
         show_results(screen, record.results, record.required)
         screen.print(Text(_last_line(record)), soft_wrap=True)
     else:
         where = str(options.output or "")
         # The problems are for stderr.
-        show_screen(record.evidence(), where, record.exit_status, problems=False)
+        show_screen(record.evidence, where, record.exit_status, problems=False)
 
 
 def _last_line(record: Record) -> str:

@@ -60,7 +60,7 @@ def written(record: Record, output: Path | None) -> Record:
 
 
 def _write(record: Record, output: Path) -> None:
-    evidence = record.evidence()
+    evidence = record.evidence
     records = () if isinstance(record.log, Missing) else record.log.records
     lines = [f"[{r.time_us / 1e6:12.6f}] {r.message}" for r in records]
     # The evidence comes first, in case space runs out: all else but the log follows from it.
