@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvmtest.errors import KvmtestError, UsageError
 from kvmtest.evidence import Evidence, save
-from kvmtest.evidence.file import write_whole
+from kvmtest.evidence.file import EVIDENCE, write_whole
 from kvmtest.missing import Missing
 from kvmtest.record import Record
 from kvmtest.report.files import junit_of, ktap_of
@@ -36,7 +36,7 @@ def new_folder(path: Path) -> Path:
     except OSError as error:
         raise UsageError(f"-o {path}: {error.strerror}; choose another folder") from None
     if held:
-        what = "another run's files" if "evidence.json" in held else f"files ({held[0]})"
+        what = "another run's files" if EVIDENCE in held else f"files ({held[0]})"
         raise UsageError(f"-o {path}: it holds {what}; choose a new folder, or empty this one")
     return path
 
@@ -65,7 +65,7 @@ def _write(record: Record, output: Path) -> None:
     lines = [f"[{r.time_us / 1e6:12.6f}] {r.message}" for r in records]
     # The evidence comes first, in case space runs out: all else but the log follows from it.
     # A lab's machine is slow: the evidence is validated outside, by its reader.
-    save(evidence, output / "evidence.json", unchecked=record.machine.lab is not None)
+    save(evidence, output / EVIDENCE, unchecked=record.machine.lab is not None)
     write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
     # A lab's machine is slow: reports are made outside.
     if record.machine.lab is None:

@@ -20,7 +20,19 @@ from kvmtest.errors import EnvironmentUnfit
 
 from .model import SCHEMA, Evidence
 
-__all__ = ["EvidenceUnreadable", "OtherSchema", "load", "loads", "save", "write_to", "write_whole"]
+__all__ = [
+    "EVIDENCE",
+    "EvidenceUnreadable",
+    "OtherSchema",
+    "load",
+    "loads",
+    "save",
+    "write_to",
+    "write_whole",
+]
+
+#: The file of a run's folder that has its evidence.
+EVIDENCE = "evidence.json"
 
 #: The most bytes read from an evidence.json: a run's has a few MiB at most.
 MOST = 32 * named_file.MIB
@@ -72,7 +84,7 @@ def load(path: Path) -> Evidence:
     """
     try:
         if path.is_dir():
-            path = path / "evidence.json"
+            path = path / EVIDENCE
         text = named_file.read(path, MOST).decode()
     except OSError as error:
         raise EvidenceUnreadable(f"{path}: {error.strerror}; name an evidence.json") from None

@@ -8,12 +8,9 @@ folder is named by its place there.
 import os
 from pathlib import Path
 
-from .file import EvidenceUnreadable
+from .file import EVIDENCE, EvidenceUnreadable
 
-__all__ = ["EVIDENCE", "runs"]
-
-#: The file of a run's folder that has its evidence.
-EVIDENCE = "evidence.json"
+__all__ = ["runs"]
 
 
 def runs(path: Path) -> dict[str, Path]:

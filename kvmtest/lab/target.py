@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kvmtest.cache import Cache
-from kvmtest.evidence.file import loads
+from kvmtest.evidence.file import EVIDENCE, loads
 from kvmtest.host.facts.lab import VARIABLE
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.overlay import Overlay
@@ -158,7 +158,7 @@ class LabTarget:
         files = {**parameters.files, **self._description(job, overlay, parameters)}
         output = machine.run({**files, **(overlay.files if overlay else {})}, job.deadline)
         watch.machine_lap(output.stages)
-        data = output.files.get("evidence.json")
+        data = output.files.get(EVIDENCE)
         if data is None:
             raise TargetFailed(
                 f"kvmtest ended with status {output.status} in the lab's machine and left no "

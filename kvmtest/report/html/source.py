@@ -28,12 +28,10 @@ class Source(NamedTuple):
 
 
 def source(path: Path, page: Path) -> Source:
-    """Return the source of a page: an evidence.json, or its folder, which was read already.
+    """Return the source of a page: an evidence.json, which was read already.
 
     A log that is missing, unreadable or huge is left out.
     """
-    if path.is_dir():
-        path = path / "evidence.json"
     link = os.path.relpath(path, page.parent)
     digest = hashlib.sha256(named_file.read(path, MOST)).hexdigest()
     try:

@@ -12,7 +12,7 @@ def test_the_file_is_linked_from_where_the_page_lies(tmp_path: Path) -> None:
     evidence = run / "evidence.json"
     evidence.write_text("{}")
     (run / "kernel.log").write_bytes(b"[ 1.0] one\n[ 2.0] \xff two\n")
-    found = source(run, tmp_path / "pages" / "p.html")
+    found = source(evidence, tmp_path / "pages" / "p.html")
     assert found.link == "../a%20run%3A%201/evidence.json"
     assert found.digest == hashlib.sha256(b"{}").hexdigest()
     assert found.log == ["[ 1.0] one", "[ 2.0] \N{REPLACEMENT CHARACTER} two"]
@@ -20,7 +20,8 @@ def test_the_file_is_linked_from_where_the_page_lies(tmp_path: Path) -> None:
 
 
 def test_a_log_that_can_not_be_read_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "evidence.json").write_text("{}")
-    assert source(tmp_path, tmp_path / "p.html").log == []
+    evidence = tmp_path / "evidence.json"
+    evidence.write_text("{}")
+    assert source(evidence, tmp_path / "p.html").log == []
     (tmp_path / "kernel.log").mkdir()
-    assert source(tmp_path, tmp_path / "p.html").log == []
+    assert source(evidence, tmp_path / "p.html").log == []
