@@ -69,15 +69,6 @@ def _flushed(status: int) -> int:
     return status
 
 
-def _takes_output() -> bool:
-    """Tell whether stdout takes what it holds; if not, a flush fails again."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return False
-    return True
-
-
 def _main(words: list[str]) -> int:
     # To git bisect run, 1 to 124 would say that the kernel is bad.
     runs = words[:1] == ["run"] or words[:2] == ["lab", "run"]
@@ -98,9 +89,9 @@ def _main(words: list[str]) -> int:
     except BrokenPipeError:
         return 141
     except OSError as error:
-        if not _takes_output():
-            return unfit or 3  # The last flush of stdout says why.
-        print(f"kvmtest: {printable(str(error))}", file=sys.stderr)  # noqa: T201
+        # Unless stdout still holds what it could not take, and says so.
+        if not _flushed(0):
+            print(f"kvmtest: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return unfit or 3
     except SystemExit as end:
         # argparse, which has said why.
