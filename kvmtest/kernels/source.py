@@ -17,7 +17,7 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import files, tarball
 from kvmtest.kernels.tarball import Member
 
-__all__ = ["Source", "git_folder", "in_folder", "in_git", "in_tarball", "is_tree"]
+__all__ = ["Source", "in_folder", "in_git", "in_tarball", "is_repository", "is_tree"]
 
 _MAKEFILE = "Makefile"
 # Enough to tell a kernel's source from any other tree.
@@ -59,16 +59,13 @@ def in_folder(folder: Path) -> Source:
         return files.text(file) if file.is_file() else None
 
     # A tree inside another project's repository is not at that one's commit.
-    own = git_folder(folder) == folder / ".git" or (folder / ".git").is_file()
+    own = _is_work_tree(folder)
     return Source(_version(read), read, _revision(folder, "HEAD") if own else "")
 
 
-def git_folder(path: Path) -> Path | None:
-    """Return the folder with the objects of a repository, bare or not; None where it is none."""
-    for folder in (path / ".git", path):
-        if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
-            return folder
-    return path / ".git" if (path / ".git").is_file() else None
+def is_repository(folder: Path) -> bool:
+    """Tell whether a folder is a git repository itself, bare or with a work tree."""
+    return _is_work_tree(folder) or _has_objects(folder)
 
 
 def in_git(repository: Path, revision: str) -> Source:
@@ -106,6 +103,16 @@ def in_tarball(path: Path) -> Source | None:
     if _KVM not in kept:
         return None
     return Source(_version(kept.get), kept.get)
+
+
+def _is_work_tree(folder: Path) -> bool:
+    git = folder / ".git"
+    # A file where the objects are elsewhere: gitrepository-layout(5).
+    return git.is_file() or _has_objects(git)
+
+
+def _has_objects(folder: Path) -> bool:
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir()
 
 
 def _kept(members: Iterable[Member]) -> Iterator[tuple[str, Member]]:

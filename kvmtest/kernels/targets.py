@@ -86,7 +86,7 @@ def _folder(path: Path, name: str) -> Iterator[KernelParts]:
         yield parts
     if not is_empty:
         return
-    if not source.git_folder(path):
+    if not source.is_repository(path):
         raise UsageError(
             f"{path.absolute()} holds no kernel: neither an image (boot/vmlinuz-*), nor a module "
             "of KVM (kvm.ko), nor a package (.deb, .rpm), nor a kernel's source"
@@ -120,7 +120,7 @@ def _revision(name: str) -> KernelParts:
     """Return the source at REPOSITORY@REVISION; either may have an @ in it."""
     for at in (found.start() for found in re.finditer("@", name)):
         path, revision = Path(name[:at]), name[at + 1 :]
-        if revision and path.is_dir() and source.git_folder(path):
+        if revision and path.is_dir() and source.is_repository(path):
             origin = f"the repository {path.absolute()} at {revision}"
             return _of_source(source.in_git(path, revision), name, origin)
     raise UsageError(
