@@ -69,6 +69,11 @@ class Part:
         return re.sub(r"\+b?\d+$", "", self.control.version)
 
     @property
+    def key(self) -> tuple[str, str] | None:
+        """What the packages of one kernel have in common; None where the name says no release."""
+        return (self.release, self.version) if self.release else None
+
+    @property
     def refusal(self) -> str | None:
         """Why this can't be part of a kernel to boot; None where it may be."""
         control = self.control
@@ -117,8 +122,8 @@ def in_folder(folder: Path) -> list[Part]:
     What goes with a kernel is passed over. Raises UsageError where there is no kernel but packages,
     or more than one kernel.
     """
-    parts = [Part.of(path) for path in sorted(folder.glob("*.deb")) if path.is_file()]
-    kernels = [part for part in parts if part.release and not part.refusal]
+    parts = _parts_in(folder)
+    kernels = _of_kernels(parts)
     if parts and not kernels:
         raise UsageError(
             parts[0].refusal or f"{folder} has no package of a kernel: {parts[0]} is none"
@@ -129,11 +134,9 @@ def in_folder(folder: Path) -> list[Part]:
 
 def kernels_in(folder: Path) -> list[list[Part]]:
     """Return the packages in ``folder`` by kernel, without what only goes with one."""
-    kernels: dict[tuple[str, str], list[Part]] = {}
-    for path in sorted(folder.glob("*.deb")):
-        part = Part.of(path) if path.is_file() else None
-        if part and part.release and not part.refusal:
-            kernels.setdefault((part.release, part.version), []).append(part)
+    kernels: dict[object, list[Part]] = {}
+    for part in _of_kernels(_parts_in(folder)):
+        kernels.setdefault(part.key, []).append(part)
     return [_chosen(parts) for parts in kernels.values()]
 
 
@@ -143,8 +146,8 @@ def beside(part: Part) -> list[Part]:
     for kind in _KINDS:
         for path in sorted(part.path.parent.glob(f"{kind}-{part.release}*_*.deb")):
             other = Part.of(path)
-            same = (other.release, other.version) == (part.release, part.version)
-            if part.release and same and other.kind == kind != part.kind and not other.refusal:
+            same = part.key and other.key == part.key
+            if same and other.kind == kind != part.kind and not other.refusal:
                 found.append(other)
                 break
     return found
@@ -186,6 +189,14 @@ def lacking(
         f"{part.path} has no {what}: it is one part of its kernel; put "
         f"{' or '.join(names)} {part.control.version} beside it, or {otherwise}"
     )
+
+
+def _parts_in(folder: Path) -> list[Part]:
+    return [Part.of(path) for path in sorted(folder.glob("*.deb")) if path.is_file()]
+
+
+def _of_kernels(parts: Iterable[Part]) -> list[Part]:
+    return [part for part in parts if part.release and not part.refusal]
 
 
 def _release_of(package: str) -> str:

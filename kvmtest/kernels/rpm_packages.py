@@ -40,8 +40,12 @@ class Part:
     def key(self) -> object:
         """What the packages of one kernel have in common: version, source and flavour."""
         tags = self.tags
-        flavour = re.sub(r"-(?:core|modules|modules-core|base)$", "", tags.name)
-        return tags.source, tags.version, tags.release, tags.architecture, flavour
+        return tags.source, tags.version, tags.release, tags.architecture, self.flavour
+
+    @property
+    def flavour(self) -> str:
+        """The name of its kernel, without which part of it this is: kernel, kernel-rt."""
+        return re.sub(r"-(?:core|modules|modules-core|base)$", "", self.tags.name)
 
     @property
     def refusal(self) -> str | None:
@@ -87,16 +91,16 @@ def in_folder(folder: Path) -> list[list[Part]]:
 def lacking(parts: Sequence[Part], *, image: bool, modules: bool) -> str:
     """Say what ``parts`` lack, which hold an ``image``, or ``modules``, but not both."""
     part = parts[0]
-    core = [name for name in part.tags.requires if re.fullmatch(r"kernel(?:-\w+)*-core\S*", name)]
     if not image and not modules:
+        required = part.tags.requires
+        core = [name for name in required if re.fullmatch(r"kernel(?:-\w+)*-core\S*", name)]
         which = re.sub(r"-uname-r$", "", core[0]) if core else "kernel-core"
         return (
             f"{part.path} is {part.tags.name}, which has no file of a kernel: give {which} and "
             "kernel-modules-core"
         )
     what = "modules of KVM" if image else "kernel image"
-    flavour = re.sub(r"-(?:core|modules|modules-core)$", "", part.tags.name)
-    wanted = f"{flavour}-modules-core" if image else f"{flavour}-core"
+    wanted = f"{part.flavour}-modules-core" if image else f"{part.flavour}-core"
     return (
         f"{part.path} has no {what}: it is one part of its kernel; put {wanted} "
         f"{part.tags.version}-{part.tags.release} beside it, or name both"

@@ -8,12 +8,13 @@ images, modules and source. Nothing is installed, and nothing of a kernel is run
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from kvmtest.errors import EnvironmentUnfit, KvmtestError, UsageError
+from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.kernels import deb, files, installed, packages, rpm, rpm_packages, source, tarball
 from kvmtest.kernels.banner import upstream_version
 from kvmtest.kernels.compression import stream
@@ -65,14 +66,12 @@ def opened(names: Sequence[str]) -> Iterator[KernelParts]:
 
 def _kernel_of(path: Path) -> object:
     """Return what the packages of one kernel have in common; None for anything else."""
-    try:
+    # A file that can't be read is a group of its own: ``opened`` reads the same, and raises.
+    with suppress(EnvironmentUnfit):
         if packages.is_package(path):
-            part = packages.Part.of(path)
-            return (part.release, part.version) if part.release else None
+            return packages.Part.of(path).key
         if path.is_file() and _head(path).startswith(rpm.MAGIC):
             return rpm_packages.Part(path, rpm.tags(path)).key
-    except KvmtestError:
-        pass  # It is told when the target is opened.
     return None
 
 
@@ -236,13 +235,14 @@ def _unpacked(
         if not kernels:
             raise UsageError(lacking(image=False, modules=False))
         for kernel in kernels:
-            parts = kernel.parts(name, origin, package.partition(",")[0])
-            lacks = [line.replace(f"{root}/", "") for line in parts.lacks]
+            parts = kernel.parts(name, origin, package)
+            lacks = tuple(line.replace(f"{root}/", "") for line in parts.lacks)
+            parts = replace(parts, lacks=lacks)
             if not kernel.modules and "kvm" not in kernel.builtin:
-                lacks.append(lacking(image=True, modules=False))
+                parts = parts.lacking(lacking(image=True, modules=False))
             elif not kernel.image:
-                lacks.append(lacking(image=False, modules=True))
-            yield replace(parts, lacks=tuple(lacks), package=package)
+                parts = parts.lacking(lacking(image=False, modules=True))
+            yield parts
 
 
 def _is_wanted(path: PurePosixPath) -> bool:

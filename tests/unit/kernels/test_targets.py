@@ -317,6 +317,17 @@ def test_what_is_no_kernel_is_told_in_one_line(tmp_path: Path, data: bytes, why:
         open_one(path)
 
 
+@pytest.mark.parametrize(("name", "data"), [("k.deb", b""), ("k", b"\xed\xab\xee\xdb")])
+def test_a_package_that_can_not_be_read_is_alone_and_told_when_it_is_opened(
+    tmp_path: Path, name: str, data: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert grouped([str(path), "x"]) == [[str(path)], ["x"]]
+    with pytest.raises(EnvironmentUnfit, match=r"is not a complete .* package"):
+        open_one(path)
+
+
 def test_a_target_that_is_not_there_says_what_may_be_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no .*/nowhere: name a package"):
         open_one(tmp_path / "nowhere")
