@@ -28,13 +28,14 @@ from kvmtest.kernels.parts import MODULES, VMLINUX, KernelParts
 
 __all__ = ["IMAGE_FILE", "Installed", "built", "of_image", "of_module", "under"]
 
-#: The files of a kernel image below a root, the one to take first. openSUSE has a vmlinux.
+#: A kernel's image by its path below a root; the one group that matches names the kernel.
 IMAGE_FILE = re.compile(
-    r"boot/vmlinuz-(?P<a>[^/]+)"
-    r"|(?:usr/)?lib/modules/(?P<b>[^/]+)/vmlinuz"
-    r"|boot/vmlinux-(?P<c>[^/]+?)(?:\.(?:xz|gz|zst))?"
-    r"|(?:usr/)?lib/modules/(?P<d>[^/]+)/vmlinux(?:\.(?:xz|gz|zst))?"
+    r"boot/vmlinuz-([^/]+)"
+    r"|(?:usr/)?lib/modules/([^/]+)/vmlinuz"
+    r"|boot/vmlinux-([^/]+?)(?:\.(?:xz|gz|zst))?"
+    r"|(?:usr/)?lib/modules/([^/]+)/vmlinux(?:\.(?:xz|gz|zst))?"
 )
+# Where these are, the one to take first. openSUSE has a vmlinux.
 _IMAGE_GLOBS = (
     "boot/vmlinuz-*",
     *(f"{folder}/*/vmlinuz" for folder in MODULE_FOLDERS),
@@ -118,11 +119,10 @@ def of_image(path: Path) -> Installed:
     for folder in folders:
         if release and folder.name == release and folder.is_dir():
             return replace(_of_release(release, folder, None), image=path)
-    for name in _BUILT_IMAGES:
-        if path.absolute().parts[-len(Path(name).parts) :] == Path(name).parts:
-            root = path.absolute().parents[len(Path(name).parts) - 1]
-            if (root / _BUILT_RELEASE).is_file():
-                return replace(_built(root), release=release, image=path)
+    for root in parent, *parent.parents:
+        is_built = path.absolute() in (root / name for name in _BUILT_IMAGES)
+        if is_built and (root / _BUILT_RELEASE).is_file():
+            return replace(_built(root), release=release, image=path)
     return Installed(release, path)
 
 

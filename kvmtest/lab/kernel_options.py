@@ -13,9 +13,6 @@ from kvmtest.kernels.kernel import BootableKernel
 
 __all__ = ["OPTIONS", "Option", "lacking", "require"]
 
-#: The option that has the value of a machine's vendor module, by that module.
-_VENDORS = {"kvm_intel": "KVM_INTEL", "kvm_amd": "KVM_AMD"}
-
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -73,7 +70,7 @@ def lacking(options: Mapping[str, str], vendor: str, cpus: int) -> list[Option]:
 
     ``options`` are those that a kernel was built with (kvmtest.kernels.configuration).
     """
-    table = (*OPTIONS, Option(_VENDORS[vendor], "guests", is_vital=True))
+    table = (*OPTIONS, Option(vendor.upper(), "guests", is_vital=True))
     return [
         option
         for option in table
