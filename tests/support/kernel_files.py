@@ -137,6 +137,13 @@ def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
+def read_tree(root: Path) -> dict[str, bytes]:
+    """Return the regular files below ``root``: what ``write_tree`` writes."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
 def tree_files(
     release: str = RELEASE,
     *,

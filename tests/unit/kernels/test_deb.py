@@ -5,12 +5,13 @@ import lzma
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.kernel_files import deb
+from support.kernel_files import deb, read_tree
+from support.packages import damaged, everything
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels.deb import Control, control, unpack
@@ -27,31 +28,19 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def everything(path: PurePosixPath) -> bool:
-    return True
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_control_and_files_come_out(tmp_path: Path, suffix: str) -> None:
     path = deb(tmp_path / "a.deb", FILES, package="linux-image-1", version="1-2",
                pack=PACKERS[suffix], suffix=suffix)  # fmt: skip
     assert control(path) == Control("linux-image-1", "1-2", "amd64")
     unpack(path, tmp_path / "tree", everything)
-    assert contents(tmp_path / "tree") == FILES
+    assert read_tree(tmp_path / "tree") == FILES
 
 
 def test_only_what_is_wanted_comes_out(tmp_path: Path) -> None:
     path = deb(tmp_path / "a.deb", FILES)
     unpack(path, tmp_path / "tree", lambda name: name.parts[0] == "usr")
-    assert contents(tmp_path / "tree") == {"usr/share/doc/readme": b"text"}
+    assert read_tree(tmp_path / "tree") == {"usr/share/doc/readme": b"text"}
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "boot/../../escaped"])
@@ -61,11 +50,11 @@ def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     folder.mkdir(parents=True)
     if name.startswith("/"):
         unpack(path, folder, everything)
-        assert contents(tmp_path / "in") == {"tree/escaped": b"bad"}
+        assert read_tree(tmp_path / "in") == {"tree/escaped": b"bad"}
     else:
         with pytest.raises(EnvironmentUnfit, match="a name that leads out of it"):
             unpack(path, folder, everything)
-        assert contents(tmp_path / "in") == {}
+        assert read_tree(tmp_path / "in") == {}
 
 
 @pytest.mark.parametrize(
@@ -91,12 +80,7 @@ def test_a_package_that_is_cut_off_or_damaged_is_told_in_one_line(
     tmp_path: Path, data: st.DataObject
 ) -> None:
     path = deb(tmp_path / "a.deb", FILES)
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans()):
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    for at in data.draw(st.lists(st.integers(0, max(0, len(content) - 1)), max_size=4)):
-        content[at : at + 1] = data.draw(st.binary(max_size=1))
-    path.write_bytes(content)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
     for read in (lambda: control(path), lambda: unpack(path, tmp_path / "tree", everything)):
         try:
             read()

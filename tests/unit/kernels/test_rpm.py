@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.kernel_files import cpio, rpm
+from support.kernel_files import cpio, read_tree, rpm
+from support.packages import damaged, everything
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels.rpm import Tags, tags, unpack
@@ -32,18 +33,6 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def everything(path: PurePosixPath) -> bool:
-    return True
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.mark.parametrize("compressor", PACKERS)
 def test_tags_and_files_come_out(tmp_path: Path, compressor: str) -> None:
     path = rpm(tmp_path / "a.rpm", FILES, requires=["kernel-common", "/bin/sh"],
@@ -53,13 +42,13 @@ def test_tags_and_files_come_out(tmp_path: Path, compressor: str) -> None:
         ("kernel-common", "/bin/sh"),
     )  # fmt: skip
     unpack(path, tmp_path / "tree", everything)
-    assert contents(tmp_path / "tree") == FILES
+    assert read_tree(tmp_path / "tree") == FILES
 
 
 def test_only_what_is_wanted_comes_out(tmp_path: Path) -> None:
     path = rpm(tmp_path / "a.rpm", FILES)
     unpack(path, tmp_path / "tree", lambda name: name.parts[0] == "usr")
-    assert contents(tmp_path / "tree") == {"usr/share/doc/readme": b"text"}
+    assert read_tree(tmp_path / "tree") == {"usr/share/doc/readme": b"text"}
 
 
 @pytest.mark.parametrize("payload", ["w2.xzdio", "w3.zstdio", "w9.gzdio", "w9.bzdio", "w.ufdio"])
@@ -86,7 +75,7 @@ def test_what_rpmbuild_makes_is_read(tmp_path: Path, payload: str) -> None:
     assert (str(found), found.architecture) == ("kernel-core 6.12.7-1", "x86_64")
     assert "kernel-modules-core-uname-r" in found.requires
     unpack(path, tmp_path / "tree", everything)
-    assert contents(tmp_path / "tree") == {"lib/modules/6.12.7/vmlinuz": data}
+    assert read_tree(tmp_path / "tree") == {"lib/modules/6.12.7/vmlinuz": data}
 
 
 def test_a_name_that_leads_out_is_refused(tmp_path: Path) -> None:
@@ -109,12 +98,7 @@ def test_a_package_that_is_cut_off_or_damaged_raises_nothing_else(
     tmp_path: Path, data: st.DataObject
 ) -> None:
     path = rpm(tmp_path / "a.rpm", FILES)
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans()):
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    for at in data.draw(st.lists(st.integers(0, max(0, len(content) - 1)), max_size=4)):
-        content[at : at + 1] = data.draw(st.binary(max_size=1))
-    path.write_bytes(content)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
     for read in (lambda: tags(path), lambda: unpack(path, tmp_path / "tree", everything)):
         with suppress(EnvironmentUnfit):
             read()
