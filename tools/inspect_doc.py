@@ -8,7 +8,6 @@ and at its source.
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 from kvmtest.cache import Cache
 from kvmtest.kernels.archive import Archive
+from kvmtest.kernels.banner import upstream_version
 from kvmtest.kernels.inspection import inspected
 from kvmtest.kernels.parts import KernelParts
 from kvmtest.kernels.resolve import resolve
@@ -31,6 +31,7 @@ from kvmtest.kernels.series import (
     SERIES,
     VMCS12_CHECK,
     Commit,
+    Evidence,
     Finding,
     State,
     advice,
@@ -77,31 +78,25 @@ def load() -> Row:
 def contradictions(data: Row, lab: Sequence[Row]) -> list[str]:
     """Return where inspection and the lab's verdicts (rows of kernels.json) do not agree."""
     found = []
-    by_version = {(row["release"], row["debian_version"]): row for row in data["kernels"]}
+    by_kernel = {_kernel(row): row for row in data["kernels"]}
     for verdicts in (row for row in lab if row["lab"] == "intel"):
-        name = (verdicts["release"], verdicts["debian_version"])
-        if name not in by_version:
+        kernel = _kernel(verdicts)
+        if kernel not in by_kernel:
             continue
-        states = by_version[name]["states"]
+        states = by_kernel[kernel]["states"]
         for rule in RULES:
             state, verdict = states[rule.commit.id], verdicts["verdicts"][rule.property]
             wanted = {State.PRESENT: rule.present, State.ABSENT: rule.absent}.get(state)
             if verdict != wanted:
                 found.append(
-                    f"{name[1]}: {rule.commit.id} is {state}, but {rule.property} is {verdict}"
+                    f"{kernel[1]}: {rule.commit.id} is {state}, but {rule.property} is {verdict}"
                 )
     return found
 
 
 def not_inspected(data: Row, lab: Sequence[Row]) -> list[str]:
     """Return the kernels that the lab decided and that have no row yet, by version."""
-    known = {(row["release"], row["debian_version"]) for row in data["kernels"]}
-    rows = sorted((row for row in lab if row["lab"] == "intel"), key=_age)
-    return [
-        row["debian_version"]
-        for row in rows
-        if (row["release"], row["debian_version"]) not in known
-    ]
+    return [row["debian_version"] for row in sorted(_left(data, lab), key=_age)]
 
 
 def kernel_row(parts: KernelParts, debian_version: str) -> Row:
@@ -113,7 +108,6 @@ def kernel_row(parts: KernelParts, debian_version: str) -> Row:
         "states": {each.commit.id: each.state for each in findings},
         "evidence": {each.commit.id: list(each.evidence) for each in findings},
         "unneeded": {each.commit.id: each.unneeded for each in findings if each.unneeded},
-        "advice": advice(findings, parts.version),
     }
 
 
@@ -166,7 +160,7 @@ def document(data: Row) -> str:
         f"|---|{'---|' * len(SERIES)}---|",
         *_kernel_lines(sorted(data["kernels"], key=_age)),
         "",
-        *_left(not_inspected(data, json.loads(KERNELS.read_text()))),
+        *_not_yet(not_inspected(data, json.loads(KERNELS.read_text()))),
         "## Mutants",
         "",
         "What inspection says of each [mutant](mutants.md) that it does not say of the stock "
@@ -186,7 +180,7 @@ def document(data: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _left(versions: Sequence[str]) -> list[str]:
+def _not_yet(versions: Sequence[str]) -> list[str]:
     if not versions:
         return []
     return [f"Not looked at yet: {', '.join(versions)}.", ""]
@@ -195,7 +189,7 @@ def _left(versions: Sequence[str]) -> list[str]:
 def _kernel_lines(rows: Sequence[Row]) -> Iterator[str]:
     def cells(row: Row) -> tuple[str, ...]:
         series = row["debian_version"].split(".")[:2]
-        return (*series, *(_state(row, commit) for commit in SERIES), row["advice"])
+        return (*series, *(_state(row, commit) for commit in SERIES), _advice(row))
 
     for (_, _, *shown), group in groupby(rows, cells):
         versions = [row["debian_version"] for row in group]
@@ -209,9 +203,27 @@ def _place(row: Row) -> int:
     return [mutant.name for mutant in (*MUTANTS, *REPAIRS)].index(row["name"])
 
 
+def _kernel(row: Row) -> tuple[str, str]:
+    """Return what names a kernel in rows of both files."""
+    return row["release"], row["debian_version"]
+
+
+def _left(data: Row, lab: Iterable[Row]) -> list[Row]:
+    """Return the lab's rows of the kernels that have no row yet."""
+    known = {_kernel(row) for row in data["kernels"]}
+    return [row for row in lab if row["lab"] == "intel" and _kernel(row) not in known]
+
+
 def _age(row: Row) -> tuple[Any, str]:
-    version = row["debian_version"]
-    return [int(part) for part in re.findall(r"\d+", version.partition("-")[0])], version
+    return upstream_version(row["debian_version"], ""), row["debian_version"]
+
+
+def _advice(row: Row) -> str:
+    findings = [
+        Finding(each, State(row["states"][each.id]), unneeded=row["unneeded"].get(each.id, ""))
+        for each in SERIES
+    ]
+    return advice(findings, upstream_version(row["debian_version"], ""))
 
 
 def _state(row: Row, commit: Commit) -> str:
@@ -220,7 +232,7 @@ def _state(row: Row, commit: Commit) -> str:
         return "-" if commit.id in row["unneeded"] else "no"
     if state == State.UNKNOWN:
         return "?"
-    return "".join("T" if each == "types" else "C" for each in row["evidence"][commit.id])
+    return "".join("T" if each == Evidence.TYPES else "C" for each in row["evidence"][commit.id])
 
 
 def _cell(denied: Mapping[str, str] | None) -> str:
@@ -239,12 +251,10 @@ def _count(rows: Sequence[Row]) -> str:
 
 def inspect_kernels(data: Row) -> Iterator[Row]:
     """Give the rows of the kernels that have none yet."""
-    known = {(row["release"], row["debian_version"]) for row in data["kernels"]}
     archive = Archive(Cache.default(), _say)
-    wanted = {(r["release"], r["debian_version"]) for r in json.loads(KERNELS.read_text())}
+    wanted = {_kernel(row) for row in _left(data, json.loads(KERNELS.read_text()))}
     for offer in archive.offers():
-        name = (offer.release, offer.debian_version)
-        if name in wanted - known:
+        if (offer.release, offer.debian_version) in wanted:
             with tempfile.TemporaryDirectory(prefix="kvmtest-") as folder:
                 debs = archive.download(offer.packages, Path(folder))
                 for parts in opened([str(path) for path in debs]):
