@@ -12,19 +12,19 @@ HOST = Sources({Place(528): "host", Place(8, "owner"): "owned"}, ("", "flags"), 
 ALL = (1 << 64) - 1
 
 
-def events(folder: Path, assembly: str, sources: Sources = HOST) -> list[Event]:
-    """Return what a function of these lines (AT&T syntax) does."""
+def of_kind(kind: Kind, folder: Path, assembly: str, sources: Sources = HOST) -> list[Event]:
+    """Return what a function of these lines (AT&T syntax) does, of one kind."""
     lines = "".join(f'"{line.strip()}\\n"' for line in assembly.strip().splitlines())
     text = f'asm(".globl f\\n.type f, @function\\nf:\\n" {lines} "ret\\n.size f, . - f\\n");'
     code = MachineCode(compiled(text, folder))
     (function,) = code.parts("f")
-    return follow(code, function, sources)
+    return [event for event in follow(code, function, sources) if event.kind is kind]
 
 
 def written(folder: Path, assembly: str) -> Value:
     """Return what is written to the VMCS field at last."""
-    found = events(folder, assembly + "\nmov $0x2802, %r11d\nvmwrite %rax, %r11")
-    return [event for event in found if event.kind is Kind.VMWRITE][-1].value
+    lines = assembly + "\nmov $0x2802, %r11d\nvmwrite %rax, %r11"
+    return of_kind(Kind.VMWRITE, folder, lines)[-1].value
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_bits_of_the_host_s_value_that_reach_a_vmwrite(
 
 
 def test_a_write_of_another_field_is_none(tmp_path: Path) -> None:
-    found = events(tmp_path, "mov $0x2804, %eax\nmov 528(%rdi), %rcx\nvmwrite %rcx, %rax")
-    assert [event for event in found if event.kind is Kind.VMWRITE] == []
+    lines = "mov $0x2804, %eax\nmov 528(%rdi), %rcx\nvmwrite %rcx, %rax"
+    assert of_kind(Kind.VMWRITE, tmp_path, lines) == []
 
 
 @pytest.mark.parametrize(
@@ -73,46 +73,43 @@ def test_a_write_of_another_field_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_bits_that_are_tested(tmp_path: Path, assembly: str, source: str, bits: int) -> None:
-    found = [event for event in events(tmp_path, assembly) if event.kind is Kind.TEST]
+    found = of_kind(Kind.TEST, tmp_path, assembly)
     assert [event.value.of(source) for event in found] == [bits]
 
 
 def test_a_locked_instruction_does_what_it_does_unlocked(tmp_path: Path) -> None:
-    found = events(tmp_path, "lock btsl $2, 8(%rdi)\nlock btrl $3, 8(%rdi)")
-    assert [event.constant for event in found if event.kind is Kind.SET] == [4]
+    found = of_kind(Kind.SET, tmp_path, "lock btsl $2, 8(%rdi)\nlock btrl $3, 8(%rdi)")
+    assert [event.constant for event in found] == [4]
 
 
 def test_a_comparison_names_both_sides(tmp_path: Path) -> None:
     lines = "mov $0x2802, %eax\nvmread %rax, %rcx\nmov 528(%rdi), %rdx\nxor %rcx, %rdx"
-    (compared,) = (e for e in events(tmp_path, lines) if e.kind is Kind.COMPARE)
+    (compared,) = of_kind(Kind.COMPARE, tmp_path, lines)
     assert (compared.value.of("host"), compared.other.of("field")) == (ALL, ALL)
 
 
 def test_a_store_names_its_place(tmp_path: Path) -> None:
-    found = events(tmp_path, "mov 528(%rdi), %rax\nmov %rax, 16(%rdi)\nmov %rax, owner+8(%rip)")
-    assert [e.place for e in found if e.kind is Kind.STORE] == [Place(16), Place(8, "owner")]
+    lines = "mov 528(%rdi), %rax\nmov %rax, 16(%rdi)\nmov %rax, owner+8(%rip)"
+    found = of_kind(Kind.STORE, tmp_path, lines)
+    assert [event.place for event in found] == [Place(16), Place(8, "owner")]
 
 
 def test_a_mask_in_memory_is_known_by_its_symbol(tmp_path: Path) -> None:
-    (mask,) = (
-        e
-        for e in events(tmp_path, "mov 528(%rdi), %rax\nand owner+8(%rip), %rax")
-        if e.kind is Kind.MASK
-    )
+    (mask,) = of_kind(Kind.MASK, tmp_path, "mov 528(%rdi), %rax\nand owner+8(%rip), %rax")
     assert (mask.value.of("host"), mask.other.of("owned")) == (ALL, ALL)
 
 
 @pytest.mark.parametrize("read", ["mov $0x1d9, %ecx\nrdmsr", "mov $0x1d9, %edi\ncall read_msr"])
 def test_an_msr_is_read_by_the_instruction_or_a_function(tmp_path: Path, read: str) -> None:
     sources = Sources({Place(528): "host"}, msr=(0x1D9, "msr"))
-    found = events(tmp_path, f"mov %rdi, %rbx\n{read}\ncmp 528(%rbx), %rax", sources)
-    (compared,) = (event for event in found if event.kind is Kind.COMPARE)
+    lines = f"mov %rdi, %rbx\n{read}\ncmp 528(%rbx), %rax"
+    (compared,) = of_kind(Kind.COMPARE, tmp_path, lines, sources)
     assert compared.value.of("msr")
 
 
 def test_what_follows_an_indirect_jump_is_looked_at(tmp_path: Path) -> None:
-    found = events(tmp_path, "jmp *%rax\nmov 528(%rdi), %rax\ntest $0x4000, %eax")
-    assert [e.value.of("host") for e in found if e.kind is Kind.TEST] == [0x4000]
+    found = of_kind(Kind.TEST, tmp_path, "jmp *%rax\nmov 528(%rdi), %rax\ntest $0x4000, %eax")
+    assert [event.value.of("host") for event in found] == [0x4000]
 
 
 def test_a_loop_ends(tmp_path: Path) -> None:

@@ -23,18 +23,9 @@ from kvmtest.kernels.series import (
 
 def found(absent: tuple[Commit, ...] = (), unseen: tuple[Commit, ...] = ()) -> tuple[Finding, ...]:
     """Return findings of which all others are present."""
-    return tuple(
-        Finding(
-            commit,
-            State.ABSENT
-            if commit in absent
-            else State.UNKNOWN
-            if commit in unseen
-            else State.PRESENT,
-            (Evidence.TYPES,),
-        )
-        for commit in SERIES
-    )
+    states = dict.fromkeys(SERIES, State.PRESENT)
+    states |= dict.fromkeys(absent, State.ABSENT) | dict.fromkeys(unseen, State.UNKNOWN)
+    return tuple(Finding(commit, state, (Evidence.TYPES,)) for commit, state in states.items())
 
 
 def test_a_commit_is_named_by_twelve_digits_and_its_release() -> None:

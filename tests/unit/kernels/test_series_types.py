@@ -48,11 +48,9 @@ def test_the_flags_alone_are_two_commits() -> None:
     blob = vmlinux()
     blob.ops("vcpu_run")
     blob.flags(KVM_RUN_FORCE_IMMEDIATE_EXIT=1)
-    assert state(blob, RUN_FLAGS) is State.PRESENT
-    blob = vmlinux()
-    blob.ops("vcpu_run")
-    blob.flags(KVM_RUN_FORCE_IMMEDIATE_EXIT=1)
-    assert state(blob, DR6_FLAG) is State.ABSENT
+    found = from_types(types(blob))
+    assert finding_of(RUN_FLAGS, found).state is State.PRESENT
+    assert finding_of(DR6_FLAG, found).state is State.ABSENT
 
 
 def test_a_quirk_has_no_type() -> None:
