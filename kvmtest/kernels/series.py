@@ -225,22 +225,19 @@ def advice(findings: Sequence[Finding], version: Version | None = None) -> str:
 
 
 def _merged(commit: Commit, looks: Sequence[Finding]) -> Finding:
-    unneeded = next((each.unneeded for each in looks if each.unneeded), "")
-    for state in (State.ABSENT, State.PRESENT):
-        those = [each for each in looks if each.state is state]
-        if those:
-            others = {each.state for each in looks} - {state, State.UNKNOWN}
-            words = "; ".join(dict.fromkeys(each.observation for each in those if each.observation))
-            against = "; ".join(each.observation for each in looks if each.state in others)
-            return Finding(
-                commit,
-                state,
-                tuple(dict.fromkeys(evidence for each in those for evidence in each.evidence)),
-                f"{words}, although {against}" if against else words,
-                unneeded,
-            )
-    words = "; ".join(dict.fromkeys(each.observation for each in looks if each.observation))
-    return Finding(commit, State.UNKNOWN, (), words, unneeded)
+    states = {each.state for each in looks}
+    state = next((s for s in (State.ABSENT, State.PRESENT) if s in states), State.UNKNOWN)
+    those = [each for each in looks if each.state is state]
+    others = [each for each in looks if each.state not in (state, State.UNKNOWN)]
+    words = "; ".join(dict.fromkeys(each.observation for each in those if each.observation))
+    against = "; ".join(each.observation for each in others)
+    return Finding(
+        commit,
+        state,
+        tuple(dict.fromkeys(evidence for each in those for evidence in each.evidence)),
+        f"{words}, although {against}" if against else words,
+        next((each.unneeded for each in looks if each.unneeded), ""),
+    )
 
 
 def _with_need(finding: Finding, found: Sequence[Finding]) -> Finding:
