@@ -76,6 +76,10 @@ class Commit:
         major, minor = self.in_version.removeprefix("v").split(".")
         return int(major), int(minor)
 
+    def first_in(self, series: tuple[int, int]) -> int | None:
+        """Return the first release of a stable series that has it, 0 for the mainline's own."""
+        return 0 if self.mainline <= series else self.stable.get(series)
+
 
 # The releases are those of the announcements and ChangeLogs of 6.1.149, 6.6.103, 6.12.43, 6.12.78,
 # 6.16.1, 6.16.2 and 6.19.9, and of the review of 6.18.19.
@@ -267,12 +271,12 @@ def _sources(missing: Sequence[Commit], version: Version | None) -> str:
         return f" (all in {mainline})"
     series = version[:2]
     name = f"{series[0]}.{series[1]}"
-    have = {commit: commit.stable.get(series) for commit in missing}
+    have = {commit: commit.first_in(series) for commit in missing}
     releases = [release for release in have.values() if release is not None]
     lacking = [commit for commit, release in have.items() if release is None]
     if not releases:
         return f": no {name}.y release has {_them(missing)}, {mainline} does"
-    where = f"{name}.{max(releases)}"
+    where = f"{name}.{max(releases)}" if max(releases) else name
     if lacking:
         return f": {where} has them but {_listed(lacking)}, which {mainline} has"
     return f", or take {where}, which has {_them(missing)}"

@@ -104,6 +104,18 @@ def test_without_the_fix_the_quirk_is_to_come_with_the_series() -> None:
             "mainline v7.0 has.",
         ),
         ((FIX,), None, "Backport 6b1dd26544d0 (all in mainline v6.17)."),
+        ((FIX,), (7, 3, 4), "Backport 6b1dd26544d0, or take 7.3, which has it."),
+        (
+            (FIX, QUIRK),
+            (6, 19, 2),
+            "Backport 6b1dd26544d0 and e2ffe85b6d2b, or take 6.19.9, which has them.",
+        ),
+        (
+            (FIX, QUIRK),
+            (6, 17, 8),
+            "Backport 6b1dd26544d0 and e2ffe85b6d2b: 6.17 has them but e2ffe85b6d2b, which "
+            "mainline v7.0 has.",
+        ),
     ],
 )
 def test_advice_is_one_sentence(
