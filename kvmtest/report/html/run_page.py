@@ -12,7 +12,7 @@ from kvmtest import __version__
 from kvmtest.evidence import Evidence, Result
 from kvmtest.evidence.coding import encode
 from kvmtest.evidence.counting import run_problem
-from kvmtest.evidence.statements import Power, Statement, power, statements, words
+from kvmtest.evidence.statements import Statement, power, statements, words
 from kvmtest.findings import reference
 from kvmtest.judge import Reading, Role, Scalar, Verdict, readings_against
 from kvmtest.judge.leak import CONCLUDED
@@ -23,7 +23,7 @@ from kvmtest.report.repeat import command, command_of
 from kvmtest.report.sentence import sentence, summary
 from kvmtest.report.telling import telling
 
-from .excess_figure import ExcessFigure, excess_figure
+from .excess_figure import excess_figure
 from .log_excerpt import dump_of
 from .marks import NAMES, mark_of, mark_of_run
 from .rendering import render
@@ -35,6 +35,8 @@ __all__ = ["run_page"]
 _ROWS = {row.id: row for row in PROPERTIES}
 #: The marks that a reader must see first, in their order.
 _WRONG = ("fail", "error", "inconclusive", "known")
+#: The most readings whose lines of the log are shown.
+_EXCERPTS = 4
 
 
 class SameReadings(NamedTuple):
@@ -149,20 +151,16 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
         (part for part in parts if part.is_wrong),
         key=lambda part: _WRONG.index(part.mark),
     )
-    seen: Power | None = power(r for r in evidence.results if r.verdict is Verdict.PASS)
-    excess: ExcessFigure | None = excess_figure(evidence.results)
-    anchors = {part.result.id: part.anchor for part in parts}
-    undecided = _undecided(parts)
     values = {
         **about,
         "parts": parts,
         "decided": decided,
         "families": _families(parts),
         "wrong": wrong,
-        "power": seen,
-        "excess": excess,
-        "anchors": anchors,
-        "undecided": undecided,
+        "power": power(r for r in evidence.results if r.verdict is Verdict.PASS),
+        "excess": excess_figure(evidence.results),
+        "anchors": {part.result.id: part.anchor for part in parts},
+        "undecided": _undecided(parts),
         "changes": _changes(evidence),
         "host": encode(evidence.host),
         "kernel": encode(evidence.kernel),
@@ -238,10 +236,6 @@ def _excerpt(result: Result, log: Sequence[str]) -> Iterator[str]:
             yield from str(headlines).splitlines()
         if base := each.raw.get("fs_base"):
             yield from dump_of(str(base), log)
-
-
-#: The most readings whose lines of the log are shown.
-_EXCERPTS = 4
 
 
 def _families(parts: Sequence[PropertyPart]) -> list[Family]:
