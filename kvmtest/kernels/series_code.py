@@ -65,7 +65,7 @@ _SETUP = ("kvm_x86_vendor_init", "__kvm_x86_vendor_init")
 _OPERATIONS = ("vt_x86_ops", "vmx_x86_ops")
 # The most places that are named where a commit is absent.
 _TOLD = 2
-# It prints the field as it is.
+# The function that prints the VMCS reads the field as it is.
 _DUMP = "dump_vmcs"
 
 

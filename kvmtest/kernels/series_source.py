@@ -38,7 +38,8 @@ _VMX, _VMX_H, _MAIN = f"{_KVM}/vmx/vmx.c", f"{_KVM}/vmx/vmx.h", f"{_KVM}/vmx/mai
 _NESTED, _TDX = f"{_KVM}/vmx/nested.c", f"{_KVM}/vmx/tdx.c"
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
-# Linux kernel commit e1ef1c57ff70 gave the mask a name.
+# Before Linux kernel commit e1ef1c57ff70 ("KVM: VMX: Add a macro to track which DEBUGCTL bits are
+# host-owned") (in v6.17), the mask has no name.
 _BIT = r"(?:DEBUGCTLMSR_FREEZE_IN_SMM|VMX_HOST_OWNED_DEBUGCTL_BITS)"
 
 
