@@ -26,16 +26,13 @@ from kvmtest.smi.sources import lab
 from .player import Look, Player
 from .stage import dumps_of, opened_log, opened_player, used_cpus
 
-__all__ = ["LONGEST", "all_enumerated", "alphabet", "enumerated"]
+__all__ = ["all_enumerated", "alphabet", "enumerated"]
 
 _WITHOUT = frozenset(Does) - {Does.EMULATE, Does.UNPLUG}
 
 # Documentation/admin-guide/sysctl/kernel.rst, printk: the first of four is the console's. Dumps are
 # errors, level 3; emergencies are 0.
 _CONSOLE_LEVELS, _CRITICAL_ONLY = "/proc/sys/kernel/printk", "1"
-
-#: The most steps that an option of a run asks for.
-LONGEST = 8
 
 # Few enough that their dumps stay in a log of 128 KiB with other lines.
 _BATCH = 8
