@@ -55,7 +55,7 @@ def members(path: Path) -> Iterator[Iterator[Member]]:
 @contextmanager
 def inside(file: BinaryIO) -> Iterator[Iterator[Member]]:
     """Give the regular files in an archive that is open; raises the libraries' own errors."""
-    with tarfile.open(fileobj=stream(file), mode="r|") as archive:
+    with tarfile.open(fileobj=stream(file), mode="r|", bufsize=files.MIB) as archive:
         yield _regular(archive)
 
 
@@ -78,7 +78,10 @@ def _regular(archive: tarfile.TarFile) -> Iterator[Member]:
     for count, member in enumerate(archive):
         if count > _MOST_MEMBERS:
             raise ValueError(f"it has more than {_MOST_MEMBERS} files")
-        inner_name(member.name)
+        name = inner_name(member.name)
+        # tarfile goes on to the next member bufsize by bufsize, also behind the file's end.
+        if member.size > files.PACKAGE:
+            raise ValueError(f"{name} in it has {member.size >> 20} MiB")
         if member.isreg():
             yield Member(archive, member)
     drain(archive.fileobj)

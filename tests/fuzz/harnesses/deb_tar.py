@@ -1,4 +1,4 @@
-"""kernels/deb.py: the tar archives of an otherwise sound package; checksums are made right."""
+"""kernels/tarball.py: the tar archives of an otherwise sound .deb; checksums are made right."""
 
 import tarfile
 

@@ -4,6 +4,7 @@ import gzip
 import lzma
 import os
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,15 @@ def test_a_part_whose_size_is_none_is_told_and_not_gone_back_by(tmp_path: Path, 
         EnvironmentUnfit, match=r"not a complete Debian package \(a part of it has no"
     ):
         control(path)
+
+
+def test_a_size_beyond_any_package_s_is_refused_and_not_gone_forward_by(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("./large")
+    member.size = (4 << 30) + 1
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    path = deb(tmp_path / "a.deb", FILES, pack=lambda tar: header, suffix="")
+    with pytest.raises(EnvironmentUnfit, match="large in it has 4096 MiB"):
+        unpack(path, tmp_path / "tree", lambda name: False)
 
 
 def test_a_package_of_countless_parts_is_refused(tmp_path: Path) -> None:
