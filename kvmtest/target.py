@@ -40,6 +40,12 @@ class Job:
     deadline: float = DEADLINE
     """Seconds that the target may take for it."""
 
+    id: str = ""
+    """Names the job where its target may outlive the process that asks for it.
+
+    A target takes up a job that it has by that name, at work or ended, and starts no second one.
+    """
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -20,6 +20,7 @@ LEVELS = (
     {"run_folder"},
     {"report"},
     {"session", "diagnosis", "watch", "interruption", "reproducers"},
+    {"fleet"},
     {"known_defects", "record"},
     {"checks", "lab", "run_options"},
     {"guests", "smi", "interleave"},
