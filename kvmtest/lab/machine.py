@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from kvmtest.distribution import install
+from kvmtest.child import mortal
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.emulators.emulator import (
     PARALLEL,
@@ -272,13 +272,10 @@ def _make_folder(path: Path) -> None:
 @contextlib.contextmanager
 def _process(launch: Launch, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the emulator, which dies with us; kill it at the end."""
-    if shutil.which("setpriv") is None:
-        raise EnvironmentUnfit(f"setpriv is missing; {install('util-linux')}")
-    # Where we died before setpriv asked for the signal of our death, the shell stops.
-    unless_orphaned = ["sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
+    command = mortal(launch.command)
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *unless_orphaned, *launch.command],
+            command,
             stdin=subprocess.PIPE if launch.dialogue else subprocess.DEVNULL,
             stdout=subprocess.PIPE if launch.dialogue else out,
             stderr=err, env=launch.environment, cwd=folder, start_new_session=True, bufsize=0,
