@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS ?= 2000
 N ?= 1000
 
-.PHONY: run test check lint bench lab-bench sanitize fuzz chaos wheel clean
+.PHONY: run test check lint docs bench lab-bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -37,6 +37,13 @@ lint: $(INSTALLED)
 	$(BIN)/mypy --config-file tests/mypy.ini tests tools bench
 	for source in c_helpers/*.c c_helpers/*/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
 	for source in c_helpers/bochs/*.cc; do $(CXX) $(STRICT_CXX) -fsyntax-only $$source || exit 1; done
+
+# The manual: build/docs/html/index.html and build/docs/man/kvmtest.1. ARGS: options of sphinx-build.
+docs: $(INSTALLED)
+	@for builder in html man; do \
+		$(BIN)/sphinx-build -q -n -W --keep-going -b $$builder -d build/docs/.doctrees $(ARGS) \
+			docs build/docs/$$builder || exit 1; done
+	@echo "build/docs/html/index.html; man -l build/docs/man/kvmtest.1"
 
 bench: $(INSTALLED)
 	@status=0; PYTHONPATH=tests $(BIN)/python bench/speed.py || status=1; \

@@ -30,10 +30,10 @@ from kvmtest.commands import (
     watch,
 )
 from kvmtest.commands import list as listing
-from kvmtest.commands.parser import Parser
+from kvmtest.commands.parser import Parser, fill
 from kvmtest.errors import KvmtestError, UsageError, printable
 
-__all__ = ["main"]
+__all__ = ["main", "whole_parser"]
 
 AFTER_DASHES = (
     "-- PYTEST ARGS: a run takes none; use pytest itself: "
@@ -129,6 +129,11 @@ def _forget_stdout() -> None:
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)
+
+
+def whole_parser() -> Parser:
+    """Return the parser with the arguments of every command, as the manual shows it."""
+    return fill(_parser())
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from kvmtest.errors import printable
 
-__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group"]
+__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group", "fill"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,10 +24,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, *args: Any, **keywords: Any) -> Any:
         """Parse the words of this command."""
+        self._add_own()
+        return super().parse_known_args(*args, **keywords)
+
+    def _add_own(self) -> None:
         add, self.add_arguments = self.add_arguments, None
         if add is not None:
             add(self)
-        return super().parse_known_args(*args, **keywords)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with 2."""
@@ -43,6 +46,16 @@ class Parser(argparse.ArgumentParser):
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 """The parent of a command: the command line, or a group of commands."""
+
+
+def fill(parser: Parser) -> Parser:
+    """Add the arguments of every command below, for readers of a whole parser; return it."""
+    parser._add_own()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                fill(command)
+    return parser
 
 
 def add_command(

@@ -1,0 +1,80 @@
+"""The manual is made without a warning: every page has a place, and every link a target."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCS = ROOT / "docs"
+
+
+def sphinx(builder: str, source: Path, target: Path) -> "subprocess.CompletedProcess[str]":
+    options = ("-q", "-n", "-W", "--keep-going", "-b", builder)
+    return subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(source), str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the manual, in each form."""
+    target = tmp_path_factory.mktemp("manual")
+    for builder in ("html", "man"):
+        done = sphinx(builder, DOCS, target / builder)
+        # A new page gets a place in docs/index.md.
+        assert (done.returncode, done.stderr) == (0, "")
+    return target
+
+
+def test_every_page_of_the_docs_is_in_the_manual(made: Path) -> None:
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")}
+    html = made / "html"
+    assert pages == {
+        str(path.relative_to(html).with_suffix(""))
+        for path in html.rglob("*.html")
+        if path.name not in ("genindex.html", "search.html")
+    }
+
+
+def test_the_commands_are_in_the_page_of_the_command_line(made: Path) -> None:
+    page = (made / "html/command-line.html").read_text()
+    for words in ("--bisect", "--show-cpu-feature", "kvmtest lab run", "kvmtest smi probe"):
+        assert words in page
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="no man here: apt-get install man-db groff")
+def test_man_shows_the_man_page_without_a_warning(made: Path) -> None:
+    shown = subprocess.run(
+        ["man", "--warnings=w", "--encoding=UTF-8", "-l", str(made / "man/kvmtest.1")],
+        env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stderr == ""
+    for line in ("NAME", "SYNOPSIS", "COMMANDS", "   kvmtest lab run", "EXIT STATUS", "FILES"):
+        assert line in shown.stdout.splitlines()
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("page", "warning"),
+    [
+        ("# A\n\n[a](nothing.md)\n", "nothing.md"),
+        ("# A\n\n[a](../kvmtest/nothing)\n", "nothing"),
+        ("# A\n\n[a](#nothing)\n", "nothing"),
+    ],
+)
+def test_a_link_to_nothing_is_refused(tmp_path: Path, page: str, warning: str) -> None:
+    shutil.copy(DOCS / "conf.py", tmp_path)
+    (tmp_path / "index.md").write_text(page)
+    done = sphinx("html", tmp_path, tmp_path / "made")
+    assert done.returncode == 1
+    assert warning in done.stderr
