@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 #: The folders of tests/ in the order in which they start. The lab takes one worker longest.
-ORDER = ("lab", "unit", "kvm", "e2e")
+ORDER = ("lab", "unit", "kvm", "fleet", "e2e")
 
 #: Files whose tests need the same thing, which is there once: they run in turn, on one worker.
 IN_TURN = {
