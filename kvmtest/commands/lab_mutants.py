@@ -14,9 +14,9 @@ from typing import TypeVar
 from rich.table import Table
 from rich.text import Text
 
+from kvmtest import parallel
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence.file import write_whole
-from kvmtest.lab import parallel
 from kvmtest.lab.mutants import kit
 from kvmtest.lab.mutants.bench import Bench, Observed, chosen_mutants, mutants_of_kernel
 from kvmtest.lab.mutants.builder import ModuleBuilder
@@ -30,8 +30,8 @@ from kvmtest.lab.mutants.matrix import (
     markdown,
     survivors,
 )
-from kvmtest.lab.parallel import Task
 from kvmtest.lab.target import NEEDED_MIB, LabOptions, LabTarget
+from kvmtest.parallel import Task
 from kvmtest.report.at_work import AtWork
 from kvmtest.report.progress import Progress
 from kvmtest.report.terminal import console

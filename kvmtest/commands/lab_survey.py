@@ -13,13 +13,12 @@ from pathlib import Path
 
 from rich.text import Text
 
-from kvmtest import named_file
+from kvmtest import named_file, parallel
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence.file import write_whole
 from kvmtest.judge import Verdict
 from kvmtest.kernels.archive import Archive
-from kvmtest.lab import parallel
 from kvmtest.lab.survey import Key, Run, Surveyed, SurveyMachine, fetching, pending
 from kvmtest.lab.target import NEEDED_MIB, LabOptions
 from kvmtest.report.at_work import AtWork

@@ -20,13 +20,13 @@ from kvmtest.evidence import Evidence
 from kvmtest.kernels.kernel import BootableKernel
 from kvmtest.kernels.offers import Offer
 from kvmtest.kernels.resolve import resolve
+from kvmtest.parallel import Task
 from kvmtest.target import Job, TargetFailed
 
 from .digest import of_files, of_parts
 from .emulators.emulator import Emulator, Hardware
 from .emulators.search import Search
 from .image import payload
-from .parallel import Task
 from .parameters import Parameters
 from .target import MACHINES, VENDORS, LabOptions, LabTarget
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from kvmtest.errors import printable
-from kvmtest.lab.parallel import Ended
+from kvmtest.parallel import Ended
 
 from .terminal import console
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class AtWork(Generic[T]):
-    """Shows ``count`` tasks on stderr (kvmtest.lab.parallel.Audience).
+    """Shows ``count`` tasks on stderr (kvmtest.parallel.Audience).
 
     ``words`` gets each result, and returns what is printed of it. There is no thread for the live
     lines: tasks are forked.

@@ -27,7 +27,7 @@ LEVELS = (
     {"pmu"},
     {"kvm", "host", "target", "marker_expression"},
     {"kernels", "evidence", "findings", "properties"},
-    {"judge", "cache", "child", "named_file", "optional_libraries", "workers"},
+    {"judge", "cache", "child", "named_file", "optional_libraries", "workers", "parallel"},
     {"distribution", "missing", "errors", "_native", "suite", "kvmtest"},
 )
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from support.pseudo_terminal import terminal
 
-from kvmtest.lab.parallel import Ended
+from kvmtest.parallel import Ended
 from kvmtest.report.at_work import AtWork
 
 pytestmark = pytest.mark.usefixtures("plain_environment")

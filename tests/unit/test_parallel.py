@@ -1,4 +1,4 @@
-"""kvmtest/lab/parallel.py: tasks in processes of their own, with real processes."""
+"""kvmtest/parallel.py: tasks in processes of their own, with real processes."""
 
 import os
 import signal
@@ -13,8 +13,7 @@ import pytest
 
 import kvmtest
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.lab import parallel
-from kvmtest.lab.parallel import Ended, Task, jobs_that_fit, run
+from kvmtest.parallel import Ended, Task, jobs_that_fit, run
 
 Say = Callable[[str], None]
 
@@ -69,6 +68,23 @@ def test_no_more_are_at_work_than_was_asked_for(at_once: int) -> None:
     run([returns(number) for number in range(8)], at_once, heard)
     steps = [1 if line.endswith("began") else -1 for line in heard.lines]
     assert max(accumulate(steps)) == at_once
+
+
+def test_each_pool_has_a_limit_of_its_own(fifo: Path) -> None:
+    def waits(_: Say) -> str:
+        return fifo.read_text()
+
+    def lets_go(_: Say) -> int:
+        return fifo.write_text("let go")
+
+    # Where they counted for one limit, the first would wait for the others for ever.
+    heard = Heard()
+    run([Task("waits", waits), Task("lets go", lets_go, "lab")], 1, heard, pools={"lab": 1})
+    assert sorted(heard.lines[:2]) == ["lets go began", "waits began"]
+    heard = Heard()
+    run([Task(str(n), lambda _: None, "lab") for n in range(6)], 1, heard, pools={"lab": 2})
+    steps = [1 if line.endswith("began") else -1 for line in heard.lines]
+    assert max(accumulate(steps)) == 2
 
 
 def test_the_text_of_a_task_comes_before_its_end() -> None:
@@ -148,17 +164,36 @@ def test_an_interrupt_ends_all_tasks_and_lets_them_clean_up(fifo: Path, tmp_path
     assert [path.read_text() for path in left] == 2 * ["cleaned up"]
 
 
-def test_a_task_that_an_interrupt_does_not_end_is_killed(
-    fifo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_tasks_say_while_they_clean_up_is_heard(fifo: Path) -> None:
+    def wordy(say: Say) -> None:
+        try:
+            say("ready")
+            fifo.read_text()
+        finally:
+            # More than a pipe holds.
+            for number in range(100):
+                say(f"{number} {'x' * 1000}")
+
+    heard: list[str] = []
+
+    class Listener(Impatient):
+        def said(self, name: str, text: str) -> None:
+            heard.append(text.split()[0])
+            super().said(name, text)
+
+    with pytest.raises(KeyboardInterrupt):
+        run([Task("wordy", wordy)], 1, Listener(1))
+    assert heard == ["ready", *map(str, range(100))]
+
+
+def test_a_task_that_an_interrupt_does_not_end_is_killed(fifo: Path) -> None:
     def deaf(say: Say) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         say("ready")
         fifo.read_text()
 
-    monkeypatch.setattr(parallel, "_PATIENCE_S", 0.1)
     with pytest.raises(KeyboardInterrupt):
-        run([Task("deaf", deaf)], 1, Impatient(1))
+        run([Task("deaf", deaf)], 1, Impatient(1), patience=0.1)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -189,7 +224,7 @@ def test_what_runs_beside_ends_with_the_last_task(fifo: Path, tmp_path: Path) ->
 
 PARENT = """
 import os, sys
-from kvmtest.lab.parallel import Task, run
+from kvmtest.parallel import Task, run
 
 class Deaf:
     began = said = ended = tick = lambda *_: None

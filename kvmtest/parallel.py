@@ -15,7 +15,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -52,6 +52,8 @@ class Task(Generic[T]):
 
     name: str
     do: Callable[[OnText], T]
+    pool: str = ""
+    """The pool whose limit it counts for; "" counts for the limit of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +90,32 @@ def run(
     at_once: int,
     audience: Audience,
     beside: Sequence[Task[None]] = (),
+    *,
+    pools: Mapping[str, int] | None = None,
+    patience: float = _PATIENCE_S,
 ) -> list[Ended[T]]:
     """Run tasks, ``at_once`` at a time; return how each ended, in the order of ``tasks``.
 
-    The tasks ``beside`` begin at once, are not counted, and are ended with the last of the others;
-    ``audience`` hears nothing of them. No failure ends another task. An exception here, such as
-    KeyboardInterrupt, ends all tasks before it goes on. The process must have one thread (fork(2)).
+    Those of a pool count for the limit in ``pools`` instead. The tasks ``beside`` begin at once,
+    are not counted, and are ended with the last of the others; ``audience`` hears nothing of them.
+    No failure ends another task. An exception here, such as KeyboardInterrupt, interrupts all tasks
+    and waits up to ``patience`` seconds for their ends before it goes on; a second one kills them.
+    The process must have one thread (fork(2)).
     """
-    waiting = deque(enumerate(tasks))
+    limits = {"": at_once, **(pools or {})}
+    waiting = {pool: deque[tuple[int, Task[T]]]() for pool in limits}
+    for number, task in enumerate(tasks):
+        waiting[task.pool].append((number, task))
     ended: dict[int, Ended[T]] = {}
-    with _Processes() as processes:
-        for task in beside:
-            processes.start(None, task)
-        while waiting or processes.counted:
-            while waiting and processes.counted < at_once:
-                number, task_now = waiting.popleft()
-                audience.began(task_now.name)
-                processes.start(number, task_now)
+    with _Processes(audience, patience) as processes:
+        for each in beside:
+            processes.start(None, each)
+        while any(waiting.values()) or processes.counted():
+            for pool, left in waiting.items():
+                while left and processes.counted(pool) < limits[pool]:
+                    number, task = left.popleft()
+                    audience.began(task.name)
+                    processes.start(number, task)
             for process, message in processes.messages():
                 if process.number is None:
                     continue
@@ -133,6 +144,7 @@ class _Process(Generic[T]):
 
     number: int | None
     name: str
+    pool: str
     process: ForkProcess
     received: Connection
     began: float
@@ -155,13 +167,17 @@ class _Process(Generic[T]):
 class _Processes:
     """The processes that are at work; those that are left at the end are interrupted."""
 
-    def __init__(self) -> None:
+    def __init__(self, audience: Audience, patience: float) -> None:
         self._at_work: dict[Connection, _Process[Any]] = {}
+        self._audience = audience
+        self._patience = patience
 
-    @property
-    def counted(self) -> int:
-        """How many are at work, without those beside."""
-        return sum(process.number is not None for process in self._at_work.values())
+    def counted(self, pool: str | None = None) -> int:
+        """Return how many are at work, of a pool or of all, without those beside."""
+        return sum(
+            process.number is not None and pool in (None, process.pool)
+            for process in self._at_work.values()
+        )
 
     def start(self, number: int | None, task: Task[Any]) -> None:
         """Start a task's process."""
@@ -173,12 +189,14 @@ class _Processes:
         with _interrupt_blocked():
             process.start()
             sent.close()
-            made: _Process[Any] = _Process(number, task.name, process, received, time.monotonic())
+            made: _Process[Any] = _Process(
+                number, task.name, task.pool, process, received, time.monotonic()
+            )
             self._at_work[received] = made
 
-    def messages(self) -> Iterator[tuple[_Process[Any], str | Ended[Any]]]:
-        """Give a message of each process that has one within a second."""
-        for connection in wait(list(self._at_work), _TICK_S):
+    def messages(self, most: float = _TICK_S) -> Iterator[tuple[_Process[Any], str | Ended[Any]]]:
+        """Give a message of each process that has one within ``most`` seconds."""
+        for connection in wait(list(self._at_work), most):
             process = self._at_work[cast(Connection, connection)]
             message = process.message()
             if isinstance(message, Ended):
@@ -194,18 +212,24 @@ class _Processes:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        left = list(self._at_work.values())
         try:
-            for each in left:
+            for each in self._at_work.values():
                 # Not the group's: a terminal's Ctrl-C does not reach it (_work).
                 os.kill(each.process.pid or 0, signal.SIGINT)
-            until = time.monotonic() + _PATIENCE_S
-            for each in left:
-                each.process.join(max(0.0, until - time.monotonic()))
+            until = time.monotonic() + self._patience
+            while self._at_work and (left := until - time.monotonic()) > 0:
+                self._hear_out(min(left, _TICK_S))
         finally:
-            for each in left:
+            for each in list(self._at_work.values()):
                 each.process.kill()
                 self._end(each)
+
+    def _hear_out(self, most: float) -> None:
+        """Show what tasks say while they clean up; a process that nobody hears might block."""
+        for process, message in self.messages(most):
+            if process.number is not None and isinstance(message, str):
+                self._audience.said(process.name, message)
+        self._audience.tick()
 
 
 def _work(task: Task[Any], received: Connection, sent: Connection, parent: int) -> None:
