@@ -72,6 +72,16 @@ class Ended:
 
     ending: Ending
     why: str = ""
+    status: int = 0
+    """Of a run that is done: the exit status that its evidence has."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Why a task has no evidence: the last step that was tried for it, and how that ended."""
+
+    step: Boot | Run
+    ended: Ended
 
 
 Fact: TypeAlias = Boot | Run | Restore | Ended
@@ -83,9 +93,11 @@ class Course:
     """Where a lane stands."""
 
     tasks: tuple[Task, ...]
-    done: frozenset[TaskKey] = frozenset()
-    failed: Mapping[TaskKey, str] = field(default_factory=dict)
-    """The tasks that are given up, each with the reason."""
+    done: Mapping[TaskKey, int] = field(default_factory=dict)
+    """The tasks whose evidence is kept, each with the exit status of its run."""
+
+    failed: Mapping[TaskKey, GivenUp] = field(default_factory=dict)
+    """The tasks that are given up."""
 
     attempts: Mapping[TaskKey, int] = field(default_factory=dict)
     """How many runs of a task have ended without evidence."""
@@ -144,7 +156,8 @@ class Course:
             case Boot(kernel), Ending.DONE:
                 return replace(now, running=kernel)
             case Run(kernel, number), Ending.DONE:
-                return replace(now, done=self.done | {(kernel, number)}, tries=0)
+                done = {**self.done, (kernel, number): ended.status}
+                return replace(now, done=done, tries=0)
             case (Boot() | Run()) as step, _:
                 return now._without(step, ended)
         raise ValueError("no step was begun")
@@ -156,8 +169,8 @@ class Course:
         """
         shaken = replace(self, is_shaken=True, running=None)
         if isinstance(step, Run):
-            key = step.kernel, step.number
-            shaken = replace(shaken, attempts={**self.attempts, key: self.attempts.get(key, 0) + 1})
+            attempts = self._after_attempts([(step.kernel, step.number)])
+            shaken = replace(shaken, attempts=attempts)
         if ended.ending is Ending.STOPPED:
             return shaken
         task = self.left[0]
@@ -167,8 +180,12 @@ class Course:
         given_up = (
             [task] if isinstance(step, Run) else [t for t in self.left if t.kernel == step.kernel]
         )
-        failed = {**self.failed, **{each.key: ended.why for each in given_up}}
+        failed = {**self.failed, **{each.key: GivenUp(step, ended) for each in given_up}}
         return replace(shaken, failed=failed, tries=0)
+
+    def _after_attempts(self, keys: Iterable[TaskKey]) -> dict[TaskKey, int]:
+        """Return the number of attempts where tasks have had one more."""
+        return {**self.attempts, **{key: self.attempts.get(key, 0) + 1 for key in keys}}
 
     @classmethod
     def of(cls, tasks: Iterable[Task], facts: Iterable[Fact]) -> "Course":
@@ -178,18 +195,19 @@ class Course:
             course = course.ended(fact) if isinstance(fact, Ended) else course.begun(fact)
         return course
 
-    def resumed(self, kept: Iterable[TaskKey] = ()) -> "Course":
+    def resumed(self, kept: Mapping[TaskKey, int]) -> "Course":
         """Return the course as another process goes on with it.
 
-        ``kept`` are the tasks whose evidence stands in the results. What was given up is tried
-        again, and a host that was lost is restored first. A job that was at work is asked for
-        again by the same name.
+        ``kept`` are the tasks whose evidence stands in the results, whatever the ledger says: what
+        somebody removed is run again, as another job. What was given up is tried again, and a host
+        that was lost is restored first. A job that was at work is asked for again by its name.
         """
         restores = bool(self.lost) or self.is_shaken or isinstance(self.at, Restore)
         return replace(
             self,
-            done=self.done | frozenset(kept),
+            done=dict(kept),
             failed={},
+            attempts=self._after_attempts(self.done.keys() - kept.keys()),
             tries=0,
             running=None,
             is_shaken=restores and not self.is_clean,

@@ -7,6 +7,8 @@ and one when it has ended, each written and synced before anything else happens.
     {"at": 1764480000.1, "boot": "6.12"}
     {"at": 1764480090.7, "ended": "done"}
     {"at": 1764480090.7, "run": ["6.12", 1, 0]}
+    {"at": 1764480208.3, "ended": "done", "status": 1}
+    {"at": 1764480208.3, "run": ["6.12", 2, 0]}
     {"at": 1764480310.2, "ended": "lost", "why": "no answer for 900 s"}
     {"at": 1764480310.2, "restore": true}
 """
@@ -54,8 +56,9 @@ def _written(fact: Fact) -> dict[str, Any]:
             return {"run": [kernel, number, attempt]}
         case Restore():
             return {"restore": True}
-        case Ended(ending, why):
-            return {"ended": ending, **({"why": why[:_LONGEST_WHY]} if why else {})}
+        case Ended(ending, why, status):
+            said: dict[str, Any] = {"why": why[:_LONGEST_WHY]} if why else {}
+            return {"ended": ending, **said, **({"status": status} if status else {})}
 
 
 def _read(data: Any) -> Entry:
@@ -69,7 +72,8 @@ def _read(data: Any) -> Entry:
         case {"restore": True}:
             return Entry(at, Restore())
         case {"ended": str(ending)}:
-            return Entry(at, Ended(Ending(ending), str(data.get("why", ""))))
+            ended = Ended(Ending(ending), str(data.get("why", "")), int(data.get("status", 0)))
+            return Entry(at, ended)
     raise ValueError("no entry of a ledger")
 
 

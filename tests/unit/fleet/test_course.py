@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.fleet.course import Boot, Course, Ended, Ending, Fact, Restore, Run, Step
+from kvmtest.fleet.course import Boot, Course, Ended, Ending, Fact, GivenUp, Restore, Run, Step
 from kvmtest.fleet.tasks import Task
 
 DONE = Ended(Ending.DONE)
@@ -58,7 +58,7 @@ def test_a_failed_run_is_tried_again_by_another_name_on_a_restored_host() -> Non
         Boot("a"), Run("a", 1), Restore(), Boot("a"), Run("a", 1, 1), Restore(),
     ]  # fmt: skip
     course = Course.of((A1,), facts(Course((A1,)), [DONE, failed, DONE, DONE, failed]))
-    assert course.failed == {("a", 1): "no evidence"}
+    assert course.failed == {("a", 1): GivenUp(Run("a", 1, 1), failed)}
 
 
 def test_a_kernel_that_does_not_boot_is_given_up_and_the_next_one_tried() -> None:
@@ -90,14 +90,14 @@ def test_a_host_that_can_not_be_restored_is_lost() -> None:
 def test_a_lost_host_is_restored_before_its_course_goes_on() -> None:
     course = Course.of((A1,), [Boot("a"), DONE, Run("a", 1), Ended(Ending.LOST), Restore(),
                                Ended(Ending.LOST)])  # fmt: skip
-    assert steps(course.resumed()) == [Restore(), Boot("a"), Run("a", 1, 1), Restore()]
+    assert steps(course.resumed(course.done)) == [Restore(), Boot("a"), Run("a", 1, 1), Restore()]
 
 
 def test_a_killed_fleet_asks_for_the_job_that_was_at_work_by_its_name() -> None:
     at_work = Course.of((A1,), [Boot("a"), DONE, Run("a", 1)])
-    assert steps(at_work.resumed()) == [Boot("a"), Run("a", 1, 0), Restore()]
+    assert steps(at_work.resumed({})) == [Boot("a"), Run("a", 1, 0), Restore()]
     # Its evidence was kept, and the ledger does not say so yet.
-    assert steps(at_work.resumed([("a", 1)])) == [Restore()]
+    assert steps(at_work.resumed({("a", 1): 0})) == [Restore()]
 
 
 def test_an_interrupted_fleet_restores_and_counts_no_failure() -> None:
@@ -106,16 +106,27 @@ def test_an_interrupted_fleet_restores_and_counts_no_failure() -> None:
     assert course.next == Restore()
     restored = course.begun(Restore()).ended(DONE)
     assert restored.is_clean
-    assert steps(restored.resumed()) == [Boot("a"), Run("a", 1, 1), Restore()]
+    assert steps(restored.resumed({})) == [Boot("a"), Run("a", 1, 1), Restore()]
     again = Course.of((A1,), [Boot("a"), DONE, Run("a", 1), stopped, Restore(), stopped])
-    assert steps(again.resumed())[0] == Restore()
+    assert steps(again.resumed({}))[0] == Restore()
+
+
+def test_what_somebody_removed_is_run_again_as_another_job() -> None:
+    course = Course.of((A1,), facts(Course((A1,)), []))
+    assert course.next is None
+    assert steps(course.resumed({})) == [Boot("a"), Run("a", 1, 1), Restore()]
+
+
+def test_what_is_done_has_its_exit_status() -> None:
+    ends = [DONE, Ended(Ending.DONE, status=1)]
+    assert Course.of((A1, A2), facts(Course((A1, A2)), ends)).done == {("a", 1): 1, ("a", 2): 0}
 
 
 def test_what_was_given_up_is_tried_again_by_a_resume() -> None:
     unfit = Ended(Ending.UNFIT, "no such kernel")
     course = Course.of((A1,), [Boot("a"), unfit, Restore(), DONE])
     assert course.next is None
-    assert steps(course.resumed()) == [Boot("a"), Run("a", 1), Restore()]
+    assert steps(course.resumed(course.done)) == [Boot("a"), Run("a", 1), Restore()]
 
 
 @given(tasks, st.lists(endings, max_size=60))
@@ -145,7 +156,7 @@ def test_every_course_ends_and_leaves_the_host_as_it_was_or_lost(
                     done.add((kernel, number))
             case Restore():
                 running = None
-    assert done == course.done
+    assert done == course.done.keys()
 
 
 @given(tasks, st.lists(endings, max_size=30), st.data())
@@ -155,12 +166,12 @@ def test_a_course_that_was_killed_anywhere_goes_on(
     made = facts(Course(of), ends)
     cut = made[: data.draw(st.integers(0, len(made)))]
     before = Course.of(of, cut)
-    after = before.resumed()
+    after = before.resumed(before.done)
     assert after.done == before.done
     assert before.is_clean == after.is_clean
     rest = steps(after)
     assert {(s.kernel, s.number) for s in rest if isinstance(s, Run)} == {
         t.key for t in of
-    } - before.done
+    } - before.done.keys()
     assert not rest or rest[-1] == Restore()
     assert rest or before.is_clean

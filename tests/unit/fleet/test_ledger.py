@@ -13,6 +13,8 @@ FACTS: list[Fact] = [
     Boot("6.12"),
     Ended(Ending.DONE),
     Run("6.12", 2, 1),
+    Ended(Ending.DONE, status=1),
+    Boot("6.1"),
     Ended(Ending.LOST, "no answer\nfor 900 s"),
     Restore(),
 ]
@@ -39,8 +41,10 @@ def test_the_form_is_that_of_the_module(tmp_path: Path) -> None:
         '{"at": 1764480000.0, "boot": "6.12"}',
         '{"at": 1764480000.5, "ended": "done"}',
         '{"at": 1764480001.0, "run": ["6.12", 2, 1]}',
-        '{"at": 1764480001.5, "ended": "lost", "why": "no answer\\nfor 900 s"}',
-        '{"at": 1764480002.0, "restore": true}',
+        '{"at": 1764480001.5, "ended": "done", "status": 1}',
+        '{"at": 1764480002.0, "boot": "6.1"}',
+        '{"at": 1764480002.5, "ended": "lost", "why": "no answer\\nfor 900 s"}',
+        '{"at": 1764480003.0, "restore": true}',
     ]
 
 
