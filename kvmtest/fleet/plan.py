@@ -93,6 +93,9 @@ class PlannedHost:
     name: str
     reach: LabMachine | SshHost | Place | Reservation
     kind: str
+    boot: str = "grub"
+    """How it boots another kernel once, ``grub`` or ``kexec``; nothing to a lab machine."""
+
     line: int = 0
 
     @property
@@ -251,7 +254,8 @@ class _Reader:
         at = ("hosts", name)
         self._named(at, name)
         way = self._one(at, given, ("lab", "ssh", "place", "reserve"))
-        fits = {"lab": ("cpus", "cpu_features", "parameters"), "ssh": ("port",)}.get(way, ())
+        lab = ("cpus", "cpu_features", "parameters")
+        fits = {"lab": lab, "ssh": ("port", "boot")}.get(way, ("boot",))
         for key in given.keys() - {way, "kind", *fits}:
             self._refuse((*at, key), f"{key} does not fit a host by {way}", f"remove {key}")
         reach: LabMachine | SshHost | Place | Reservation
@@ -268,7 +272,9 @@ class _Reader:
             reach = Place(given["place"])
         else:
             reach = Reservation({key: str(value) for key, value in given["reserve"].items()})
-        return PlannedHost(name, reach, given.get("kind", way), self._lines.of(at))
+        return PlannedHost(
+            name, reach, given.get("kind", way), given.get("boot", "grub"), self._lines.of(at)
+        )
 
     def _kernel(self, name: str, given: Mapping[str, Any]) -> PlannedKernel:
         at = ("kernels", name)

@@ -22,7 +22,7 @@ ssh_config: ssh/config
 hosts:
   emulated: {lab: intel, cpus: 2, parameters: [kvm_intel.nested=1]}
   spr: {ssh: root@spr.example, port: 2222, kind: metal}
-  board: {place: board-1, kind: metal}
+  board: {place: board-1, kind: metal, boot: kexec}
   any: {reserve: {cpu: spr, sockets: 2}}
 kernels:
   own: {own: true}
@@ -66,6 +66,11 @@ def test_a_plan_says_how_each_host_is_reached(folder: Path) -> None:
         "board": (Place("board-1"), "metal"),
         "any": (Reservation({"cpu": "spr", "sockets": "2"}), "reserve"),
     }
+
+
+def test_a_host_boots_by_grub_unless_the_plan_says_kexec(folder: Path) -> None:
+    hosts = plan(WHOLE, folder).hosts
+    assert [host.boot for host in hosts.values()] == ["grub", "grub", "kexec", "grub"]
 
 
 def test_a_plan_names_kernels_and_its_paths_are_relative_to_it(folder: Path) -> None:
@@ -136,6 +141,7 @@ HOSTS = "hosts:\n  a: {lab: intel}\n  b: {ssh: root@b}\n"
         ("hosts:\n  a: {lab: amd, place: p}\nruns: [{}]", 2, "a has both lab and place"),
         ("hosts:\n  a:\n    lab: vax\nruns: [{}]", 3, "hosts.a.lab must be one of"),
         ("hosts:\n  a:\n    place: p\n    cpus: 1\nruns: [{}]", 4, "cpus does not fit"),
+        ("hosts:\n  a:\n    lab: amd\n    boot: kexec\nruns: [{}]", 4, "boot does not fit"),
         ("hosts:\n  a:\n    ssh: -oProxyCommand=x@y\nruns: [{}]", 3, "hosts.a.ssh must match"),
         (
             "hosts:\n  a:\n    lab: amd\n    parameters: [kvm_intel.x=1]\nruns: [{}]",
