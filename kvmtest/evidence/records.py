@@ -6,6 +6,7 @@ named as in the JSON; None means not recorded, by an older version, say. ``extra
 have no attribute.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,9 @@ __all__ = [
 
 #: A JSON value; a missing fact is an object with "missing", the reason, and "remedy".
 Fact = object
+
+# setlocalversion adds -g and 12 digits, git describe 7 or more; behind it stand -dirty, + or more.
+_COMMIT = re.compile(r"-g([0-9a-f]{7,40})(?![0-9a-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,15 @@ class KernelRecord:
     missing: str | None = None
     remedy: str | None = None
     extra: Mapping[str, Fact] = field(default_factory=dict)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that it was built from, shortened; None unless its release names one.
+
+        CONFIG_LOCALVERSION_AUTO adds it to the release (scripts/setlocalversion of the kernel).
+        """
+        found = _COMMIT.search(self.release or "")
+        return found[1] if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
         "source": source,
         "machine": machine_words(evidence),
         "cpu": cpu_name(evidence),
-        "package": _package(evidence),
+        "build": _build(evidence),
         "version": __version__,
         "names": NAMES,
         "headline": Headline(*sentence(evidence).split(": ", 1)),
@@ -169,11 +169,12 @@ def _values(evidence: Evidence, source: Source) -> Mapping[str, Any]:
     return {**values, "mail": render("mail.txt", **values).strip() + "\n"}
 
 
-def _package(evidence: Evidence) -> str:
-    """Return which build of the kernel it is, if that is known."""
-    lab = evidence.machine.lab
-    built = (lab and lab.details and lab.details.kernel) or ""
-    return built or (evidence.kernel.version_string or "")
+def _build(evidence: Evidence) -> str:
+    """Return which build of the kernel it is, and of which commit, as far as that is known."""
+    kernel, lab = evidence.kernel, evidence.machine.lab
+    built = (lab and lab.details and lab.details.kernel) or kernel.version_string or kernel.release
+    commit = f"commit {kernel.commit}" if kernel.commit else ""
+    return ", ".join(filter(None, (built or kernel.missing, commit)))
 
 
 def _parts(evidence: Evidence, source: Source) -> Iterator[PropertyPart]:

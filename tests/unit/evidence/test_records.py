@@ -113,3 +113,24 @@ def test_a_schema_that_says_more_is_found_out(
     other = {**part, "properties": {**part["properties"], **change}}
     kind = get_type_hints(Evidence)[place]
     assert disagreements(kind, other, f"$.{place}") == [said]
+
+
+@pytest.mark.parametrize(
+    ("release", "commit"),
+    [
+        ("6.13.0-rc2-00042-g3ab1c2d4e5f6", "3ab1c2d4e5f6"),
+        ("6.12.0-g3ab1c2d4e5f6-dirty", "3ab1c2d4e5f6"),
+        ("6.12.0-local-gfeedbee+", "feedbee"),
+        ("6.12.117+deb12-amd64", None),
+        ("6.8.0-31-generic", None),
+        ("6.1.0-gamma", None),
+        ("6.1.0-gdeadbeefish", None),
+        ("6.1.0-gabc12", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_commit_is_what_a_release_names_after_g(
+    release: str | None, commit: str | None
+) -> None:
+    assert KernelRecord(release=release).commit == commit

@@ -13,6 +13,7 @@ pytest.importorskip("justhtml")
 from support.html_pages import assert_alone, page_of, text_of
 
 from kvmtest.evidence import ChangeRecord, Evidence, JournalRecord, Required, Result, load
+from kvmtest.evidence.records import KernelRecord
 from kvmtest.judge import Absence, Role, Verdict, claim, control, judge, measure
 from kvmtest.missing import Missing
 from kvmtest.report.html.run_page import run_page
@@ -53,6 +54,16 @@ def test_a_recorded_run_makes_a_page_of_its_own(path: Path) -> None:
     assert f"exit status {evidence.exit_status}" in text
     (mail,) = page.query("pre.all")
     assert all(r.id in mail.to_text() for r in evidence.results if r.verdict is not Verdict.ERROR)
+
+
+def test_a_kernel_whose_release_names_a_commit_is_told_by_it() -> None:
+    evidence = evidence_of([failed()])
+    built = "6.13.0-rc2-00042-g3ab1c2d4e5f6-dirty"
+    assert evidence.kernel.commit is None
+    page = page_of(run_page(replace(evidence, kernel=KernelRecord(release=built)), SOURCE))
+    (mail,) = page.query("pre.all")
+    for text in (text_of(page.query("header")[0]), mail.to_text()):
+        assert f"{built}, commit 3ab1c2d4e5f6" in text
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
