@@ -28,8 +28,8 @@ def _add_arguments(parser: Parser) -> None:
         metavar="EVIDENCE",
         nargs="+",
         type=path,
-        help="an evidence.json, or its folder; for --html also several, folders of runs, or the "
-        "kernels.json of a survey",
+        help="an evidence.json, or its folder; for --html and --kcidb also several, or folders of "
+        "runs; for --html also the kernels.json of a survey",
     )
     option("verbose").add_to(parser)
     form = parser.add_mutually_exclusive_group()
@@ -42,10 +42,29 @@ def _add_arguments(parser: Parser) -> None:
         help="write a page to FILE, with its figures; of several runs a matrix, with the page of "
         "each in a folder beside FILE. It needs no network and no scripts",
     )
+    form.add_argument(
+        "--kcidb",
+        metavar="FILE",
+        type=path,
+        help="write a document for KernelCI's database to FILE",
+    )
+    parser.add_argument(
+        "--origin", metavar="NAME", help="the CI system that submits the document (kvmtest)"
+    )
+    parser.add_argument(
+        "--build",
+        metavar="ID",
+        help="the build in KernelCI's database that was tested, ORIGIN:ID; else the document has "
+        "builds of its own",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print or write the evidence in the form that was asked for."""
+    if options.kcidb:
+        return _kcidb(options)
+    if options.origin is not None or options.build is not None:
+        raise UsageError("--origin and --build are of a document: name it by --kcidb FILE")
     if options.html:
         from .report_html import run as write_html
 
@@ -55,6 +74,19 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("several runs make a matrix: name its page by --html FILE")
     _report(options, options.evidence[0])
     return 0
+
+
+def _kcidb(options: argparse.Namespace) -> int:
+    """Write the document; return 3 if some evidence could not be read."""
+    from kvmtest.evidence.file import write_to
+    from kvmtest.report.kcidb import ORIGIN, kcidb
+
+    from .named_runs import NamedRuns
+
+    named = NamedRuns(options.evidence)
+    origin = ORIGIN if options.origin is None else options.origin
+    write_to(options.kcidb, kcidb(named, origin, options.build or ""))
+    return 3 if named.unread else 0
 
 
 def _report(options: argparse.Namespace, path: Path) -> None:

@@ -13,7 +13,6 @@ from kvmtest import named_file
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import EvidenceUnreadable, load
 from kvmtest.evidence.file import MOST, write_to
-from kvmtest.evidence.folder import runs
 from kvmtest.report.html.matrix_page import (
     MatrixRun,
     matrix_page,
@@ -25,6 +24,7 @@ from kvmtest.report.html.run_page import run_page
 from kvmtest.report.html.source import source
 
 from .lab_survey import load as load_survey
+from .named_runs import evidence_files
 
 __all__ = ["run"]
 
@@ -35,12 +35,7 @@ def run(paths: Sequence[Path], page: Path) -> None:
     Of several runs the page is a matrix; evidence that can't be read has a row that says why.
     """
     surveys = [path for path in paths if _is_survey(path)]
-    evidences = [
-        (str(path / name) if name else str(path), file)
-        for path in paths
-        if path not in surveys
-        for name, file in runs(path).items()
-    ]
+    evidences = evidence_files([path for path in paths if path not in surveys])
     if len(evidences) == 1 and not surveys:
         ((_, file),) = evidences
         write_to(page, run_page(load(file), source(file, page)))

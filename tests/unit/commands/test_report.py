@@ -1,5 +1,6 @@
 """kvmtest report shows the evidence of a run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,38 @@ def test_a_report_is_shown_in_each_form(tmp_path: Path, capsys: Capture) -> None
     assert main(["report", str(path), "--junit", str(tmp_path / "j.xml")]) == 0
     assert "<testsuites>" in (tmp_path / "j.xml").read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_a_kcidb_document_has_the_origin_and_the_build_that_are_named(tmp_path: Path) -> None:
+    path = sample(tmp_path)
+    file = tmp_path / "k.json"
+    assert main(["report", str(path), "--kcidb", str(file)]) == 0
+    data = json.loads(file.read_text())
+    assert [each["id"].partition(":")[0] for each in data["builds"]] == ["kvmtest"]
+    words = ["--kcidb", str(file), "--origin", "me", "--build", "maestro:1"]
+    assert main(["report", str(tmp_path), *words]) == 0
+    data = json.loads(file.read_text())
+    assert {each["origin"] for each in data["tests"]} == {"me"}
+    assert {each["build_id"] for each in data["tests"]} == {"maestro:1"}
+
+
+def test_a_kcidb_document_of_a_folder_says_which_runs_it_lacks(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("a", "b"):
+        (runs / name).mkdir(parents=True)
+    sample(runs / "a")
+    (runs / "b" / "evidence.json").write_text("{")
+    assert main(["report", str(runs), "--kcidb", str(tmp_path / "k.json")]) == 3
+    assert f"left out: {runs}/b/evidence.json" in capsys.readouterr().err
+    (run,) = {
+        each["misc"]["run"] for each in json.loads((tmp_path / "k.json").read_text())["tests"]
+    }
+    assert run == f"{runs}/a"
+
+
+def test_an_origin_without_a_document_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    for words in (["--origin", "me"], ["--build", "me:1", "--ktap"], ["--origin", ""]):
+        assert main(["report", str(sample(tmp_path)), *words]) == 2
+        assert "name it by --kcidb FILE" in capsys.readouterr().err
