@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fleet.conftest import PRETENDED
 from support.hosts import Hosts, why_no_hosts
+from support.kernel_files import BANNER, RELEASE, bzimage, vmlinux
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 THIS = Path(BOOT_ID).read_text().strip()
@@ -82,12 +84,17 @@ def test_a_small_disk_is_full_soon(hosts: Hosts) -> None:
     host.run("rm", "/var/tmp/filled")
 
 
-def test_grub_reboot_pretends_another_kernel_once(hosts: Hosts) -> None:
+def test_grub_reboot_pretends_another_kernel_once(hosts: Hosts, tmp_path: Path) -> None:
     host = hosts["host8"]
     default = host.run("uname", "-r").stdout.strip()
-    other = "6.12.9-2-amd64"
-    host.run("touch", f"/boot/vmlinuz-{other}")
-    host.run("grub-reboot", f"Advanced options for Debian GNU/Linux>Debian, with Linux {other}")
+    assert default == PRETENDED
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(bzimage(vmlinux()))
+    copy = ["scp", str(image), "host8:/boot/vmlinuz-other"]
+    subprocess.run(copy, env=hosts.environment, check=True, capture_output=True)
+    entry = "menuentry 'other' --id 'other' {\n\tlinux /boot/vmlinuz-other ro\n}\n"
+    host.run("sh", "-c", f"cat >/boot/grub/custom.cfg <<E\n{entry}E")
+    host.run("grub-reboot", "other")
     host.run("reboot", check=False)
     host.await_ssh()
     for command in (
@@ -95,7 +102,10 @@ def test_grub_reboot_pretends_another_kernel_once(hosts: Hosts) -> None:
         "cat /proc/sys/kernel/osrelease",
         "/usr/bin/python3 -c 'import os; print(os.uname().release)'",
     ):
-        assert host.run("sh", "-c", command).stdout.strip() == other
+        assert host.run("sh", "-c", command).stdout.strip() == RELEASE
+    build = host.run("uname", "-v").stdout.strip()
+    assert build.startswith("#")
+    assert build in BANNER
     host.cycle()
     host.await_ssh()
     assert host.run("uname", "-r").stdout.strip() == default

@@ -35,6 +35,15 @@ _CHECKOUT = HERE.parents[2]
 _NETWORK = ipaddress.ip_network("198.18.0.0/15")
 _FLEET_PREFIX = 28
 MOST = 8
+_OF_GRUB = ("grub-reboot", "grub-editenv", "mkinitramfs")
+_MENU = """\
+if [ "${{next_entry}}" ]; then set default="${{next_entry}}"; fi
+menuentry 'Debian GNU/Linux' {{
+\tlinux\t/boot/vmlinuz-{release} root=/dev/vda1 ro quiet
+\tinitrd\t/boot/initrd.img-{release}
+}}
+if [ -f ${{config_directory}}/custom.cfg ]; then source ${{config_directory}}/custom.cfg; fi
+"""
 #: Seconds within which a host that was powered on answers, on a busy machine.
 UP_S = 30.0
 
@@ -50,7 +59,8 @@ class HostSpec:
     kernel: str = ""
     """What uname(2) says of its default kernel's release; this machine's where empty.
 
-    With it, the host pretends to boot kernels: see ``grub`` in this folder.
+    With it, the host pretends to have GRUB, and to boot the kernel of an entry in its custom.cfg
+    once ``grub-reboot`` chose that one: uname(2) and uname(1) say so, and nothing else.
     """
 
 
@@ -112,6 +122,10 @@ class NamespacedHost:
     def refuse_reboots(self) -> None:
         """Let the host end when it is told to reboot, and not come back by itself."""
         ask(self.folder, "refuse", self.name)
+
+    def boot_the_default_alone(self) -> None:
+        """Let each kernel that ``grub-reboot`` chooses fail to start."""
+        ask(self.folder, "misboot", self.name)
 
     def await_ssh(self, deadline: float = UP_S) -> None:
         """Return when the host takes connections."""
@@ -293,6 +307,8 @@ def _make_skeleton(skeleton: Path, spec: HostSpec, sshd: Path, client_key: Path)
     (skeleton / "etc/passwd").write_text(accounts)
     programs = skeleton / "usr/sbin"
     for source in sorted((HERE / "programs").iterdir()):
+        if source.name in _OF_GRUB and not spec.kernel:
+            continue
         copy = programs / source.name
         copy.unlink(missing_ok=True)
         shutil.copyfile(source, copy)
@@ -303,7 +319,9 @@ def _make_skeleton(skeleton: Path, spec: HostSpec, sshd: Path, client_key: Path)
         command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
         subprocess.run([*command, "-o", library, source, "-ldl"], check=True)
         (skeleton / "etc/ld.so.preload").write_text("/usr/lib/kernel_release.so\n")
-        (skeleton / "etc/default_kernel").write_text(f"{spec.kernel}\n")
+        grub = skeleton / "boot/grub"
+        grub.mkdir(parents=True)
+        (grub / "grub.cfg").write_text(_MENU.format(release=spec.kernel))
 
 
 def _make_key(path: Path) -> None:

@@ -1,9 +1,8 @@
 #!/bin/sh
-# The first process of a host: DISK NAME PROGRAMS. It takes the disk as its root, and serves SSH.
+# The first process of a host: DISK NAME. It takes the disk as its root, and serves SSH.
 set -eu
 disk=$1
 name=$2
-programs=$3
 
 mount -t overlay -o "lowerdir=/,upperdir=$disk/upper,workdir=$disk/work" root "$disk/root"
 cd "$disk/root"
@@ -31,8 +30,8 @@ mkdir run/sshd run/lock
 cp "$disk/boot_id" run/boot_id
 # What would change the kernel that all hosts share can't be written. sysrq reboots this machine.
 mount --bind proc/sys proc/sys
-mount --bind run/boot_id proc/sys/kernel/random/boot_id
 mount -o remount,bind,ro proc/sys
+mount --bind run/boot_id proc/sys/kernel/random/boot_id
 for each in irq timer_list kcore; do
 	[ ! -e "proc/$each" ] || {
 		mount --bind "proc/$each" "proc/$each"
@@ -40,7 +39,11 @@ for each in irq timer_list kcore; do
 	}
 done
 [ ! -e proc/sysrq-trigger ] || mount --bind /dev/null proc/sysrq-trigger
-. "$programs/choose_kernel.sh"
+# The kernel that it pretends to have booted.
+if [ -e "$disk/kernel_release" ]; then
+	cp "$disk/kernel_release" "$disk/kernel_version" run/
+	mount --bind run/kernel_release proc/sys/kernel/osrelease
+fi
 hostname "$name"
 ip link set lo up
 pivot_root . mnt

@@ -7,9 +7,11 @@ kernel ends everything in its namespaces. It has only Python's own modules.
 
 import json
 import os
+import re
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,6 +19,8 @@ from pathlib import Path
 from uuid import uuid4
 
 HERE = Path(__file__).parent
+ACTIONS = ("on", "off", "pull", "plug", "kill", "refuse", "misboot")
+DEFAULT_VERSION = "#1 SMP Debian"
 #: How the first process of a host ends when the host is told to reboot.
 REBOOT = 64
 
@@ -34,7 +38,7 @@ class Host:
         self.disk = folder / "disks" / self.name
         self.network = folder / "disks" / f"{self.name}.network"
         self.process: subprocess.Popen | None = None
-        self.comes_back = self.answers_button = True
+        self.comes_back = self.answers_button = self.boots_what_is_asked = True
 
     def make(self) -> None:
         """Make the disk and the cable."""
@@ -80,13 +84,16 @@ class Host:
         if self.process is not None or not self.answers_button:
             return
         self.plug()
+        if self.spec["kernel"]:
+            for name, text in zip(("release", "version"), self.boots(), strict=True):
+                (self.disk / f"kernel_{name}").write_text(f"{text}\n")
         (self.disk / "boot_id").write_text(f"{uuid4()}\n")
         with (self.folder / f"{self.name}.console").open("ab") as console:
             self.process = subprocess.Popen(
                 [
                     *self.in_network("unshare", "--mount", "--propagation", "private", "--pid"),
                     *("--uts", "--ipc", "--fork", "--kill-child"),
-                    *("sh", str(HERE / "boot.sh"), str(self.disk), self.name, str(HERE)),
+                    *("sh", str(HERE / "boot.sh"), str(self.disk), self.name),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -117,6 +124,30 @@ class Host:
     def refuse(self) -> None:
         self.comes_back = False
 
+    def misboot(self) -> None:
+        self.boots_what_is_asked = False
+
+    def boots(self) -> tuple[str, str]:
+        """Return release and version of the kernel that it pretends to boot.
+
+        That is the default, but once what the boot loader was told: as GRUB does, the entry is
+        forgotten first. A kernel that is asked for in vain leads to the default, too: it panics.
+        """
+        grub = self.disk / "upper/boot/grub"
+        environment, custom = grub / "grubenv", grub / "custom.cfg"
+        if environment.exists():
+            lines = environment.read_text().splitlines()
+            told = [line for line in lines if line.startswith("next_entry=")]
+            environment.write_text("".join(f"{line}\n" for line in lines if line not in told))
+            entries = custom.read_text() if custom.exists() else ""
+            entry = told[0].partition("=")[2] if told else ""
+            linux = rf"^menuentry '{re.escape(entry)}'.*?^\s*linux\s+(\S+)"
+            images = re.findall(linux, entries, re.MULTILINE | re.DOTALL) if entry else []
+            if images and self.boots_what_is_asked:
+                image = self.disk / "upper" / images[0].lstrip("/")
+                return version(image.read_bytes())
+        return self.spec["kernel"], DEFAULT_VERSION
+
     def look(self) -> None:
         """Start the host again where it has ended to reboot."""
         if self.process is None or self.process.poll() is None:
@@ -126,6 +157,13 @@ class Host:
         self.pull()
         if reboots:
             self.on()
+
+
+def version(image: bytes) -> tuple[str, str]:
+    """Return release and version of a bzImage (Documentation/arch/x86/boot.rst)."""
+    (at,) = struct.unpack_from("<H", image, 0x20E)
+    banner = image[at + 0x200 :].partition(b"\0")[0].decode()
+    return banner.split()[0], banner[banner.index("#") :]
 
 
 def main() -> None:
@@ -168,7 +206,7 @@ def serve(connection: socket.socket, hosts: dict[str, Host]) -> None:
         connection.settimeout(10)
         try:
             action, name = connection.makefile().readline().split()
-            if action not in ("on", "off", "pull", "plug", "kill", "refuse"):
+            if action not in ACTIONS:
                 raise ValueError(action)
             getattr(hosts[name], action)()
             answer = "done"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Preloaded on a host that pretends to have booted some kernel: uname(2) says its release. */
+/* Preloaded on a host that pretends to have booted some kernel: uname(2) says which. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <string.h>
@@ -7,24 +7,32 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-static char release[65];
+static char release[65], version[65];
 
-__attribute__((constructor)) static void read_release(void)
+static void read_line(const char *path, char *line, int size)
 {
-	FILE *file = fopen("/run/kernel_release", "re");
+	FILE *file = fopen(path, "re");
 
 	if (!file)
 		return;
-	if (fgets(release, sizeof(release), file))
-		release[strcspn(release, "\n")] = 0;
+	if (fgets(line, size, file))
+		line[strcspn(line, "\n")] = 0;
 	fclose(file);
+}
+
+__attribute__((constructor)) static void read_kernel(void)
+{
+	read_line("/run/kernel_release", release, sizeof(release));
+	read_line("/run/kernel_version", version, sizeof(version));
 }
 
 int uname(struct utsname *name)
 {
 	int result = syscall(SYS_uname, name);
 
-	if (!result && release[0])
+	if (!result && release[0]) {
 		strcpy(name->release, release);
+		strcpy(name->version, version);
+	}
 	return result;
 }
