@@ -5,14 +5,17 @@ The reports about bugs found in kernels, which go along with the package: eviden
 path in the source tree, and ``kvmtest finding NAME`` prints it wherever kvmtest is installed.
 """
 
+import re
 from pathlib import Path
 
 from kvmtest.errors import UsageError
 
-__all__ = ["command", "findings", "read", "reference"]
+__all__ = ["command", "findings", "patch", "read", "reference"]
 
 # docs/findings: a link in the source tree, a folder in a wheel.
 _FOLDER = Path(__file__).with_name("text")
+
+_PATCH = re.compile(r"^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def findings() -> dict[str, str]:
@@ -27,6 +30,17 @@ def read(name: str) -> str:
     if stem not in known:
         raise UsageError(f"there is no finding {name}; there are {', '.join(known)}")
     return (_FOLDER / f"{stem}.md").read_text()
+
+
+def patch(name: str) -> str:
+    """Return the patch at a finding's end, as ``git apply`` takes it. Raises UsageError, as read().
+
+    The text before it names the kernel's source that it was made against.
+    """
+    found = _PATCH.search(read(name))
+    if found is None:
+        raise UsageError(f"the finding {name} has no patch; kvmtest finding {name} says why")
+    return found[1]
 
 
 def reference(finding: str) -> str:

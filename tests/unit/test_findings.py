@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvmtest.cli import main
-from kvmtest.findings import findings, read, reference
+from kvmtest.findings import findings, patch, read, reference
 from kvmtest.known_defects import KNOWN_DEFECTS
 
 Capture = pytest.CaptureFixture[str]
@@ -34,6 +34,24 @@ def test_the_finding_about_a_known_defect_is_named_with_what_prints_it(
 def test_a_finding_is_printed_by_its_name_or_path(capsys: Capture, name: str) -> None:
     assert main(["finding", name]) == 0
     assert capsys.readouterr().out == (DOCS / f"{NAME}.md").read_text()
+
+
+@pytest.mark.parametrize("name", findings())
+def test_a_finding_opens_with_who_is_hit_and_ends_with_a_patch(name: str) -> None:
+    first, blank, *rows = read(name).splitlines()
+    assert (first[:2], blank, rows[:2]) == ("# ", "", ["| | |", "|---|---|"])
+    asked = ["who is hit", "how badly", "since when", "status", "shown by"]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:7]] == asked
+    assert f"`kvmtest reproduce {name} " in rows[6]
+    assert read(name).endswith(f"```diff\n{patch(name)}```\n")
+    assert patch(name).startswith("Subject: [PATCH")
+
+
+def test_a_finding_s_patch_is_printed_alone(capsys: Capture) -> None:
+    assert main(["finding", NAME, "--patch"]) == 0
+    assert capsys.readouterr().out == patch(NAME)
+    assert main(["finding", "--patch"]) == 2
+    assert "--patch needs the name" in capsys.readouterr().err
 
 
 def test_without_a_name_they_are_listed(capsys: Capture) -> None:
