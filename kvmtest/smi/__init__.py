@@ -6,7 +6,7 @@ source only after a count has proved it.
 """
 
 from .catalogue import ONLY_AFTER, OPT_IN, SOURCES, all_sources, candidates, choose, split
-from .counts import SmiCount, counts
+from .counts import SmiCount, bystander_counts, counts
 from .proof import SAFE_SHARE, Proof, prove
 from .selection import FAST_HZ, Proved, Turns, best
 from .source import Periodic, Prepared, Raising, Ready, Source, Trigger, Triggered, ready
@@ -30,6 +30,7 @@ __all__ = [
     "Turns",
     "all_sources",
     "best",
+    "bystander_counts",
     "candidates",
     "choose",
     "counts",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvmtest.host.facts import msr
+from kvmtest.host.facts.mediated_pmu import PARAMETER
 from kvmtest.host.facts.msr import MSR_SMI_COUNT, MsrAccess
 from kvmtest.host.facts.perf_pmus import smi_event
 from kvmtest.host.machine import Machine
@@ -17,7 +18,7 @@ from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, CounterGroup, Event, find_event
 
-__all__ = ["MsrSmiCount", "PerfSmiCount", "SmiCount", "counts", "event_name"]
+__all__ = ["MsrSmiCount", "PerfSmiCount", "SmiCount", "bystander_counts", "counts", "event_name"]
 
 # PMCx02B of AMD's family 17h and later: ls_smi_rx, SMIs received (PPR, performance monitor events).
 _LS_SMI_RX = "cpu/event=0x2b/"
@@ -34,6 +35,10 @@ class SmiCount(Protocol):
     @property
     def cpus(self) -> tuple[int, ...]:
         """The CPUs that have it."""
+
+    @property
+    def is_since_reset(self) -> bool:
+        """Whether it counts from the CPU's reset, and not from when it was opened."""
 
     def read(self, cpu: int) -> int:
         """Return the count of ``cpu``. Raises KvmtestError."""
@@ -54,6 +59,7 @@ class MsrSmiCount:
 
     msrs: MsrAccess
     name: str = f"MSR {MSR_SMI_COUNT:#x}"
+    is_since_reset: bool = True
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -81,6 +87,8 @@ class PerfSmiCount:
 
     Raises CounterError.
     """
+
+    is_since_reset = False
 
     def __init__(self, tree: Tree, event: Event, cpus: Sequence[int]) -> None:
         self.name = f"perf event {event.name}"
@@ -123,6 +131,22 @@ def counts(machine: Machine) -> SmiCount | Missing:
         remedies.reverse()  # Others have no MSR_SMI_COUNT, unless a hypervisor lends them one.
     remedy = next(filter(None, remedies), "")
     return Missing(f"nothing counts SMIs: {msrs.what}; {perf.what}", remedy)
+
+
+def bystander_counts(machine: Machine) -> SmiCount | Missing:
+    """Return a count that keeps nobody from starting a VM, or why there is none.
+
+    With a mediated PMU an event of the CPU cores would, for as long as it is open (see
+    :mod:`kvmtest.host.facts.mediated_pmu`); the machine's ``allow_other_vms`` permits that.
+    """
+    if machine.mediated_pmu is not True or machine.allow_other_vms:
+        return counts(machine)
+    if event_name(machine) != _LS_SMI_RX:
+        return counts(machine)
+    return Missing(
+        "KVM's PMU is mediated: nobody could start a VM with a PMU while perf counts SMIs",
+        f"use --allow-other-vms, or load the KVM module with {PARAMETER}=0",
+    )
 
 
 def event_name(machine: Machine) -> str | Missing:

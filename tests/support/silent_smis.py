@@ -11,6 +11,7 @@ class NoCount:
     """A count of SMIs that never come."""
 
     name = "nothing"
+    is_since_reset = False
 
     def __init__(self, cpus: tuple[int, ...]) -> None:
         self.cpus = cpus

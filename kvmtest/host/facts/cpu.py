@@ -6,7 +6,7 @@ What /proc/cpuinfo, /sys/devices/system/cpu and the CPUID device say about the m
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,15 @@ from kvmtest.errors import KvmtestError
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
-__all__ = ["Cpu", "CpuListError", "CpuidLeaf", "cpuid", "parse_cpu_list", "parse_cpuinfo"]
+__all__ = [
+    "Cpu",
+    "CpuListError",
+    "CpuidLeaf",
+    "cpu_list",
+    "cpuid",
+    "parse_cpu_list",
+    "parse_cpuinfo",
+]
 
 # CONFIG_MAXSMP has NR_CPUS=8192; a number far above that is damage.
 MAX_CPUS = 1 << 16
@@ -119,6 +127,17 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
             first, last = _range(part.strip(), text)
             cpus.update(range(first, last + 1))
     return tuple(sorted(cpus))
+
+
+def cpu_list(cpus: Iterable[int]) -> str:
+    """Return CPU numbers as a list such as ``0-3,8``, which :func:`parse_cpu_list` reads."""
+    ends: list[list[int]] = []
+    for cpu in sorted(set(cpus)):
+        if ends and cpu == ends[-1][1] + 1:
+            ends[-1][1] = cpu
+        else:
+            ends.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 def cpuid(tree: Tree, leaf: int, subleaf: int = 0, cpu: int = 0) -> CpuidLeaf | Missing:

@@ -1,15 +1,17 @@
-"""kvmtest smi probe proves what it can, and shows why the rest can't be used.
+"""kvmtest smi probe proves what it can, and shows why the rest can't be used; smi watch counts.
 
 In a stand-in tree a command that raises a byte of the MSR device is an SMI that counts.
 """
 
 import json
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stand_in import FACP, XEON, fadt_table, intel_host, write
+from support.stand_in import FACP, XEON, command, environment, fadt_table, intel_host, write
 
 from kvmtest.cli import main
 from kvmtest.errors import KvmtestError
@@ -18,6 +20,7 @@ from kvmtest.host.facts.msr import MSR_SMI_COUNT
 from kvmtest.host.tree import Tree
 from kvmtest.smi import Proof, Ready
 from kvmtest.smi import probe as smi_probe
+from kvmtest.smi.counts import MsrSmiCount
 
 Capture = pytest.CaptureFixture[str]
 
@@ -200,3 +203,75 @@ def test_what_a_source_does_not_take_is_refused(
     assert main(["smi", "probe", "--root", str(host.root), *words]) == 2
     assert said in capsys.readouterr().err
     assert host.path("/dev/port").read_bytes() == bytes(0x100)
+
+
+# kvmtest smi watch
+
+
+def raise_smis(tree: Tree, number: int) -> None:
+    device = tree.path("/dev/cpu/0/msr")
+    msrs = bytearray(device.read_bytes())
+    msrs[MSR_SMI_COUNT] += number
+    device.write_bytes(msrs)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_watch_in_a_pipe_prints_lines_until_a_signal(
+    host: Tree, number: signal.Signals, status: int
+) -> None:
+    words = command("smi", "watch", "--interval", "0.05", "--root", host.root)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment(), text=True) as watch:
+        assert watch.stdout
+        assert watch.stderr
+        head = watch.stdout.readline()
+        assert head == "SMIs counted by MSR 0x34 on 2 CPUs, looked at every 0.05 s\n"
+        raise_smis(host, 2)
+        assert watch.stdout.readline()[8:] == " 2 SMIs on CPUs 0-1\n"
+        watch.send_signal(number)
+        (last,) = watch.stdout.read().splitlines()
+        assert last.startswith("2 SMIs on each of CPUs 0-1 in ")
+        assert watch.stderr.read() == ""
+    assert watch.returncode == status
+
+
+def test_a_watch_ends_after_its_time(host: Tree, capsys: Capture) -> None:
+    words = ["smi", "watch", "--seconds", "0.05", "--interval", "0.01", "--root", str(host.root)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("no SMI on CPUs 0-1 in 0.")
+
+
+def test_a_watch_where_nothing_counts_says_what_is_missing(host: Tree, capsys: Capture) -> None:
+    host.path("/dev/cpu/0/msr").unlink()
+    assert main(["smi", "watch", "--root", str(host.root)]) == 4
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("kvmtest: nothing counts SMIs: module msr is not loaded")
+    assert shown.err.endswith("; modprobe msr\n")
+    assert shown.err.count("\n") == 1
+
+
+def test_a_cpu_that_goes_ends_a_watch_in_one_line(host: Tree, capsys: Capture) -> None:
+    # The first look at the machine finds the device; the second does not.
+    device = host.path("/dev/cpu/1")
+    real = MsrSmiCount.read_all
+
+    def read_all(count: MsrSmiCount) -> dict[int, int]:
+        counted = real(count)
+        device.unlink(missing_ok=True)
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MsrSmiCount, "read_all", read_all)
+        assert main(["smi", "watch", "--interval", "0.01", "--root", str(host.root)]) == 3
+    assert "can't read MSR 0x34 (MSR_SMI_COUNT) on CPU 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--interval", "0"], ["--seconds", "-1"], ["--seconds", "nan"]])
+def test_a_watch_takes_times_alone(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["smi", "watch", *words])
+    assert end.value.code == 2
+    assert "give 0.01 to 1000000 seconds" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 from kvmtest.pmu import CounterError, find_event
-from kvmtest.smi import SmiCount, counts
+from kvmtest.smi import SmiCount, bystander_counts, counts
 from kvmtest.smi.counts import MsrSmiCount, PerfSmiCount, event_name
 
 
@@ -122,6 +122,37 @@ def test_nobody_but_intel_is_sent_after_intel_s_msr(tmp_path: Path, vendor: str)
     assert isinstance(missing, Missing)
     assert missing.remedy == "run on the machine itself"
     assert "Intel" not in str(missing)
+
+
+# With a mediated PMU an event of the cores keeps others from starting a VM
+
+MEDIATED = "/sys/module/kvm_amd/parameters/enable_mediated_pmu"
+
+
+def amd_host(root: Path, mediated: str) -> Tree:
+    tree = intel_host(root)
+    for path in sorted(tree.path("/sys/module/kvm_intel").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    tree.path("/sys/module/kvm_intel").rmdir()
+    files = {"/proc/cpuinfo": amd(25), "/sys/module/kvm_amd/initstate": "live", MEDIATED: mediated}
+    return stand_in(root, files)
+
+
+def test_a_bystander_opens_no_event_that_keeps_others_from_starting_a_vm(tmp_path: Path) -> None:
+    tree = amd_host(tmp_path, "Y")
+    missing = bystander_counts(Machine(tree))
+    assert isinstance(missing, Missing)
+    assert missing.what.startswith("KVM's PMU is mediated")
+    # The stand-in's MSR 0x34 would do; that shows that what follows did look for a count.
+    assert isinstance(bystander_counts(Machine(tree, allow_other_vms=True)), MsrSmiCount)
+    write(tree, MEDIATED, "N")
+    assert isinstance(bystander_counts(Machine(tree)), MsrSmiCount)
+
+
+def test_intel_s_counts_keep_nobody_from_anything(tmp_path: Path) -> None:
+    tree = intel_host(tmp_path)
+    write(tree, "/sys/module/kvm_intel/parameters/enable_mediated_pmu", "Y")
+    assert isinstance(bystander_counts(Machine(tree)), MsrSmiCount)
 
 
 def open_files() -> int:

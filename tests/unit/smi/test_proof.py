@@ -21,6 +21,7 @@ class Count:
     """A count that the test moves; ``on_read`` is called before each look at all CPUs."""
 
     name = "the test"
+    is_since_reset = False
 
     def __init__(self, *values: int, on_read: Callable[["Count"], None] | None = None) -> None:
         self.values = list(values)

@@ -36,6 +36,7 @@ class Count:
     """SMIs by CPU."""
 
     name = "the test's count"
+    is_since_reset = False
 
     def __init__(self, *cpus: int) -> None:
         self.cpus = cpus

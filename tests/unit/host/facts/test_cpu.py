@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmtest.errors import KvmtestError
-from kvmtest.host.facts.cpu import Cpu, CpuListError, cpuid, parse_cpu_list, parse_cpuinfo
+from kvmtest.host.facts.cpu import Cpu, CpuListError, cpu_list, cpuid, parse_cpu_list, parse_cpuinfo
 from kvmtest.host.tree import Tree
 from kvmtest.missing import Missing
 
@@ -130,6 +130,19 @@ def test_a_list_of_single_cpus_reads_back(cpus: set[int]) -> None:
 @given(st.integers(0, 8000), st.integers(0, 191))
 def test_a_range_holds_both_its_ends(first: int, more: int) -> None:
     assert parse_cpu_list(f"{first}-{first + more}") == tuple(range(first, first + more + 1))
+
+
+@given(
+    st.sets(st.integers(0, 8191), max_size=50)
+    | st.builds(set, st.builds(range, st.integers(0, 99)))
+)
+def test_a_written_list_reads_back(cpus: set[int]) -> None:
+    assert parse_cpu_list(cpu_list(cpus)) == tuple(sorted(cpus))
+
+
+def test_a_written_list_has_ranges() -> None:
+    assert cpu_list([8, 1, 0, 2, 10, 9]) == "0-2,8-10"
+    assert cpu_list([3]) == "3"
 
 
 @given(st.text(alphabet="0123456789-, \nx²"))
