@@ -1,7 +1,8 @@
 """Diagnosis
 =========
 
-What a machine can prove, what keeps it from the rest, and what to do next.
+Whether SMIs pollute what is counted on a machine, what it can prove, what keeps it from the rest,
+and what to do next.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from kvmtest.evidence.coding import encode
 from kvmtest.host.as_json import host_facts, kernel_facts, machine_facts
 from kvmtest.host.machine import Machine
 from kvmtest.missing import Missing
+from kvmtest.pollution import Pollution, observed
 from kvmtest.properties import PROPERTIES, WITNESSES
 from kvmtest.smi import all_sources
 
@@ -24,13 +26,14 @@ Fact = str | Missing
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a machine can prove and what it lacks.
+    """Whether SMIs pollute what is counted on a machine, what it can prove and what it lacks.
 
     ``next_steps`` are commands and their purpose, the best first. ``witnesses`` maps each witness's
     name, and ``properties`` each property's id, to the missing things that stand in the way.
     ``shortened`` maps a missing thing to a shorter text, where the facts state the rest.
     """
 
+    pollution: Pollution
     good_for: str
     next_steps: list[tuple[str, str]]
     facts: list[tuple[str, Fact]]
@@ -42,6 +45,7 @@ class Diagnosis:
         """Return the diagnosis and the machine's facts as values for JSON."""
         return {
             "kvmtest": __version__,
+            "pollution": self.pollution.to_dict(),
             "good_for": self.good_for,
             "next": [command for command, _ in self.next_steps],
             "machine": encode(machine_facts(machine)),
@@ -54,10 +58,14 @@ class Diagnosis:
         }
 
 
-def diagnose(machine: Machine) -> Diagnosis:
-    """Return what the machine can prove, and what it lacks for the rest."""
+def diagnose(machine: Machine, seconds: float) -> Diagnosis:
+    """Return what the machine can prove, and what it lacks for the rest.
+
+    SMIs are counted for so many seconds, 0 for not at all.
+    """
     properties = {p.id: lacking(machine, p) for p in PROPERTIES}
     return Diagnosis(
+        observed(machine, seconds),
         _good_for(properties),
         list(_next_steps(machine, properties)),
         list(_facts(machine)),
@@ -105,12 +113,12 @@ def _shortened(machine: Machine) -> dict[Missing, Missing]:
     missing = answer(machine, "smi-source")
     if missing is None or machine.smi_source is not None:
         return {}
-    short = "no SMI source that is tried unasked (see SMI by)"
+    short = "no SMI source that is tried unasked (see SMIs by)"
     return {missing: Missing(short, missing.remedy)}
 
 
 def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
-    cpu, kernel, module, knob = machine.cpu, machine.kernel, machine.kvm_module, machine.knob
+    cpu, kernel, module = machine.cpu, machine.kernel, machine.kvm_module
     yield "machine", str(machine.virtualisation)
     if isinstance(cpu, Missing):
         yield "CPU", cpu
@@ -118,7 +126,6 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
         model = f"family {cpu.family} model {cpu.model} stepping {cpu.stepping}"
         yield "CPU", f"{cpu.model_name} ({cpu.vendor}, {model}), {len(cpu.online)} online"
     yield "kernel", kernel if isinstance(kernel, Missing) else kernel.release
-    yield "fix in kernel", _fix(machine)
     if isinstance(module, Missing):
         yield "KVM", module
     else:
@@ -127,17 +134,10 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     if not isinstance(module, Missing):
         told = "on: guests get the CPU's own counters" if mediated is True else "off"
         yield "mediated PMU", mediated if isinstance(mediated, Missing) else told
-    yield "freeze_on_smi", knob if isinstance(knob, Missing) else knob.described()
-    yield "MSRs", machine.msr if isinstance(machine.msr, Missing) else "readable"
     pmus = machine.pmus
     yield "PMU", pmus if isinstance(pmus, Missing) else ", ".join(pmu.name for pmu in pmus)
-    looks = {
-        name: str(source) if isinstance(source, Missing) else "looks usable (not fired)"
-        for name, source in all_sources(machine).items()
-    }
-    for look in dict.fromkeys(looks.values()):
-        yield "SMI by", f"{', '.join(name for name in looks if looks[name] == look)}: {look}"
-    yield "lockdown", str(machine.lockdown)
+    yield from _sources(machine)
+    yield "lockdown", machine.lockdown
     boot = machine.secure_boot
     yield "Secure Boot", boot if isinstance(boot, Missing) else ("on" if boot else "off")
     others = [str(user) for user in machine.census.processes]
@@ -145,10 +145,14 @@ def _facts(machine: Machine) -> Iterator[tuple[str, Fact]]:
     yield "other VMs, users of KVM", "; ".join(others) or "nobody"
 
 
-def _fix(machine: Machine) -> Fact:
-    fix = machine.fix
-    if isinstance(fix, Missing):
-        return fix
-    if not fix.is_of_kvm:
-        return f"unknown: {fix.where} does not describe KVM"
-    return f"{'present' if fix.is_present else 'absent'} (by {fix.where})"
+def _sources(machine: Machine) -> Iterator[tuple[str, Fact]]:
+    """Give the sources of SMIs that share a fact, with the fact."""
+    looks: dict[Missing | None, list[str]] = {}
+    for name, source in all_sources(machine).items():
+        looks.setdefault(source if isinstance(source, Missing) else None, []).append(name)
+    for missing, names in looks.items():
+        listed = ", ".join(names)
+        if missing is None:
+            yield "SMIs by", f"{listed}: looks usable (not fired)"
+        else:
+            yield f"SMIs by {listed}", missing

@@ -1,7 +1,8 @@
 """kvmtest doctor
 ==============
 
-What this machine can prove, what it can't, why, and how to change that.
+Do SMIs pollute what is counted here? What can this machine prove, what can't it, why, and how to
+change that?
 """
 
 import argparse
@@ -20,6 +21,13 @@ def add(commands: Commands) -> None:
 def _add_arguments(parser: Parser) -> None:
     from kvmtest.run_options import option
 
+    parser.add_argument(
+        "--seconds",
+        metavar="S",
+        type=_seconds,
+        default=1.0,
+        help="how long SMIs are counted (default: 1; 0: not at all)",
+    )
     parser.add_argument("--json", action="store_true", help="print facts and answers as JSON")
     option("root").add_to(parser)
 
@@ -33,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from kvmtest.host.tree import Tree
 
     machine = Machine(Tree(options.root))
-    found = diagnose(machine)
+    found = diagnose(machine, options.seconds)
     if options.json:
         print(json.dumps(found.to_dict(machine), indent=1))  # noqa: T201
         return 0
@@ -44,3 +52,13 @@ def run(options: argparse.Namespace) -> int:
     for part in page(found):
         screen.print(part)
     return 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds == 0 or 0.01 <= seconds <= 3600:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text}: give 0, or 0.01 to 3600 seconds")

@@ -125,9 +125,9 @@ def numbered_table(missing: Iterable[Missing]) -> Table:
     return table
 
 
-def reasons_table(rows: Iterable[tuple[str, str]]) -> Table:
-    """Return properties that can't be decided, and the numbers of what is missing for them."""
-    table = _table("can't be decided here", "missing")
+def reasons_table(head: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Return what is not there for want of something, and the numbers of what is missing."""
+    table = _table(head, "missing")
     for ids, numbers in rows:
         table.add_row(_text(ids), numbers)
     return table
@@ -252,13 +252,13 @@ def kernels_table(rows: Iterable[tuple[str, str, str]]) -> Table:
     return table
 
 
-def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
-    """Return two columns of facts."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+def facts_table(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    """Return two columns of facts; a Text is printable already."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in rows:
-        table.add_row(name, _text(fact))
+        table.add_row(name, _text(fact) if isinstance(fact, str) else fact)
     return table
 
 

@@ -16,7 +16,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch, machine: Machine, *lacks: str) ->
     for name in PRECONDITIONS:
         missing = Missing(f"no {name}", f"get {name}") if name in lacks else None
         monkeypatch.setitem(PRECONDITIONS, name, lambda machine, answer=missing: answer)
-    return diagnose(machine)
+    return diagnose(machine, 0)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ LEVELS = (
     {"report"},
     {"session", "diagnosis", "watch", "interruption", "reproducers"},
     {"fleet"},
-    {"known_defects", "record"},
+    {"known_defects", "record", "pollution"},
     {"checks", "lab", "run_options"},
     {"guests", "smi", "interleave"},
     {"pmu"},

@@ -41,9 +41,12 @@ _OUTSIDE = (
     "kvmtest/reproducers/",
     "kvmtest/suite/",
 )
-# What a run needs of kvmtest/kernels: types, banner and options of a running kernel, not files.
+# What a run and doctor need of kvmtest/kernels: types, banner and options of a running kernel, and
+# the table of the series, not files.
 _KERNELS = "kvmtest/kernels/"
-_OF_RUNNING_KERNELS = {"__init__.py", "banner.py", "btf.py", "configuration.py", "fix.py"}
+_OF_RUNNING_KERNELS = {
+    "__init__.py", "banner.py", "btf.py", "configuration.py", "fix.py", "series.py",
+}  # fmt: skip
 
 
 def package() -> dict[str, bytes]:

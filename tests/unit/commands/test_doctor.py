@@ -1,4 +1,7 @@
-"""doctor says first what the machine is good for and what to do, and each missing thing once."""
+"""doctor says first whether SMIs pollute counts and what to do, then what the machine is good for.
+
+Each missing thing is told once, at the end.
+"""
 
 import json
 import os
@@ -7,16 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.stand_in import KNOB, intel_host, write
+from support.stand_in import KNOB, UNFIXED, intel_host, write
 
 from kvmtest.checks.preconditions import lacking
 from kvmtest.cli import main
 from kvmtest.host.machine import Machine
 from kvmtest.host.tree import Tree
+from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES
 from kvmtest.report import terminal
+from kvmtest.smi import all_sources
 
 Capture = pytest.CaptureFixture[str]
+DOCTOR = ("doctor", "--seconds", "0.01", "--root")
 
 
 def empty(root: Path) -> None:
@@ -53,7 +59,7 @@ TREES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("make", TREES)
 def test_doctor_answers_for_any_tree(tmp_path: Path, capsys: Capture, make: str) -> None:
     TREES[make](tmp_path / "root")
-    words = ["doctor", "--root", str(tmp_path / "root")]
+    words = [*DOCTOR, str(tmp_path / "root")]
     assert main([*words, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert set(answers["properties"]) == {p.id for p in PROPERTIES}
@@ -68,7 +74,7 @@ def test_doctor_tells_what_can_be_decided_and_what_is_missing(
 ) -> None:
     tree = intel_host(tmp_path)
     tree.path(KNOB).unlink()
-    main(["doctor", "--root", str(tmp_path), "--json"])
+    main([*DOCTOR, str(tmp_path), "--json"])
     answers = json.loads(capsys.readouterr().out)["properties"]
     assert answers["kernel.fix-present"] == []
     (missing, *_) = answers["host.knob-effective"]
@@ -77,24 +83,76 @@ def test_doctor_tells_what_can_be_decided_and_what_is_missing(
 
 
 def shown(root: Path, capsys: Capture) -> str:
-    assert main(["doctor", "--root", str(root)]) == 0
+    assert main([*DOCTOR, str(root)]) == 0
     return capsys.readouterr().out
 
 
-def test_the_first_line_is_what_the_machine_is_good_for(tmp_path: Path, capsys: Capture) -> None:
+def test_the_first_five_lines_answer_whoever_counts_events(tmp_path: Path, capsys: Capture) -> None:
+    intel_host(tmp_path, btf=UNFIXED)
+    *five, blank = shown(tmp_path, capsys).splitlines()[:6]
+    assert [re.sub(r"0\.0\d+ s", "0.01 s", line.rstrip()) for line in five] == [
+        "freeze_on_smi  on",
+        "on every CPU   no: MSR 0x1d9 bit 14 is 0 on 2 of 2",
+        "in guests      lost: this kernel lacks the fix (types)",
+        "SMIs           0 a CPU in 0.01 s (MSR 0x34); 0 since reset",
+        "what to do     echo 0 > /sys/devices/cpu/freeze_on_smi; then 1; look again",
+    ]
+    assert not blank
+    assert main([*DOCTOR, str(tmp_path), "--json"]) == 0
+    pollution = json.loads(capsys.readouterr().out)["pollution"]
+    assert (pollution["freeze_on_smi"], pollution["bits"]) == (1, {"0": 0, "1": 0})
+    assert pollution["fix"] == {"state": "absent", "evidence": ["types"]}
+    assert pollution["smis"]["by_cpu"] == {"0": 0, "1": 0}
+
+
+def test_what_the_machine_is_good_for_comes_next(tmp_path: Path, capsys: Capture) -> None:
     intel_host(tmp_path)
-    first, second = shown(tmp_path, capsys).splitlines()[:2]
+    first, second = shown(tmp_path, capsys).splitlines()[6:8]
     assert first.startswith("This machine can prove ")
     assert second.startswith("next: kvmtest doctor  on the machine itself")
-    assert main(["doctor", "--json", "--root", str(tmp_path)]) == 0
+    assert main([*DOCTOR, str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["good_for"], told["next"]) == (first, ["kvmtest doctor"])
 
 
 @pytest.mark.parametrize("there", ["all", "nothing"])
-def test_each_missing_thing_is_told_once_and_else_by_its_number(
+def test_what_is_there_comes_before_what_is_missing(
     tmp_path: Path, capsys: Capture, there: str
 ) -> None:
+    root = tmp_path / "host"
+    intel_host(root) if there == "all" else root.mkdir()
+    _, _, rest = shown(root, capsys).partition("\n\n")
+    usable, _, lacking = rest.partition("can't be decided here")
+    assert "missing" not in usable
+    assert "witnesses" in usable
+    for name in ("lockdown", "SMIs by efivar", "witness runflags"):
+        assert name not in usable
+        assert name in lacking
+
+
+def test_nothing_is_counted_where_nobody_wants_to_wait(tmp_path: Path, capsys: Capture) -> None:
+    intel_host(tmp_path)
+    assert main(["doctor", "--seconds", "0", "--root", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^SMIs           not counted: see \d+ *$", out, re.MULTILINE)
+    assert main(["doctor", "--seconds", "0", "--json", "--root", str(tmp_path)]) == 0
+    smis = json.loads(capsys.readouterr().out)["pollution"]["smis"]
+    assert smis["missing"] == "SMIs were not counted, by --seconds 0"
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "x", "1e9", "0.001"])
+def test_a_time_that_is_none_is_refused(seconds: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--seconds", seconds])
+    assert end.value.code == 2
+    assert f"{seconds}: give 0, or 0.01 to 3600 seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", ["all", "nothing"])
+def test_each_missing_thing_is_told_once_and_else_by_its_number(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    monkeypatch.setattr(terminal, "PIPE_WIDTH", 1000)  # A row of a table is one line.
     root = tmp_path / "host"
     intel_host(root) if there == "all" else root.mkdir()
     out = shown(root, capsys)
@@ -103,14 +161,16 @@ def test_each_missing_thing_is_told_once_and_else_by_its_number(
     assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
     machine = Machine(Tree(root))
     wanted = {missing for p in PROPERTIES for missing in lacking(machine, p)}
-    assert len(numbers) == len(wanted)
-    # Sources of SMIs have reasons of their own.
-    before, _, after = facts.partition("SMI by")
-    told = " ".join(f"{before} {after.partition('lockdown')[2]}".split())
-    assert "missing: see" in told
+    wanted |= {s for s in all_sources(machine).values() if isinstance(s, Missing)}
+    wanted |= {f for f in (machine.lockdown, machine.secure_boot) if isinstance(f, Missing)}
+    told = " ".join(facts.split())
     assert not [missing for missing in wanted if missing.what in told]
+    whats = re.findall(r"^\d+ +(.*?)(?: {2,}.*)?$", table, re.MULTILINE)
+    assert len(set(whats)) == len(whats) == len(numbers)
+    # Why there is no source of SMIs is told by the sources' own rows.
+    assert {m.what for m in wanted if not m.what.startswith("no SMI source (")} <= set(whats)
     # Every number that anything refers to is in the table.
-    referred = re.findall(r"see ([\d ]+)$|  ([\d ]+)$", facts, re.MULTILINE)
+    referred = re.findall(r"see (\d+) *$|  ([\d ]+)$", facts, re.MULTILINE)
     assert {n for pair in referred for n in " ".join(pair).split()} <= set(numbers)
 
 
