@@ -30,6 +30,10 @@ class NamedRuns:
         self._files = evidence_files(paths)
         self.unread = 0
 
+    def __len__(self) -> int:
+        """Return how many runs there are, with those that can't be read."""
+        return len(self._files)
+
     def __iter__(self) -> Iterator[tuple[str, Evidence]]:
         """Give each run's name and evidence; tell of evidence that can't be read on stderr.
 

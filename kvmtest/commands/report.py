@@ -14,6 +14,8 @@ from .parser import Commands, Parser, add_command
 
 __all__ = ["add"]
 
+_FORMS = ("ktap", "junit", "html", "kcidb", "markdown")
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
@@ -28,21 +30,23 @@ def _add_arguments(parser: Parser) -> None:
         metavar="EVIDENCE",
         nargs="+",
         type=path,
-        help="an evidence.json, or its folder; for --html and --kcidb also several, or folders of "
-        "runs; for --html also the kernels.json of a survey",
+        help="an evidence.json, or its folder; for --html, --kcidb and --markdown also several, or "
+        "folders of runs; for --html also the kernels.json of a survey",
     )
     option("verbose").add_to(parser)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--ktap", action="store_true", help="print KTAP")
-    form.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to FILE")
-    form.add_argument(
+    parser.add_argument("--ktap", action="store_true", help="print KTAP")
+    parser.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to FILE")
+    parser.add_argument(
         "--html",
         metavar="FILE",
         type=path,
         help="write a page to FILE, with its figures; of several runs a matrix, with the page of "
         "each in a folder beside FILE. It needs no network and no scripts",
     )
-    form.add_argument(
+    parser.add_argument(
+        "--markdown", action="store_true", help="print Markdown, for a job summary of GitHub"
+    )
+    parser.add_argument(
         "--kcidb",
         metavar="FILE",
         type=path,
@@ -61,6 +65,10 @@ def _add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print or write the evidence in the form that was asked for."""
+    # A group of argparse's would be one long line of the usage.
+    forms = [f"--{form}" for form in _FORMS if getattr(options, form)]
+    if len(forms) > 1:
+        raise UsageError(f"{' and '.join(forms)} are several forms; name one")
     if options.kcidb:
         return _kcidb(options)
     if options.origin is not None or options.build is not None:
@@ -70,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
 
         write_html(options.evidence, options.html)
         return 0
+    if options.markdown:
+        return _markdown(options)
     if len(options.evidence) > 1:
         raise UsageError("several runs make a matrix: name its page by --html FILE")
     _report(options, options.evidence[0])
@@ -86,6 +96,21 @@ def _kcidb(options: argparse.Namespace) -> int:
     named = NamedRuns(options.evidence)
     origin = ORIGIN if options.origin is None else options.origin
     write_to(options.kcidb, kcidb(named, origin, options.build or ""))
+    return 3 if named.unread else 0
+
+
+def _markdown(options: argparse.Namespace) -> int:
+    """Print one run, or a table of several; return 3 if some evidence could not be read."""
+    from kvmtest.report.markdown import markdown, markdown_of_runs
+
+    from .named_runs import NamedRuns
+
+    named = NamedRuns(options.evidence)
+    if len(named) == 1:
+        ((_, evidence),) = named
+        sys.stdout.write(markdown(evidence))
+    else:
+        sys.stdout.write(markdown_of_runs(named))
     return 3 if named.unread else 0
 
 

@@ -75,3 +75,21 @@ def test_an_origin_without_a_document_is_refused(tmp_path: Path, capsys: Capture
     for words in (["--origin", "me"], ["--build", "me:1", "--ktap"], ["--origin", ""]):
         assert main(["report", str(sample(tmp_path)), *words]) == 2
         assert "name it by --kcidb FILE" in capsys.readouterr().err
+
+
+def test_markdown_is_of_one_run_or_a_table_of_several(tmp_path: Path, capsys: Capture) -> None:
+    path = sample(tmp_path)
+    assert main(["report", str(tmp_path), "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("### PASS: ")
+    assert main(["report", str(path), str(path), "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("### 2 of 2 runs ended with 0")
+    (tmp_path / "cut.json").write_text("{")
+    assert main(["report", str(path), str(tmp_path / "cut.json"), "--markdown"]) == 3
+    assert capsys.readouterr().out.startswith("### 1 of 1 run ended with 0")
+
+
+def test_one_form_is_made_at_a_time(tmp_path: Path, capsys: Capture) -> None:
+    path = sample(tmp_path)
+    assert main(["report", str(path), "--ktap", "--html", str(tmp_path / "p.html")]) == 2
+    assert capsys.readouterr().err == "kvmtest: --ktap and --html are several forms; name one\n"
+    assert not (tmp_path / "p.html").exists()
