@@ -5,11 +5,13 @@ import select
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from fleet.conftest import PRETENDED
 from support.hosts import Hosts, why_no_hosts
+from support.hosts.gate import gate
 from support.kernel_files import BANNER, RELEASE, bzimage, vmlinux
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -126,6 +128,19 @@ def test_a_host_can_t_change_this_machine_s_kernel(hosts: Hosts) -> None:
         done = refused.stdout == "done\n"
         # Where the kernel has sysrq, the host's is /dev/null.
         assert not done or "sysrq" in command, command
+
+
+def test_a_gate_holds_a_run(hosts: Hosts) -> None:
+    host = hosts["host6"]
+    python = ["env", "LC_ALL=C", "python3", "-c", "import sys; print(sys.argv[1:], sys.executable)"]
+    with gate(host) as closed, ThreadPoolExecutor() as pool:
+        assert host.run(*python, "kvmtest", "restore").stdout.startswith("['kvmtest', 'restore'] ")
+        run = pool.submit(host.run, *python, "kvmtest", "run", "-v")
+        closed.await_run()
+        assert not run.done()
+        closed.let_pass()
+        assert run.result().stdout == "['kvmtest', 'run', '-v'] /usr/bin/python3\n"
+        assert host.run(*python, "kvmtest", "run", "").stdout.startswith("['kvmtest', 'run',")
 
 
 PROGRAM = """

@@ -21,9 +21,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from support.hosts.openssh import sshd_files
 
@@ -139,10 +141,12 @@ class NamespacedHost:
             else:
                 return
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command on it over SSH."""
+    def run(
+        self, *command: str, check: bool = True, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on it over SSH; ``given`` is its input."""
         words = ["ssh", "-F", str(self.folder / "ssh_config"), self.name, shlex.join(command)]
-        return subprocess.run(words, capture_output=True, text=True, check=check)
+        return subprocess.run(words, capture_output=True, text=True, check=check, input=given)
 
     def power_command(self, action: str) -> str:
         """Return the command that does ``action`` ("on", "off"), as a shell takes it."""
@@ -157,9 +161,31 @@ class NamespacedHost:
 
     @property
     def disk(self) -> Path:
-        """What was written on the host, seen from here; tmpfs's such as /run and /tmp are not."""
-        keeper = (self.folder / "keeper.pid").read_text()
-        return Path(f"/proc/{keeper}/root{self.folder}/disks/{self.name}/upper")
+        """What was written on the host, seen from here; what is in /run and /tmp is not there."""
+        return Path(f"/proc/{self._keeper}/root{self.folder}/disks/{self.name}/upper")
+
+    @property
+    def root(self) -> Path:
+        """The host's files as the host sees them; it is on."""
+        assert self._first is not None, f"{self.name} is off"
+        return Path(f"/proc/{self._first.pid}/root")
+
+    @property
+    def is_on(self) -> bool:
+        return self._first is not None
+
+    @property
+    def _keeper(self) -> int:
+        return int((self.folder / "keeper.pid").read_text())
+
+    @property
+    def _first(self) -> psutil.Process | None:
+        """The host's first process."""
+        for unshare in psutil.Process(self._keeper).children():
+            with suppress(psutil.NoSuchProcess, IndexError):
+                if unshare.cmdline()[-1] == self.name:
+                    return unshare.children()[0]
+        return None
 
 
 @dataclass(frozen=True)
