@@ -23,7 +23,10 @@ Files = Mapping[str, bytes]
 # Parts of kvmtest that no run inside needs. There is no pytest inside.
 _OUTSIDE = (
     "kvmtest/lab/",
+    "kvmtest/commands/apart.py",
+    "kvmtest/commands/fleet",
     "kvmtest/commands/lab_",
+    "kvmtest/commands/matrix_rows.py",
     "kvmtest/commands/report_html.py",
     "kvmtest/cache.py",
     "kvmtest/child.py",
@@ -35,9 +38,12 @@ _OUTSIDE = (
     "kvmtest/plugin.py",
     "kvmtest/report/at_work.py",
     "kvmtest/report/comparison.py",
+    "kvmtest/report/fleet_",
     "kvmtest/report/html/",
     "kvmtest/report/kernel.py",
     "kvmtest/report/kernels_page.py",
+    "kvmtest/report/marks.py",
+    "kvmtest/report/matrix",
     "kvmtest/reproducers/",
     "kvmtest/suite/",
 )

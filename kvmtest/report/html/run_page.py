@@ -19,13 +19,13 @@ from kvmtest.judge.leak import CONCLUDED
 from kvmtest.missing import Missing
 from kvmtest.properties import PROPERTIES, WITNESSES, Property
 from kvmtest.report.heading import cpu_name, machine_words
+from kvmtest.report.marks import NAMES, mark_of, mark_of_run
 from kvmtest.report.repeat import command, command_of
 from kvmtest.report.sentence import sentence, summary
 from kvmtest.report.telling import telling
 
 from .excess_figure import excess_figure
 from .log_excerpt import dump_of
-from .marks import NAMES, mark_of, mark_of_run
 from .rendering import render
 from .source import Source
 from .windows_figure import WindowsFigure, windows_figure

@@ -19,13 +19,8 @@ from support.html_pages import assert_alone, page_of, text_of
 from kvmtest.evidence import Evidence, Result
 from kvmtest.judge import Verdict
 from kvmtest.lab.survey import Surveyed
-from kvmtest.report.html.matrix_page import (
-    MatrixRun,
-    matrix_page,
-    of_evidence,
-    of_survey,
-    unreadable,
-)
+from kvmtest.report.html.matrix_page import matrix_page
+from kvmtest.report.matrix_run import MatrixRun, of_evidence, of_survey, unreadable
 
 FRESH, SOAK = "vmx.entry.fresh", "any.soak"
 
@@ -117,7 +112,7 @@ def test_columns_and_rows_can_be_hidden_by_what_the_stylesheet_asks() -> None:
         assert f"body:has(#{name}:checked)" in style
         assert page.query(f"#{name}")
     assert [each.attrs["class"] for each in page.query("tbody")] == [
-        "wrong machine-0", "good machine-1",
+        "of wrong machine-0", "of good machine-1",
     ]  # fmt: skip
     assert [each.attrs["class"] for each in page.query("thead .up")] == ["up", "up same"]
 
