@@ -17,7 +17,7 @@ from kvmtest.judge import Role, Verdict
 
 from .telling import RUN, line, telling, would_be_seen
 
-__all__ = ["junit"]
+__all__ = ["junit", "xml_text"]
 
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 # JUnit's attribute "timestamp" has no time zone.
@@ -40,14 +40,14 @@ def junit(
     ``problem`` is the problem of the run itself
     (:func:`~kvmtest.evidence.counting.run_problem`): one more test case, an error.
     """
-    suite = ElementTree.Element("testsuite", name="kvmtest", hostname=_xml(hostname))
+    suite = ElementTree.Element("testsuite", name="kvmtest", hostname=xml_text(hostname))
     about = {**({"machine": machine} if machine else {}), **(facts or {})}
     if started := _UTC.fullmatch(about.get("started", "")):
         suite.set("timestamp", started[1])
     if about:
         properties = ElementTree.SubElement(suite, "properties")
         for name, fact in about.items():
-            ElementTree.SubElement(properties, "property", name=name, value=_xml(fact))
+            ElementTree.SubElement(properties, "property", name=name, value=xml_text(fact))
     for result in results:
         _case(suite, result, strict)
     if problem:
@@ -75,7 +75,7 @@ def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
         text = "\n\n".join(part for part in parts if part)
         _element(case, element, result.verdict, message, text)
     if output := "\n".join(_output(result)):
-        ElementTree.SubElement(case, "system-out").text = _xml(output)
+        ElementTree.SubElement(case, "system-out").text = xml_text(output)
 
 
 def _test_case(suite: ElementTree.Element, name: str, seconds: float) -> ElementTree.Element:
@@ -89,8 +89,8 @@ def _element(
     case: ElementTree.Element, tag: str, verdict: Verdict, message: str, text: str
 ) -> None:
     # Ant's schema requires a type.
-    element = ElementTree.SubElement(case, tag, type=verdict.value, message=_xml(message))
-    element.text = _xml(text)
+    element = ElementTree.SubElement(case, tag, type=verdict.value, message=xml_text(message))
+    element.text = xml_text(text)
 
 
 def _output(result: Result) -> Iterator[str]:
@@ -107,6 +107,6 @@ def _output(result: Result) -> Iterator[str]:
         yield f"{samples} samples are in evidence.json"
 
 
-def _xml(text: str) -> str:
-    """Replace the characters that XML 1.0 can't hold."""
+def xml_text(text: str) -> str:
+    """Return text with U+FFFD for the characters that XML 1.0 can't hold."""
     return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

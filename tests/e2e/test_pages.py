@@ -1,5 +1,6 @@
 """Pages are valid by the W3C's checker, and work in a browser: narrow, dark, filtered, on paper."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,15 @@ pytest.importorskip("jinja2")
 
 from kvmtest.cli import main
 from kvmtest.evidence import Result, load, save
+from kvmtest.fleet.gaps import Gap, WhyNot
 from kvmtest.judge import Verdict, judge
 from kvmtest.judge.leak import conclude
-from kvmtest.report.html.matrix_page import matrix_page, of_evidence, of_survey
+from kvmtest.report.fleet_run import FleetRun, with_evidence, without
+from kvmtest.report.html.fleet_page import fleet_pages
+from kvmtest.report.html.matrix_page import matrix_page
 from kvmtest.report.html.run_page import run_page
 from kvmtest.report.html.source import Source
+from kvmtest.report.matrix_run import of_evidence, of_survey
 
 ROOT = Path(__file__).parents[2]
 RECORDED = sorted((ROOT / "tests" / "recorded").glob("*.json"))
@@ -59,13 +64,41 @@ def matrix(folder: Path) -> Path:
     return page
 
 
+@pytest.fixture(scope="module")
+def fleets(folder: Path) -> list[Path]:
+    """The pages of a small fleet and of a large one, with gaps, and names that do not break."""
+    evidence = {each.stem: load(each) for each in RECORDED}
+
+    def runs(hosts: int) -> Iterator[FleetRun]:
+        for number in range(hosts):
+            host = f"host{number}" if number else "h" * 64
+            for at, kernel in enumerate(("own", "k" * 64, "6.12")):
+                stem = list(evidence)[(number + at * (number % 7 == 0)) % len(evidence)]
+                row = of_evidence(stem, evidence[stem], f"{host}/{kernel}/1/report.html")
+                why = WhyNot(Gap.NO_BOOT, "uname -r is 6.1 after the reboot " + "x" * 200)
+                is_gap = number % 11 == 4
+                yield (
+                    without(host, kernel, 1, why) if is_gap else with_evidence(host, kernel, 1, row)
+                )
+
+    pages = []
+    for name, hosts in (("small", 12), ("large", 230)):
+        (folder / name).mkdir()
+        for page in fleet_pages(list(runs(hosts)), f"{name}.html", name):
+            (folder / page.name).write_text(page.html)
+            pages.append(folder / page.name)
+    return pages
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Browser:
     return Browser(tmp_path)
 
 
-def test_the_w3c_has_nothing_against_them(folder: Path, run: Path, matrix: Path) -> None:
-    pages = [run, matrix]
+def test_the_w3c_has_nothing_against_them(
+    folder: Path, run: Path, matrix: Path, fleets: list[Path]
+) -> None:
+    pages = [run, matrix, *fleets]
     for path in RECORDED:
         page = folder / f"{path.stem}.html"
         assert main(["report", str(path), "--html", str(page)]) == 0
@@ -81,9 +114,11 @@ def test_the_checker_finds_what_is_wrong(folder: Path) -> None:
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 def test_nothing_is_wider_than_the_screen(
-    browser: Browser, run: Path, matrix: Path, width: int
+    browser: Browser, run: Path, matrix: Path, fleets: list[Path], width: int
 ) -> None:
-    for page in (run, matrix):
+    of_fleets = {page.stem: page for page in fleets}
+    shown_pages = [of_fleets[name] for name in ("small", "large", "hosts", "kernel-0")]
+    for page in (run, matrix, *shown_pages):
         script = (
             "document.querySelectorAll('details').forEach((each) => { each.open = true; });"
             "const root = document.documentElement;"
@@ -147,10 +182,35 @@ def test_filters_work_without_scripts(browser: Browser, matrix: Path) -> None:
     assert differing[2] == 0
 
 
+def test_filters_of_a_fleet_work_without_scripts(browser: Browser, fleets: list[Path]) -> None:
+    script = """
+        const seen = (what) => [...document.querySelectorAll(what)]
+            .filter((each) => each.getClientRects().length).length;
+        const counts = () => [seen('.hosts tbody'), seen('.hosts tbody.good'), seen('.member')];
+        const found = [counts()];
+        for (const name of ['wrong-rows', 'all-rows', 'unfold', 'machine-0']) {
+            const input = document.getElementById(name);
+            if (input) input.click();
+            found.push(counts());
+        }
+        return found;
+    """
+    pages = {page.stem: page for page in fleets}
+    first, wrong, everything, unfolded, machine = browser.ask(pages["small"], script, WIDE)
+    assert first[1] > 0
+    assert wrong[1] == 0 < wrong[0] < first[0]
+    assert everything == first
+    assert first[2] == 0 < unfolded[2]
+    assert 0 < machine[0] < first[0]
+    for name in ("large", "hosts"):
+        first, wrong, *_ = browser.ask(pages[name], script, WIDE)
+        assert wrong[1] == 0 < wrong[0] < first[0]
+
+
 def test_the_browser_neither_fetches_nor_refuses_anything(
-    browser: Browser, run: Path, matrix: Path
+    browser: Browser, run: Path, matrix: Path, fleets: list[Path]
 ) -> None:
-    assert [browser.console(page) for page in (run, matrix)] == [[], []]
+    assert [browser.console(page) for page in (run, matrix, fleets[0])] == [[], [], []]
 
 
 def test_the_policy_holds_whatever_a_page_would_contain(browser: Browser, folder: Path) -> None:

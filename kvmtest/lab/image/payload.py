@@ -27,6 +27,7 @@ _OUTSIDE = (
     "kvmtest/commands/fleet",
     "kvmtest/commands/lab_",
     "kvmtest/commands/matrix_rows.py",
+    "kvmtest/commands/named_runs.py",
     "kvmtest/commands/report_html.py",
     "kvmtest/cache.py",
     "kvmtest/child.py",

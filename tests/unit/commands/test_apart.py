@@ -28,7 +28,7 @@ def test_each_item_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         if item == 5:
             raise UsageError("not this one")
         if item == 9:
-            return str(len(bytearray((MEMORY_MIB + 1) << 20)))
+            return str(len(bytearray(2 * MEMORY_MIB << 20)))
         return str(item)
 
     found = apart(do, range(12), failed)

@@ -60,6 +60,25 @@ def test_evidence_that_can_not_be_read_is_a_row_among_others(tmp_path: Path) -> 
     assert len(list((tmp_path / "all-runs").iterdir())) == 1
 
 
+def test_a_matrix_has_the_name_that_was_asked_for_and_more_pages_if_need_be(tmp_path: Path) -> None:
+    for at in range(230):
+        verdicts = [Result(f"a.b{bit}", Verdict.FAIL, "r") for bit in range(8) if at & 1 << bit]
+        place = tmp_path / "runs" / str(at)
+        place.mkdir(parents=True)
+        save(evidence_of(verdicts, 1), place / "evidence.json")
+    page = tmp_path / "all"
+    assert main(["report", str(tmp_path / "runs"), "--html", str(page)]) == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "all",
+        "all-2.html",
+        "all-runs",
+        "runs",
+    ]
+    first, second = (page_of((tmp_path / name).read_text()) for name in ("all", "all-2.html"))
+    assert len(first.query("tbody")) + len(second.query("tbody")) == 230
+    assert [each.attrs["href"] for each in second.query("nav a")] == ["all", "all"]
+
+
 def test_a_survey_is_a_matrix_and_goes_with_runs(tmp_path: Path) -> None:
     run = kept(tmp_path / "run")
     page = tmp_path / "all.html"
