@@ -2,8 +2,8 @@
 ================
 
 ``kvmtest doctor | list | run | restore | report | compare | finding | reproduce | replay |
-lab | smi | kernel | watch``: gathers the commands, runs one, and makes an exit status of every way
-in which it ends.
+lab | smi | kernel | watch | completion``: gathers the commands, runs one, and makes an exit status
+of every way in which it ends.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from functools import cache
 from kvmtest import __version__
 from kvmtest.commands import (
     compare,
+    completion,
     doctor,
     finding,
     kernel,
@@ -163,6 +164,7 @@ def _parser() -> Parser:
         watch,
     ):
         command.add(commands)
+    completion.add(commands, parser)
     return parser
 
 
