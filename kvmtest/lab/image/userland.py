@@ -6,7 +6,6 @@ library, the libraries that kvmtest needs, and the shared objects that these are
 itself comes to the machine with each run.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -20,7 +19,7 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.kernels.elf import ElfError, reading
 from kvmtest.lab.digest import of_files
 
-from . import bytecode
+from . import bytecode, libraries
 from .cpio import Entry, File, Link
 from .interpreter import Interpreter
 
@@ -29,10 +28,6 @@ __all__ = ["SITE", "digest", "entries", "sources"]
 #: The folder of libraries inside the machine, for sys.path.
 SITE = "/site"
 _PYTHON = "/bin/python3"
-
-# Libraries that kvmtest requires but does not import while it decides properties.
-_LEFT_OUT = {"markdown-it-py", "mdurl", "pluggy", "pycparser", "pytest"}
-_FILES_LEFT_OUT = re.compile(r"(?:.*/)?tests?/.*")
 
 # Parts of the standard library that nothing here imports, and that are large or linked to much.
 _STDLIB_LEFT_OUT = re.compile(
@@ -54,7 +49,7 @@ def sources() -> dict[str, Path]:
     found[_PYTHON] = interpreter.program
     for path in _files(interpreter.stdlib):
         found[str(path)] = path
-    for name, path in _libraries("kvmtest"):
+    for name, path in libraries.files().items():
         found[f"{SITE}/{name}"] = path
     objects = [path for path in found.values() if ".so" in path.name or path == interpreter.program]
     for path in _linked(objects):
@@ -112,48 +107,6 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from _files(entry)
         elif entry.suffix != ".a":
             yield entry
-
-
-def _libraries(distribution: str) -> Iterator[tuple[str, Path]]:
-    """Yield the files of what a distribution requires, by their names in site-packages."""
-    for name in sorted(_requirements(distribution)):
-        listed = importlib.metadata.files(name)
-        if not listed:
-            raise EnvironmentUnfit(
-                f"the library {name} has no list of its files; install kvmtest and what it "
-                "requires into a virtual environment, by python3 -m pip"
-            )
-        for file in listed:
-            path = Path(str(file.locate()))
-            inside = ".." not in file.parts and "__pycache__" not in file.parts
-            if inside and path.is_file() and not _FILES_LEFT_OUT.fullmatch(str(file)):
-                yield str(file), path
-
-
-def _requirements(distribution: str) -> set[str]:
-    """Return the names of everything that a distribution requires, directly or not."""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    wanted: set[str] = set()
-    pending = [distribution]
-    while pending:
-        name = pending.pop()
-        try:
-            texts = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            raise EnvironmentUnfit(
-                f"{name} is not installed as a package, so the lab can't see what it "
-                "requires; install kvmtest by python3 -m pip"
-            ) from None
-        for text in texts:
-            required = Requirement(text)
-            name = canonicalize_name(required.name)
-            applies = required.marker is None or required.marker.evaluate({"extra": ""})
-            if applies and name not in wanted | _LEFT_OUT:
-                wanted.add(name)
-                pending.append(name)
-    return wanted
 
 
 def _linked(objects: Collection[Path]) -> set[Path]:
