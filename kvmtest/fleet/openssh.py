@@ -97,6 +97,9 @@ class OpenSsh:
 
     host: str
     port: int | None = None
+    config: Path | None = None
+    """The one ssh_config(5) that is read; None for the user's and the machine's own."""
+
     known_hosts: Path | None = None
     """The one file of host keys that is believed; None for the user's and the machine's own."""
 
@@ -136,10 +139,11 @@ class OpenSsh:
         if self.identity:
             options += [f"IdentityFile={_quoted(self.identity)}", "IdentitiesOnly=yes"]
         options += self.options
-        port = ["-p", str(self.port)] if self.port else []
+        more = ["-F", str(self.config)] if self.config else []
+        more += ["-p", str(self.port)] if self.port else []
         flags = [word for option in options for word in ("-o", option)]
         remote = shlex.join(["sh", "-c", _RENAMED, "sh", *words])
-        return ["ssh", "-T", *flags, *port, "--", self.host, remote]
+        return ["ssh", "-T", *flags, *more, "--", self.host, remote]
 
     def run(
         self,

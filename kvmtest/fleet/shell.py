@@ -7,10 +7,10 @@ file. A host is not trusted: no answer is longer than the caller allows, and non
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from kvmtest.errors import EnvironmentUnfit, printable
 
@@ -25,7 +25,10 @@ __all__ = [
     "TooMuch",
     "TooSlow",
     "patiently",
+    "while_lost",
 ]
+
+T = TypeVar("T")
 
 #: The most bytes of a command's output and of its errors, where the caller says no other number.
 ANSWER = 1 << 20
@@ -139,20 +142,31 @@ def patiently(
     *,
     deadline: float = PATIENCE,
     most: int = ANSWER,
-    pause: float = _PAUSE,
 ) -> Ran:
     """Run a command that can be run twice, again and again until the host can be reached.
 
-    ``until`` is by time.monotonic(). Raises the last ConnectionLost then, and TooSlow and others as
-    Shell.run.
+    ``until`` is by time.monotonic(). Raises as Shell.run, ConnectionLost only then.
+    """
+
+    def run() -> Ran:
+        left = max(0.0, until - time.monotonic())
+        return shell.run(words, deadline=min(deadline, left), most=most)
+
+    return while_lost(run, until)
+
+
+def while_lost(do: Callable[[], T], until: float, pause: float = _PAUSE) -> T:
+    """Do what can be done twice until no ConnectionLost ends it; raises the last one at ``until``.
+
+    ``pause``: seconds from one beginning to the next, at least.
     """
     while True:
         began = time.monotonic()
         try:
-            return shell.run(words, deadline=max(0.0, min(deadline, until - began)), most=most)
+            return do()
         except ConnectionLost:
             # A host that is down refuses at once; one whose network is away takes its time.
-            rest = min(until, began + pause) - time.monotonic()
-            if time.monotonic() + max(0.0, rest) >= until:
+            next_time = max(began + pause, time.monotonic())
+            if next_time >= until:
                 raise
-            time.sleep(max(0.0, rest))
+            time.sleep(max(0.0, next_time - time.monotonic()))
