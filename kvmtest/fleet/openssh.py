@@ -42,9 +42,7 @@ _OPTIONS = {
     "Tunnel": "no",
     "PermitLocalCommand": "no",
     "RemoteCommand": "none",
-    "RequestTTY": "no",
     # A connection that the user shares among commands was checked by other rules than these.
-    "ControlMaster": "no",
     "ControlPath": "none",
     "LogLevel": "ERROR",
 }
@@ -191,6 +189,7 @@ class OpenSsh:
         assert process.stdout
         assert process.stderr
         read = {process.stdout: bytearray(), process.stderr: bytearray()}
+        allowed = {process.stdout: most, process.stderr: max(most, ANSWER)}
         with selectors.DefaultSelector() as selector:
             for pipe in read:
                 selector.register(pipe, selectors.EVENT_READ)
@@ -201,8 +200,9 @@ class OpenSsh:
                     pipe = cast(IO[bytes], key.fileobj)
                     chunk = os.read(key.fd, _CHUNK)
                     read[pipe] += chunk
-                    if len(read[pipe]) > most:
-                        raise TooMuch(f"{self.name}: it sent more than {most} bytes; see to it")
+                    if len(read[pipe]) > allowed[pipe]:
+                        more = f"it sent more than {allowed[pipe]} bytes"
+                        raise TooMuch(f"{self.name}: {more}; see to the host")
                     if not chunk:
                         selector.unregister(pipe)
         return bytes(read[process.stdout]), bytes(read[process.stderr])

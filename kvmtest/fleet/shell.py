@@ -30,7 +30,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: The most bytes of a command's output and of its errors, where the caller says no other number.
+#: The most bytes of a command's output, where the caller says no other number, and of its errors.
 ANSWER = 1 << 20
 #: Seconds that a command may take, where the caller says no other number.
 PATIENCE = 60.0
@@ -117,9 +117,9 @@ class Shell(Protocol):
 
         The host's shell takes no word apart; ``["sh", "-c", SCRIPT, "sh", ...]`` is a script. A
         command that stays at work in the background must leave its output and errors to somebody
-        else. ``given`` is its input. ``most``: bytes of output, and of errors. Raises
-        ConnectionLost, Refused, TooSlow, TooMuch, and EnvironmentUnfit where there is no such way
-        into any host.
+        else. ``given`` is its input. ``most``: bytes of output; errors have ANSWER at least.
+        Raises ConnectionLost, Refused, TooSlow, TooMuch, and EnvironmentUnfit where there is no
+        such way into any host.
         """
 
     def put(self, local: Path, remote: str, *, deadline: float = PATIENCE) -> None:

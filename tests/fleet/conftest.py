@@ -13,12 +13,12 @@ PRETENDED = "6.1.0-1-amd64"
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Eight hosts, host1 to host8; host7 has a disk of 16 MiB, host8 pretends its kernels.
+    """Eight hosts, host1 to host8; host7 has a disk of 48 MiB, host8 pretends its kernels.
 
     A test leaves each host on, and with its cable.
     """
     specs = [HostSpec(f"host{number}") for number in range(1, MOST - 1)]
-    specs += [HostSpec("host7", disk="16m"), HostSpec("host8", kernel=PRETENDED)]
+    specs += [HostSpec("host7", disk="48m"), HostSpec("host8", kernel=PRETENDED)]
     with started(tmp_path_factory, specs) as hosts:
         yield hosts
 

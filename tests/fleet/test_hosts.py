@@ -81,7 +81,7 @@ def test_a_pulled_cable_loses_what_is_sent_and_ends_nothing(hosts: Hosts) -> Non
 
 def test_a_small_disk_is_full_soon(hosts: Hosts) -> None:
     host = hosts["host7"]
-    filled = host.run("sh", "-c", "head -c 20000000 /dev/zero >/var/tmp/filled", check=False)
+    filled = host.run("sh", "-c", "head -c 60000000 /dev/zero >/var/tmp/filled", check=False)
     assert "No space left on device" in filled.stderr
     host.run("rm", "/var/tmp/filled")
 
