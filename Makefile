@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS ?= 2000
 N ?= 1000
 
-.PHONY: run test check lint docs bench lab-bench sanitize fuzz chaos wheel clean
+.PHONY: run test check lint docs links bench lab-bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -44,6 +44,10 @@ docs: $(INSTALLED)
 		$(BIN)/sphinx-build -q -n -W --keep-going -b $$builder -d build/docs/.doctrees $(ARGS) \
 			docs build/docs/$$builder || exit 1; done
 	@echo "build/docs/html/index.html; man -l build/docs/man/kvmtest.1"
+
+# The links of the manual that lead elsewhere: it asks the network.
+links: $(INSTALLED)
+	@$(BIN)/sphinx-build -q -b linkcheck -d build/docs/.doctrees docs build/docs/links
 
 bench: $(INSTALLED)
 	@status=0; PYTHONPATH=tests $(BIN)/python bench/speed.py || status=1; \

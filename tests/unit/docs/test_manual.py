@@ -1,12 +1,15 @@
 """The manual is made without a warning: every page has a place, and every link a target."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from kvmtest.kernels.series import FIX
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -78,3 +81,12 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path, page: str, warning: str) -
     done = sphinx("html", tmp_path, tmp_path / "made")
     assert done.returncode == 1
     assert warning in done.stderr
+
+
+def test_is_it_this_names_the_first_fixed_release_of_each_series() -> None:
+    page = (DOCS / "is-it-this.md").read_text()
+    said = re.search(r"Fixed in Linux ([\d.]+), and in stable ([\d., and]+)\. ", page)
+    assert said is not None
+    assert said[1] == FIX.in_version.removeprefix("v")
+    stable = [f"{major}.{minor}.{patch}" for (major, minor), patch in FIX.stable.items()]
+    assert re.findall(r"[\d.]+", said[2]) == stable
