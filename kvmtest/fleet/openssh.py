@@ -95,6 +95,9 @@ class OpenSsh:
 
     host: str
     port: int | None = None
+    label: str = ""
+    """How messages call it; by default as ssh does."""
+
     config: Path | None = None
     """The one ssh_config(5) that is read; None for the user's and the machine's own."""
 
@@ -121,7 +124,7 @@ class OpenSsh:
     @property
     def name(self) -> str:
         """How messages call the host."""
-        return self.host
+        return self.label or self.host
 
     def command(self, words: Sequence[str]) -> list[str]:
         """Return the words that run a command there."""
