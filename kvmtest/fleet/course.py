@@ -17,7 +17,18 @@ from typing import TypeAlias
 
 from .tasks import Task, TaskKey
 
-__all__ = ["Boot", "Course", "Ended", "Ending", "Fact", "Restore", "Run", "Step"]
+__all__ = [
+    "Boot",
+    "Course",
+    "Ended",
+    "Ending",
+    "Fact",
+    "GivenUp",
+    "Restore",
+    "Resumed",
+    "Run",
+    "Step",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +95,13 @@ class GivenUp:
     ended: Ended
 
 
-Fact: TypeAlias = Boot | Run | Restore | Ended
-"""What a ledger holds: a step that begins, or how it ended."""
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Another process went on with the course."""
+
+
+Fact: TypeAlias = Boot | Run | Restore | Ended | Resumed
+"""What a ledger holds: a step that begins, how it ended, or another process that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,9 @@ class Course:
     at: Step | None = None
     """The step that was begun and has not ended."""
 
+    orphan: TaskKey | None = None
+    """The task whose job was at work when the process that asked for it died."""
+
     @property
     def left(self) -> Sequence[Task]:
         """The tasks that are neither done nor given up, in their order."""
@@ -130,7 +149,7 @@ class Course:
         """The next step; None at the end of the course."""
         if self.lost:
             return None
-        task = next(iter(self.left), None)
+        task = self._next_task
         if self.is_shaken or (task is None and not self.is_clean):
             return Restore()
         if task is None:
@@ -139,9 +158,29 @@ class Course:
             return Boot(task.kernel)
         return Run(task.kernel, task.number, self.attempts.get(task.key, 0))
 
+    @property
+    def _next_task(self) -> Task | None:
+        # A job that is at work is taken up before another one takes its place.
+        left = sorted(self.left, key=lambda task: task.key != self.orphan)
+        return left[0] if left else None
+
     def begun(self, step: Step) -> "Course":
         """Return the course when a step has begun."""
-        return replace(self, at=step, is_clean=False)
+        now = replace(self, at=step, is_clean=False, orphan=self._orphan)
+        match step:
+            case Run(kernel, number, attempt):
+                # The evidence that it had was removed.
+                done = {key: at for key, at in self.done.items() if key != (kernel, number)}
+                attempts = {**self.attempts, (kernel, number): attempt}
+                return replace(now, orphan=None, done=done, attempts=attempts)
+            case Restore() if now.orphan:
+                # Its job is no more: what comes next is another one.
+                return replace(now, orphan=None, attempts=self._after_attempts([now.orphan]))
+        return now
+
+    @property
+    def _orphan(self) -> TaskKey | None:
+        return (self.at.kernel, self.at.number) if isinstance(self.at, Run) else self.orphan
 
     def ended(self, ended: Ended) -> "Course":
         """Return the course when the step that was begun has ended."""
@@ -173,14 +212,15 @@ class Course:
             shaken = replace(shaken, attempts=attempts)
         if ended.ending is Ending.STOPPED:
             return shaken
-        task = self.left[0]
-        if ended.ending is not Ending.UNFIT and self.tries < task.retries:
-            return replace(shaken, tries=self.tries + 1)
         # A kernel that the host does not boot is given up in all its tasks.
-        given_up = (
-            [task] if isinstance(step, Run) else [t for t in self.left if t.kernel == step.kernel]
-        )
-        failed = {**self.failed, **{each.key: GivenUp(step, ended) for each in given_up}}
+        tried = [
+            task
+            for task in self.left
+            if task.kernel == step.kernel and (isinstance(step, Boot) or task.number == step.number)
+        ]
+        if ended.ending is not Ending.UNFIT and self.tries < max(t.retries for t in tried):
+            return replace(shaken, tries=self.tries + 1)
+        failed = {**self.failed, **{each.key: GivenUp(step, ended) for each in tried}}
         return replace(shaken, failed=failed, tries=0)
 
     def _after_attempts(self, keys: Iterable[TaskKey]) -> dict[TaskKey, int]:
@@ -192,7 +232,13 @@ class Course:
         """Return the course that a ledger tells of."""
         course = cls(tuple(tasks))
         for fact in facts:
-            course = course.ended(fact) if isinstance(fact, Ended) else course.begun(fact)
+            match fact:
+                case Ended():
+                    course = course.ended(fact)
+                case Resumed():
+                    course = course.resumed(course.done)
+                case _:
+                    course = course.begun(fact)
         return course
 
     def resumed(self, kept: Mapping[TaskKey, int]) -> "Course":
@@ -213,4 +259,5 @@ class Course:
             is_shaken=restores and not self.is_clean,
             lost="",
             at=None,
+            orphan=self._orphan,
         )

@@ -25,7 +25,7 @@ from typing import Any
 from kvmtest import named_file
 from kvmtest.errors import EnvironmentUnfit
 
-from .course import Boot, Ended, Ending, Fact, Restore, Run
+from .course import Boot, Ended, Ending, Fact, Restore, Resumed, Run
 
 __all__ = ["LEDGER", "Entry", "Ledger", "entries"]
 
@@ -56,6 +56,8 @@ def _written(fact: Fact) -> dict[str, Any]:
             return {"run": [kernel, number, attempt]}
         case Restore():
             return {"restore": True}
+        case Resumed():
+            return {"resumed": True}
         case Ended(ending, why, status):
             said: dict[str, Any] = {"why": why[:_LONGEST_WHY]} if why else {}
             return {"ended": ending, **said, **({"status": status} if status else {})}
@@ -71,6 +73,8 @@ def _read(data: Any) -> Entry:
             return Entry(at, Run(kernel, number, attempt))
         case {"restore": True}:
             return Entry(at, Restore())
+        case {"resumed": True}:
+            return Entry(at, Resumed())
         case {"ended": str(ending)}:
             ended = Ended(Ending(ending), str(data.get("why", "")), int(data.get("status", 0)))
             return Entry(at, ended)

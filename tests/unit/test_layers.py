@@ -19,7 +19,7 @@ LEVELS = (
     {"replay", "plugin"},
     {"run_folder"},
     {"report"},
-    {"session", "diagnosis", "watch", "interruption", "reproducers"},
+    {"session", "diagnosis", "watch", "reproducers"},
     {"fleet"},
     {"known_defects", "record", "pollution"},
     {"checks", "lab", "run_options"},
@@ -27,7 +27,16 @@ LEVELS = (
     {"pmu"},
     {"kvm", "host", "target", "marker_expression"},
     {"kernels", "evidence", "findings", "properties"},
-    {"judge", "cache", "child", "named_file", "optional_libraries", "workers", "parallel"},
+    {
+        "judge",
+        "cache",
+        "child",
+        "named_file",
+        "optional_libraries",
+        "workers",
+        "parallel",
+        "interruption",
+    },
     {"distribution", "missing", "errors", "_native", "suite", "kvmtest"},
 )
 

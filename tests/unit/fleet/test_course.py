@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmtest.fleet.course import Boot, Course, Ended, Ending, Fact, GivenUp, Restore, Run, Step
+from kvmtest.fleet.course import (
+    Boot,
+    Course,
+    Ended,
+    Ending,
+    Fact,
+    GivenUp,
+    Restore,
+    Resumed,
+    Run,
+    Step,
+)
 from kvmtest.fleet.tasks import Task
 
 DONE = Ended(Ending.DONE)
@@ -98,6 +109,48 @@ def test_a_killed_fleet_asks_for_the_job_that_was_at_work_by_its_name() -> None:
     assert steps(at_work.resumed({})) == [Boot("a"), Run("a", 1, 0), Restore()]
     # Its evidence was kept, and the ledger does not say so yet.
     assert steps(at_work.resumed({("a", 1): 0})) == [Restore()]
+
+
+def test_a_job_that_a_restoration_ended_is_not_asked_for_again() -> None:
+    killed = [Boot("a"), DONE, Run("a", 1), Resumed()]
+    course = Course.of((A1,), [*killed, Boot("a"), Ended(Ending.STOPPED), Restore(), DONE])
+    assert steps(course.resumed({})) == [Boot("a"), Run("a", 1, 1), Restore()]
+
+
+@given(tasks, st.lists(endings, max_size=30), st.lists(st.integers(1, 20), max_size=4))
+def test_no_job_is_named_as_one_that_ended_or_was_ended(
+    of: tuple[Task, ...], ends: list[Ended], kills: list[int]
+) -> None:
+    ledger: list[Fact] = []
+    over: set[tuple[str, int, int]] = set()
+    at_work: tuple[str, int, int] | None = None
+    for length in [*kills, 1000]:
+        before = Course.of(of, ledger)
+        course = before.resumed(before.done)
+        ledger += [Resumed()] if ledger else []
+        # Killed after so many facts, of which the last may be a step that has just begun.
+        for _ in range(length):
+            if isinstance(course.at, Boot | Run | Restore):
+                end = ends.pop(0) if ends else DONE
+                ledger.append(end)
+                course = course.ended(end)
+                if isinstance(ledger[-2], Run) and at_work:
+                    over.add(at_work)
+                    at_work = None
+            elif step := course.next:
+                ledger.append(step)
+                course = course.begun(step)
+                if isinstance(step, Run):
+                    job = step.kernel, step.number, step.attempt
+                    assert job not in over
+                    assert at_work in (None, job)
+                    at_work = job
+                elif isinstance(step, Restore) and at_work:
+                    over.add(at_work)
+                    at_work = None
+        assert before.done.items() <= course.done.items()
+    assert course.next is None
+    assert Course.of(of, ledger) == course
 
 
 def test_an_interrupted_fleet_restores_and_counts_no_failure() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.fleet.course import Boot, Ended, Ending, Fact, Restore, Run
+from kvmtest.fleet.course import Boot, Ended, Ending, Fact, Restore, Resumed, Run
 from kvmtest.fleet.ledger import Entry, Ledger, entries
 
 FACTS: list[Fact] = [
@@ -17,6 +17,7 @@ FACTS: list[Fact] = [
     Boot("6.1"),
     Ended(Ending.LOST, "no answer\nfor 900 s"),
     Restore(),
+    Resumed(),
 ]
 
 
@@ -45,6 +46,7 @@ def test_the_form_is_that_of_the_module(tmp_path: Path) -> None:
         '{"at": 1764480002.0, "boot": "6.1"}',
         '{"at": 1764480002.5, "ended": "lost", "why": "no answer\\nfor 900 s"}',
         '{"at": 1764480003.0, "restore": true}',
+        '{"at": 1764480003.5, "resumed": true}',
     ]
 
 
@@ -54,7 +56,7 @@ def test_a_line_that_was_cut_short_is_no_entry(tmp_path: Path, cut: int) -> None
     written(path, *FACTS)
     path.write_bytes(path.read_bytes()[:-cut])
     assert [entry.fact for entry in entries(path)] == FACTS[:-1]
-    written(path, Restore())
+    written(path, Resumed())
     assert [entry.fact for entry in entries(path)] == FACTS
 
 
