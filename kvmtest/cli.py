@@ -2,8 +2,8 @@
 ================
 
 ``kvmtest doctor | list | run | restore | report | compare | finding | reproduce | replay |
-lab | smi | kernel | watch | completion``: gathers the commands, runs one, and makes an exit status
-of every way in which it ends.
+lab | fleet | smi | kernel | watch | completion``: gathers the commands, runs one, and makes an exit
+status of every way in which it ends.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from kvmtest.commands import (
     completion,
     doctor,
     finding,
+    fleet,
     kernel,
     lab,
     replay,
@@ -159,6 +160,7 @@ def _parser() -> Parser:
         reproduce,
         replay,
         lab,
+        fleet,
         smi,
         kernel,
         watch,

@@ -17,12 +17,13 @@ class Interruption:
     """Raises KeyboardInterrupt at a signal while armed; otherwise records the signal.
 
     During an import a KeyboardInterrupt may get lost or become another error. ``signal`` is the
-    number of the first signal, or 0.
+    number of the first signal, or 0. Only the first signal raises, or with ``repeats`` each one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeats: bool = False) -> None:
         self.signal = 0
         self._armed = False
+        self._repeats = repeats
 
     def __enter__(self) -> "Interruption":
         self._old = [signal.signal(number, self._handle) for number in _SIGNALS]
@@ -34,7 +35,7 @@ class Interruption:
 
     def arm(self) -> None:
         """Raise KeyboardInterrupt at signals from now on; at once for an earlier one."""
-        self._armed = not self.signal
+        self._armed = self._repeats or not self.signal
         if self.signal:
             raise KeyboardInterrupt
 
@@ -45,5 +46,5 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
         if self._armed:
-            self._armed = False
+            self._armed = self._repeats
             raise KeyboardInterrupt

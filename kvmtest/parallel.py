@@ -84,6 +84,9 @@ class Audience(Protocol):
     def tick(self) -> None:
         """Show how much time has passed; called about every second."""
 
+    def interrupted(self) -> None:
+        """Take note that the tasks were interrupted, and clean up."""
+
 
 def run(
     tasks: Sequence[Task[T]],
@@ -211,7 +214,9 @@ class _Processes:
     def __enter__(self) -> "_Processes":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._audience.interrupted()
         try:
             for each in self._at_work.values():
                 # Not the group's: a terminal's Ctrl-C does not reach it (_work).

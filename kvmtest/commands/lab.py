@@ -16,7 +16,7 @@ from .run import EXIT
 if TYPE_CHECKING:
     from kvmtest.lab.target import LabOptions
 
-__all__ = ["add"]
+__all__ = ["add", "count"]
 
 
 def add(commands: Commands) -> None:
@@ -190,7 +190,7 @@ def _add_jobs(parser: Parser) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=_count,
+        type=count,
         help="run so many machines at a time (default: as there are CPUs and memory for)",
     )
 
@@ -236,7 +236,8 @@ def _add_kernel(parser: Parser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Return the number of machines that ``text`` names, for argparse."""
     if text.isdecimal() and 1 <= int(text) <= 4096:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text}: give 1 to 4096 machines")

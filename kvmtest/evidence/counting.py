@@ -18,6 +18,7 @@ __all__ = [
     "is_excused",
     "run_problem",
     "run_status",
+    "runs_status",
     "unanswered",
     "verdict_status",
 ]
@@ -72,6 +73,20 @@ def run_status(
     else:
         status = verdict_status(r.verdict for r in results if not is_excused(r, strict=strict))
     return BROKEN if problems and status != FAILED else status
+
+
+def runs_status(statuses: Iterable[int], *, is_whole: bool) -> int:
+    """Return the exit status of several runs by those of each, in the sense of a single run's.
+
+    1 if any FAILs; else 3 if any broke, or was interrupted, or has no evidence (not ``is_whole``);
+    else 4 if none decided anything; else 0.
+    """
+    seen = set(statuses)
+    if FAILED in seen:
+        return FAILED
+    if seen - {PASSED, UNDECIDED} or not is_whole:
+        return BROKEN
+    return PASSED if PASSED in seen else UNDECIDED
 
 
 def bisect_status(status: int, required: Iterable[Required]) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,6 +60,9 @@ class LabMachine:
     parameters: tuple[str, ...] = ()
     """Parameters that KVM's modules are loaded with, each ``MODULE.NAME=VALUE``."""
 
+    def __str__(self) -> str:
+        return f"lab {self.machine}"
+
 
 @dataclass(frozen=True, slots=True)
 class SshHost:
@@ -71,6 +74,9 @@ class SshHost:
     port: int | None = None
     """None leaves the port to ssh_config(5)."""
 
+    def __str__(self) -> str:
+        return f"ssh {self.address}{f' port {self.port}' if self.port else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -78,12 +84,18 @@ class Place:
 
     name: str
 
+    def __str__(self) -> str:
+        return f"place {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """Any place of labgrid's coordinator that has these tags."""
 
     tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"reserve {' '.join(f'{tag}={value}' for tag, value in self.tags.items())}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,29 +166,40 @@ class Plan:
         """The SHA-256 of its text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def words(self, run: PlannedRun, host: PlannedHost) -> list[str]:
-        """Return the options of ``kvmtest run`` for a run of an entry on a host.
+    def options(self, run: PlannedRun, host: PlannedHost) -> RunOptions:
+        """Return the options of a run of an entry on a host.
 
-        Raises PlanError for options that do not exist, or that the host does not take.
+        Where kind and entry give the same option, the entry's counts. Raises PlanError for options
+        that do not exist, or that the host does not take.
         """
         kind = self.kinds.get(host.kind, Kind())
         entries: list[Kind | PlannedRun] = [kind, run]
-        words = [word for entry in entries for word in self._split(entry, host)]
-        requires = dict.fromkeys((*kind.require, *run.require))
-        return [*words, *(f"--require={text}" for text in requires)]
+        parser = _parser(host)
+        words = [word for entry in entries for word in self._split(entry, host, parser)]
+        given = RunOptions.of(parser.parse_args(words))
+        return replace(given, require=tuple(dict.fromkeys((*kind.require, *run.require))))
 
-    def _split(self, entry: Kind | PlannedRun, host: PlannedHost) -> list[str]:
-        taken = [o for o in options() if o.in_lab or (o.name in _OF_HARDWARE and not host.is_lab)]
-        parser = _Parser(add_help=False, allow_abbrev=False)
-        for option in taken:
-            # A fleet judges each run, and requires by an entry of its own.
-            if option.name not in ("bisect", "require"):
-                option.add_to(parser)
+    def _split(
+        self, entry: Kind | PlannedRun, host: PlannedHost, parser: argparse.ArgumentParser
+    ) -> list[str]:
         try:
-            return RunOptions.of(parser.parse_args(shlex.split(entry.options))).words()
+            words = shlex.split(entry.options)
+            parser.parse_args(words)
         except (UsageError, ValueError) as error:
             advice = f"{host.name} takes the options of kvmtest {'lab ' * host.is_lab}run"
             raise PlanError(self.path, entry.line, f"options: {error}", advice) from None
+        return words
+
+
+def _parser(host: PlannedHost) -> argparse.ArgumentParser:
+    """Return the parser of the options that runs on a host take."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for option in options():
+        is_taken = option.in_lab or (option.name in _OF_HARDWARE and not host.is_lab)
+        # A fleet judges each run, and a plan has its own words for what is required.
+        if is_taken and option.name not in ("bisect", "require"):
+            option.add_to(parser)
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -232,7 +255,7 @@ class _Reader:
         )  # fmt: skip
         for run in runs:
             for name in run.hosts:
-                plan.words(run, hosts[name])
+                plan.options(run, hosts[name])
         return plan
 
     def _refuse(self, at: tuple[str | int, ...], what: str, advice: str) -> NoReturn:

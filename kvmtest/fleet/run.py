@@ -5,7 +5,7 @@ All lanes of a plan, each in a process of its own: lab machines as many as fit h
 elsewhere up to 64 at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvmtest import parallel
 from kvmtest.lab.target import NEEDED_MIB
@@ -13,11 +13,11 @@ from kvmtest.parallel import Audience, Ended, Task
 
 from .course import Course
 from .drive import Opening, drive
-from .plan import LabMachine
+from .plan import LabMachine, Plan
 from .results import Kept, LaneRecord, Results
 from .tasks import Lane
 
-__all__ = ["HOSTS_AT_ONCE", "patience", "run"]
+__all__ = ["HOSTS_AT_ONCE", "patience", "run", "unfinished"]
 
 #: Hosts elsewhere that are at work at once, each with a process here that waits.
 HOSTS_AT_ONCE = 64
@@ -25,22 +25,23 @@ HOSTS_AT_ONCE = 64
 LAB = "lab"
 
 OnText = Callable[[str], None]
-OpeningOf = Callable[[Lane, OnText], Opening]
+OpeningOf = Callable[[Plan, Lane, OnText], Opening]
 
 
 def run(
     results: Results,
+    lanes: Sequence[Lane],
     opening_of: OpeningOf,
     on_kept: Kept,
     audience: Audience,
     at_once: int | None = None,
 ) -> list[Ended[Course]]:
-    """Take each lane from where it stands to its end; return how their processes ended.
+    """Take lanes from where they stand to their ends; return how their processes ended.
 
     ``at_once`` bounds hosts and lab machines, each. The caller holds the lock of ``results``. An
     interrupt puts all hosts back before it goes on.
     """
-    tasks = [_task(results, lane, opening_of, on_kept) for lane in unfinished(results)]
+    tasks = [_task(results, lane, opening_of, on_kept) for lane in lanes]
     lab = at_once or _machines_that_fit(results)
     return parallel.run(
         tasks,
@@ -78,6 +79,6 @@ def _machines_that_fit(results: Results) -> int:
 def _task(results: Results, lane: Lane, opening_of: OpeningOf, on_kept: Kept) -> Task[Course]:
     def do(show: OnText) -> Course:
         with LaneRecord(results, lane, on_kept) as record:
-            return drive(record, results.plan.kernels, opening_of(lane, show), show)
+            return drive(record, results.plan.kernels, opening_of(results.plan, lane, show), show)
 
     return Task(lane.name, do, LAB if lane.host.is_lab else "")

@@ -95,7 +95,7 @@ def _tasks(plan: Plan) -> dict[str, list[Task]]:
     counts: Counter[tuple[str, str]] = Counter()
     for run in plan.runs:
         for host in run.hosts:
-            words = tuple(plan.words(run, plan.hosts[host]))
+            words = tuple(plan.options(run, plan.hosts[host]).words())
             for kernel in run.kernels:
                 for _ in range(run.repeat):
                     counts[host, kernel] += 1

@@ -28,13 +28,22 @@ T = TypeVar("T")
 class AtWork(Generic[T]):
     """Shows ``count`` tasks on stderr (kvmtest.parallel.Audience).
 
-    ``words`` gets each result, and returns what is printed of it. There is no thread for the live
-    lines: tasks are forked.
+    ``words`` gets each result, and returns what is printed of it. Of what a task says, a text that
+    ends in a newline stays on the screen. Where stderr is no terminal, lines begin with ``prefix``.
+    There is no thread for the live lines: tasks are forked.
     """
 
-    def __init__(self, count: int, words: Callable[[T], str], stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        words: Callable[[T], str],
+        stream: TextIO | None = None,
+        *,
+        prefix: str = "kvmtest: lab: ",
+    ) -> None:
         self._count = count
         self._words = words
+        self._prefix = prefix
         self._done = 0
         self._tasks: dict[str, tuple[float, str]] = {}
         self._console = console(stream or sys.stderr)
@@ -58,6 +67,9 @@ class AtWork(Generic[T]):
 
     def said(self, name: str, text: str) -> None:
         """Show what a task is doing."""
+        if text.endswith("\n"):
+            self._print(f"{name}: {text[:-1]}")
+            return
         began, _ = self._tasks[name]
         self._tasks[name] = began, text
 
@@ -67,19 +79,28 @@ class AtWork(Generic[T]):
         self._done += 1
         words = self._words(ended.result) if ended.result is not None else ended.failure
         line = f"[{self._done}/{self._count}] {ended.name}: {words.splitlines()[0]}"
-        prefix = "" if self._live.is_started else "kvmtest: lab: "
-        self._console.print(
-            Text(f"{prefix}{printable(line)} ({ended.seconds:.0f} s)"), soft_wrap=True
-        )
+        self._print(f"{line} ({ended.seconds:.0f} s)")
 
     def tick(self) -> None:
         """Show how much time has passed."""
         if self._live.is_started:
             self._live.refresh()
 
+    def interrupted(self) -> None:
+        """Say that the tasks clean up."""
+        self._print("interrupted: cleaning up; interrupt again to stop at once")
+
+    def _print(self, line: str) -> None:
+        prefix = "" if self._live.is_started else self._prefix
+        self._console.print(Text(f"{prefix}{printable(line)}"), soft_wrap=True)
+
     def _lines(self) -> Group:
         now = time.monotonic()
         rows = [f"{n}: {text} ({now - began:.0f} s)" for n, (began, text) in self._tasks.items()]
         head = f"{self._done} of {self._count} done, at work:"
-        lines = (Text(printable(row), no_wrap=True, overflow="ellipsis") for row in [head, *rows])
+        # One line more than there are, and the terminal would keep what it can't take back.
+        most = max(1, self._console.height - 3)
+        more = [f"and {len(rows) - most} more"] if len(rows) > most else []
+        shown = [head, *rows[:most], *more]
+        lines = (Text(printable(row), no_wrap=True, overflow="ellipsis") for row in shown)
         return Group(*lines)

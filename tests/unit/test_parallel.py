@@ -36,6 +36,9 @@ class Heard:
     def tick(self) -> None:
         pass
 
+    def interrupted(self) -> None:
+        self.lines.append("interrupted")
+
 
 @pytest.fixture
 def fifo(tmp_path: Path) -> Path:
@@ -159,8 +162,10 @@ class Impatient(Heard):
 
 def test_an_interrupt_ends_all_tasks_and_lets_them_clean_up(fifo: Path, tmp_path: Path) -> None:
     left = [tmp_path / "a", tmp_path / "b"]
+    impatient = Impatient(2)
     with pytest.raises(KeyboardInterrupt):
-        run([waiting(fifo, path) for path in left], 2, Impatient(2))
+        run([waiting(fifo, path) for path in left], 2, impatient)
+    assert impatient.lines[-1] == "interrupted"
     assert [path.read_text() for path in left] == 2 * ["cleaned up"]
 
 
@@ -227,7 +232,7 @@ import os, sys
 from kvmtest.parallel import Task, run
 
 class Deaf:
-    began = said = ended = tick = lambda *_: None
+    began = said = ended = tick = interrupted = lambda *_: None
 
 def wait(say):
     try:

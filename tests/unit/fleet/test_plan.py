@@ -106,13 +106,19 @@ def test_an_entry_names_hosts_by_kind_and_all_by_default(folder: Path) -> None:
 def test_a_kind_adds_options_and_what_it_requires(folder: Path) -> None:
     made = plan(WHOLE, folder)
     first = made.runs[0]
-    assert made.words(first, made.hosts["spr"]) == [
-        "--strict", "--hotplug", "-m=intel and not smi",
-        "--require=witness:leak", "--require=vmx.entry.fresh",
+    assert made.options(first, made.hosts["spr"]).words() == [
+        "-m=intel and not smi", "--require=witness:leak", "--require=vmx.entry.fresh",
+        "--strict", "--hotplug",
     ]  # fmt: skip
-    assert made.words(first, made.hosts["emulated"]) == [
+    assert made.options(first, made.hosts["emulated"]).words() == [
         "-m=intel and not smi", "--require=vmx.entry.fresh",
     ]  # fmt: skip
+
+
+def test_an_entry_s_option_counts_where_its_kind_gives_another(folder: Path) -> None:
+    made = plan(WHOLE.replace("--hotplug --strict", "-m amd"), folder)
+    assert made.options(made.runs[0], made.hosts["spr"]).marker == "intel and not smi"
+    assert made.options(made.runs[1], made.hosts["spr"]).marker == "amd"
 
 
 def test_without_kernels_each_host_runs_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""kvmtest fleet run
+=================
+
+Runs a plan or goes on with it, shows how the hosts get on, and writes the reports.
+"""
+
+import sys
+from pathlib import Path
+
+from rich.text import Text
+
+from kvmtest.errors import KvmtestError
+from kvmtest.evidence import Evidence
+from kvmtest.fleet.folder_lock import FolderLock, holder
+from kvmtest.fleet.hosts import opening
+from kvmtest.fleet.plan import Plan
+from kvmtest.fleet.results import Results, require_new
+from kvmtest.fleet.run import patience, unfinished
+from kvmtest.fleet.run import run as run_lanes
+from kvmtest.fleet.standing import exit_status, standings
+from kvmtest.interruption import Interruption
+from kvmtest.report.at_work import AtWork
+from kvmtest.report.fleet import course_words, screen
+from kvmtest.report.sentence import one_line
+from kvmtest.report.terminal import console
+from kvmtest.run_folder import write_reports as write_reports_of_run
+
+from .report_html import run as write_html
+
+__all__ = ["resume", "run", "show", "write_reports"]
+
+MATRIX = "matrix.html"
+
+
+def run(plan: Plan, folder: Path, jobs: int | None, interruption: Interruption) -> int:
+    """Run a plan; results go to the new ``folder``. Return the exit status.
+
+    Raises UsageError, EnvironmentUnfit before anything begins.
+    """
+    require_new(folder)
+    with FolderLock.take(folder, 0.0, _tell):
+        return _go(Results.create(folder, plan), jobs, interruption)
+
+
+def resume(folder: Path, jobs: int | None, interruption: Interruption) -> int:
+    """Go on with the fleet whose results are in ``folder``; return the exit status."""
+    results = Results.open(folder)
+    with FolderLock.take(folder, patience(results), _tell):
+        return _go(results, jobs, interruption)
+
+
+def _go(results: Results, jobs: int | None, interruption: Interruption) -> int:
+    failures: list[str] = []
+    left = unfinished(results)
+    _tell(f"{sum(len(lane.tasks) for lane in left)} runs on {len(left)} hosts")
+    with AtWork(len(left), course_words, prefix="kvmtest: fleet: ") as at_work:
+        try:
+            interruption.arm()
+            ended = run_lanes(results, left, opening, _on_kept, at_work, jobs)
+            failures = [f"{each.name}: {each.failure}" for each in ended if each.failure]
+        except KeyboardInterrupt:
+            pass
+        finally:
+            interruption.defer()
+    for line in failures:
+        console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
+    try:
+        write_reports(results)
+    except KvmtestError as error:
+        _tell(str(error))
+    status = show(results, is_over=True)
+    return 128 + interruption.signal if interruption.signal else status
+
+
+def _on_kept(evidence: Evidence, folder: Path) -> str:
+    """Write the reports of a run that was kept; return how it ended."""
+    write_reports_of_run(evidence, folder)
+    return one_line(evidence)
+
+
+def show(results: Results, *, is_over: bool = False) -> int:
+    """Print how a fleet stands; return its exit status. ``is_over``: we alone are at work."""
+    hosts = standings(results)
+    printer = console()
+    who = "" if is_over else holder(results.folder)
+    for line in screen(hosts, str(results.folder), who, width=printer.width):
+        printer.print(line, soft_wrap=True)
+    return exit_status(hosts)
+
+
+def write_reports(results: Results) -> None:
+    """Write the matrix of the runs that are kept; raises EnvironmentUnfit."""
+    write_html([results.folder], results.folder / MATRIX)
+
+
+def _tell(text: str) -> None:
+    print(f"kvmtest: fleet: {text}", file=sys.stderr, flush=True)  # noqa: T201
