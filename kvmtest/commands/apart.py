@@ -96,3 +96,6 @@ class _Silent:
 
     def tick(self) -> None:
         pass
+
+    def interrupted(self) -> None:
+        pass
