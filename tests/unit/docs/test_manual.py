@@ -83,6 +83,29 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path, page: str, warning: str) -
     assert warning in done.stderr
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_a_page_at_the_top_links_what_exists(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    local = [target.partition("#")[0] for target in targets if "://" not in target]
+    assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def test_a_path_of_the_docs_in_the_source_exists() -> None:
+    """Messages and comments name pages, which must not move away under them."""
+    sources = [*(ROOT / "kvmtest").rglob("*.py"), *(ROOT / "tools").rglob("*"), ROOT / "Makefile"]
+    named = {
+        (path, word)
+        for path in sources
+        if path.is_file() and path.suffix in ("", ".py", ".sh")
+        for word in re.findall(
+            r"(?<![\w/])docs/[a-z][\w/.-]*\.(?:md|json|config)", path.read_text()
+        )
+    }
+    assert len(named) > 10
+    absent = {word for _, word in named if not (ROOT / word).exists()}
+    assert absent == {"docs/tree-compare.md"}, "KernelCI's own page, and no other"
+
+
 def test_is_it_this_names_the_first_fixed_release_of_each_series() -> None:
     page = (DOCS / "is-it-this.md").read_text()
     said = re.search(r"Fixed in Linux ([\d.]+), and in stable ([\d., and]+)\. ", page)
