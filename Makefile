@@ -17,7 +17,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS ?= 2000
 N ?= 1000
 
-.PHONY: run test check lint docs links bench lab-bench sanitize fuzz chaos wheel clean
+.PHONY: run test check lint lint-ruff lint-format lint-types lint-test-types lint-c lint-cxx docs links \
+	bench lab-bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -30,12 +31,25 @@ test: $(INSTALLED)
 check: lint
 	@$(PYTEST) tests/unit $(ARGS)
 
-lint: $(INSTALLED)
+# .pre-commit-config.yaml runs the same targets.
+lint: lint-ruff lint-format lint-types lint-test-types lint-c lint-cxx
+
+lint-ruff: $(INSTALLED)
 	$(BIN)/ruff check .
+
+lint-format: $(INSTALLED)
 	$(BIN)/ruff format --check .
+
+lint-types: $(INSTALLED)
 	$(BIN)/mypy
+
+lint-test-types: $(INSTALLED)
 	$(BIN)/mypy --config-file tests/mypy.ini tests tools bench
+
+lint-c: $(INSTALLED)
 	for source in c_helpers/*.c c_helpers/*/*.c bench/*.c; do $(CC) $(STRICT) -fsyntax-only $$source || exit 1; done
+
+lint-cxx: $(INSTALLED)
 	for source in c_helpers/bochs/*.cc; do $(CXX) $(STRICT_CXX) -fsyntax-only $$source || exit 1; done
 
 # The manual: build/docs/html/index.html and build/docs/man/kvmtest.1. ARGS: options of sphinx-build.
