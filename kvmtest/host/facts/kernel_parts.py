@@ -69,6 +69,9 @@ def _place(tree: Tree, name: str) -> Place:
 def _installed(tree: Tree, release: str) -> KernelParts:
     """Return the parts of the modules in /lib/modules."""
     name = "the running kernel"
+    # A release that is damaged names no folder, and may hold what no path can.
+    if not tree.exists(f"/lib/modules/{release}"):
+        return KernelParts(name, name, release)
     folder = tree.path(f"/lib/modules/{release}")
     try:
         found = [each for each in installed.under(folder) if each.release == release]

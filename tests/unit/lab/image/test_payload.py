@@ -56,7 +56,7 @@ def test_every_module_inside_can_be_imported_there(tmp_path: Path) -> None:
 def test_the_lab_kernels_files_and_compiled_python_stay_outside() -> None:
     names = payload.package()
     kernels = {name for name in names if name.startswith("kvmtest/kernels/")}
-    inside = ("__init__", "banner", "btf", "configuration", "fix")
+    inside = ("__init__", "banner", "btf", "configuration", "fix", "series")
     assert kernels == {f"kvmtest/kernels/{name}.py" for name in inside}
     assert "kvmtest/cli.py" in names
     assert "kvmtest/host/facts/lab.py" in names
