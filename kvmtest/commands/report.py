@@ -34,7 +34,9 @@ def _add_arguments(parser: Parser) -> None:
         "folders of runs; for --html also the kernels.json of a survey",
     )
     option("verbose").add_to(parser)
-    parser.add_argument("--ktap", action="store_true", help="print KTAP")
+    parser.add_argument(
+        "--ktap", action="store_true", help="print KTAP; with -v each reading is a subtest"
+    )
     parser.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML to FILE")
     parser.add_argument(
         "--html",
@@ -121,7 +123,7 @@ def _report(options: argparse.Namespace, path: Path) -> None:
     if options.ktap:
         from kvmtest.report.files import ktap_of
 
-        sys.stdout.write(ktap_of(evidence))
+        sys.stdout.write(ktap_of(evidence, subtests=options.verbose))
     elif options.junit:
         from kvmtest.evidence.file import write_to
         from kvmtest.report.files import junit_of

@@ -14,14 +14,18 @@ from .ktap import ktap
 __all__ = ["junit_of", "ktap_of"]
 
 
-def ktap_of(evidence: Evidence, hostname: str = "") -> str:
-    """Return a run as KTAP; ``hostname`` is used if the evidence has none."""
+def ktap_of(evidence: Evidence, hostname: str = "", *, subtests: bool = False) -> str:
+    """Return a run as KTAP; ``hostname`` is used if the evidence has none.
+
+    ``subtests``: each reading is a test of its own.
+    """
     return ktap(
         evidence.results,
         machine_words(evidence),
         strict=evidence.strict,
         facts=facts(evidence, hostname),
         problem=run_problem(evidence),
+        subtests=subtests,
     )
 
 

@@ -18,7 +18,7 @@ from support.stand_in import FIXED, UNFIXED, intel_host, run_kvmtest
 from kvmtest.errors import KvmtestError
 from kvmtest.evidence import Evidence, Result, load
 from kvmtest.evidence.counting import run_problem
-from kvmtest.judge import Verdict
+from kvmtest.judge import Role, Verdict
 from kvmtest.report.files import ktap_of
 
 RECORDED = sorted((Path(__file__).parents[1] / "recorded").glob("*.json"))
@@ -41,7 +41,9 @@ def test_it_agrees_with_the_exit_status_of_every_recorded_run(
 ) -> None:
     run = load(path)
     for kunit in kunits:
-        assert (kunit.status(ktap_of(run)) == 0) == (run.exit_status == 0), kunit.folder
+        for subtests in (False, True):
+            status = kunit.status(ktap_of(run, subtests=subtests))
+            assert (status == 0) == (run.exit_status == 0), kunit.folder
 
 
 def test_the_recorded_runs_ended_in_every_way() -> None:
@@ -64,6 +66,21 @@ def test_it_agrees_with_the_exit_status_of_any_run(kunits: list[Kunit], run: Evi
         skipped = sum(r.verdict not in DECIDED for r in run.results)
         assert parsed.counts.skipped == skipped
         assert parsed.counts.crashed == 0
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(run=RUNS)
+def test_it_counts_the_readings_of_any_run_as_subtests(kunits: list[Kunit], run: Evidence) -> None:
+    ktap = ktap_of(run, subtests=True)
+    for kunit in kunits:
+        assert kunit.passes(ktap) == (run.exit_status == 0)
+        parsed = kunit.parse(ktap)
+        assert (parsed.counts.errors, parsed.counts.crashed) == (0, 0)
+        for test, result in zip(parsed.subtests, run.results, strict=False):
+            tested = sum(r.role in (Role.CLAIM, Role.CONTROL) for r in result.readings)
+            assert test.name == result.id
+            assert len(test.subtests) == (tested + 1 if result.readings else 0)
+            assert all(not each.subtests for each in test.subtests)
 
 
 DECIDED = (Verdict.PASS, Verdict.FAIL, Verdict.ERROR)

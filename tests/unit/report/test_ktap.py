@@ -6,10 +6,11 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.evidence_strategies import RESULTS
+from support.evidence_strategies import RESULTS, RUNS
 
-from kvmtest.evidence import Result
-from kvmtest.judge import Verdict, claim, control, measure
+from kvmtest.evidence import Evidence, Result
+from kvmtest.judge import Reading, Role, Verdict, claim, control, measure
+from kvmtest.report.files import ktap_of
 from kvmtest.report.ktap import ktap
 
 
@@ -170,3 +171,111 @@ def test_a_pass_of_the_leak_experiment_says_what_it_would_have_missed() -> None:
     assert f"{said}ok 1 " in ktap([passed])
     failed = Result("vmx.leak.host-events", Verdict.FAIL, "because", readings=readings)
     assert said not in ktap([failed])
+
+
+# With subtests
+
+
+def nested(text: str) -> tuple[list[Line], dict[str, list[Line]]]:
+    """Read a document with a level of subtests; refuse what the rules do not allow."""
+    outer, inner = [], {}
+    block: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("  "):
+            block.append(line.removeprefix("  "))
+            continue
+        outer.append(line)
+        if block and not line.startswith("#"):
+            version, subtest, *rest = block
+            name = subtest.removeprefix("# Subtest: ")
+            # kunit_parser.py looks for the result by the name in this line.
+            assert line.split(" # ")[0].endswith(f" {name}")
+            inner[name] = parse("\n".join([version, *rest, ""]))
+            block = []
+    assert not block
+    return parse("\n".join([*outer, ""])), inner
+
+
+HELD = control("vmcs", "the host's bit 14", 1, 1, "set it")
+BROKEN = control("leak", "enough # SMIs", 0, 1, "wait")
+AGAINST = claim("vmcs", "bit 14", 0, 1)
+FOR = claim("vmcs", "bit 14", 1, 1)
+DOUBTFUL = claim("leak", "counts", True, False)
+
+
+def subtests(verdict: Verdict, *readings: Reading, strict: bool = False, **about: str) -> list[str]:
+    tested = Result("any.soak", verdict, "because", readings=list(readings), **about)
+    _, inner = nested(ktap([tested], strict=strict, subtests=True))
+    return [
+        " ".join(filter(None, ["ok" if x.ok else "not ok", x.description, x.directive]))
+        for x in inner["any.soak"]
+    ]
+
+
+def test_each_reading_is_a_subtest_and_the_verdict_the_last() -> None:
+    assert subtests(Verdict.PASS, HELD, FOR, FOR, BROKEN) == [
+        "ok vmcs control: the host's bit 14",
+        "ok vmcs claim: bit 14",
+        "ok vmcs claim: bit 14 (2)",
+        "ok leak control: enough - SMIs SKIP",
+        "ok verdict",
+    ]
+
+
+def test_a_failure_has_its_failing_readings_and_no_control_among_them() -> None:
+    assert subtests(Verdict.FAIL, HELD, AGAINST, BROKEN, DOUBTFUL) == [
+        "ok vmcs control: the host's bit 14",
+        "not ok vmcs claim: bit 14",
+        "ok leak control: enough - SMIs SKIP",
+        "ok leak claim: counts SKIP",
+        "not ok verdict",
+    ]
+
+
+def test_a_failure_of_a_requirement_fails_by_its_verdict() -> None:
+    assert subtests(Verdict.FAIL, BROKEN, DOUBTFUL)[-1] == "not ok verdict"
+    assert subtests(Verdict.ERROR, HELD, FOR)[-1] == "not ok verdict ERROR"
+
+
+def test_a_known_defect_is_expected_in_its_readings_too() -> None:
+    known = "docs/findings/x.md"
+    assert subtests(Verdict.FAIL, HELD, AGAINST, known_defect=known)[1:] == [
+        "ok vmcs claim: bit 14 XFAIL",
+        "ok verdict XFAIL",
+    ]
+    assert subtests(Verdict.FAIL, HELD, AGAINST, known_defect=known, strict=True)[1:] == [
+        "not ok vmcs claim: bit 14",
+        "not ok verdict",
+    ]
+
+
+def test_what_was_not_decided_fails_nowhere() -> None:
+    assert subtests(Verdict.INCONCLUSIVE, BROKEN, DOUBTFUL) == [
+        "ok leak control: enough - SMIs SKIP",
+        "ok leak claim: counts SKIP",
+        "ok verdict SKIP",
+    ]
+
+
+def test_a_property_without_readings_has_no_subtests() -> None:
+    skipped = result(Verdict.SKIP)
+    assert ktap([skipped], subtests=True) == ktap([skipped])
+
+
+def test_figures_and_samples_are_no_subtests() -> None:
+    sample = Reading("leak", Role.SAMPLE, "window 1", "quiet", None)
+    figure = measure("leak", "cycles per SMI", 7)
+    assert subtests(Verdict.MEASURED, figure, sample, sample) == ["ok verdict SKIP"]
+    measured = Result("any.soak", Verdict.MEASURED, "r", readings=[figure, sample])
+    text = ktap([measured], subtests=True)
+    assert "  # leak measure: cycles per SMI: 7\n  # 1 samples are in evidence.json\n" in text
+
+
+@given(RUNS)
+def test_the_tests_are_the_same_with_subtests(run: Evidence) -> None:
+    outer, inner = nested(ktap_of(run, subtests=True))
+    assert outer == parse(ktap_of(run))
+    failing = {line.description for line in outer if not line.ok} - {"kvmtest.run"}
+    assert {name for name, lines in inner.items() if not all(x.ok for x in lines)} == {
+        r.id for r in run.results if r.id in failing and r.readings
+    }

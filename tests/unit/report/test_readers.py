@@ -28,6 +28,15 @@ def test_all_tests_of_tap_are_ok_where_the_run_ends_with_0_and_only_there(run: E
 
 
 @given(RUNS)
+def test_a_reader_of_tap_takes_no_subtest_for_a_test(run: Evidence) -> None:
+    def tests(text: str) -> list[tuple[str, bool]]:
+        lines = Parser().parse_text(text)
+        return [(line.description, line.ok) for line in lines if line.category == "test"]
+
+    assert tests(ktap_of(run, subtests=True)) == tests(ktap_of(run))
+
+
+@given(RUNS)
 def test_junit_has_no_failure_and_no_error_where_the_run_ends_with_0_and_only_there(
     run: Evidence,
 ) -> None:
