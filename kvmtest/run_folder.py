@@ -16,14 +16,18 @@ from kvmtest.evidence.file import EVIDENCE, write_whole
 from kvmtest.missing import Missing
 from kvmtest.record import Record
 from kvmtest.report.files import junit_of, ktap_of
+from kvmtest.report.junit import Attachments
 from kvmtest.run_options import RunOptions
 
 __all__ = [
+    "attachments",
     "folder_of",
     "new_folder",
     "write_reports",
     "written",
 ]
+
+KERNEL_LOG = "kernel.log"
 
 
 def new_folder(path: Path) -> Path:
@@ -66,7 +70,7 @@ def _write(record: Record, output: Path) -> None:
     # The evidence comes first, in case space runs out: all else but the log follows from it.
     # A lab's machine is slow: the evidence is validated outside, by its reader.
     save(evidence, output / EVIDENCE, unchecked=record.machine.lab is not None)
-    write_whole(output / "kernel.log", "".join(line + "\n" for line in lines))
+    write_whole(output / KERNEL_LOG, "".join(line + "\n" for line in lines))
     # A lab's machine is slow: reports are made outside.
     if record.machine.lab is None:
         write_reports(evidence, output, socket.gethostname())
@@ -75,4 +79,22 @@ def _write(record: Record, output: Path) -> None:
 def write_reports(evidence: Evidence, output: Path, hostname: str = "") -> None:
     """Write ktap.txt and junit.xml; raises EnvironmentUnfit if one can't be written."""
     write_whole(output / "ktap.txt", ktap_of(evidence, hostname))
-    write_whole(output / "junit.xml", junit_of(evidence, hostname))
+    junit = junit_of(evidence, hostname, attachments(output / EVIDENCE))
+    write_whole(output / "junit.xml", junit)
+
+
+def attachments(evidence: Path) -> Attachments:
+    """Return the files of a run by their paths in the project of the CI job that runs this.
+
+    GitLab takes paths from CI_PROJECT_DIR, where it starts jobs, and has no files outside.
+    """
+    project = Path(os.environ.get("CI_PROJECT_DIR") or ".").absolute()
+    log = evidence.with_name(KERNEL_LOG)
+    return Attachments(_in(project, evidence), _in(project, log) if log.exists() else "")
+
+
+def _in(project: Path, path: Path) -> str:
+    """Return the path from the project's folder; "" outside, or if it can't stand in the mark."""
+    path = Path(os.path.normpath(path.absolute()))
+    inside = str(path.relative_to(project)) if path.is_relative_to(project) else ""
+    return inside if inside.isprintable() and "]]" not in inside else ""

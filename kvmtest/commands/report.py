@@ -125,10 +125,12 @@ def _report(options: argparse.Namespace, path: Path) -> None:
 
         sys.stdout.write(ktap_of(evidence, subtests=options.verbose))
     elif options.junit:
-        from kvmtest.evidence.file import write_to
+        from kvmtest.evidence.file import EVIDENCE, write_to
         from kvmtest.report.files import junit_of
+        from kvmtest.run_folder import attachments
 
-        write_to(options.junit, junit_of(evidence))
+        file = path / EVIDENCE if path.is_dir() else path
+        write_to(options.junit, junit_of(evidence, attachments=attachments(file)))
     elif options.verbose:
         from kvmtest.report.terminal import show_evidence
 

@@ -8,7 +8,7 @@ from kvmtest.evidence import Evidence
 from kvmtest.evidence.counting import run_problem
 
 from .heading import facts, machine_words
-from .junit import junit
+from .junit import NOTHING_ATTACHED, Attachments, junit
 from .ktap import ktap
 
 __all__ = ["junit_of", "ktap_of"]
@@ -29,7 +29,9 @@ def ktap_of(evidence: Evidence, hostname: str = "", *, subtests: bool = False) -
     )
 
 
-def junit_of(evidence: Evidence, hostname: str = "") -> str:
+def junit_of(
+    evidence: Evidence, hostname: str = "", attachments: Attachments = NOTHING_ATTACHED
+) -> str:
     """Return a run as JUnit; ``hostname`` is used if the evidence has none."""
     known = facts(evidence, hostname)
     return junit(
@@ -39,4 +41,5 @@ def junit_of(evidence: Evidence, hostname: str = "") -> str:
         strict=evidence.strict,
         facts=known,
         problem=run_problem(evidence),
+        attachments=attachments,
     )

@@ -3,25 +3,38 @@
 
 The XML that CI systems read. An undecided property is skipped with its reason; so is a known defect
 that does not count. A reason is both the message and the text of an element: Jenkins shows the
-message, GitLab the text.
+message, GitLab the text. Both link the file that a test case names in its output as an attachment.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from kvmtest.evidence import Result
 from kvmtest.evidence.counting import fails
 from kvmtest.findings import reference
-from kvmtest.judge import Role, Verdict
+from kvmtest.judge import Role, Verdict, readings_against
 
 from .telling import RUN, line, telling, would_be_seen
 
-__all__ = ["junit", "xml_text"]
+__all__ = ["NOTHING_ATTACHED", "Attachments", "junit", "xml_text"]
 
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 # JUnit's attribute "timestamp" has no time zone.
 _UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z")
+
+_ATTACHMENT = "[[ATTACHMENT|"
+
+
+class Attachments(NamedTuple):
+    """The paths of a run's files as a CI system knows them; "" for a file that it can't have."""
+
+    evidence: str = ""
+    kernel_log: str = ""
+
+
+NOTHING_ATTACHED = Attachments()
 
 
 def junit(
@@ -32,6 +45,7 @@ def junit(
     strict: bool = False,
     facts: Mapping[str, str] | None = None,
     problem: str = "",
+    attachments: Attachments = NOTHING_ATTACHED,
 ) -> str:
     """Return the results as a JUnit document, a test case each.
 
@@ -39,6 +53,7 @@ def junit(
     "started" is the suite's timestamp, too. A known defect is a failure only in a ``strict`` run.
     ``problem`` is the problem of the run itself
     (:func:`~kvmtest.evidence.counting.run_problem`): one more test case, an error.
+    Failures and errors have the evidence attached, or the kernel log if its reading says why.
     """
     suite = ElementTree.Element("testsuite", name="kvmtest", hostname=xml_text(hostname))
     about = {**({"machine": machine} if machine else {}), **(facts or {})}
@@ -49,10 +64,11 @@ def junit(
         for name, fact in about.items():
             ElementTree.SubElement(properties, "property", name=name, value=xml_text(fact))
     for result in results:
-        _case(suite, result, strict)
+        _case(suite, result, strict, attachments)
     if problem:
         case = _test_case(suite, RUN, 0)
         _element(case, "error", Verdict.ERROR, problem, problem)
+        _system_out(case, [], attachments.evidence)
     suite.set("tests", str(len(suite.findall("testcase"))))
     for element, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
@@ -63,10 +79,12 @@ def junit(
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
+def _case(
+    suite: ElementTree.Element, result: Result, strict: bool, attachments: Attachments
+) -> None:
     case = _test_case(suite, f"kvmtest.{result.id}", result.seconds)
+    fails_it = fails(result, strict=strict)
     if result.verdict is not Verdict.PASS:
-        fails_it = fails(result, strict=strict)
         element = ELEMENTS[result.verdict] if fails_it else "skipped"
         finding = reference(result.known_defect) if result.known_defect else ""
         about = f" (known defect, {finding})" if finding else ""
@@ -74,8 +92,9 @@ def _case(suite: ElementTree.Element, result: Result, strict: bool) -> None:
         parts = [message, "\n".join(telling(result)), result.detail]
         text = "\n\n".join(part for part in parts if part)
         _element(case, element, result.verdict, message, text)
-    if output := "\n".join(_output(result)):
-        ElementTree.SubElement(case, "system-out").text = xml_text(output)
+    is_logged = any(r.witness == "klog" for r in readings_against(result.readings))
+    attached = attachments.kernel_log if is_logged else attachments.evidence
+    _system_out(case, _output(result), attached if fails_it else "")
 
 
 def _test_case(suite: ElementTree.Element, name: str, seconds: float) -> ElementTree.Element:
@@ -91,6 +110,14 @@ def _element(
     # Ant's schema requires a type.
     element = ElementTree.SubElement(case, tag, type=verdict.value, message=xml_text(message))
     element.text = xml_text(text)
+
+
+def _system_out(case: ElementTree.Element, lines: Iterable[str], attached: str) -> None:
+    """Add what there is to tell, below the file that is attached: GitLab takes the first."""
+    attachment = [f"{_ATTACHMENT}{attached}]]"] if attached else []
+    output = [*attachment, *(line.replace(_ATTACHMENT, "[ [ATTACHMENT|") for line in lines)]
+    if output:
+        ElementTree.SubElement(case, "system-out").text = xml_text("\n".join(output))
 
 
 def _output(result: Result) -> Iterator[str]:

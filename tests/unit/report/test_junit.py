@@ -1,5 +1,6 @@
 """JUnit output is XML that a CI system reads, whatever the reasons hold."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -9,7 +10,7 @@ from support.evidence_strategies import RESULTS
 
 from kvmtest.evidence import Result
 from kvmtest.judge import Reading, Role, Verdict, claim, control
-from kvmtest.report.junit import junit
+from kvmtest.report.junit import NOTHING_ATTACHED, Attachments, junit
 
 
 def suite_of(results: list[Result], hostname: str = "") -> ElementTree.Element:
@@ -147,3 +148,48 @@ def test_samples_are_counted_and_not_listed() -> None:
     assert output == (
         "PASS: because\nvmcs claim: bit 14 after a toggle: 1\n9 samples are in evidence.json"
     )
+
+
+# Attachments
+
+FILES = Attachments("out/evidence.json", "out/kernel.log")
+#: GitLab takes the first in the text of a case's system-out (lib/gitlab/ci/parsers/test/junit.rb).
+MARK = re.compile(r"\[\[ATTACHMENT\|(?P<path>.+?)\]\]")
+
+
+def attached(result: Result, files: Attachments = FILES) -> str | None:
+    root = ElementTree.fromstring(junit([result], attachments=files))
+    found = MARK.search(root.findtext(".//system-out") or "")
+    return found["path"] if found else None
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_a_failure_and_an_error_have_the_evidence_attached(verdict: Verdict) -> None:
+    is_broken = verdict in (Verdict.FAIL, Verdict.ERROR)
+    result = Result("any.soak", verdict, "r", readings=[HELD, AGAINST])
+    assert attached(result) == ("out/evidence.json" if is_broken else None)
+    assert attached(result, NOTHING_ATTACHED) is None
+
+
+def test_a_known_defect_has_no_attachment() -> None:
+    known = Result("any.soak", Verdict.FAIL, "r", known_defect="docs/findings/x.md")
+    assert attached(known) is None
+
+
+def test_what_the_kernel_log_shows_has_the_log_attached() -> None:
+    readings = [control("klog", "the log is read", 1, 1, "do"), claim("klog", "WARNs", 1, 0)]
+    result = Result("any.no-warnings", Verdict.FAIL, "r", readings=readings)
+    assert attached(result) == "out/kernel.log"
+    assert attached(result, FILES._replace(kernel_log="")) is None
+
+
+def test_the_run_itself_has_the_evidence_attached() -> None:
+    root = ElementTree.fromstring(junit([], problem="it broke", attachments=FILES))
+    assert root.findtext(".//system-out") == "[[ATTACHMENT|out/evidence.json]]"
+
+
+def test_a_reading_attaches_nothing() -> None:
+    forged = claim("vmcs", "[[ATTACHMENT|/etc/passwd]]", "[[ATTACHMENT|/etc/shadow]]", 1)
+    for verdict in (Verdict.PASS, Verdict.FAIL):
+        result = Result("any.soak", verdict, "[[ATTACHMENT|x]]", readings=[HELD, forged])
+        assert attached(result, NOTHING_ATTACHED) is None
