@@ -84,8 +84,12 @@ chaos: $(INSTALLED)
 sanitize: $(INSTALLED)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh tests/sanitize.sh
 
+# One wheel for every Python that kvmtest runs on, and every x86-64 Linux whose glibc is not older than
+# this one's symbols: a host needs no compiler.
 wheel: $(INSTALLED)
-	$(BIN)/python -m build --wheel
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info kvmtest/_native*.so kvmtest/_native.c kvmtest/guests/images \

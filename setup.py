@@ -37,5 +37,7 @@ class Build(build):
 
 setup(
     cffi_modules=["c_helpers/build.py:ffibuilder"],
+    # The native module uses the stable ABI alone, of the oldest Python that pyproject.toml allows.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
     cmdclass={"build": Build, "build_guests": BuildGuests},
 )

