@@ -16,12 +16,22 @@ from .boot import HostKernel, Power, Way
 from .host import HostLost, KernelKind, PlannedKernel
 from .packed_kernel import pack
 from .remote import RemoteTarget
-from .shell import Shell
+from .shell import ConnectionLost, Shell, TooSlow, patiently
 
 __all__ = ["ShellHost"]
 
 OnText = Callable[[str], None]
 
+_FOLDER = "/var/lib/kvmtest"
+_OWNER = f"{_FOLDER}/fleet-owner"
+# Words: who asks. A link can't replace a file, so the first one to come stays.
+_CLAIM = f"""
+mkdir -p {_FOLDER} && printf %s "$1" >{_OWNER}.$$ || {{ rm -f {_OWNER}.$$; exit 1; }}
+ln {_OWNER}.$$ {_OWNER} 2>/dev/null
+rm {_OWNER}.$$
+cat {_OWNER}
+"""
+_WHOSE = f"cat {_OWNER} 2>/dev/null; :"
 # A host with power that has been silent for so long is not asked to end its run any more.
 _SILENCE_S = 120.0
 
@@ -31,7 +41,8 @@ class ShellHost:
     """A host (kvmtest.fleet.host.Host); ``ways`` of booting a kernel once are tried in this order.
 
     ``on_step`` gets a line before each step that takes seconds. ``power`` switches the host off and
-    on where it does not answer.
+    on where it does not answer. ``owner`` names who has the host, the same after a kill: another
+    one is refused until the host was restored. "": somebody else sees to that.
     """
 
     name: str
@@ -39,25 +50,61 @@ class ShellHost:
     on_step: OnText
     power: Power | None = None
     ways: Sequence[Way] = tuple(Way)
+    owner: str = ""
     cache: Cache = field(default_factory=Cache.default)
 
     def boot(self, kernel: PlannedKernel, deadline: float) -> RemoteTarget:
         """Boot a kernel (kvmtest.fleet.host.Host)."""
-        own = kernel.kind is KernelKind.OWN
-        self._kernel.boot(None if own else pack(kernel, self.cache, self.on_step), deadline)
+        until = time.monotonic() + deadline
+        packed = None
+        if kernel.kind is not KernelKind.OWN:
+            packed = pack(kernel, self.cache, self.on_step)
+        self._claim(until)
+        self._kernel.boot(packed, _rest(until))
         return self._target
 
     def restore(self, deadline: float) -> None:
         """End the run, return to the host's own kernel, remove all (kvmtest.fleet.host.Host)."""
         until = time.monotonic() + deadline
-        if self.power:
-            try:
-                self._target.restore(min(deadline, _SILENCE_S))
-            except HostLost:
-                # Switched off and on, it boots its own kernel; what outlasts that is undone below.
-                self._kernel.restore(_rest(until))
-        self._target.restore(_rest(until))
+        if self._is_anothers(until):
+            return
+        try:
+            self._target.restore(min(deadline, _SILENCE_S) if self.power else deadline)
+        except HostLost:
+            if not self.power:
+                raise
+            # Switched off and on, it boots its own kernel; what outlasts that is undone now.
+            self._kernel.restore(_rest(until))
+            self._target.restore(_rest(until))
         self._kernel.restore(_rest(until))
+        self._release(until)
+
+    def _claim(self, until: float) -> None:
+        """Have the host; raises HostLost where another owner has it."""
+        if self.owner:
+            whose = self._asked("have it", until, "sh", "-c", _CLAIM, "sh", self.owner)
+            if whose != self.owner:
+                raise HostLost(
+                    f"{self.name}: another fleet has it; wait for its end, and resume; if it has "
+                    f"none, restore the host and remove {_OWNER} there",
+                    "",
+                )
+
+    def _is_anothers(self, until: float) -> bool:
+        if not self.owner:
+            return False
+        return self._asked("see who has it", until, "sh", "-c", _WHOSE) not in ("", self.owner)
+
+    def _release(self, until: float) -> None:
+        if self.owner:
+            self._asked("give it back", until, "rm", "-f", _OWNER)
+
+    def _asked(self, to: str, until: float, *words: str) -> str:
+        """Return what a command says; raises HostLost where the host does not answer."""
+        try:
+            return patiently(self.shell, words, until).must(f"{self.name}: can't {to}").text
+        except (ConnectionLost, TooSlow) as error:
+            raise HostLost(str(error), "") from None
 
     @cached_property
     def _kernel(self) -> HostKernel:

@@ -20,13 +20,20 @@ OnText = Callable[[str], None]
 
 @contextmanager
 def opened(
-    name: str, reach: SshHost, boot: str, show: OnText, *, ssh_config: Path | None = None
+    name: str,
+    reach: SshHost,
+    boot: str,
+    show: OnText,
+    *,
+    owner: str = "",
+    ssh_config: Path | None = None,
 ) -> Iterator[ShellHost]:
     """Give the host that a plan calls ``name``; ``boot`` is the way of booting to try first.
 
+    ``owner`` names who has the host, the same after a kill (kvmtest.fleet.shell_host.ShellHost).
     ``ssh_config`` is the one file of ssh_config(5) that is read, if given. Raises UsageError where
     the plan's address is none.
     """
     shell = OpenSsh(reach.address, reach.port, config=ssh_config, label=name)
     ways = [Way(boot), *(way for way in Way if way != boot)]
-    yield ShellHost(name, shell, show, ways=ways)
+    yield ShellHost(name, shell, show, ways=ways, owner=owner)

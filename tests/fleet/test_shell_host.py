@@ -40,6 +40,23 @@ def test_a_host_of_a_plan_runs_its_own_kernel_and_is_left_as_it_was(hosts: Hosts
     assert all(step.startswith("one: ") for step in steps)
 
 
+def test_a_host_has_one_owner_until_it_is_restored(hosts: Hosts) -> None:
+    shell = OpenSsh("host4", config=hosts.ssh_config)
+    one, other = (ShellHost("host4", shell, print, owner=name) for name in ("one", "other"))
+    one.boot(OWN, 60).run(JOB)
+    with pytest.raises(HostLost, match=r"^host4: another fleet has it; wait for its end"):
+        other.boot(OWN, 60)
+    # It leaves the owner's things alone.
+    other.restore(60)
+    assert hosts["host4"].run("ls", "/var/lib/kvmtest").stdout == "fleet\nfleet-owner\n"
+    # The owner may have been killed, and come back.
+    ShellHost("host4", shell, print, owner="one").boot(OWN, 60)
+    one.restore(60)
+    other.boot(OWN, 60)
+    other.restore(60)
+    assert hosts["host4"].run("ls", "-A", "/var/lib/kvmtest").stdout == ""
+
+
 def test_an_address_that_is_none_is_refused() -> None:
     with (
         pytest.raises(UsageError, match="names no host"),
