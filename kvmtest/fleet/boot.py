@@ -40,15 +40,23 @@ _INITRAMFS = "initrd.img"
 _GOING_DOWN_S = 30.0
 # Seconds between two questions to a host that has still to go down.
 _PAUSE = 2.0
-# A host with power is cycled when it has been silent for so long.
-_SILENCE_S = 120.0
 
 _LOOK = f"""
 uname -r && uname -v && cat /proc/sys/kernel/random/boot_id && cat {_RECORD} 2>/dev/null
 exit 0
 """
-_HAS_MODULES = '[ -d "/lib/modules/$1" ] || exit 0; sha256sum "/boot/vmlinuz-$1" 2>/dev/null; echo'
-_REMOVE_RECORD = f"rm -rf {FOLDER} && sync"
+_HAS_MODULES = """
+[ -d "/lib/modules/$1" ] || exit 0
+echo there
+sha256sum "/boot/vmlinuz-$1" 2>/dev/null || echo "no image"
+"""
+_REMOVE_RECORD = f"""
+[ -e {FOLDER} ] || exit 0
+rm -rf {FOLDER}
+rmdir /var/lib/kvmtest 2>/dev/null
+sync
+[ ! -e {FOLDER} ]
+"""
 
 # Words: the release, the archive, and whether its modules are to be unpacked. Each run begins anew.
 _UNPACK = f"""
@@ -184,8 +192,9 @@ class _State:
 class HostKernel:
     """The kernel that a host runs. ``ways`` are tried in this order.
 
-    ``on_step`` gets a line before each step that takes seconds. All calls may be made again by
-    another process after this one was killed at any point.
+    ``on_step`` gets a line before each step that takes seconds. A host with ``power`` is switched
+    off and on when it was silent for ``silence_s`` seconds. All calls may be made again by another
+    process after this one was killed at any point.
     """
 
     def __init__(
@@ -194,11 +203,13 @@ class HostKernel:
         on_step: Callable[[str], None],
         power: Power | None = None,
         ways: Sequence[Way] = tuple(Way),
+        silence_s: float = 120.0,
     ) -> None:
         self._shell = shell
         self._on_step = on_step
         self._power = power
         self._ways = ways
+        self._silence_s = silence_s
 
     def boot(self, kernel: PackedKernel | None, deadline: float) -> Running:
         """Boot a kernel, within ``deadline`` seconds; None is the host's own. Return what runs.
@@ -209,6 +220,13 @@ class HostKernel:
         if kernel is None:
             return self.restore(deadline)
         return self._again_while_lost(lambda until: self._boot(kernel, until), deadline)
+
+    def awaken(self, deadline: float) -> Running:
+        """Return what runs once the host answers, switched off and on again where that helps.
+
+        Raises HostLost.
+        """
+        return self._again_while_lost(lambda until: self._look_or_cycle(until).running, deadline)
 
     def restore(self, deadline: float) -> Running:
         """Return to the host's own kernel, and remove what was brought; return what runs.
@@ -254,6 +272,8 @@ class HostKernel:
         state = self._look_or_cycle(until)
         running, record = state.running, state.record
         if record is None:
+            # A process that was killed before it wrote one left its folder at most.
+            self._script(_REMOVE_RECORD, what="can't remove the record")
             return running
         self._disarm()
         if record.has_brought(running):
@@ -297,7 +317,7 @@ class HostKernel:
     def _has_no_modules(self, kernel: PackedKernel) -> bool:
         """Tell whether the host lacks the kernel's modules; raises where it has another build's."""
         words = self._script(_HAS_MODULES, kernel.release, what="can't look for modules").split()
-        if words and words[0] != kernel.image_digest:
+        if words and words[1] != kernel.image_digest:
             raise EnvironmentUnfit(
                 f"{self._shell.name}: it has modules of another build of {kernel.release} in "
                 "/lib/modules; remove them, or take a kernel of another release"
@@ -400,7 +420,7 @@ class HostKernel:
         if self._power is None:
             return self._look(until)
         try:
-            return self._look(min(until, time.monotonic() + _SILENCE_S))
+            return self._look(min(until, time.monotonic() + self._silence_s))
         except (ConnectionLost, TooSlow):
             self._on_step(f"{self._shell.name}: no answer; switching it off and on again")
             self._power.cycle()

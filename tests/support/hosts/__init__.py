@@ -129,6 +129,10 @@ class NamespacedHost:
         """Let each kernel that ``grub-reboot`` chooses fail to start."""
         ask(self.folder, "misboot", self.name)
 
+    def mend(self) -> None:
+        """Take back refuse_reboots() and boot_the_default_alone()."""
+        ask(self.folder, "mend", self.name)
+
     def await_ssh(self, deadline: float = UP_S) -> None:
         """Return when the host takes connections."""
         end = time.monotonic() + deadline

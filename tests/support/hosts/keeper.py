@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 HERE = Path(__file__).parent
-ACTIONS = ("on", "off", "pull", "plug", "kill", "refuse", "misboot")
+ACTIONS = ("on", "off", "pull", "plug", "kill", "refuse", "misboot", "mend")
 DEFAULT_VERSION = "#1 SMP Debian"
 #: How the first process of a host ends when the host is told to reboot.
 REBOOT = 64
@@ -126,6 +126,9 @@ class Host:
 
     def misboot(self) -> None:
         self.boots_what_is_asked = False
+
+    def mend(self) -> None:
+        self.comes_back = self.boots_what_is_asked = True
 
     def boots(self) -> tuple[str, str]:
         """Return release and version of the kernel that it pretends to boot.
