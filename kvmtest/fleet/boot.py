@@ -40,6 +40,8 @@ _INITRAMFS = "initrd.img"
 _GOING_DOWN_S = 30.0
 # Seconds between two questions to a host that has still to go down.
 _PAUSE = 2.0
+# Seconds of silence after which a host with power is switched off and on.
+_SILENCE_S = 120.0
 
 _LOOK = f"""
 uname -r && uname -v && cat /proc/sys/kernel/random/boot_id && cat {_RECORD} 2>/dev/null
@@ -192,9 +194,8 @@ class _State:
 class HostKernel:
     """The kernel that a host runs. ``ways`` are tried in this order.
 
-    ``on_step`` gets a line before each step that takes seconds. A host with ``power`` is switched
-    off and on when it was silent for ``silence_s`` seconds. All calls may be made again by another
-    process after this one was killed at any point.
+    ``on_step`` gets a line before each step that takes seconds. All calls may be made again by
+    another process after this one was killed at any point.
     """
 
     def __init__(
@@ -203,13 +204,11 @@ class HostKernel:
         on_step: Callable[[str], None],
         power: Power | None = None,
         ways: Sequence[Way] = tuple(Way),
-        silence_s: float = 120.0,
     ) -> None:
         self._shell = shell
         self._on_step = on_step
         self._power = power
         self._ways = ways
-        self._silence_s = silence_s
 
     def boot(self, kernel: PackedKernel | None, deadline: float) -> Running:
         """Boot a kernel, within ``deadline`` seconds; None is the host's own. Return what runs.
@@ -220,13 +219,6 @@ class HostKernel:
         if kernel is None:
             return self.restore(deadline)
         return self._again_while_lost(lambda until: self._boot(kernel, until), deadline)
-
-    def awaken(self, deadline: float) -> Running:
-        """Return what runs once the host answers, switched off and on again where that helps.
-
-        Raises HostLost.
-        """
-        return self._again_while_lost(lambda until: self._look_or_cycle(until).running, deadline)
 
     def restore(self, deadline: float) -> Running:
         """Return to the host's own kernel, and remove what was brought; return what runs.
@@ -420,7 +412,7 @@ class HostKernel:
         if self._power is None:
             return self._look(until)
         try:
-            return self._look(min(until, time.monotonic() + self._silence_s))
+            return self._look(min(until, time.monotonic() + _SILENCE_S))
         except (ConnectionLost, TooSlow):
             self._on_step(f"{self._shell.name}: no answer; switching it off and on again")
             self._power.cycle()

@@ -76,7 +76,7 @@ def test_a_host_boots_another_kernel_and_comes_back(
     host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel
 ) -> None:
     on_host = HostKernel(shell, print)
-    before = on_host.awaken(30)
+    before = on_host.restore(30)
     booted = on_host.boot(kernel, 60)
     assert (running(host), booted.release) == (RELEASE, RELEASE)
     assert booted.boot_id != before.boot_id
@@ -96,7 +96,7 @@ def test_a_kernel_that_runs_is_not_booted_again(
 
 def test_without_another_kernel_nothing_is_done(host: NamespacedHost, shell: OpenSsh) -> None:
     on_host = HostKernel(shell, print)
-    before = on_host.awaken(30)
+    before = on_host.restore(30)
     assert on_host.boot(None, 60) == on_host.restore(60) == before
 
 
@@ -158,12 +158,13 @@ def test_a_host_that_never_comes_back_is_lost_at_its_deadline(
 
 
 def test_power_brings_a_host_back(
-    host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel
+    host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kvmtest.fleet.boot._SILENCE_S", 3.0)
     HostKernel(shell, print).boot(kernel, 60)
     host.off()
     told: list[str] = []
-    HostKernel(shell, told.append, host, silence_s=3).restore(60)
+    HostKernel(shell, told.append, host).restore(60)
     assert any("switching it off and on again" in line for line in told)
 
 
