@@ -17,6 +17,7 @@ FOLDERS = {
 #: Tests of what is in no single place.
 ELSEWHERE = {
     "docs/test_manual.py": "docs/conf.py, which makes the manual of all pages",
+    "docs/test_repository.py": "the files for whoever joins, at the top of the checkout",
     "docs/test_tour.py": "docs/tour.md, which names files everywhere",
     "report/test_readers.py": "what other projects' parsers make of every report",
     "report/test_recorded.py": "every report of the runs in tests/recorded",

@@ -97,7 +97,9 @@ def unknown_flags(words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+    "page",
+    [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: path.name,
 )
 def test_a_command_in_the_docs_has_the_options_that_it_is_given(page: Path) -> None:
     for words in commands_of(page.read_text()):
