@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import load
-from kvmtest.evidence.file import write_whole
+from kvmtest.evidence.file import load_verdicts, write_whole
 from kvmtest.report.html.run_page import run_page
 from kvmtest.report.html.source import source
 from kvmtest.report.matrix_run import MatrixRun, of_evidence, shared, unreadable
@@ -67,7 +67,7 @@ def rows_of(runs: Sequence[NamedRun], page: Path) -> list[MatrixRun]:
 
 
 def _row(run: NamedRun) -> MatrixRun:
-    return of_evidence(run.name, load(run.evidence), "")
+    return of_evidence(run.name, load_verdicts(run.evidence), "")
 
 
 def _unread(run: NamedRun, why: str) -> MatrixRun:

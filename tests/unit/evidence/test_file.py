@@ -15,7 +15,7 @@ from support.stand_in import as_nobody, fill, small_disk
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import SCHEMA, Evidence, EvidenceUnreadable, Result, load, save
-from kvmtest.evidence.file import loads, write_whole
+from kvmtest.evidence.file import load_verdicts, loads, write_whole
 from kvmtest.judge import Absence, Reading, Role, Verdict
 from kvmtest.missing import Missing
 
@@ -56,6 +56,21 @@ def test_what_was_saved_is_loaded(tmp_path: Path, evidence: Evidence) -> None:
     assert load(path) == evidence
     assert load(tmp_path) == evidence, "a run's folder stands for the file in it"
     assert [entry.name for entry in tmp_path.iterdir()] == ["evidence.json"]
+
+
+def test_verdicts_are_what_evidence_is_without_readings(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    save(sample(), path)
+    results = [replace(each, readings=[], absences=[]) for each in sample().results]
+    assert load_verdicts(path) == replace(sample(), results=results)
+
+
+def test_readings_are_checked_where_they_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    save(sample(), path)
+    path.write_text(path.read_text().replace('"role": "claim"', '"role": "rumour"'))
+    with pytest.raises(EvidenceUnreadable, match=r"readings\[1\].role: must be one of"):
+        load_verdicts(path)
 
 
 def test_evidence_may_come_as_text(tmp_path: Path) -> None:
