@@ -18,7 +18,7 @@ RUNS ?= 2000
 N ?= 1000
 
 .PHONY: run test check lint lint-ruff lint-format lint-types lint-test-types lint-c lint-cxx docs links \
-	bench lab-bench sanitize fuzz chaos wheel clean
+	bench lab-bench fleet-bench sanitize fuzz chaos wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -70,6 +70,10 @@ bench: $(INSTALLED)
 # AGAINST: another checkout, installed in its .venv, to compare with.
 lab-bench: $(INSTALLED)
 	@$(BIN)/python bench/lab.py $(if $(AGAINST),--against $(AGAINST))
+
+# ARGS=--write: the figures become docs/fleet-scale.json.
+fleet-bench: $(INSTALLED)
+	@PYTHONPATH=tests $(BIN)/python bench/fleet.py $(ARGS)
 
 # RUNS: inputs for each harness; ARGS: harnesses, and other options of tests/fuzz/__main__.py.
 fuzz: $(INSTALLED)

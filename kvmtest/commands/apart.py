@@ -14,7 +14,7 @@ from kvmtest import parallel
 from kvmtest.errors import KvmtestError
 from kvmtest.parallel import Ended, Task
 
-__all__ = ["MEMORY_MIB", "apart"]
+__all__ = ["MEMORY_MIB", "Silent", "apart"]
 
 #: What a process may need beyond what it begins with: 32 MiB of evidence may become a GiB.
 MEMORY_MIB = 256
@@ -52,7 +52,7 @@ def _ended(
     do: Callable[[I], R], batches: Sequence[Sequence[I]], failed: Callable[[I, str], R]
 ) -> list[Ended[list[R]]]:
     tasks = [Task(str(number), _work(do, batch, failed)) for number, batch in enumerate(batches)]
-    return parallel.run(tasks, parallel.jobs_that_fit(MEMORY_MIB), _Silent())
+    return parallel.run(tasks, parallel.jobs_that_fit(MEMORY_MIB), Silent())
 
 
 def _work(
@@ -82,20 +82,20 @@ def _bound_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
-class _Silent:
+class Silent:
     """Shows nothing (kvmtest.parallel.Audience)."""
 
     def began(self, name: str) -> None:
-        pass
+        """Show nothing."""
 
     def said(self, name: str, text: str) -> None:
-        pass
+        """Show nothing."""
 
     def ended(self, ended: Ended[Any]) -> None:
-        pass
+        """Show nothing."""
 
     def tick(self) -> None:
-        pass
+        """Show nothing."""
 
     def interrupted(self) -> None:
-        pass
+        """Show nothing."""

@@ -11,17 +11,22 @@ from kvmtest.judge import Verdict
 from support.evidence_samples import evidence_of
 
 
-def planned(hosts: Iterable[str], kernels: Iterable[str]) -> list[tuple[Lane, Course]]:
-    """Return the lanes of a plan of hosts that are reached by SSH; nothing is done yet."""
-    text = "\n".join(
+def plan_text(hosts: Iterable[str], kernels: Iterable[str], retries: int = 1) -> str:
+    """Return a plan of hosts that are reached by SSH."""
+    return "\n".join(
         [
             "hosts:",
             *(f"  {host}: {{ssh: root@{host}}}" for host in hosts),
             "kernels:",
             *(f"  {kernel}: {{debian: 6.12}}" for kernel in kernels),
-            "runs: [{retries: 0}]",
+            f"runs: [{{retries: {retries}}}]",
         ]
     )
+
+
+def planned(hosts: Iterable[str], kernels: Iterable[str]) -> list[tuple[Lane, Course]]:
+    """Return the lanes of such a plan, which tries nothing again; nothing is done yet."""
+    text = plan_text(hosts, kernels, retries=0)
     return [(lane, Course(lane.tasks)) for lane in lanes(parse(text, Path("plan.yaml")))]
 
 
