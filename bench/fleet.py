@@ -30,17 +30,15 @@ from kvmtest.commands.apart import MEMORY_MIB, Silent
 from kvmtest.evidence.file import EVIDENCE, load_verdicts
 from kvmtest.fleet.course import Course
 from kvmtest.fleet.gaps import gaps
-from kvmtest.fleet.ledger import LEDGER, entries
 from kvmtest.fleet.plan import parse
-from kvmtest.fleet.tasks import Lane, lanes
+from kvmtest.fleet.results import Results
+from kvmtest.fleet.run import HOSTS_AT_ONCE
+from kvmtest.fleet.tasks import lanes
 from kvmtest.report.matrix_run import of_evidence
 
 DATA = Path(__file__).resolve().parents[1] / "docs" / "fleet-scale.json"
-PLAN = "plan.yaml"
 HOSTS, KERNELS = 1000, 10
-AT_ONCE = (16, 64, 256, 1000)
-#: Hosts that are at work at once unless a plan's user says otherwise.
-USUAL = 64
+AT_ONCE = (16, HOSTS_AT_ONCE, 256, 1000)
 SEED = 1
 
 #: The most that the matrix of 10,000 runs may take: seconds, MiB, and MiB of HTML in all and of
@@ -49,17 +47,12 @@ SECONDS, MEMORY, HTML, PAGE = 60, 500, 50, 2
 MIB = 1 << 20
 
 
-def planned(text: str) -> list[Lane]:
-    """Return a plan's lanes."""
-    return lanes(parse(text, Path(PLAN)))
-
-
 def simulated(hosts: int, kernels: int) -> tuple[str, list[Story]]:
     """Return a plan and what becomes of its lanes."""
     text = plan_text(
         [f"host{number:04}" for number in range(hosts)], [f"k{n}" for n in range(kernels)]
     )
-    return text, [story(lane, SEED) for lane in planned(text)]
+    return text, [story(lane, SEED) for lane in lanes(parse(text, Path("plan.yaml")))]
 
 
 def of_schedule(stories: list[Story]) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def of_matrix(folder: Path) -> dict[str, Any]:
     The memory is that of the largest process, times their number at once: more than it can be.
     """
     began = time.monotonic()
-    child = subprocess.Popen([sys.executable, __file__, "--matrix", str(folder)])
+    child = subprocess.Popen([sys.executable, "-m", "kvmtest", "fleet", "matrix", str(folder)])
     _, status, used = os.wait4(child.pid, 0)
     seconds = time.monotonic() - began
     if status:
@@ -154,17 +147,6 @@ def full_run_ms() -> float:
     return round(min(turns) * 1000, 1)
 
 
-def make_matrix(folder: Path) -> None:
-    """Make the matrix of results, as kvmtest fleet matrix does."""
-    from kvmtest.commands.fleet_matrix import write_matrix
-
-    courses = [
-        (lane, Course.of(lane.tasks, (e.fact for e in entries(folder / lane.folder / LEDGER))))
-        for lane in planned((folder / PLAN).read_text())
-    ]
-    write_matrix(folder, courses)
-
-
 def reaches(name: str, figure: float, goal: float, unit: str) -> bool:
     """Print a figure beside its goal; tell whether it reaches it."""
     reached = figure <= goal
@@ -187,23 +169,19 @@ def main() -> int:
     """Measure all, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {DATA.name}")
-    parser.add_argument("--matrix", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--lanes", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.matrix:
-        make_matrix(options.matrix)
-        return 0
     if options.lanes:
         print(json.dumps(of_lanes(options.lanes)))
         return 0
     text, stories = simulated(HOSTS, KERNELS)
     figures = {"cpus": len(os.sched_getaffinity(0)), **of_schedule(stories)}
     print(table(figures), flush=True)
-    words = [sys.executable, __file__, "--lanes", str(USUAL)]
+    words = [sys.executable, __file__, "--lanes", str(HOSTS_AT_ONCE)]
     figures["memory"] = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
     with tempfile.TemporaryDirectory(prefix="kvmtest-fleet-") as place:
         folder = Path(place)
-        (folder / PLAN).write_text(text)
+        Results.create(folder, parse(text, Path("plan.yaml")))
         evidence, ledgers = write(folder, stories, SEED)
         figures |= {"evidence_mib": round(evidence / MIB), "ledgers_mib": round(ledgers / MIB, 1)}
         figures["matrix"] = matrix = of_matrix(folder)

@@ -55,7 +55,7 @@ back. {unfit:.1%} of the pairs of host and kernel do not fit each other.
 ## The schedule
 
 A lane keeps its place among those at work until its host is put back, so the number of places
-decides how long all takes. `kvmtest fleet run` has {usual} unless it is told another number.
+decides how long all takes. `kvmtest fleet run` has {usual} unless `--jobs` says otherwise.
 
 | hosts at work at once | all through after | places in use |
 |---|---|---|"""

@@ -2,16 +2,12 @@
 ====================
 
 Writes what is made of a fleet's results: the matrix page with its pages, matrix.json and junit.xml.
-Made again at any time, from the evidence and the courses of lanes alone.
+Made again at any time, from the evidence and the ledgers alone.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from kvmtest.evidence.file import EVIDENCE, write_whole
-from kvmtest.fleet.course import Course
+from kvmtest.evidence.file import write_whole
 from kvmtest.fleet.gaps import Gap, WhyNot, gaps
-from kvmtest.fleet.tasks import Lane
+from kvmtest.fleet.results import Results
 from kvmtest.report.fleet_junit import fleet_junit
 from kvmtest.report.fleet_run import FleetRun, with_evidence, without
 from kvmtest.report.html.fleet_page import fleet_pages
@@ -26,12 +22,10 @@ PAGE = "matrix.html"
 _GONE = WhyNot(Gap.NO_RESULT, "its evidence was kept, and is gone")
 
 
-def write_matrix(folder: Path, courses: Sequence[tuple[Lane, Course]]) -> list[FleetRun]:
-    """Write the matrix of the results in ``folder``; return its runs. Raises EnvironmentUnfit.
-
-    ``courses`` are the plan's lanes, each with where it stands.
-    """
-    runs = fleet_runs(folder, courses)
+def write_matrix(results: Results) -> list[FleetRun]:
+    """Write the matrix of a fleet's results; return its runs. Raises EnvironmentUnfit."""
+    runs = fleet_runs(results)
+    folder = results.folder
     pages = folder_beside(folder / PAGE)
     names = set()
     for page in fleet_pages(runs, PAGE, pages.name):
@@ -45,26 +39,27 @@ def write_matrix(folder: Path, courses: Sequence[tuple[Lane, Course]]) -> list[F
     return runs
 
 
-def fleet_runs(folder: Path, courses: Sequence[tuple[Lane, Course]]) -> list[FleetRun]:
-    """Return the runs of a plan in its order, and write the pages of those that get one.
+def fleet_runs(results: Results) -> list[FleetRun]:
+    """Return the runs of a fleet in its plan's order, and write the pages of those that get one.
 
-    Where evidence stands it counts, whatever the course says. Raises EnvironmentUnfit.
+    Where evidence stands it counts, whatever the ledgers say. Raises EnvironmentUnfit.
     """
-    places = {
-        (lane.host.name, *task.key): folder / lane.host.name / task.kernel / str(task.number)
-        for lane, _ in courses
-        for task in lane.tasks
+    files = {
+        (lane.host.name, *task.key): results.evidence(lane, task.key)
+        for lane, task in results.tasks
     }
-    kept = {key: place for key, place in places.items() if (place / EVIDENCE).is_file()}
+    kept = {key: path for key, path in files.items() if path.is_file()}
     named = [
-        NamedRun("/".join(map(str, key)), place / EVIDENCE, place / "report.html")
-        for key, place in kept.items()
+        NamedRun("/".join(map(str, key)), path, path.with_name("report.html"))
+        for key, path in kept.items()
     ]
-    rows = dict(zip(kept, rows_of(named, folder / PAGE), strict=True))
+    rows = dict(zip(kept, rows_of(named, results.folder / PAGE), strict=True))
     missing = {
-        (lane.host.name, *key): why for lane, course in courses for key, why in gaps(course).items()
+        (lane.host.name, *key): why
+        for lane in results.lanes
+        for key, why in gaps(results.course(lane)).items()
     }
     return [
         with_evidence(*key, rows[key]) if key in rows else without(*key, missing.get(key, _GONE))
-        for key in places
+        for key in files
     ]

@@ -25,11 +25,9 @@ from kvmtest.report.sentence import one_line
 from kvmtest.report.terminal import console
 from kvmtest.run_folder import write_reports as write_reports_of_run
 
-from .report_html import run as write_html
+from .fleet_matrix import write_matrix
 
 __all__ = ["resume", "run", "show", "write_reports"]
-
-MATRIX = "matrix.html"
 
 
 def run(plan: Plan, folder: Path, jobs: int | None, interruption: Interruption) -> int:
@@ -89,8 +87,8 @@ def show(results: Results, *, is_over: bool = False) -> int:
 
 
 def write_reports(results: Results) -> None:
-    """Write the matrix of the runs that are kept; raises EnvironmentUnfit."""
-    write_html([results.folder], results.folder / MATRIX)
+    """Write the matrix of all runs, kept or not; raises EnvironmentUnfit."""
+    write_matrix(results)
 
 
 def _tell(text: str) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kvmtest.evidence import Result, save
-from kvmtest.fleet.course import Course, Fact
+from kvmtest.fleet.course import Fact
+from kvmtest.fleet.ledger import Ledger
 from kvmtest.fleet.plan import parse
-from kvmtest.fleet.tasks import Lane, lanes
+from kvmtest.fleet.results import Results
 from kvmtest.judge import Verdict
 from support.evidence_samples import evidence_of
 
@@ -24,14 +25,13 @@ def plan_text(hosts: Iterable[str], kernels: Iterable[str], retries: int = 1) ->
     )
 
 
-def planned(hosts: Iterable[str], kernels: Iterable[str]) -> list[tuple[Lane, Course]]:
-    """Return the lanes of such a plan, which tries nothing again; nothing is done yet."""
-    text = plan_text(hosts, kernels, retries=0)
-    return [(lane, Course(lane.tasks)) for lane in lanes(parse(text, Path("plan.yaml")))]
+def fleet(folder: Path, hosts: Iterable[str], kernels: Iterable[str]) -> Results:
+    """Begin a fleet that tries nothing again; nothing is done yet."""
+    return Results.create(folder, parse(plan_text(hosts, kernels, retries=0), Path("plan.yaml")))
 
 
 def keep(folder: Path, place: str, verdicts: Mapping[str, Verdict], **about: str) -> Path:
-    """Write evidence to a place of results, HOST/KERNEL/NUMBER; return its file."""
+    """Keep evidence at a place of results, HOST/KERNEL/NUMBER; return its file."""
     own = folder / place
     own.mkdir(parents=True)
     results = [Result(name, verdict, "because") for name, verdict in verdicts.items()]
@@ -40,8 +40,11 @@ def keep(folder: Path, place: str, verdicts: Mapping[str, Verdict], **about: str
     return own / "evidence.json"
 
 
-def tell(courses: list[tuple[Lane, Course]], host: str, *facts: Fact) -> None:
-    """Have a host's course be what facts tell."""
-    for at, (lane, _) in enumerate(courses):
-        if lane.host.name == host:
-            courses[at] = lane, Course.of(lane.tasks, facts)
+def tell(results: Results, host: str, *facts: Fact) -> None:
+    """Have a host's ledger tell facts."""
+    (lane,) = (lane for lane in results.lanes if lane.host.name == host)
+    path = results.ledger(lane)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Ledger(path) as ledger:
+        for fact in facts:
+            ledger.write(fact)
