@@ -1,4 +1,6 @@
 import os
+import select
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,24 @@ def test_the_commands_of_a_page_are_those_of_its_console_blocks() -> None:
         Step("false", ""),
         Step("echo $?", "1\n"),
     ]
+
+
+def test_a_command_may_have_several_lines(tmp_path: Path) -> None:
+    page = "```console\n$ cat <<END\n> a\n>\n>   b\n> END\na\n<BLANKLINE>\n  b\n$ true\n```\n"
+    assert steps(page) == [
+        Step("cat <<END\na\n\n  b\nEND", "a\n<BLANKLINE>\n  b\n"),
+        Step("true", ""),
+    ]
+    assert played(page, tmp_path) == []
+
+
+def test_what_a_page_leaves_in_the_background_ends(tmp_path: Path) -> None:
+    page = "```console\n$ sleep 9999 >/dev/null 2>&1 &\n$ echo $! >pid\n```\n"
+    assert played(page, tmp_path) == []
+    with suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(int((tmp_path / "pid").read_text()))
+        assert select.select([pidfd], [], [], 30)[0]
+        os.close(pidfd)
 
 
 def test_they_run_in_one_shell(tmp_path: Path) -> None:
