@@ -80,7 +80,12 @@ finally:
     os.unlink(archive)
     shutil.rmtree(part, ignore_errors=True)
 """
-_IS_TOUCHED = f"rm -rf {FOLDER}.gone; [ -e {FOLDER} ] || [ -e {_JOURNAL} ]"
+# Prints the jobs that began, and the journal; fails where there is nothing of ours.
+_TOUCHED = f"""
+rm -rf {FOLDER}.gone
+ls -d {FOLDER}/job-* {_JOURNAL} 2>/dev/null
+[ -e {FOLDER} ] || [ -e {_JOURNAL} ]
+"""
 # Without a name that anybody looks for, what is half removed is not taken for whole.
 _REMOVE = f"""
 rm -rf {FOLDER}.gone && mv {FOLDER} {FOLDER}.gone && rm -rf {FOLDER}.gone
@@ -241,15 +246,17 @@ class RemoteTarget:
     # Restoring
 
     def _restore(self, until: float) -> None:
-        if self.shell.run(["sh", "-c", _IS_TOUCHED]).status:
+        touched = self.shell.run(["sh", "-c", _TOUCHED])
+        if touched.status:
             return
-        self._bring_once()
-        jobs = self.shell.run(["sh", "-c", f"cd {FOLDER} && ls -d job-* 2>/dev/null"]).text.split()
-        for job in jobs:
-            words = self._kvmtest("kvmtest.fleet.unit", "end", f"{FOLDER}/{job}", str(_END_S))
-            ran = self.shell.run(words, deadline=2 * _END_S + 30)
-            ran.must("a run is at work still, and can't be ended")
-        self._undo()
+        # Where nothing ran there is nothing to undo, and a full disk has no room for kvmtest.
+        if began := touched.text.split():
+            self._bring_once()
+            for job in (each for each in began if each != _JOURNAL):
+                words = self._kvmtest("kvmtest.fleet.unit", "end", job, str(_END_S))
+                ran = self.shell.run(words, deadline=2 * _END_S + 30)
+                ran.must("a run is at work still, and can't be ended")
+            self._undo()
         self.shell.run(["sh", "-c", _REMOVE]).must(f"can't remove {FOLDER}")
 
     def _undo(self) -> None:
