@@ -24,7 +24,7 @@ Files = Mapping[str, bytes]
 _OUTSIDE = (
     "kvmtest/lab/",
     "kvmtest/commands/apart.py",
-    "kvmtest/commands/fleet",
+    "kvmtest/commands/fleet_",
     "kvmtest/commands/lab_",
     "kvmtest/commands/matrix_rows.py",
     "kvmtest/commands/named_runs.py",
@@ -39,7 +39,7 @@ _OUTSIDE = (
     "kvmtest/plugin.py",
     "kvmtest/report/at_work.py",
     "kvmtest/report/comparison.py",
-    "kvmtest/report/fleet_",
+    "kvmtest/report/fleet",
     "kvmtest/report/html/",
     "kvmtest/report/kernel.py",
     "kvmtest/report/kernels_page.py",
