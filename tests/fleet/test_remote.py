@@ -16,6 +16,7 @@ from kvmtest.evidence.file import loads
 from kvmtest.fleet.host import HostLost
 from kvmtest.fleet.openssh import OpenSsh
 from kvmtest.fleet.remote import FOLDER, RemoteTarget
+from kvmtest.host.changes.journal.record import BOOT_ID, RECORD, Entry, Header, encode
 from kvmtest.target import Job, TargetFailed
 
 BTF = "kernel.fix-present"
@@ -179,6 +180,7 @@ import sys
 from pathlib import Path
 from kvmtest.fleet.openssh import OpenSsh
 from kvmtest.fleet.remote import RemoteTarget
+from kvmtest.host.changes.journal.record import BOOT_ID, RECORD, Entry, Header, encode
 from kvmtest.target import Job
 config, host, *command = sys.argv[1:]
 shell = OpenSsh(host, config=Path(config))
@@ -209,6 +211,29 @@ def test_a_host_that_restarts_amid_a_run_is_told(fleet: Fleet) -> None:
     host.cycle()
     with pytest.raises(TargetFailed, match=r"^host5: the run died amid its work: the host was"):
         outcome()
+
+
+def test_a_host_whose_run_was_killed_is_restored(fleet: Fleet) -> None:
+    host = fleet.hosts["host5"]
+    waiting = Waiting(host)
+    job = Job(["--only", BTF], commands=waiting.commands, id="killed")
+    outcome = in_background(lambda: fleet.target("host5").run(job))
+    waiting.await_begun()
+    # As a run writes it before it changes anything.
+    boot_id = host.run("cat", BOOT_ID).stdout.strip()
+    header = Header(pid=1 << 21, start=1, boot_id=boot_id, time="2026-11-30", command="run")
+    undo = {"path": "/root/knob", "text": "as found"}
+    record = encode(header) + encode(Entry(1, "write to /root/knob", "write", undo))
+    host.run("sh", "-c", f"mkdir -p $(dirname {RECORD}); cat >{RECORD}", given=record.decode())
+    host.run(
+        "sh",
+        "-c",
+        "echo changed >/root/knob; pkill -KILL -f '[f]leet.unit work'; pkill -f '[r]ead -r _ <go'",
+    )
+    with pytest.raises(TargetFailed, match=r"^host5: the run died amid its work: it was killed$"):
+        outcome()
+    assert host.run("cat", "/root/knob").stdout == "as found\n"
+    assert host.run("find", RECORD, check=False).stdout == ""
 
 
 def test_a_host_that_stays_away_is_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
