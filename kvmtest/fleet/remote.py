@@ -44,6 +44,8 @@ _LOG_MOST = 32 * MIB
 # Seconds for the bundle to get there, and for a job to end once it is told to.
 _BRING_S = 600.0
 _END_S = 90.0
+# Seconds for what a run left to be undone.
+_UNDO_S = 300.0
 # Seconds beyond a job's deadline: it restores its host, and the host may be away for a while.
 _LATE_S = 180.0
 # Seconds in which evidence must come over.
@@ -86,6 +88,7 @@ rm -rf {FOLDER}.gone
 ls -d {FOLDER}/job-* {_JOURNAL} 2>/dev/null
 [ -e {FOLDER} ] || [ -e {_JOURNAL} ]
 """
+_END = f'exec "$@" {FOLDER}/job-*'
 # Without a name that anybody looks for, what is half removed is not taken for whole.
 _REMOVE = f"""
 rm -rf {FOLDER}.gone && mv {FOLDER} {FOLDER}.gone && rm -rf {FOLDER}.gone
@@ -110,7 +113,7 @@ class RemoteTarget:
         watch = Stopwatch()
         until = time.monotonic() + job.deadline + _LATE_S
         try:
-            self._bring(until)
+            while_lost(lambda: self._bring(until), until)
             watch.lap("bundle")
             folder = f"{FOLDER}/job-{_name(job.id)}"
             self._start(job, folder, until)
@@ -154,9 +157,6 @@ class RemoteTarget:
 
     def _bring(self, until: float) -> None:
         """Bring the bundle, unless the host has it."""
-        while_lost(self._bring_once, until)
-
-    def _bring_once(self) -> None:
         name, digest = self.shell.name, self._bundle.digest
         ran = self.shell.run(["sh", "-c", _MAKE, "sh", FOLDER, digest])
         if ran.must(f"{name}: can't make {FOLDER}").text == "there":
@@ -164,9 +164,10 @@ class RemoteTarget:
         size = self._bundle.path.stat().st_size / 1e6
         self.on_step(f"{name}: bringing kvmtest ({size:.1f} MB)")
         archive = f"{FOLDER}/{digest}.tar.gz"
-        self.shell.put(self._bundle.path, archive, deadline=_BRING_S)
+        self.shell.put(self._bundle.path, archive, deadline=min(_BRING_S, _rest(until)))
         words = [self._python.program, "-c", _UNPACK, archive, digest, self._unpacked]
-        self.shell.run(words, deadline=_BRING_S).must(f"{name}: can't unpack kvmtest")
+        unpacked = self.shell.run(words, deadline=min(_BRING_S, _rest(until)))
+        unpacked.must(f"{name}: can't unpack kvmtest")
 
     def _kvmtest(self, module: str, *words: str) -> list[str]:
         """Return the words that run a module of the bundle there, and no other code of the host's.
@@ -199,8 +200,7 @@ class RemoteTarget:
         self.on_step(f"{self.shell.name}: running")
 
         def wait() -> dict[str, Any]:
-            left = max(0.0, until - time.monotonic())
-            ran = self.shell.run(words, deadline=left)
+            ran = self.shell.run(words, deadline=_rest(until))
             return _state(ran.must(f"{self.shell.name}: can't wait for the run").output)
 
         return while_lost(wait, until)
@@ -209,7 +209,7 @@ class RemoteTarget:
         name = self.shell.name
         printed = printable(str(state.get("printed", "")), keep="\n\t")
         if state.get("state") != ENDED:
-            self._undo()
+            self._undo(_UNDO_S)
             how = "the host was restarted" if state.get("restarted") else "it was killed"
             raise TargetFailed(f"{name}: the run died amid its work: {how}", printed)
         status, why = state.get("status"), printable(str(state.get("why", "")))
@@ -237,11 +237,7 @@ class RemoteTarget:
         return Outcome(status & 0xFF, evidence, files, durations=watch.durations)
 
     def _fetch(self, path: str, most: int, until: float) -> bytes:
-        def get() -> bytes:
-            left = max(0.0, until - time.monotonic())
-            return self.shell.get(path, most=most, deadline=left)
-
-        return while_lost(get, until)
+        return while_lost(lambda: self.shell.get(path, most=most, deadline=_rest(until)), until)
 
     # Restoring
 
@@ -250,18 +246,23 @@ class RemoteTarget:
         if touched.status:
             return
         # Where nothing ran there is nothing to undo, and a full disk has no room for kvmtest.
-        if began := touched.text.split():
-            self._bring_once()
-            for job in (each for each in began if each != _JOURNAL):
-                words = self._kvmtest("kvmtest.fleet.unit", "end", job, str(_END_S))
-                ran = self.shell.run(words, deadline=2 * _END_S + 30)
-                ran.must("a run is at work still, and can't be ended")
-            self._undo()
+        if touched.text:
+            self._bring(until)
+            # However many there are, one command ends them.
+            end = self._kvmtest("kvmtest.fleet.unit", "end", str(_END_S))
+            ended = self.shell.run(["sh", "-c", _END, "sh", *end], deadline=_rest(until))
+            ended.must("a run is at work still, and can't be ended")
+            self._undo(_rest(until))
         self.shell.run(["sh", "-c", _REMOVE]).must(f"can't remove {FOLDER}")
 
-    def _undo(self) -> None:
+    def _undo(self, deadline: float) -> None:
         """Undo what a run left."""
-        self.shell.run(self._kvmtest("kvmtest", "restore")).must("kvmtest restore failed")
+        words = self._kvmtest("kvmtest", "restore")
+        self.shell.run(words, deadline=deadline).must("kvmtest restore failed")
+
+
+def _rest(until: float) -> float:
+    return max(0.0, until - time.monotonic())
 
 
 def _name(job: str) -> str:

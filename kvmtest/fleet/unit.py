@@ -7,7 +7,7 @@ its end to whoever waits, however it ended. Nothing but the standard library is 
 
     python3 -m kvmtest.fleet.unit start FOLDER <JOB           prints nothing
     python3 -m kvmtest.fleet.unit wait FOLDER                 prints its state at its end
-    python3 -m kvmtest.fleet.unit end FOLDER SECONDS          ends it if it is at work
+    python3 -m kvmtest.fleet.unit end SECONDS FOLDER ...      ends those that are at work
 """
 
 import contextlib
@@ -50,19 +50,20 @@ _READY_S = 60.0
 
 def main(words: Sequence[str]) -> int:
     """Do what the words say; return the exit status."""
-    command, folder, *rest = words
+    command, *rest = words
+    if command == "end":
+        return max((_end(Path(folder), float(rest[0])) for folder in rest[1:]), default=0)
+    folder = Path(rest[0])
     if command == "start":
         try:
-            return _start(Path(folder), json.load(sys.stdin))
+            return _start(folder, json.load(sys.stdin))
         except OSError as error:
             sys.exit(error.strerror)
     if command == "work":
-        return _work(Path(folder), Path(folder, rest[0]))
+        return _work(folder, folder / rest[1])
     if command == "wait":
-        sys.stdout.write(json.dumps(_wait(Path(folder))))
+        sys.stdout.write(json.dumps(_wait(folder)))
         return 0
-    if command == "end":
-        return _end(Path(folder), float(rest[0]))
     raise ValueError(command)
 
 

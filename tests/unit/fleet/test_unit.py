@@ -21,12 +21,12 @@ ENDLESS = "echo ready >{fifo}; exec sleep infinity"
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "job"
-    call("end", tmp_path / "job", "5")
+    call("end", 5, tmp_path / "job")
 
 
-def call(command: str, folder: Path, *words: str, given: str = "") -> str:
+def call(command: str, *words: object, given: str = "") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "kvmtest.fleet.unit", command, str(folder), *words],
+        [sys.executable, "-m", "kvmtest.fleet.unit", command, *map(str, words)],
         input=given, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_a_wait_goes_on_until_the_end(folder: Path, tmp_path: Path) -> None:
     ) as waiting:
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(1)
-        call("end", folder, "30")
+        call("end", 30, folder)
         output, _ = waiting.communicate(timeout=PATIENCE_S)
     state = json.loads(output)
     assert (state["state"], state["why"]) == ("ended", "it was told to end")
@@ -154,7 +154,7 @@ def test_the_command_alone_holds_the_job_where_its_unit_was_killed(
     os.kill(json.loads((folder / "state.json").read_bytes())["pid"], signal.SIGKILL)
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run([sys.executable, "-m", "kvmtest.fleet.unit", "wait", str(folder)], timeout=1)
-    call("end", folder, "30")
+    call("end", 30, folder)
     assert wait(folder)["state"] == unit.BEGAN
 
 
@@ -163,8 +163,18 @@ def test_a_command_that_ignores_signals_is_killed(folder: Path, tmp_path: Path) 
     os.mkfifo(fifo)
     start(folder, f"trap '' TERM; echo ready >{fifo}; while :; do sleep 1000; done")
     assert fifo.read_text() == "ready\n"
-    call("end", folder, "0.2")
+    call("end", 0.2, folder)
     assert wait(folder)["state"] == unit.BEGAN
+
+
+def test_all_jobs_are_ended_in_one_call(folder: Path, tmp_path: Path) -> None:
+    endless(folder, tmp_path)
+    ended = tmp_path / "ended"
+    start(ended, "true")
+    wait(ended)
+    call("end", 30, tmp_path / "none", ended, folder)
+    assert wait(folder)["why"] == "it was told to end"
+    assert wait(ended)["why"] == ""
 
 
 def test_a_restart_of_the_host_is_noticed(folder: Path) -> None:
