@@ -19,6 +19,7 @@ IN_TURN = {
         "lab/test_amd_lab.py",
         "lab/test_mediated_lab.py",
         "lab/test_stock_bochs.py",
+        "fleet/test_reboot.py",
     ),
     "the machine's lock": (
         "e2e/test_run.py",
