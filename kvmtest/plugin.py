@@ -8,7 +8,8 @@ and SKIP, INCONCLUSIVE and MEASURED skip with their reason. Evidence and exit st
 """
 
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -20,7 +21,8 @@ from kvmtest.properties import MARKERS, Property, select
 from kvmtest.run_options import RunOptions, options
 
 if TYPE_CHECKING:
-    from kvmtest.evidence import Result
+    from kvmtest.evidence import Evidence, Required, Result
+    from kvmtest.fleet.labgrid.measurement import Measurement
     from kvmtest.record import Record
     from kvmtest.session import Session
 
@@ -41,6 +43,8 @@ class Run:
     def __init__(self, wanted: RunOptions) -> None:
         self.options = wanted
         self.session: Session | None = None
+        self.measurement: Measurement | None = None
+        self._evidence: Evidence | None = None
         self._record: Record | None = None
         self._output: Path | None = None
         self._problems: list[str] = []
@@ -60,10 +64,20 @@ class Run:
             raise
         self.session = session
 
+    def begin_on_target(self, strategy: object, chosen: list[Property]) -> None:
+        """Have the ``chosen`` properties decided on a labgrid target. Raises UsageError."""
+        from kvmtest.fleet.labgrid.measurement import Measurement
+        from kvmtest.run_folder import folder_of
+
+        self.measurement = Measurement(strategy, self.options, chosen)
+        self._output = folder_of(self.options)
+
     def decide(self, prop: Property) -> "Result":
         """Return the property's result; raises KeyboardInterrupt after a signal."""
         from kvmtest.interruption import Interruption
 
+        if self.measurement is not None:
+            return self.measurement.decide(prop)
         assert self.session is not None
         with Interruption() as interruption:
             interruption.arm()
@@ -89,6 +103,8 @@ class Run:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Undo host changes, write the run's files, and set the run's exit status."""
+        if self.measurement is not None:
+            session.exitstatus = self._end_on_target(self.measurement)
         if self.session is None:
             return
         from kvmtest.run_folder import written
@@ -100,10 +116,33 @@ class Run:
         self._record = written(self.session.end(self._problems, self._interrupted_by), self._output)
         session.exitstatus = self._record.exit_status
 
+    def _end_on_target(self, measurement: "Measurement") -> int:
+        """Write the run's files; return the exit status of the run and of pytest's own failures."""
+        from kvmtest.evidence import save
+        from kvmtest.evidence.file import EVIDENCE
+        from kvmtest.run_folder import write_reports
+
+        try:
+            self._evidence = measurement.outcome.evidence
+            if self._output:
+                save(self._evidence, self._output / EVIDENCE)
+                (self._output / "kernel.log").write_bytes(measurement.outcome.files["kernel.log"])
+                write_reports(self._evidence, self._output)
+        except KvmtestError as error:
+            self._problems.append(str(error))
+        failed = KvmtestError.exit_status if self._problems else 0
+        return (self._evidence.exit_status if self._evidence else 0) or failed
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts under pytest's own report."""
         if self._record is not None:
             _summarize(terminalreporter, self._record)
+        if self._evidence is not None:
+            evidence = self._evidence
+            _write_results(terminalreporter, evidence.results, evidence.requirements or ())
+        if self.measurement is not None:
+            for line in self._problems:
+                terminalreporter.write_line(f"kvmtest: {line}", red=True)
 
 
 def _last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -112,24 +151,35 @@ def _last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def _summarize(reporter: pytest.TerminalReporter, record: "Record") -> None:
-    from kvmtest.report.telling import would_be_seen
-
-    reporter.section("verdicts")
-    for result in record.results:
-        seen = would_be_seen(result)
-        reason = f"{result.reason}; {seen}" if seen else result.reason
-        reporter.write_line(f"{result.verdict:<12} {result.id}: {reason}")
-    if record.options.dry_run:
-        for change in record.changes:
-            reporter.write_line(f"would {change.sentence}")
-    for required in record.required:
-        if not required.met:
-            line = f"--kvmtest-require {required.text} is not met: {required.reason}"
-            reporter.write_line(line, red=True)
+    changes = record.changes if record.options.dry_run else ()
+    told = [f"would {change.sentence}" for change in changes]
+    _write_results(reporter, record.results, record.required, told)
     for line in record.recovered:
         reporter.write_line(f"undone for a dead run: {line}")
     for line in [*record.problems, *record.undo_failures]:
         reporter.write_line(f"kvmtest: {line}", red=True)
+
+
+def _write_results(
+    reporter: pytest.TerminalReporter,
+    results: "Iterable[Result]",
+    requirements: "Iterable[Required]",
+    told: Iterable[str] = (),
+) -> None:
+    """Write the verdicts, the lines ``told``, and the requirements that are not met."""
+    from kvmtest.report.telling import would_be_seen
+
+    reporter.section("verdicts")
+    for result in results:
+        seen = would_be_seen(result)
+        reason = f"{result.reason}; {seen}" if seen else result.reason
+        reporter.write_line(f"{result.verdict:<12} {result.id}: {reason}")
+    for line in told:
+        reporter.write_line(line)
+    for required in requirements:
+        if not required.met:
+            line = f"--kvmtest-require {required.text} is not met: {required.reason}"
+            reporter.write_line(line, red=True)
 
 
 RUN = pytest.StashKey[Run]()
@@ -156,6 +206,23 @@ def pytest_configure(config: pytest.Config) -> None:
     command = ("pytest", *map(str, config.invocation_params.args))
     run = config.stash[RUN] = Run(replace(wanted, command=command))
     config.pluginmanager.register(run, "kvmtest-run")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Guard a run on labgrid targets that kvmtest boots kernels on."""
+    environment = _labgrid_environment(session.config)
+    if environment is not None:
+        from kvmtest.fleet.labgrid.guard import Guard, is_ours
+
+        if is_ours(environment):
+            session.config.pluginmanager.register(Guard(environment), "kvmtest-labgrid")
+
+
+def _labgrid_environment(config: pytest.Config) -> object:
+    """Return what labgrid's plugin was given by ``--lg-env`` or LG_ENV; None without either."""
+    hooks = sys.modules.get("labgrid.pytestplugin.hooks")
+    return config.stash.get(hooks.LABGRID_ENV_KEY, None) if hooks else None
 
 
 def _refuse(error: KvmtestError, wanted: RunOptions) -> NoReturn:
@@ -185,8 +252,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def kvmtest_run(request: pytest.FixtureRequest) -> Run:
     """The run, already begun; pytest's session end ends it."""
     run = request.config.stash[RUN]
+    chosen = [prop for item in request.session.items if (prop := _property_of(item))]
     try:
-        run.begin([prop for item in request.session.items if (prop := _property_of(item))])
+        if _labgrid_environment(request.config) is None:
+            run.begin(chosen)
+        else:
+            run.begin_on_target(request.getfixturevalue("strategy"), chosen)
     except KvmtestError as error:
         _refuse(error, run.options)
     return run

@@ -62,13 +62,15 @@ def shell_of(
     service: object,
     *,
     user: str = "",
+    label: str = "",
     config: Path | None = None,
     known_hosts: Path | None = None,
     identity: Path | None = None,
 ) -> OpenSsh:
     """Return a shell on the host of a labgrid NetworkService, through its exporter's proxy if any.
 
-    ``user`` is used instead of the service's. Raises UsageError where the address is none.
+    ``user`` is used instead of the service's; messages call the host ``label``. Raises UsageError
+    where the address is none.
     """
     address = getattr(service, "address", "")
     port = getattr(service, "port", None)
@@ -84,4 +86,5 @@ def shell_of(
         known_hosts=known_hosts,
         identity=identity,
         options=options,
+        label=label,
     )

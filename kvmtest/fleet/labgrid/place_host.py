@@ -66,10 +66,12 @@ def opened(
     try:
         target = _target(held)
         service = _service(target, held)
-        shell = shell_of(service, config=ssh_config)
+        shell = shell_of(service, label=planned.name, config=ssh_config)
         power = PowerPorts.of(target, held)
         ways = [Way(planned.boot), *(way for way in Way if way != planned.boot)]
-        yield PlaceHost(ShellHost(planned.name, shell, show, power, ways), places, held)
+        # The coordinator may forget who had what; the host does not.
+        host = ShellHost(planned.name, shell, show, power, ways, owner)
+        yield PlaceHost(host, places, held)
     finally:
         places.release(held)
 

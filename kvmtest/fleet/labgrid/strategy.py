@@ -78,6 +78,8 @@ class KernelStrategy(Strategy):
     outcome: Outcome | None = attr.ib(default=None, init=False)
     """What the run left that led to ``measured``."""
 
+    _is_changed: bool = attr.ib(default=False, init=False)
+
     @never_retry
     @step(args=["status"])
     def transition(self, status: "Status | str", *, words: "list[str] | None" = None) -> None:
@@ -102,8 +104,14 @@ class KernelStrategy(Strategy):
         if self.status not in (Status.unknown, Status.off):
             self.target.activate(self.ssh)
 
+    def put_back(self) -> None:
+        """Restore a host that was changed, also where a transition failed. Raises KvmtestError."""
+        if self._is_changed:
+            self._to_restored(self.status, [])
+            self.status = Status.restored
+
     def _to_off(self, before: Status, words: list[str]) -> None:
-        if before in (Status.kernel, Status.measured):
+        if self._is_changed:
             self._to_restored(before, words)
         self.target.deactivate(self.ssh)
         self._powered().off()
@@ -112,6 +120,7 @@ class KernelStrategy(Strategy):
         self._boot(PlannedKernel("own"), before)
 
     def _to_kernel(self, before: Status, words: list[str]) -> None:
+        self._is_changed = True
         self._boot(self.planned, before)
 
     def _to_measured(self, before: Status, words: list[str]) -> None:
@@ -125,6 +134,7 @@ class KernelStrategy(Strategy):
             self._powered().on()
         self.target.deactivate(self.ssh)
         self.host.restore(self.boot_deadline)
+        self._is_changed = False
         self.target.activate(self.ssh)
 
     def _boot(self, kernel: PlannedKernel, before: Status) -> None:
