@@ -7,6 +7,7 @@ status of every way in which it ends.
 """
 
 import argparse
+import copy
 import io
 import os
 import signal
@@ -134,8 +135,8 @@ def _forget_stdout() -> None:
 
 
 def whole_parser() -> Parser:
-    """Return the parser with the arguments of every command, as the manual shows it."""
-    return fill(_parser())
+    """Return a parser with the arguments of every command, as the manual shows it."""
+    return fill(copy.deepcopy(_parser()))
 
 
 @cache
