@@ -13,7 +13,7 @@ from typing import Protocol
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence
 
-__all__ = ["DEADLINE", "Job", "Outcome", "Target", "TargetFailed"]
+__all__ = ["DEADLINE", "Job", "Outcome", "Target", "TargetFailed", "TimeUp"]
 
 #: Seconds that a job may take.
 DEADLINE = 900.0
@@ -77,6 +77,10 @@ class TargetFailed(EnvironmentUnfit):
     def tail(self) -> str:
         """The last lines of the console."""
         return "\n".join(self.console.strip().splitlines()[-_TAIL_LINES:])
+
+
+class TimeUp(TargetFailed):
+    """A target did not finish a job within the job's deadline."""
 
 
 class Target(Protocol):

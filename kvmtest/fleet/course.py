@@ -65,10 +65,16 @@ class Ending(StrEnum):
     """Booted, restored, or the evidence is kept."""
 
     FAILED = "failed"
-    """It may go better next time: a boot of another kernel, a run without evidence."""
+    """It may go better next time: a boot that failed, a run without evidence."""
 
     UNFIT = "unfit"
     """It can't be done on this host."""
+
+    WRONG_KERNEL = "wrong kernel"
+    """The host came back with another kernel; it may go better next time."""
+
+    LATE = "deadline"
+    """The run did not end within its deadline; it may next time."""
 
     LOST = "lost"
     """The host does not answer."""

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from kvmtest.errors import KvmtestError
 from kvmtest.interruption import Interruption
-from kvmtest.target import Job, Outcome, Target, TargetFailed
+from kvmtest.target import Job, Outcome, Target, TargetFailed, TimeUp
 
 from .course import Boot, Course, Ended, Ending, Fact, Restore, Run, Step
-from .host import Host, HostLost, PlannedKernel
+from .host import Host, HostLost, PlannedKernel, WrongKernel
 from .tasks import Task, TaskKey
 
 __all__ = ["Record", "drive"]
@@ -132,13 +132,11 @@ class _Driver:
             if not self._interruption.signal:
                 raise
             return Ended(Ending.STOPPED)
-        except HostLost as error:
-            return Ended(Ending.LOST, str(error))
         except TargetFailed as error:
             if isinstance(step, Run):
                 with contextlib.suppress(KvmtestError):
                     self._record.keep_console(step, error.console)
-            return Ended(Ending.FAILED, str(error))
+            return Ended(_ending(error), str(error))
         except KvmtestError as error:
             return Ended(Ending.UNFIT, str(error))
         except OSError as error:
@@ -175,6 +173,17 @@ class _Driver:
         status, words = self._record.keep(step, outcome)
         self.tell(f"{_name(step)}: {words}\n")
         return Ended(Ending.DONE, status=status)
+
+
+def _ending(error: TargetFailed) -> Ending:
+    match error:
+        case HostLost():
+            return Ending.LOST
+        case WrongKernel():
+            return Ending.WRONG_KERNEL
+        case TimeUp():
+            return Ending.LATE
+    return Ending.FAILED
 
 
 def _name(step: Step) -> str:

@@ -20,8 +20,14 @@ class Gap(StrEnum):
     LOST = "lost"
     """The host does not answer."""
 
+    WRONG_KERNEL = "wrong kernel"
+    """The host came back with another kernel."""
+
     NO_BOOT = "not booted"
-    """The host did not come up with this kernel."""
+    """The host could not be made to boot this kernel."""
+
+    LATE = "deadline"
+    """The run did not end in time."""
 
     NO_RESULT = "no result"
     """The run ended without evidence."""
@@ -31,6 +37,14 @@ class Gap(StrEnum):
 
     NOT_RUN = "not run"
     """Its turn has not come."""
+
+
+_BY_ENDING = {
+    Ending.LOST: Gap.LOST,
+    Ending.WRONG_KERNEL: Gap.WRONG_KERNEL,
+    Ending.LATE: Gap.LATE,
+    Ending.UNFIT: Gap.UNFIT,
+}
 
 
 class WhyNot(NamedTuple):
@@ -51,13 +65,6 @@ def gaps(course: Course) -> Mapping[TaskKey, WhyNot]:
 
 
 def _why(given_up: GivenUp) -> WhyNot:
-    match given_up.step, given_up.ended.ending:
-        case _, Ending.LOST:
-            gap = Gap.LOST
-        case _, Ending.UNFIT:
-            gap = Gap.UNFIT
-        case Boot(), _:
-            gap = Gap.NO_BOOT
-        case _:
-            gap = Gap.NO_RESULT
-    return WhyNot(gap, given_up.ended.why)
+    ended = given_up.ended
+    failed = Gap.NO_BOOT if isinstance(given_up.step, Boot) else Gap.NO_RESULT
+    return WhyNot(_BY_ENDING.get(ended.ending, failed), ended.why)

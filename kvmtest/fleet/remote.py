@@ -23,7 +23,7 @@ from kvmtest.errors import EnvironmentUnfit, UsageError, printable
 from kvmtest.evidence.file import EVIDENCE, MOST, loads
 from kvmtest.lab.target import Stopwatch
 from kvmtest.named_file import MIB
-from kvmtest.target import Job, Outcome, TargetFailed
+from kvmtest.target import Job, Outcome, TargetFailed, TimeUp
 
 from .bundle import LIBRARIES, Bundle, HostPython, bundle
 from .host import HostLost
@@ -214,7 +214,8 @@ class RemoteTarget:
             raise TargetFailed(f"{name}: the run died amid its work: {how}", printed)
         status, why = state.get("status"), printable(str(state.get("why", "")))
         if why or not isinstance(status, int):
-            raise TargetFailed(f"{name}: the run failed: {why or 'no status'}", printed)
+            failed = TimeUp if state.get("late") is True else TargetFailed
+            raise failed(f"{name}: the run failed: {why or 'no status'}", printed)
         until = time.monotonic() + _FETCH_S
         try:
             data = self._fetch(f"{folder}/{OUTPUT}/{EVIDENCE}", MOST, until)

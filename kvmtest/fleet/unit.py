@@ -151,6 +151,7 @@ class _Worker:
         self._until = time.monotonic() + float(job["deadline"])
         self._tail = b""
         self._stopped = ""
+        self._is_late = False
         # Readable once the unit was told to end; the job itself hears the same signal.
         self._told, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
@@ -172,7 +173,8 @@ class _Worker:
         return self._ended(status, self._stopped)
 
     def _ended(self, status: int | None, why: str) -> dict[str, Any]:
-        return {"status": status, "why": why, "printed": self._tail.decode(errors="replace")}
+        printed = self._tail.decode(errors="replace")
+        return {"status": status, "why": why, "late": self._is_late, "printed": printed}
 
     def _run(self, words: Sequence[str], *, restores: bool = False) -> int:
         """Run a command; return its status, -N where signal N ended it.
@@ -219,6 +221,7 @@ class _Worker:
                 until = None
             elif not readable or self._told in readable:
                 late = f"it did not end within {self._job['deadline']:.0f} s"
+                self._is_late = not readable
                 self._stopped = self._stopped or (late if not readable else "it was told to end")
                 stopped = True
                 waited.discard(self._told)

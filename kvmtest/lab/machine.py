@@ -31,7 +31,7 @@ from kvmtest.lab.emulators.emulator import (
     Launch,
     Start,
 )
-from kvmtest.target import TargetFailed
+from kvmtest.target import TargetFailed, TimeUp
 
 from .channel import Channel, Line, Message, ReceivedFile
 from .image import disk
@@ -158,7 +158,8 @@ class _Listener:
         done = self._goal in self.output.stages and ended and not self._fatal
         if done and self._emulator.ended_well(process.wait()):
             return
-        raise TargetFailed(self._why(ended, process, allowed), self.output.console)
+        failed = TargetFailed if ended or self._fatal else TimeUp
+        raise failed(self._why(ended, process, allowed), self.output.console)
 
     def _drain(self) -> None:
         """Take what is left, once: an emulator that does not end may write for ever."""

@@ -35,8 +35,9 @@ __all__ = [
 class Chances(NamedTuple):
     """How a step ends and what it takes: seconds with a median and a spread, both of a log-normal.
 
-    ``fails``: it ends without what it was for, after the time that it takes. ``hangs``: so does it
-    at its deadline. ``lost``: from then on the host does not answer, which shows at the deadline.
+    ``fails``: it ends without what it was for, after the time that it takes; a boot, with another
+    kernel. ``hangs``: it has not ended at its deadline. ``lost``: from then on the host does not
+    answer, which shows at the deadline.
     """
 
     what: str
@@ -45,14 +46,16 @@ class Chances(NamedTuple):
     fails: float = 0.0
     hangs: float = 0.0
     lost: float = 0.0
+    failed: Ending = Ending.FAILED
+    late: Ending = Ending.FAILED
 
 
 #: The spread of hosts: a slow one is slow at everything.
 PACE = 0.3
 #: A server's firmware takes minutes.
-BOOT = Chances("boot", 240, 0.35, fails=0.01, lost=0.005)
+BOOT = Chances("boot", 240, 0.35, fails=0.01, lost=0.005, failed=Ending.WRONG_KERNEL)
 INSTALL = Chances("copy and install a kernel", 45, 0.4)
-RUN = Chances("run", 180, 0.4, fails=0.004, hangs=0.002, lost=0.002)
+RUN = Chances("run", 180, 0.4, fails=0.004, hangs=0.002, lost=0.002, late=Ending.LATE)
 #: A host that was lost is there again after a power cycle, or never.
 RESTORE = Chances("restore, with a boot", 285, 0.35, lost=0.001)
 #: Of what was lost, the share that a restoration does not bring back.
@@ -123,9 +126,9 @@ class _Host:
         if self._is_lost:
             return deadline, Ended(Ending.LOST, f"no answer for {deadline:.0f} s")
         if chance < of.lost + of.hangs or seconds > deadline:
-            return deadline, Ended(Ending.FAILED, f"not done after {deadline:.0f} s")
+            return deadline, Ended(of.late, f"not done after {deadline:.0f} s")
         if chance < of.lost + of.hangs + of.fails:
-            return seconds, Ended(Ending.FAILED, f"{of.what} failed")
+            return seconds, Ended(of.failed, f"{of.what} failed")
         return seconds, Ended(Ending.DONE)
 
     def _time(self, of: Chances) -> float:

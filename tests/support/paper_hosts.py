@@ -17,7 +17,7 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence, Result
 from kvmtest.fleet.host import HostLost, PlannedKernel, WrongKernel
 from kvmtest.judge import Verdict
-from kvmtest.target import Job, Outcome, TargetFailed
+from kvmtest.target import Job, Outcome, TargetFailed, TimeUp
 from support.evidence_samples import evidence_of
 
 __all__ = ["OWN_STATE", "PaperHost", "evidence_by", "start_of"]
@@ -94,6 +94,8 @@ class PaperHost:
                 raise HostLost(f"{self.name} does not answer", "console of a lost host")
             case "wrong":
                 raise WrongKernel(f"{self.name} came back with another kernel", "")
+            case "late":
+                raise TimeUp(f"{self.name} did not end within 1 s", "")
             case "failed":
                 raise TargetFailed(f"{self.name} left no evidence", "console\x1b[2J of a failure")
             case "unfit":

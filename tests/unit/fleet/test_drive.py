@@ -9,7 +9,7 @@ from support.paper_hosts import OWN_STATE, PaperHost, start_of
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import load
-from kvmtest.fleet.course import Course, Fact
+from kvmtest.fleet.course import Course, Ending, Fact
 from kvmtest.fleet.drive import drive
 from kvmtest.fleet.plan import parse
 from kvmtest.fleet.results import LaneRecord, Results
@@ -104,7 +104,7 @@ def test_what_stays_on_the_screen_ends_in_a_newline(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("trouble", "did", "said"),
     [
-        ({"boot_new": "wrong"}, ["True", "True"], "boot of new: failed: spr came back"),
+        ({"boot_new": "wrong"}, ["True", "True"], "boot of new: wrong kernel: spr came back"),
         ({"boot_new": "unfit"}, ["True"], "boot of new: unfit: spr can't have that"),
         ({"boot_new": "lost"}, ["True", "True"], "boot of new: lost: spr does not answer"),
     ],
@@ -119,6 +119,12 @@ def test_a_kernel_that_is_not_to_be_had_costs_no_other(
     assert set(course.failed) == {("new", 1), ("new", 2)}
     assert any(text.startswith(said) for text in fleet.said)
     assert fleet.host.state == OWN_STATE
+
+
+def test_a_run_that_takes_too_long_says_so(fleet: Fleet) -> None:
+    fleet.host.trouble(ran="late")
+    course = fleet.drive()
+    assert {each.ended.ending for each in course.failed.values()} == {Ending.LATE}
 
 
 def test_a_run_without_evidence_leaves_its_console_in_printable_text(fleet: Fleet) -> None:

@@ -24,7 +24,12 @@ def test_what_is_done_has_no_gap_and_the_rest_was_not_run() -> None:
 
 @pytest.mark.parametrize(
     ("ending", "gap"),
-    [(Ending.FAILED, Gap.NO_BOOT), (Ending.LOST, Gap.LOST), (Ending.UNFIT, Gap.UNFIT)],
+    [
+        (Ending.WRONG_KERNEL, Gap.WRONG_KERNEL),
+        (Ending.FAILED, Gap.NO_BOOT),
+        (Ending.LOST, Gap.LOST),
+        (Ending.UNFIT, Gap.UNFIT),
+    ],
 )
 def test_a_kernel_that_was_not_booted_is_missing_in_all_its_tasks(ending: Ending, gap: Gap) -> None:
     course = after(Boot("a"), Ended(ending, "why"), Restore(), DONE, Boot("b"), DONE,
@@ -34,7 +39,12 @@ def test_a_kernel_that_was_not_booted_is_missing_in_all_its_tasks(ending: Ending
 
 @pytest.mark.parametrize(
     ("ending", "gap"),
-    [(Ending.FAILED, Gap.NO_RESULT), (Ending.LOST, Gap.LOST), (Ending.UNFIT, Gap.UNFIT)],
+    [
+        (Ending.LATE, Gap.LATE),
+        (Ending.FAILED, Gap.NO_RESULT),
+        (Ending.LOST, Gap.LOST),
+        (Ending.UNFIT, Gap.UNFIT),
+    ],
 )
 def test_a_run_without_evidence_is_missing_alone(ending: Ending, gap: Gap) -> None:
     course = after(Boot("a"), DONE, Run("a", 1), Ended(ending, "why"), Restore(), DONE)

@@ -91,6 +91,7 @@ def test_a_wait_goes_on_until_the_end(folder: Path, tmp_path: Path) -> None:
         output, _ = waiting.communicate(timeout=PATIENCE_S)
     state = json.loads(output)
     assert (state["state"], state["why"]) == ("ended", "it was told to end")
+    assert state["late"] is False
 
 
 def test_a_job_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) -> None:
@@ -100,6 +101,7 @@ def test_a_job_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) -> Non
     start(folder, script, deadline=0.2)
     state = wait(folder)
     assert (state["status"], state["why"]) == (143, "it did not end within 0 s")
+    assert state["late"] is True
     assert state["printed"] == "restored\n"
 
 

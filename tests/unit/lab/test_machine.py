@@ -23,7 +23,7 @@ from kvmtest.lab.emulators.bochs.build import Build
 from kvmtest.lab.emulators.bochs.built import BuiltBochs
 from kvmtest.lab.emulators.emulator import Hardware, Start
 from kvmtest.lab.machine import EmulatedMachine, MachineOutput
-from kvmtest.target import TargetFailed
+from kvmtest.target import TargetFailed, TimeUp
 
 # It finds its ports where a bochsrc, or a saved machine's config, says they are.
 PROLOGUE = r"""#!/bin/sh
@@ -246,11 +246,13 @@ def test_a_machine_that_hangs_is_ended_at_the_deadline(lab: Lab) -> None:
         "allow more with --deadline, or look at its console"
     )
     assert failed.console == "still here\n"
+    assert isinstance(failed, TimeUp)
 
 
 def test_a_machine_that_never_stops_talking_is_ended_at_the_deadline(lab: Lab) -> None:
     failed = lab.fail("yes talk >&7 & yes talk >&8", deadline=1)
     assert "did not end within 1 s (it reached: nothing)" in str(failed)
+    assert isinstance(failed, TimeUp)
     assert failed.tail.splitlines()[0] == "talk"
 
 
