@@ -30,7 +30,7 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.lab.digest import of_files, of_parts
 from kvmtest.lab.image import libraries
 
-__all__ = ["LIBRARIES", "Bundle", "HostPython", "bundle"]
+__all__ = ["ASK", "LIBRARIES", "Bundle", "HostPython", "bundle"]
 
 #: The folder in a bundle for sys.path.
 LIBRARIES = "lib"
@@ -46,8 +46,8 @@ _PIP_S = 600.0
 # Versions of symbols that a shared object wants of glibc.
 _WANTED = re.compile(rb"GLIBC_2\.(\d+)")
 
-# Told by a host's Python, of itself.
-_ASK = """
+#: The program by which a host's Python tells of itself.
+ASK = """
 import json, platform, sys, sysconfig
 suffix = sysconfig.get_config_var("EXT_SUFFIX")
 libc = list(platform.libc_ver())
@@ -69,7 +69,7 @@ class HostPython:
 
     @classmethod
     def of(cls, answer: str, host: str) -> "HostPython":
-        """Return what a Python answered to the program ``ask`` on ``host``.
+        """Return what a Python answered to ASK on ``host``.
 
         Raises EnvironmentUnfit where kvmtest does not run there, or the answer is none.
         """
@@ -91,11 +91,6 @@ class HostPython:
         if not found.glibc:
             raise EnvironmentUnfit(f"{host}: it has no glibc; kvmtest is built for glibc alone")
         return found
-
-    @classmethod
-    def ask(cls) -> str:
-        """Return the Python program that a host's Python is asked with."""
-        return _ASK
 
 
 @dataclass(frozen=True, slots=True)

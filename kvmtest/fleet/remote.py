@@ -25,7 +25,7 @@ from kvmtest.lab.target import Stopwatch
 from kvmtest.named_file import MIB
 from kvmtest.target import Job, Outcome, TargetFailed, TimeUp
 
-from .bundle import LIBRARIES, Bundle, HostPython, bundle
+from .bundle import ASK, LIBRARIES, Bundle, HostPython, bundle
 from .host import HostLost
 from .shell import CommandFailed, ConnectionLost, Shell, TooMuch, TooSlow, while_lost
 from .unit import ENDED, OUTPUT
@@ -40,6 +40,9 @@ FOLDER = "/var/lib/kvmtest/fleet"
 _JOURNAL = "/var/lib/kvmtest/journal"
 _LOG = "kernel.log"
 _LOG_MOST = 32 * MIB
+
+# Of a host's text this much goes into a message.
+_TOLD = 300
 
 # Seconds for the bundle to get there, and for a job to end once it is told to.
 _BRING_S = 600.0
@@ -111,14 +114,15 @@ class RemoteTarget:
                 "parameters; boot a kernel that has them"
             )
         watch = Stopwatch()
-        until = time.monotonic() + job.deadline + _LATE_S
+        folder = f"{FOLDER}/job-{_name(job.id)}"
         try:
+            # Once for the way there, which may be slow, and once for the run.
+            until = time.monotonic() + job.deadline + _LATE_S
             while_lost(lambda: self._bring(until), until)
             watch.lap("bundle")
-            folder = f"{FOLDER}/job-{_name(job.id)}"
             self._start(job, folder, until)
             watch.lap("start")
-            state = self._wait(folder, until)
+            state = self._wait(folder, time.monotonic() + job.deadline + _LATE_S)
             watch.lap("run")
             outcome = self._outcome(folder, state, watch)
         except (ConnectionLost, TooSlow) as error:
@@ -144,7 +148,7 @@ class RemoteTarget:
     @cached_property
     def _python(self) -> HostPython:
         name = self.shell.name
-        ran = self.shell.run(["sh", "-c", _PROBE, "sh", HostPython.ask()])
+        ran = self.shell.run(["sh", "-c", _PROBE, "sh", ASK])
         return HostPython.of(ran.must(f"{name}: can't run kvmtest").text, name)
 
     @cached_property
@@ -212,7 +216,7 @@ class RemoteTarget:
             self._undo(_UNDO_S)
             how = "the host was restarted" if state.get("restarted") else "it was killed"
             raise TargetFailed(f"{name}: the run died amid its work: {how}", printed)
-        status, why = state.get("status"), printable(str(state.get("why", "")))
+        status, why = state.get("status"), _short(str(state.get("why", "")))
         if why or not isinstance(status, int):
             failed = TimeUp if state.get("late") is True else TargetFailed
             raise failed(f"{name}: the run failed: {why or 'no status'}", printed)
@@ -220,14 +224,14 @@ class RemoteTarget:
         try:
             data = self._fetch(f"{folder}/{OUTPUT}/{EVIDENCE}", MOST, until)
         except CommandFailed:
-            last = (printed.strip().splitlines() or ["it printed nothing"])[-1]
+            last = _short((printed.strip().splitlines() or ["it printed nothing"])[-1])
             raise TargetFailed(
                 f"{name}: kvmtest ended with status {status} and left no evidence: {last}", printed
             ) from None
         try:
             evidence = loads(data.decode(errors="replace"), Path(f"{EVIDENCE} of {name}"))
         except EnvironmentUnfit as error:
-            raise TargetFailed(str(error), printed) from None
+            raise TargetFailed(_short(str(error)), printed) from None
         try:
             log = self._fetch(f"{folder}/{OUTPUT}/{_LOG}", _LOG_MOST, until)
         except (CommandFailed, TooMuch):
@@ -269,6 +273,11 @@ def _rest(until: float) -> float:
 def _name(job: str) -> str:
     """Return the folder's name for a job: whoever asks for the same one again gets the same."""
     return hashlib.sha256(job.encode()).hexdigest()[:32] if job else secrets.token_hex(16)
+
+
+def _short(text: str) -> str:
+    """Return a host's text as it goes into a message."""
+    return printable(text)[:_TOLD]
 
 
 def _state(answer: bytes) -> dict[str, Any]:

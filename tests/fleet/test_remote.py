@@ -289,7 +289,9 @@ REFUSED = {
     "echo '{}' >evidence.json": "it has no schema",
     "printf '\"\\033[31m' >evidence.json": "not JSON",
     "printf '%0100000d' 0 | tr 0 '[' >evidence.json": "nested too deeply",
+    'printf \'{"schema": "%010000000d"}\' 0 >evidence.json': "its schema is 000",
     ":": "left no evidence: it printed nothing",
+    "printf %010000d 0": "left no evidence: 000",
     "printf '\\033]0;title\\a\\033[2J'": "left no evidence: \ufffd]0;title\ufffd\ufffd[2J",
 }
 

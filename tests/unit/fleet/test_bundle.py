@@ -13,11 +13,11 @@ import pytest
 import kvmtest
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
-from kvmtest.fleet.bundle import LIBRARIES, Bundle, HostPython, bundle
+from kvmtest.fleet.bundle import ASK, LIBRARIES, Bundle, HostPython, bundle
 
 
 def asked(program: str) -> HostPython:
-    done = subprocess.run([program, "-c", HostPython.ask()], capture_output=True, text=True)
+    done = subprocess.run([program, "-c", ASK], capture_output=True, text=True)
     return HostPython.of(done.stdout, "host")
 
 
