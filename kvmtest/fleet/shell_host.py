@@ -66,18 +66,25 @@ class ShellHost:
     def restore(self, deadline: float) -> None:
         """End the run, return to the host's own kernel, remove all (kvmtest.fleet.host.Host)."""
         until = time.monotonic() + deadline
-        if self._is_anothers(until):
-            return
         try:
-            self._target.restore(min(deadline, _SILENCE_S) if self.power else deadline)
+            is_ours = self._cleared(min(deadline, _SILENCE_S) if self.power else deadline)
         except HostLost:
             if not self.power:
                 raise
             # Switched off and on, it boots its own kernel; what outlasts that is undone now.
             self._kernel.restore(_rest(until))
-            self._target.restore(_rest(until))
-        self._kernel.restore(_rest(until))
-        self._release(until)
+            is_ours = self._cleared(_rest(until))
+        if is_ours:
+            self._kernel.restore(_rest(until))
+            self._release(until)
+
+    def _cleared(self, deadline: float) -> bool:
+        """End the run, and remove what was brought for it; tell whether the host is ours."""
+        until = time.monotonic() + deadline
+        if self._is_anothers(until):
+            return False
+        self._target.restore(_rest(until))
+        return True
 
     def _claim(self, until: float) -> None:
         """Have the host; raises HostLost where another owner has it."""

@@ -82,7 +82,7 @@ def test_a_host_with_power_is_brought_back_and_left_as_it_was(
     for module in ("boot", "shell_host"):
         monkeypatch.setattr(f"kvmtest.fleet.{module}._SILENCE_S", 1.0)
     shell = OpenSsh("host3", config=hosts.ssh_config, connect_s=1)
-    host = ShellHost("host3", shell, print, power=hosts["host3"])
+    host = ShellHost("host3", shell, print, power=hosts["host3"], owner="one")
     host.boot(OWN, 60).run(JOB)
     hosts["host3"].off()
     host.restore(60)
