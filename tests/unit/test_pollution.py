@@ -219,7 +219,21 @@ def test_in_a_lab_s_machine_types_are_enough(tmp_path: Path) -> None:
     vars(machine)["lab"] = LabFacts("emulator", "a CPU", "1")
     seen = observed(machine, 0)
     assert (seen.fix.state, seen.fix.evidence) == (State.ABSENT, (Evidence.TYPES,))
-    assert not seen.is_virtual
+
+
+@pytest.mark.parametrize("is_lab", [False, True])
+def test_a_virtual_machine_s_smis_are_its_own_unless_a_lab_emulates_it(
+    tmp_path: Path, is_lab: bool
+) -> None:
+    tree = host(tmp_path).tree
+    cpus = tree.path("/proc/cpuinfo")
+    cpus.write_text(cpus.read_text().replace("flags\t\t: msr", "flags\t\t: hypervisor msr"))
+    machine = Machine(tree)
+    if is_lab:
+        vars(machine)["lab"] = LabFacts("emulator", "a CPU", "1")
+    seen = observed(machine, 0.01)
+    assert seen.is_virtual != is_lab
+    assert (" of this VM in " in seen.answers[3].words) != is_lab
 
 
 def test_a_knob_that_is_none_is_no_answer(tmp_path: Path) -> None:
