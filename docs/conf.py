@@ -4,6 +4,7 @@ Its parts are the lists in index.md, not folders: evidence, messages and mails n
 paths in docs/, so that these stay.
 """
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,29 @@ linkcheck_timeout = 20
 linkcheck_retries = 2
 
 
+ROOT = Path(__file__).resolve().parent.parent
+#: Pages of the manual that stand at the top of the checkout, where a forge looks for them.
+AT_THE_TOP = {name: f"{name.upper()}.md" for name in ("contributing", "changelog", "security")}
+
+
 def _add_commands(app: Sphinx, page: str, source: list[str]) -> None:
     """Add to the page of the command line what the parsers know."""
     if page == "command-line":
-        tool = runpy.run_path(str(Path(app.confdir).parent / "tools/command_line_doc.py"))
+        tool = runpy.run_path(str(ROOT / "tools/command_line_doc.py"))
         source[0] = source[0].replace("<!-- commands -->", tool["document"]())
+
+
+def _take_from_the_top(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put a page of the checkout's top in the place of the one that names it."""
+    if name := AT_THE_TOP.get(page):
+        text = (ROOT / name).read_text()
+        source[0] = re.sub(r"\]\((?!\w+:|#)([^)]+)\)", lambda link: f"]({_seen(link[1])})", text)
+
+
+def _seen(target: str) -> str:
+    """Return the target of a link at the checkout's top as it is seen from docs/."""
+    pages = {name: f"{page}.md" for page, name in AT_THE_TOP.items()}
+    return pages.get(target) or f"../{target}".replace("../docs/", "")
 
 
 def _unlink_folders(app: Sphinx, document: nodes.document) -> None:
@@ -52,12 +71,13 @@ def _unlink_folders(app: Sphinx, document: nodes.document) -> None:
 
 def _made_anew(app: Sphinx, *_: object) -> list[str]:
     """Name the pages that depend on more than their own text."""
-    return ["command-line"]
+    return ["command-line", *AT_THE_TOP]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add what Sphinx and MyST lack."""
     app.connect("env-get-outdated", _made_anew)
     app.connect("source-read", _add_commands)
+    app.connect("source-read", _take_from_the_top)
     app.connect("doctree-read", _unlink_folders)
     return {"parallel_read_safe": True}
