@@ -1,6 +1,7 @@
 """pytest --lg-env: tests of a labgrid target, kvmtest's suite among them, and green by nothing."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,9 @@ import pytest
 def test_a_feature(strategy):
     strategy.transition("own")
 """
+#: What the page's environment file chooses.
 ONLY = ("any.no-warnings", "kernel.fix-present")
+PAGE = Path(__file__).parents[2] / "docs/labgrid.md"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,17 +47,16 @@ def host(hosts: Hosts) -> NamespacedHost:
 
 @pytest.fixture
 def environment(hosts: Hosts, host: NamespacedHost, tmp_path: Path) -> Path:
-    """An environment file; it is as docs/fleet.md has one."""
-    power = {"cmd_on": host.power_command("on"), "cmd_off": host.power_command("off")}
-    ssh = {"known_hosts": str(hosts.known_hosts), "keyfile": str(hosts.key)}
-    ours = {"options": " ".join(f"--only {each}" for each in ONLY), "boot_deadline": 60}
-    drivers = [
-        {"ExternalPowerDriver": power}, {"CheckedSSHDriver": ssh}, {"KernelStrategy": ours},
-    ]  # fmt: skip
-    service = {"address": host.address, "username": "root"}
-    main = {"resources": {"NetworkService": service}, "drivers": drivers}
+    """The environment file of docs/labgrid.md, for a host that is here, and its own kernel."""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    config = yaml.safe_load(block)
+    main = config["targets"]["main"]
+    main["resources"]["NetworkService"]["address"] = host.address
+    power, ssh, strategy = (next(iter(each.values())) for each in main["drivers"])
+    power.update(cmd_on=host.power_command("on"), cmd_off=host.power_command("off"))
+    ssh.update(known_hosts=str(hosts.known_hosts), keyfile=str(hosts.key))
+    del strategy["kernel"]
     path = tmp_path / "env.yaml"
-    config = {"imports": ["kvmtest.fleet.labgrid"], "targets": {"main": main}}
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 
