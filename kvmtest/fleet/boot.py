@@ -60,9 +60,12 @@ sync
 [ ! -e {FOLDER} ]
 """
 
+# A connection that is lost does not end what it began: that is waited for.
+_ALONE = f"exec 9>{FOLDER}/lock && flock 9"
 # Words: the release, the archive, and whether its modules are to be unpacked. Each run begins anew.
 _UNPACK = f"""
 set -eu
+{_ALONE}
 boot={_BOOT}/$1
 rm -rf "$boot"
 mkdir -p "$boot"
@@ -88,6 +91,7 @@ sync
 # Words: the release, and whether its modules were brought.
 _REMOVE = f"""
 set -eu
+{_ALONE}
 [ ! -L "/boot/config-$1" ] || rm "/boot/config-$1"
 rm -rf "{_BOOT}/$1"
 [ "$2" = no ] || rm -rf "/lib/modules/$1"

@@ -134,6 +134,18 @@ def test_a_machine_boots_another_kernel_is_measured_and_comes_back(
     machine.transition("off")
 
 
+def test_a_machine_boots_another_kernel_without_its_firmware(
+    made: DebianDisk, kernel: PackedKernel, machine: KernelStrategy
+) -> None:
+    machine.boot = "kexec"
+    machine.transition("kernel")
+    assert said(machine, "uname -r") == kernel.release
+    # GRUB says which image it loaded, and was not asked.
+    assert "BOOT_IMAGE" not in said(machine, "cat /proc/cmdline")
+    machine.transition("restored")
+    assert said(machine, "uname -r") == made.default_release
+
+
 def test_a_kernel_that_panics_gives_the_machine_back(
     made: DebianDisk, kernel: PackedKernel, machine: KernelStrategy
 ) -> None:

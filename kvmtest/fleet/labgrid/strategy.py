@@ -20,6 +20,7 @@ from labgrid.protocol import PowerProtocol
 from labgrid.strategy import Strategy, StrategyError, never_retry
 
 from kvmtest.errors import UsageError
+from kvmtest.fleet.boot import Way
 from kvmtest.fleet.host import KernelKind, PlannedKernel
 from kvmtest.fleet.shell_host import ShellHost
 from kvmtest.target import DEADLINE, Job, Outcome
@@ -73,6 +74,9 @@ class KernelStrategy(Strategy):
 
     boot_deadline: float = attr.ib(default=DEADLINE, converter=float)
     """Seconds that a boot may take, and putting the host back."""
+
+    boot: str = attr.ib(default=Way.GRUB.value, validator=attr.validators.in_(list(map(str, Way))))
+    """How the host boots a kernel once, if it can: ``grub`` or ``kexec``."""
 
     status: Status = attr.ib(default=Status.unknown, validator=attr.validators.instance_of(Status))
     outcome: Outcome | None = attr.ib(default=None, init=False)
@@ -168,4 +172,10 @@ class KernelStrategy(Strategy):
     @property
     def host(self) -> ShellHost:
         """The host, whose SSH driver is to be inactive while it boots."""
-        return ShellHost(self.target.name, self.ssh.shell, self.logger.info, self._powered())
+        return ShellHost(
+            self.target.name,
+            self.ssh.shell,
+            self.logger.info,
+            self._powered(),
+            ways=[Way(self.boot), *(way for way in Way if way != self.boot)],
+        )
