@@ -1,8 +1,10 @@
 """A machine of QEMU really reboots into another Debian kernel, is measured there, and comes back.
 
-QEMU emulates it without KVM: labgrid's QEMUDriver is its power, and its AMD CPU has SVM.
+QEMU emulates it without KVM: labgrid's QEMUDriver is its power, and its AMD CPU has SVM. A test
+takes three minutes or more; with KVMTEST_REBOOT_TESTS=all all of them run, and else the first.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,11 @@ SERIES = "6.12"
 ONLY = ("kernel.fix-present", "svm.guest.debugctl", "any.no-warnings")
 # Seconds that a boot may take here, on a busy machine.
 BOOT_S = 900
+
+further = pytest.mark.skipif(
+    os.environ.get("KVMTEST_REBOOT_TESTS") != "all",
+    reason="takes minutes: KVMTEST_REBOOT_TESTS=all",
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +141,7 @@ def test_a_machine_boots_another_kernel_is_measured_and_comes_back(
     machine.transition("off")
 
 
+@further
 def test_a_machine_boots_another_kernel_without_its_firmware(
     made: DebianDisk, kernel: PackedKernel, machine: KernelStrategy
 ) -> None:
@@ -146,6 +154,7 @@ def test_a_machine_boots_another_kernel_without_its_firmware(
     assert said(machine, "uname -r") == made.default_release
 
 
+@further
 def test_a_kernel_that_panics_gives_the_machine_back(
     made: DebianDisk, kernel: PackedKernel, machine: KernelStrategy
 ) -> None:
