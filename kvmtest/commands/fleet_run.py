@@ -5,6 +5,7 @@ Runs a plan or goes on with it, shows how the hosts get on, and writes the repor
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -49,12 +50,13 @@ def resume(folder: Path, jobs: int | None, interruption: Interruption) -> int:
 
 def _go(results: Results, jobs: int | None, interruption: Interruption) -> int:
     failures: list[str] = []
+    opening_of = partial(opening, token=results.token)
     left = unfinished(results)
     _tell(f"{sum(len(lane.tasks) for lane in left)} runs on {len(left)} hosts")
     with AtWork(len(left), course_words, prefix="kvmtest: fleet: ") as at_work:
         try:
             interruption.arm()
-            ended = run_lanes(results, left, opening, _on_kept, at_work, jobs)
+            ended = run_lanes(results, left, opening_of, _on_kept, at_work, jobs)
             failures = [f"{each.name}: {each.failure}" for each in ended if each.failure]
         except KeyboardInterrupt:
             pass
