@@ -133,6 +133,11 @@ class NamespacedHost:
         """Take back refuse_reboots() and boot_the_default_alone()."""
         ask(self.folder, "mend", self.name)
 
+    def lose_connections(self) -> None:
+        """End all connections that the host has, and pull the cable."""
+        self.run("pkill", "-KILL", "-f", "sshd: root@notty", check=False)
+        self.pull_cable()
+
     def await_ssh(self, deadline: float = UP_S) -> None:
         """Return when the host takes connections."""
         end = time.monotonic() + deadline
