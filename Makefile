@@ -18,7 +18,7 @@ RUNS ?= 2000
 N ?= 1000
 
 .PHONY: run test check lint lint-ruff lint-format lint-types lint-test-types lint-c lint-cxx docs links \
-	bench lab-bench fleet-bench sanitize fuzz chaos wheel clean
+	bench lab-bench fleet-bench sanitize fuzz chaos fleet-demo wheel clean
 
 run: $(INSTALLED)
 	@sh tools/run.sh $(BIN)/kvmtest $(ARGS)
@@ -84,6 +84,11 @@ fuzz: $(INSTALLED)
 # N: how many runs are killed; SEED: of the moments at which they are.
 chaos: $(INSTALLED)
 	@PYTHONPATH=tests $(BIN)/python -m chaos --kills $(N) $(if $(SEED),--seed $(SEED))
+
+# ARGS="-o DIR": where the results stay, by default build/fleet-demo.
+fleet-demo: $(INSTALLED)
+	@sh tools/prerequisites.sh lab emulator || echo "kvmtest: without them the lab's runs are given up"
+	@PYTHONPATH=tests $(BIN)/python -m fleet_demo $(ARGS)
 
 sanitize: $(INSTALLED)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh tests/sanitize.sh
