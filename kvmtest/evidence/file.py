@@ -10,7 +10,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,10 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
     return {name: _inlined(each, definitions) for name, each in schema.items() if name != "$defs"}
 
 
-def write_to(path: Path, text: str) -> None:
+def write_to(path: Path, text: str | Iterable[str]) -> None:
     """Replace a file that the user names, or write to the pipe or terminal of that name.
 
-    Raises EnvironmentUnfit if the file can't be written.
+    ``text`` may come in parts. Raises EnvironmentUnfit if the file can't be written.
     """
     try:
         mode = path.stat().st_mode if path.exists() else stat.S_IFREG
@@ -205,13 +205,16 @@ def write_to(path: Path, text: str) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         os.set_blocking(fd, True)
         with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.writelines(_in_parts(text))
     except OSError as error:
         raise _unwritten(path, error, "name another file") from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file atomically: readers see the old or the new one. Raises EnvironmentUnfit."""
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Replace a file atomically: readers see the old or the new one. Raises EnvironmentUnfit.
+
+    ``text`` may come in parts.
+    """
     try:
         _replace(path, text)
     except OSError as error:
@@ -222,15 +225,19 @@ def _unwritten(path: Path, error: OSError, advice: str) -> EnvironmentUnfit:
     return EnvironmentUnfit(f"can't write {path}: {error.strerror}; {advice}")
 
 
-def _replace(path: Path, text: str) -> None:
+def _in_parts(text: str | Iterable[str]) -> Iterable[str]:
+    return [text] if isinstance(text, str) else text
+
+
+def _replace(path: Path, text: str | Iterable[str]) -> None:
     draft = path.parent / f".{path.name}.{os.getpid()}"
     try:
         with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.writelines(_in_parts(text))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise

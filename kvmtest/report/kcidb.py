@@ -55,47 +55,70 @@ _ISSUE_VERSION = 1
 Json = dict[str, Any]
 
 
-def kcidb(runs: Iterable[tuple[str, Evidence]], origin: str = ORIGIN, build: str = "") -> str:
-    """Return runs as one KCIDB document, JSON text. A run that comes twice is in it once.
+def kcidb(
+    runs: Iterable[tuple[str, Evidence]], origin: str = ORIGIN, build: str = ""
+) -> Iterator[str]:
+    """Give the parts of one KCIDB document, JSON text. A run that comes twice is in it once.
 
     ``runs`` are pairs of a name, which may be "", and evidence. ``origin`` is the CI system that
     submits the document. ``build`` is the id of a build that KCIDB knows; with it the tests are of
-    this build, and the document has no checkouts and builds of its own. Raises UsageError for an
+    this build, and the document has no checkouts and builds of its own. Each run's tests are a part
+    and are checked as it is given, so that many runs need no memory. Raises UsageError for an
     origin or id that KCIDB refuses, EnvironmentUnfit if kcidb-io is missing.
     """
     if not _ORIGIN.fullmatch(origin):
         raise UsageError(f"--origin {origin}: write a name of a-z, 0-9 and _")
     if build and not _ID.fullmatch(build):
         raise UsageError(f"--build {build}: write ORIGIN:ID, as KCIDB has it")
-    schema = library("kcidb_io.schema", "a KCIDB document", "kcidb")
-    document = _Document(origin, build)
+    schema = library("kcidb_io.schema", "a KCIDB document", "kcidb").LATEST
+    return _parts(_Document(origin, build), runs, schema)
+
+
+def _parts(
+    document: "_Document", runs: Iterable[tuple[str, Evidence]], schema: Any
+) -> Iterator[str]:
+    yield f'{{\n"version": {json.dumps(_VERSION)},\n"tests": ['
+    separator = "\n"
     for name, evidence in runs:
-        document.add(name, evidence)
-    data = document.data
-    schema.LATEST.validate(data)
-    return json.dumps(data, indent=1) + "\n"
+        tests = document.add(name, evidence)
+        schema.validate({"version": _VERSION, "tests": tests})
+        for test in tests:
+            yield separator + json.dumps(test)
+            separator = ",\n"
+    rest = document.rest
+    schema.validate({"version": _VERSION, **rest})
+    yield "\n]"
+    for kind, objects in rest.items():
+        lines = ",\n".join(map(json.dumps, objects))
+        yield f',\n"{kind}": [\n{lines}\n]'
+    yield "\n}\n"
 
 
 @dataclass(slots=True)
 class _Document:
-    """The objects of a document by their ids, by kind."""
+    """The objects of a document by their ids, by kind; tests are left to who adds their run."""
 
     origin: str
     build: str
+    runs: set[str] = field(default_factory=set)
     checkouts: dict[str, Json] = field(default_factory=dict)
     builds: dict[str, Json] = field(default_factory=dict)
-    tests: dict[str, Json] = field(default_factory=dict)
     issues: dict[str, Json] = field(default_factory=dict)
     incidents: dict[str, Json] = field(default_factory=dict)
 
     @property
-    def data(self) -> Json:
-        kinds = ("checkouts", "builds", "tests", "issues", "incidents")
-        return {"version": _VERSION, **{kind: [*getattr(self, kind).values()] for kind in kinds}}
+    def rest(self) -> dict[str, list[Json]]:
+        """All objects but the tests."""
+        kinds = ("checkouts", "builds", "issues", "incidents")
+        return {kind: [*getattr(self, kind).values()] for kind in kinds}
 
-    def add(self, name: str, evidence: Evidence) -> None:
-        """Add a run with its kernel, tests and known defects."""
+    def add(self, name: str, evidence: Evidence) -> list[Json]:
+        """Add a run with its kernel and known defects; return its tests, none if it came before."""
         run = _digest(_run_identity(evidence))
+        if run in self.runs:
+            return []
+        self.runs.add(run)
+        tests: dict[str, Json] = {}
         build = self.build or self._add_kernel(evidence, run)
         shared = {"build_id": build, "environment": _environment(evidence)}
         if (started := _time(evidence.kvmtest.started)) is not None:
@@ -104,11 +127,12 @@ class _Document:
         if evidence.strict:
             about["strict"] = True
         for result in evidence.results:
-            test = self._add(self.tests, f"{run}:{result.id}", {**shared, **_test(result, about)})
+            test = self._add(tests, f"{run}:{result.id}", {**shared, **_test(result, about)})
             if result.known_defect:
                 self._add_incident(result, test)
         if problem := run_problem(evidence):
-            self._add(self.tests, f"{run}:{RUN}", {**shared, **_run(problem, about, evidence)})
+            self._add(tests, f"{run}:{RUN}", {**shared, **_run(problem, about, evidence)})
+        return [*tests.values()]
 
     def _add_kernel(self, evidence: Evidence, run: str) -> str:
         """Add the kernel of a run; return the id of its build."""
@@ -231,7 +255,8 @@ def _run_identity(evidence: Evidence) -> list[object]:
     """Return what tells one run from another; two checks never take the same nanoseconds."""
     run = evidence.kvmtest
     timed = [[each.id, each.verdict, each.seconds] for each in evidence.results]
-    return [evidence.machine.hostname, run.started, run.ended, run.command, timed]
+    machine = [evidence.machine.hostname, *_kernel_identity(evidence)]
+    return [*machine, run.started, run.ended, run.command, timed]
 
 
 def _digest(identity: list[object]) -> str:

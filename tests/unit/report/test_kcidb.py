@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from jsonschema import ValidationError
 from support.evidence_samples import BOCHS, evidence_of
 from support.evidence_strategies import EVIDENCE, RUNS
 
@@ -21,7 +22,7 @@ FINDING = "docs/findings/lost-update-while-emulating.md"
 
 def document(*runs: Evidence, **words: str) -> Any:
     named = [(f"run {number}", run) for number, run in enumerate(runs)]
-    return json.loads(kcidb(named, **words))
+    return json.loads("".join(kcidb(named, **words)))
 
 
 def of_result(result: Result, **run: Any) -> Any:
@@ -220,3 +221,12 @@ def test_a_reader_comes_to_the_end_of_every_recorded_run(path: Path) -> None:
         assert all(each["misc"]["strict"] for each in data["tests"])
     else:
         assert agrees(outcome(data), run.exit_status)
+
+
+def test_many_runs_are_given_in_parts_which_are_checked_one_by_one() -> None:
+    good = evidence_of([Result("any.soak", Verdict.PASS, "r")])
+    parts = kcidb([("", good), ("", evidence_of([Result("not a path", Verdict.PASS, "r")]))])
+    head, test = next(parts), next(parts)
+    assert json.loads(f"{head}{test}]}}")["tests"][0]["path"] == "kvmtest.any.soak"
+    with pytest.raises(ValidationError, match="not a path"):
+        next(parts)
