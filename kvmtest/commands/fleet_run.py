@@ -26,6 +26,7 @@ from kvmtest.report.sentence import one_line
 from kvmtest.report.terminal import console
 from kvmtest.run_folder import write_reports as write_reports_of_run
 
+from .fleet_kcidb import write_kcidb
 from .fleet_matrix import write_matrix
 
 __all__ = ["resume", "run", "show", "write_reports"]
@@ -89,8 +90,9 @@ def show(results: Results, *, is_over: bool = False) -> int:
 
 
 def write_reports(results: Results) -> None:
-    """Write the matrix of all runs, kept or not; raises EnvironmentUnfit."""
+    """Write the matrix of all runs, kept or not, and the other reports; raises EnvironmentUnfit."""
     write_matrix(results)
+    write_kcidb(results.folder)
 
 
 def _tell(text: str) -> None:
