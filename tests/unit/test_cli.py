@@ -77,7 +77,6 @@ def test_a_bug_of_our_own_never_looks_like_a_verdict(
         ["run", "stray"],
         ["run", "-o"],
         ["report"],
-        ["report", "x", "--ktap", "--junit", "y"],
         ["kernel"],
         ["smi"],
         ["smi", "probe", "--rate", "0"],
