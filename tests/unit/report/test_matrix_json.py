@@ -52,6 +52,14 @@ def test_a_run_without_evidence_says_why(gap: Gap) -> None:
     assert data["counts"]["without_evidence"] == 1
 
 
+def test_the_schema_and_the_page_of_formats_have_every_gap() -> None:
+    run = json.loads(SCHEMA.read_text())["properties"]["runs"]["items"]["properties"]
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
+    rows = page.partition("| `gap` |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [gap.value for gap in Gap]
+    assert run["gap"]["enum"] == [gap.value for gap in Gap]
+
+
 def test_no_runs_are_json_too() -> None:
     assert read([])["runs"] == []
 
