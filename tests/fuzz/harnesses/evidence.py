@@ -31,8 +31,11 @@ from kvmtest.judge.leak import conclude
 from kvmtest.missing import Missing
 from kvmtest.replay import replay
 from kvmtest.report.comparison import as_json, lines
+from kvmtest.report.files import ktap_of
 from kvmtest.report.html.run_page import run_page
 from kvmtest.report.html.source import Source
+from kvmtest.report.kcidb import kcidb
+from kvmtest.report.markdown import markdown
 from kvmtest.report.terminal import show_evidence
 from kvmtest.run_folder import write_reports
 
@@ -62,6 +65,9 @@ def parse(data: bytes) -> None:
             assert all(line.plain.isprintable() for line in lines(pairs, verbose=True))
             json.dumps(as_json(pairs), allow_nan=False)
         assert "<script" not in page
+        assert json.loads("".join(kcidb([("", evidence)])))["version"] == {"major": 5, "minor": 3}
+        assert markdown(evidence).startswith("### ")
+        assert ktap_of(evidence, subtests=True).startswith("KTAP version 1\n")
 
 
 def seed(results: list[Result]) -> bytes:
