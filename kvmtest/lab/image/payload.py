@@ -36,6 +36,7 @@ _OUTSIDE = (
     "kvmtest/evidence/pairs.py",
     "kvmtest/fleet/",
     "kvmtest/host/facts/kernel_parts.py",
+    "kvmtest/parallel.py",
     "kvmtest/plugin.py",
     "kvmtest/report/at_work.py",
     "kvmtest/report/comparison.py",
