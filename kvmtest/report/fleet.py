@@ -49,9 +49,9 @@ def screen(
     if gaps:
         lines += [Text(), Text("Given up:")]
         for line in gaps[:_RUNS]:
-            lines += wrapped(line, width, hanging="    ", style="")
+            lines += wrapped(line, width, hanging="  ")
         if len(gaps) > _RUNS:
-            lines.append(Text(f"  and {len(gaps) - _RUNS} more"))
+            lines.append(Text(f"and {len(gaps) - _RUNS} more"))
     if not at_work:
         unfinished = any(host.not_done or not host.is_clean for host in hosts)
         lines += [Text(), Text(f"Next: kvmtest fleet resume {folder}")] * unfinished
@@ -158,7 +158,7 @@ def _not_done(hosts: Sequence[Standing]) -> Iterator[str]:
             if each.given_up:
                 ended = each.given_up.ended
                 what = "boot" if isinstance(each.given_up.step, Boot) else "run"
-                yield f"  {host.name} {each.task}: {what} {ended.ending}: {ended.why}"
+                yield f"{host.name} {each.task}: {what} {ended.ending}: {ended.why}"
 
 
 def course_words(course: Course) -> str:
