@@ -17,9 +17,10 @@ from kvmtest import named_file, parallel
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence.file import write_whole
+from kvmtest.fleet.survey import Run, fetching, pending, tasks
 from kvmtest.judge import Verdict
 from kvmtest.kernels.archive import Archive
-from kvmtest.lab.survey import Key, Run, Surveyed, SurveyMachine, fetching, pending
+from kvmtest.lab.survey import Key, Surveyed, SurveyMachine
 from kvmtest.lab.target import NEEDED_MIB, LabOptions
 from kvmtest.report.at_work import AtWork
 from kvmtest.report.kernels_page import DATA, page
@@ -50,7 +51,7 @@ def run(
     if kernels is None:
         runs = list(pending(Archive(Cache.default(), _step).offers(), machines, rows))
     else:
-        runs = [Run(kernel, machine) for kernel in kernels for machine in machines]
+        runs = [Run(kernel, each) for kernel in dict.fromkeys(kernels) for each in machines]
     at_once = jobs or parallel.jobs_that_fit(max(NEEDED_MIB[each.machine] for each in options))
     _step(f"{len(runs)} runs, {at_once} at a time")
 
@@ -60,7 +61,7 @@ def run(
         return row.failure or _counts(row)
 
     with AtWork(len(runs), keep) as at_work:
-        ended = parallel.run([run.task for run in runs], at_once, at_work, [fetching(runs)])
+        ended = parallel.run(tasks(runs), at_once, at_work, [fetching(runs)])
     failures = [f"{each.name}: {_problem(each)}" for each in ended if _problem(each)]
     for line in failures:
         console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)

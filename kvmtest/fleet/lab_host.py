@@ -43,6 +43,8 @@ class LabHost:
     parameters: Sequence[str]
     show: OnText
     images: Cache | None = None
+    target: LabTarget | None = None
+    """The machine with the kernel that was booted last."""
 
     def boot(self, kernel: PlannedKernel, deadline: float) -> "LabHostTarget":
         """Find a kernel and an emulator; each job boots."""
@@ -50,6 +52,7 @@ class LabHost:
         target = LabTarget.of(options, self.show, self.show)
         if self.images:
             target = LabTarget(replace(target.machine, cache=self.images))
+        self.target = target
         return LabHostTarget(target, self.parameters)
 
     def restore(self, deadline: float) -> None:

@@ -1,27 +1,20 @@
 """A survey of kernels
 ===================
 
-Many kernels, each run once in one or more of the lab's machines: the row that is kept of a run, and
-which runs are still to be made.
+Many kernels, each run once in one or more of the lab's machines: the row that is kept of a run.
 """
 
-import contextlib
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 from kvmtest import __version__
 from kvmtest.cache import Cache
-from kvmtest.errors import EnvironmentUnfit, KvmtestError
+from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import Evidence
 from kvmtest.kernels.kernel import BootableKernel
-from kvmtest.kernels.offers import Offer
-from kvmtest.kernels.resolve import resolve
-from kvmtest.parallel import Task
-from kvmtest.target import Job, TargetFailed
+from kvmtest.target import Job
 
 from .digest import of_files, of_parts
 from .emulators.emulator import Emulator, Hardware
@@ -30,7 +23,15 @@ from .image import payload
 from .parameters import Parameters
 from .target import MACHINES, VENDORS, LabOptions, LabTarget
 
-__all__ = ["FIRST_MACHINES", "Key", "Run", "SurveyMachine", "Surveyed", "fetching", "pending"]
+__all__ = [
+    "FIRST_MACHINES",
+    "Key",
+    "SurveyMachine",
+    "Surveyed",
+    "basis_of",
+    "row_of",
+    "row_of_failure",
+]
 
 Key = tuple[str, str, str, int, str]
 OnText = Callable[[str], None]
@@ -141,35 +142,6 @@ class SurveyMachine:
         return release, self.options.machine, self.emulator.name, cpus, str(self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One kernel in one machine; ``kernel`` is what --kernel takes."""
-
-    kernel: str
-    machine: SurveyMachine
-
-    @property
-    def task(self) -> Task[Surveyed]:
-        """The task that makes its row."""
-        return Task(f"{self.kernel} {self.machine.options.machine}", self._row)
-
-    def _row(self, show: OnText) -> Surveyed:
-        machine = self.machine
-        found = LabTarget.of(replace(machine.options, kernel=[self.kernel]), show, show)
-        # An image of 100 MB serves this run alone.
-        with tempfile.TemporaryDirectory(prefix="kvmtest-") as folder:
-            target = LabTarget(replace(found.machine, cache=Cache(Path(folder))))
-            try:
-                outcome = target.run(machine.job)
-                row = row_of(target.kernel, machine.options.machine, outcome.evidence)
-            except TargetFailed as failed:
-                row = row_of_failure(target, machine, str(failed))
-        # Of what ran: kvmtest may have changed since the survey began.
-        own = target.machine
-        basis = of_parts(of_files(own.package), own.emulator.machine_digest(own.hardware))
-        return replace(row, basis=basis)
-
-
 def row_of(kernel: BootableKernel, name: str, evidence: Evidence) -> Surveyed:
     """Return the row of a run on ``kernel`` in the lab's machine ``name``.
 
@@ -206,6 +178,12 @@ def row_of_failure(target: LabTarget, machine: SurveyMachine, failure: str) -> S
     )
 
 
+def basis_of(target: LabTarget) -> str:
+    """Return the digest of the kvmtest and of the machine that ran in a target."""
+    own = target.machine
+    return of_parts(of_files(own.package), own.emulator.machine_digest(own.hardware))
+
+
 def _row(
     kernel: BootableKernel, emulator: str, name: str, board: str | None, cpus: int
 ) -> Surveyed:
@@ -223,34 +201,3 @@ def _row(
         name,
         cpus,
     )
-
-
-def pending(
-    offers: Iterable[Offer], machines: Sequence[SurveyMachine], rows: Mapping[Key, Surveyed]
-) -> Iterator[Run]:
-    """Give the runs of the kernels on offer that have no row of this kernel and this basis.
-
-    A row without verdicts is made again.
-    """
-    for offer in offers:
-        for machine in machines:
-            row = rows.get(machine.key(offer.release))
-            made_from = row and not row.failure and (row.debian_version, row.basis)
-            if made_from != (offer.debian_version, machine.basis):
-                yield Run(offer.release, machine)
-
-
-def fetching(runs: Sequence[Run]) -> Task[None]:
-    """Return the task that fetches and unpacks the kernels of ``runs`` one after the other.
-
-    A kernel that a run needs meanwhile is fetched once: whoever comes later waits. An error is
-    that of the run.
-    """
-    needed = {run.kernel: run.machine.emulator.modules for run in runs}
-
-    def fetch(show: OnText) -> None:
-        for kernel, modules in needed.items():
-            with contextlib.suppress(KvmtestError, OSError):
-                resolve([kernel], None, Cache.default(), show, modules)
-
-    return Task("fetching", fetch)

@@ -1,12 +1,13 @@
-"""kvmtest/lab/survey.py: which runs of a survey are still to be made."""
+"""kvmtest/fleet/survey.py: which runs of a survey are still to be made."""
 
 from dataclasses import replace
 
 import pytest
 
+from kvmtest.fleet.survey import pending
 from kvmtest.kernels.offers import Offer
 from kvmtest.lab.parameters import Parameters
-from kvmtest.lab.survey import Key, Surveyed, SurveyMachine, pending
+from kvmtest.lab.survey import Key, Surveyed, SurveyMachine
 from kvmtest.lab.target import LabOptions
 from kvmtest.target import Job
 
