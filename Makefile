@@ -81,9 +81,11 @@ fuzz: $(INSTALLED)
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --runs $(RUNS) $(ARGS)
 
-# N: how many runs are killed; SEED: of the moments at which they are.
+# N: how many runs are killed, and a tenth as many fleets; SEED: of the moments at which they are.
 chaos: $(INSTALLED)
 	@PYTHONPATH=tests $(BIN)/python -m chaos --kills $(N) $(if $(SEED),--seed $(SEED))
+	@PYTHONPATH=tests $(BIN)/python -m fleet_chaos --kills $$(( ($(N) + 9) / 10 )) \
+		$(if $(SEED),--seed $(SEED))
 
 # ARGS="-o DIR": where the results stay, by default build/fleet-demo.
 fleet-demo: $(INSTALLED)

@@ -107,7 +107,7 @@ class Fleet:
         return forked(lambda tell: tell(b"%d" % self._command(words, tell)))(self.results)
 
     def _command(self, words: Sequence[str], tell: Callable[[bytes], object]) -> int:
-        def opening(_: Plan, lane: Lane, show: object) -> Opening:
+        def opening(_: Plan, lane: Lane, *more: object, **named: object) -> Opening:
             return self.hosts[lane.host.name].opened
 
         def write_reports(results: Results) -> None:

@@ -22,7 +22,7 @@ from kvmtest.fleet.standing import exit_status, standings
 from kvmtest.interruption import Interruption
 from kvmtest.report.at_work import AtWork
 from kvmtest.report.fleet import course_words, screen
-from kvmtest.report.sentence import one_line
+from kvmtest.report.sentence import number_of, one_line
 from kvmtest.report.terminal import console
 from kvmtest.run_folder import write_reports as write_reports_of_run
 
@@ -53,7 +53,8 @@ def _go(results: Results, jobs: int | None, interruption: Interruption) -> int:
     failures: list[str] = []
     opening_of = partial(opening, token=results.token)
     left = unfinished(results)
-    _tell(f"{sum(len(lane.tasks) for lane in left)} runs on {len(left)} hosts")
+    runs = number_of(sum(len(lane.tasks) for lane in left), "run")
+    _tell(f"{runs} in {number_of(len(left), 'lane')}")
     with AtWork(len(left), course_words, prefix="kvmtest: fleet: ") as at_work:
         try:
             interruption.arm()

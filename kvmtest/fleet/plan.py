@@ -221,20 +221,25 @@ def load(path: Path) -> Plan:
 def parse(text: str, path: Path, folder: Path | None = None) -> Plan:
     """Return the plan that ``text`` holds; errors call it ``path``. Raises PlanError.
 
-    Relative paths in it are relative to ``folder``, by default that of ``path``.
+    Relative paths in it are relative to ``folder``, by default that of ``path``. The files of
+    kernels must be there, unless it is the copy of a plan, whose ``folder`` is given.
     """
     data, lines = read(text, path)
-    return _Reader(data, lines, path, (folder or path.parent).absolute()).plan(text)
+    base = (folder or path.parent).absolute()
+    return _Reader(data, lines, path, base, needs_files=folder is None).plan(text)
 
 
 class _Reader:
     """Makes the values of a plan that fits the schema, and checks what a schema can't."""
 
-    def __init__(self, data: Mapping[str, Any], lines: Lines, path: Path, folder: Path) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], lines: Lines, path: Path, folder: Path, *, needs_files: bool
+    ) -> None:
         self._data = data
         self._lines = lines
         self._path = path
         self._folder = folder
+        self._needs_files = needs_files
 
     def plan(self, text: str) -> Plan:
         data = self._data
@@ -308,7 +313,7 @@ class _Reader:
         files = [given["tree"]] if kind is KernelKind.TREE else given.get("deb", [])
         paths = tuple(self._folder / file for file in files)
         for path in paths:
-            if not path.exists():
+            if self._needs_files and not path.exists():
                 self._refuse((*at, kind), f"{path} does not exist", "name another")
         return PlannedKernel(name, kind, str(given.get("debian", "")), paths)
 

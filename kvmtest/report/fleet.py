@@ -153,12 +153,17 @@ def _time(seconds: float) -> str:
 
 
 def _not_done(hosts: Sequence[Standing]) -> Iterator[str]:
+    """Give a line for each kernel of a host that was given up, with all its runs."""
     for host in hosts:
+        runs: dict[tuple[str, str], list[str]] = {}
         for each in host.given_up:
             if each.given_up:
                 ended = each.given_up.ended
                 what = "boot" if isinstance(each.given_up.step, Boot) else "run"
-                yield f"{host.name} {each.task}: {what} {ended.ending}: {ended.why}"
+                why = f"{what} {ended.ending}: {ended.why}"
+                runs.setdefault((each.task.kernel, why), []).append(str(each.task.number))
+        for (kernel, why), numbers in runs.items():
+            yield f"{host.name} {kernel} {','.join(numbers)}: {why}"
 
 
 def course_words(course: Course) -> str:

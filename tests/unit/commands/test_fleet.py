@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +44,7 @@ class Fleet:
         self.results = folder / "results"
         patch.setattr(kvmtest.commands.fleet_run, "opening", self._opening)
 
-    def _opening(self, _: Plan, lane: Lane, show: Callable[[str], None]) -> Opening:
+    def _opening(self, _: Plan, lane: Lane, *more: object, **named: object) -> Opening:
         return self.hosts[lane.host.name].opened
 
     def run(self, *words: str) -> int:

@@ -15,6 +15,7 @@ from kvmtest.evidence.counting import (
     is_excused,
     run_problem,
     run_status,
+    runs_status,
     unanswered,
     verdict_status,
 )
@@ -136,3 +137,24 @@ def test_a_requirement_is_unanswered_where_nothing_of_its_was_run(
 def test_a_run_s_status_is_always_explained(run: Evidence) -> None:
     by_verdict = any(fails(result, strict=run.strict) for result in run.results)
     assert (by_verdict or bool(run_problem(run))) == (run.exit_status != 0)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_whole", "status"),
+    [
+        ([0, 0], True, 0),
+        ([0, 4], True, 0),
+        ([4, 4], True, 4),
+        ([], True, 4),
+        ([0, 3, 1], True, 1),
+        ([0, 1], False, 1),
+        ([0, 3], True, 3),
+        ([0, 130], True, 3),
+        ([0], False, 3),
+        ([], False, 3),
+    ],
+)
+def test_several_runs_have_the_status_that_one_would_have(
+    statuses: list[int], is_whole: bool, status: int
+) -> None:
+    assert runs_status(statuses, is_whole=is_whole) == status

@@ -93,6 +93,13 @@ def test_a_copy_of_a_plan_keeps_the_folder_of_the_first(folder: Path, tmp_path: 
     assert copy.digest == plan(WHOLE, folder).digest
 
 
+def test_a_copy_can_be_read_when_the_kernels_are_gone(folder: Path, tmp_path: Path) -> None:
+    (folder / "linux").rmdir()
+    assert parse(WHOLE, Path("elsewhere/plan.yaml"), folder).kernels["tree"].paths
+    with pytest.raises(PlanError, match="linux does not exist"):
+        plan(WHOLE, folder)
+
+
 def test_an_entry_names_hosts_by_kind_and_all_by_default(folder: Path) -> None:
     some, all_of_them = plan(WHOLE, folder).runs
     assert some.hosts == ("emulated", "spr", "board")

@@ -50,3 +50,25 @@ def test_the_live_lines_need_no_thread() -> None:
             at_work.began("one")
             at_work.tick()
             assert threading.active_count() == before
+
+
+def test_a_text_that_ends_in_a_newline_stays() -> None:
+    stream = io.StringIO()
+    with AtWork(1, str, stream, prefix="kvmtest: fleet: ") as at_work:
+        at_work.began("spr")
+        at_work.said("spr", "booting")
+        at_work.said("spr", "stable 1: PASS\n")
+        at_work.interrupted()
+    assert stream.getvalue() == (
+        "kvmtest: fleet: spr: stable 1: PASS\n"
+        "kvmtest: fleet: interrupted: cleaning up; interrupt again to stop at once\n"
+    )
+
+
+def test_more_tasks_than_the_terminal_has_lines_are_counted() -> None:
+    with terminal() as term:
+        with AtWork(100, str, term.stream) as at_work:
+            for number in range(100):
+                at_work.began(f"host-{number}")
+        shown = term.text()
+    assert re.search(r"and \d+ more", shown)
