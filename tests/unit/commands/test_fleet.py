@@ -5,6 +5,9 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -190,36 +193,78 @@ def test_without_a_folder_only_a_dry_run_is_possible(fleet: Fleet, capsys: Captu
     assert "name the folder of the results: -o DIR" in capsys.readouterr().err
 
 
+class Hanging:
+    """Hosts that hang for ever, and the command that waits for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._fifo = folder / "hangs"
+        os.mkfifo(self._fifo)
+        self._said, self._says = os.pipe()
+
+    def hang(self) -> None:
+        os.write(self._says, b"hangs\n")
+        self._fifo.read_text()
+
+    def await_hosts(self) -> None:
+        """Wait until both hosts hang."""
+        said = b""
+        while said.count(b"\n") < 2:
+            said += os.read(self._said, 100)
+
+    @contextmanager
+    def started(self, fleet: Fleet) -> Iterator[ForkProcess]:
+        command = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(fleet.run()))
+        command.start()
+        try:
+            yield command
+        finally:
+            command.kill()
+
+
+def test_a_second_ctrl_c_leaves_hosts_to_a_resume(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    hanging = Hanging(tmp_path)
+    monkeypatch.setattr(PaperHost, "run", lambda *_: hanging.hang())
+    monkeypatch.setattr(PaperHost, "restore", lambda *_: hanging.hang())
+    with hanging.started(fleet) as command:
+        for _ in range(2):
+            # At work, then being put back.
+            hanging.await_hosts()
+            os.kill(command.pid or 0, signal.SIGINT)
+        command.join()
+    assert command.exitcode == 130
+    monkeypatch.undo()
+    monkeypatch.setattr(kvmtest.commands.fleet_run, "opening", fleet._opening)
+    capsys.readouterr()
+    assert fleet.status() == 3
+    assert capsys.readouterr().out.count("NOT put back yet") == 2
+    assert fleet.resume() == 0
+    assert fleet.kept == ALL
+    assert [host.state for host in fleet.hosts.values()] == 2 * [OWN_STATE]
+
+
 def test_ctrl_c_puts_hosts_back_and_leaves_a_folder_to_resume(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     own = PaperHost.run
-    hangs, told = tmp_path / "hangs", tmp_path / "told"
-    os.mkfifo(hangs)
-    os.mkfifo(told)
+    hanging = Hanging(tmp_path)
 
     def run(host: PaperHost, job: Job) -> Outcome:
         outcome = own(host, job)
         if ".new." in job.id:
-            told.write_text("at work\n")
-            hangs.read_text()
+            hanging.hang()
         return outcome
 
     monkeypatch.setattr(PaperHost, "run", run)
-    command = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(fleet.run()))
-    command.start()
-    try:
-        # Open for writing too, it does not end between the two.
-        with os.fdopen(os.open(told, os.O_RDWR), "rb", 0) as at_work:
-            assert [at_work.readline(), at_work.readline()] == 2 * [b"at work\n"]
+    with hanging.started(fleet) as command:
+        hanging.await_hosts()
         assert fleet.status() == 3
         assert f"At work: pid {command.pid} (" in capsys.readouterr().out
         assert fleet.resume() == 3
         assert "works on it; wait for its end, or stop it" in capsys.readouterr().err
         os.kill(command.pid or 0, signal.SIGINT)
         command.join()
-    finally:
-        command.kill()
     assert command.exitcode == 130
     assert fleet.kept == ["emr/own/1", "spr/own/1"]
     assert [host.state for host in fleet.hosts.values()] == 2 * [OWN_STATE]

@@ -231,4 +231,5 @@ def test_where_nobody_hears_the_course_goes_on(fleet: Fleet) -> None:
 
     fleet.said = Gone()
     assert fleet.drive().next is None
+    assert fleet.kept == ALL
     assert fleet.host.state == OWN_STATE

@@ -30,13 +30,13 @@ def held_for_a_dead_command(folder: Path) -> tuple[int, int]:
     told, tell = os.pipe()
     command = os.fork()
     if command == 0:
-        take(folder)
-        child = os.fork()
-        if child:
-            os.write(tell, b"%d\n" % child)
-            os._exit(0)
-        os.close(held)
-        os.read(lets_go, 1)
+        with take(folder):
+            child = os.fork()
+            if child == 0:
+                os.close(held)
+                os.read(lets_go, 1)
+                os._exit(0)
+        os.write(tell, b"%d\n" % child)
         os._exit(0)
     os.close(lets_go)
     os.waitpid(command, 0)
