@@ -25,8 +25,9 @@ OnText = Callable[[str], None]
 _FOLDER = "/var/lib/kvmtest"
 _OWNER = f"{_FOLDER}/fleet-owner"
 # Words: who asks. A link can't replace a file, so the first one to come stays.
+# A shell's own printf calls a full disk an I/O error.
 _CLAIM = f"""
-mkdir -p {_FOLDER} && printf %s "$1" >{_OWNER}.$$ || {{ rm -f {_OWNER}.$$; exit 1; }}
+mkdir -p {_FOLDER} && env printf %s "$1" >{_OWNER}.$$ || {{ rm -f {_OWNER}.$$; exit 1; }}
 ln {_OWNER}.$$ {_OWNER} 2>/dev/null
 rm {_OWNER}.$$
 cat {_OWNER}
