@@ -35,6 +35,8 @@ BEGAN, ENDED = "began", "ended"
 #: The folder that kvmtest writes, in a job's.
 OUTPUT = "output"
 
+_TOLD = "it was told to end"
+
 _LOCK, _STATE = "lock", "state.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SYSTEMD = Path("/run/systemd/system")
@@ -44,6 +46,8 @@ _TAIL = 16 << 10
 _STATE_SIZE = 128 << 10
 # Seconds that a job gets to restore its host once it is told to end.
 _GRACE_S = 60.0
+# Seconds in which a signal to a group of processes reaches the last of them.
+_HEARING_S = 1.0
 # Seconds for the unit to say that it has the lock.
 _READY_S = 60.0
 
@@ -166,6 +170,9 @@ class _Worker:
                 failed = f"the command `{shlex.join(words)}` ended with status {status}"
                 return self._ended(None, self._stopped or failed)
         status = self._run(self._job["command"])
+        # The signal that told this unit to end, too, may have ended kvmtest before this heard it.
+        if status not in range(128) and select.select([self._told], [], [], _HEARING_S)[0]:
+            self._stopped = self._stopped or _TOLD
         if status < 0:
             # Its guardian may have done it, and this waits for the guardian.
             self._run(self._job["restore"], restores=True)
@@ -222,7 +229,7 @@ class _Worker:
             elif not readable or self._told in readable:
                 late = f"it did not end within {self._job['deadline']:.0f} s"
                 self._is_late = not readable
-                self._stopped = self._stopped or (late if not readable else "it was told to end")
+                self._stopped = self._stopped or (late if not readable else _TOLD)
                 stopped = True
                 waited.discard(self._told)
                 process.terminate()
