@@ -160,11 +160,18 @@ def while_lost(do: Callable[[], T], until: float, pause: float = _PAUSE) -> T:
 
     ``pause``: seconds from one beginning to the next, at least.
     """
+    lost: ConnectionLost | None = None
     while True:
         began = time.monotonic()
         try:
             return do()
-        except ConnectionLost:
+        except TooSlow:
+            if lost is None or time.monotonic() < until:
+                raise
+            # The host was away until too little time was left for an answer.
+            raise lost from None
+        except ConnectionLost as error:
+            lost = error
             # A host that is down refuses at once; one whose network is away takes its time.
             next_time = max(began + pause, time.monotonic())
             if next_time >= until:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kvmtest.fleet.shell import CommandFailed, ConnectionLost, Ran, while_lost
+from kvmtest.fleet.shell import CommandFailed, ConnectionLost, Ran, TooSlow, while_lost
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,22 @@ def test_what_stays_lost_is_given_up() -> None:
     with pytest.raises(ConnectionLost, match="away"):
         while_lost(do, began + 0.05, pause=0.01)
     assert 0.02 < time.monotonic() - began < 60
+
+
+def test_a_host_that_was_away_till_the_end_is_not_called_slow() -> None:
+    until = time.monotonic() + 0.05
+    left: list[Exception] = [ConnectionLost("away")]
+
+    def do() -> None:
+        if left:
+            raise left.pop()
+        time.sleep(max(0.0, until - time.monotonic()))
+        raise TooSlow("no answer in 0 s")
+
+    with pytest.raises(ConnectionLost, match="away"):
+        while_lost(do, until, pause=0)
+    with pytest.raises(TooSlow):
+        while_lost(do, until, pause=0)
 
 
 def test_another_failure_is_not_tried_again() -> None:
