@@ -37,6 +37,8 @@ _POLL_S = 5.0
 _ANSWER_S = 15.0
 _RETURN_S = 120.0
 _PAUSE_S = 1.0
+# Seconds in which a coordinator that is back is reached, too.
+_SETTLED_S = 5.0
 
 T = TypeVar("T")
 OnText = Callable[[str], None]
@@ -166,10 +168,17 @@ class Places:
         Raises EnvironmentUnfit where somebody else has it now. A coordinator that is away is let
         be: it gives the place to nobody.
         """
-        try:
-            self.acquire(held.name, 0.0)
-        except CoordinatorAway as error:
-            self.on_step(f"{held.name}: {error}; going on without it")
+        # gRPC may remember for a second or two that an earlier channel of this process failed.
+        until = time.monotonic() + _SETTLED_S
+        while True:
+            try:
+                self.acquire(held.name, 0.0)
+            except CoordinatorAway as error:
+                if time.monotonic() < until:
+                    time.sleep(_PAUSE_S)
+                    continue
+                self.on_step(f"{held.name}: {error}; going on without it")
+            return
 
     def release(self, held: HeldPlace) -> None:
         """Return a place; one that is ours no more is let be.
