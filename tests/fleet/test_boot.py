@@ -10,6 +10,7 @@ import pytest
 from fleet.conftest import PRETENDED, started
 from support.hosts import Hosts, HostSpec, NamespacedHost
 from support.kernel_files import BANNER, RELEASE, bzimage, deb, tree_files, vmlinux
+from support.long_tests import takes_long
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit
@@ -114,6 +115,7 @@ def test_from_one_kernel_to_the_next_it_is_one_reboot(
     assert host.run("ls", f"/lib/modules/{RELEASE}", check=False).returncode == 2
 
 
+@takes_long
 def test_another_build_of_the_release_that_runs_is_another_kernel(
     host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel, tmp_path: Path
 ) -> None:
@@ -146,6 +148,7 @@ def test_a_host_that_comes_back_with_another_kernel_is_told(
         HostKernel(shell, print).boot(kernel, 60)
 
 
+@takes_long
 def test_a_host_that_never_comes_back_is_lost_at_its_deadline(
     host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel
 ) -> None:
@@ -215,6 +218,7 @@ def is_killed(shell: Shell, kernel: PackedKernel, uses: int) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@takes_long
 def test_a_kill_at_any_point_leaves_what_a_resume_goes_on_with(
     host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel
 ) -> None:

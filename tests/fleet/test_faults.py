@@ -16,6 +16,7 @@ from support.hosts import Hosts, NamespacedHost
 from support.hosts.gate import gate
 from support.kernel_files import RELEASE, deb, tree_files
 from support.labgrid_service import Labgrid, labgrid
+from support.long_tests import takes_long
 
 from kvmtest.evidence.file import load
 from kvmtest.fleet.course import Boot, Ended, Ending, Restore, Run
@@ -169,6 +170,7 @@ def test_a_run_goes_on_while_its_connection_is_lost(fleet: Fleet, hosts: Hosts) 
     assert_as_it_was(host)
 
 
+@takes_long
 def test_a_host_that_stays_away_is_lost_and_the_others_go_on(fleet: Fleet, hosts: Hosts) -> None:
     host = hosts["host3"]
     with gate(host) as closed:
@@ -204,6 +206,7 @@ def two_kernels(other: dict[str, Any], boot_deadline: int = 120) -> dict[str, An
     return {**plan, "kernels": {"own": {"own": True}, "other": other}}
 
 
+@takes_long
 def test_a_host_boots_a_kernel_once_and_is_put_back(
     fleet: Fleet, hosts: Hosts, other_kernel: dict[str, Any]
 ) -> None:
@@ -216,6 +219,7 @@ def test_a_host_boots_a_kernel_once_and_is_put_back(
     assert_as_it_was(hosts["host8"])
 
 
+@takes_long
 def test_another_kernel_than_the_one_asked_for_gives_no_evidence(
     fleet: Fleet, hosts: Hosts, other_kernel: dict[str, Any]
 ) -> None:
@@ -233,6 +237,7 @@ def test_another_kernel_than_the_one_asked_for_gives_no_evidence(
     assert_as_it_was(host)
 
 
+@takes_long
 def test_a_host_that_does_not_come_back_from_a_reboot_is_lost(
     fleet: Fleet, hosts: Hosts, other_kernel: dict[str, Any]
 ) -> None:

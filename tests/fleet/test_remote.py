@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.hosts import Hosts, NamespacedHost
+from support.long_tests import takes_long
 
 from kvmtest.errors import UsageError
 from kvmtest.evidence.file import loads
@@ -236,6 +237,7 @@ def test_a_host_whose_run_was_killed_is_restored(fleet: Fleet) -> None:
     assert host.run("find", RECORD, check=False).stdout == ""
 
 
+@takes_long
 def test_a_host_that_stays_away_is_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvmtest.fleet.remote._LATE_S", 1.0)
     host = fleet.hosts["host5"]
@@ -296,6 +298,7 @@ REFUSED = {
 }
 
 
+@takes_long
 def test_what_is_no_evidence_is_refused_in_one_line(fleet: Fleet) -> None:
     host, target = fleet.hosts["host6"], fleet.target("host6")
     target.run(Job(["--only", BTF]))
