@@ -8,8 +8,9 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-#: The folders of tests/ in the order in which they start. The lab takes one worker longest.
-ORDER = ("lab", "unit", "kvm", "fleet", "e2e")
+#: The folders of tests/ in the order in which they start. The lab takes one worker longest, and the
+#: fleet's tests wait for hosts: another worker has work meanwhile.
+ORDER = ("lab", "fleet", "unit", "kvm", "e2e")
 
 #: Files whose tests need the same thing, which is there once: they run in turn, on one worker.
 IN_TURN = {
