@@ -124,7 +124,7 @@ def test_it_stops_where_a_trigger_takes_too_long() -> None:
     assert proof.refusal is not None
     took = re.fullmatch(r"trigger 2 took ([0-9.]+) ms, more than 100 ms", proof.refusal)
     assert took
-    # It slept by one clock and is measured by another, which may run a little slower.
+    # On a virtual machine a sleep of 150 ms was once over after 149.9 ms.
     assert float(took[1]) >= 149
     assert proof.sent == 2
 
