@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from textwrap import shorten
 from typing import Any
 
 from kvmtest.errors import KvmtestError
@@ -24,8 +25,8 @@ from kvmtest.smi.watch import watch
 
 __all__ = ["Answer", "Pollution", "Smis", "Tone", "observed"]
 
-#: The longest remedy that is told in full where it must fit into one line.
-_SHORT = 55
+#: What a line of 80 columns has for an answer, between its question and the number of a reason.
+_ROOM = 56
 
 _SHORT_NAMES = {Evidence.CODE: "code"}
 
@@ -103,14 +104,17 @@ class Pollution:
     def _knob(self) -> Answer:
         question = "freeze_on_smi"
         if isinstance(self.knob, Missing):
-            words = "unknown" if self.knob_path else "none here"
+            if not self.has_bit:
+                words = "none here: this CPU has no such bit"
+            else:
+                words = _because("unknown" if self.knob_path else "none here", self.knob)
             return Answer(question, words, Tone.OPEN, self.knob)
         return Answer(question, *(("on", Tone.GOOD) if self.knob else ("off", Tone.BAD)))
 
     def _bits(self) -> Answer:
         question, bits = "on every CPU", self.bits
         if isinstance(bits, Missing):
-            return Answer(question, "unknown", Tone.OPEN, bits)
+            return Answer(question, _because("unknown", bits), Tone.OPEN, bits)
         said, values = "MSR 0x1d9 bit 14 is", sorted(set(bits.values()))
         if len(values) == 1:
             all_cpus = f"{len(bits)} of {len(bits)}"
@@ -121,7 +125,7 @@ class Pollution:
         wrong = 1 if self.knob == 0 else 0
         some = [cpu for cpu, bit in bits.items() if bit == wrong]
         which = f"CPU {cpu_list(some)}"
-        where = which if len(which) < _SHORT // 2 else f"{len(some)} of {len(bits)}"
+        where = which if len(which) < _ROOM // 2 else f"{len(some)} of {len(bits)}"
         return Answer(question, f"no: {said} {wrong} on {where}", Tone.BAD)
 
     def _guests(self) -> Answer:
@@ -136,12 +140,12 @@ class Pollution:
                 return Answer(question, f"lost: this kernel lacks the fix ({by})", Tone.BAD)
         what = f"whether this kernel has the fix can't be seen: {self.fix.observation}"
         missing = Missing(what, "kvmtest kernel inspect -v says more")
-        return Answer(question, "unknown", Tone.OPEN, missing)
+        return Answer(question, _because("unknown", missing), Tone.OPEN, missing)
 
     def _smis(self) -> Answer:
         question, smis = "SMIs", self.smis
         if isinstance(smis, Missing):
-            return Answer(question, "not counted", Tone.OPEN, smis)
+            return Answer(question, _because("not counted", smis), Tone.OPEN, smis)
         where = " of this VM" * self.is_virtual
         said = f"{_spread(smis.by_cpu)} a CPU{where} in {smis.seconds:.2g} s ({smis.counted_by})"
         if smis.since_reset and not self.is_virtual:
@@ -189,8 +193,8 @@ class Pollution:
 def observed(machine: Machine, seconds: float) -> Pollution:
     """Look at the machine, and count SMIs meanwhile: for so many seconds, 0 for not at all."""
     if not seconds:
-        uncounted = Missing("SMIs were not counted, by --seconds 0", "leave out --seconds 0")
-        return _seen(machine, uncounted)
+        what = "SMIs were not counted: --seconds is 0"
+        return _seen(machine, Missing(what, "leave out --seconds 0"))
     count = bystander_counts(machine)
     if isinstance(count, Missing):
         return _seen(machine, count)
@@ -265,10 +269,18 @@ def _fix_by_types(machine: Machine) -> Finding:
 
 
 def _remedy(missing: Missing) -> tuple[str, Tone, Missing | None]:
-    """Return a remedy in a line; where there is no room for it, where it stands."""
-    if missing.remedy and len(missing.remedy) <= _SHORT:
-        return missing.remedy, Tone.OPEN, None
-    return "get what is missing", Tone.OPEN, missing
+    """Return a remedy in a line; where there is no room for it, its begin and where it stands."""
+    words = _shortened(missing.remedy or "get what is missing", _ROOM)
+    return words, Tone.OPEN, None if words == missing.remedy else missing
+
+
+def _because(words: str, missing: Missing) -> str:
+    """Return an answer in a few words with its reason."""
+    return f"{words}: {_shortened(missing.brief, _ROOM - len(f'{words}: '))}"
+
+
+def _shortened(text: str, room: int) -> str:
+    return shorten(text, room, placeholder=" …")
 
 
 def _spread(counts: Mapping[int, int]) -> str:

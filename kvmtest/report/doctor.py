@@ -84,7 +84,7 @@ class _Numbered:
 
     def answer(self, answer: Answer) -> Text:
         """Return an answer in words, with the number of what is missing for a better one."""
-        see = f": see {self._number(answer.missing)}" if answer.missing else ""
+        see = f" (see {self._number(answer.missing)})" if answer.missing else ""
         text = Text(printable(f"{answer.words}{see}"))
         text.stylize(_STYLES[answer.tone], 0, len(answer.words.partition(":")[0]))
         return text

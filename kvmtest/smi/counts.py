@@ -125,12 +125,13 @@ def counts(machine: Machine) -> SmiCount | Missing:
     perf = _perf_count(machine)
     if not isinstance(perf, Missing):
         return perf
-    remedies = [msrs.remedy, perf.remedy]
+    reasons = [msrs, perf]
     cpu = machine.cpu
     if not isinstance(cpu, Missing) and cpu.vendor != "intel":
-        remedies.reverse()  # Others have no MSR_SMI_COUNT, unless a hypervisor lends them one.
-    remedy = next(filter(None, remedies), "")
-    return Missing(f"nothing counts SMIs: {msrs.what}; {perf.what}", remedy)
+        reasons.reverse()  # Others have no MSR_SMI_COUNT, unless a hypervisor lends them one.
+    whats = "; ".join(each.what for each in reasons)
+    remedy = next((each.remedy for each in reasons if each.remedy), "")
+    return Missing(f"nothing counts SMIs: {whats}", remedy)
 
 
 def bystander_counts(machine: Machine) -> SmiCount | Missing:
@@ -144,7 +145,7 @@ def bystander_counts(machine: Machine) -> SmiCount | Missing:
     if event_name(machine) != _LS_SMI_RX:
         return counts(machine)
     return Missing(
-        "KVM's PMU is mediated: nobody could start a VM with a PMU while perf counts SMIs",
+        "KVM's PMU is mediated, so nobody could start a VM with a PMU while perf counts SMIs",
         f"use --allow-other-vms, or load the KVM module with {PARAMETER}=0",
     )
 

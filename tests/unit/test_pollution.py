@@ -24,7 +24,11 @@ ABSENT = Finding(FIX, State.ABSENT, (Evidence.TYPES,))
 UNKNOWN = Finding(FIX, State.UNKNOWN, (), "these types do not describe KVM")
 NO_MSR = Missing("module msr is not loaded (no /dev/cpu/N/msr)", "modprobe msr")
 NO_KNOB = Missing("AMD CPUs have no such bit", "run on an Intel CPU")
-LONG = Missing("nothing counts SMIs", "do this and that, and then find somebody who does the rest")
+NO_PMU = Missing("this virtual machine has no PMU (no cpu PMU in sysfs)", "give it one")
+LONG = Missing(
+    f"nothing counts SMIs: {NO_PMU.what}; {NO_MSR.what}",
+    "do this and that, and then find somebody who does the rest",
+)
 
 #: A machine of which there is nothing to complain.
 GOOD = Pollution(
@@ -47,7 +51,10 @@ ANSWERS = [
     # freeze_on_smi
     (GOOD, 0, "on", Tone.GOOD),
     (replace(GOOD, knob=0), 0, "off", Tone.BAD),
-    (AMD, 0, "none here", Tone.OPEN),
+    (AMD, 0, "none here: this CPU has no such bit", Tone.OPEN),
+    (replace(GOOD, knob_path=None, knob=NO_PMU), 0, "none here: this virtual machine has no PMU",
+     Tone.OPEN),
+    (replace(GOOD, knob=Missing("a word " * 20)), 0, f"unknown: {'a word ' * 6}a …", Tone.OPEN),
     # on every CPU
     (GOOD, 1, "yes: MSR 0x1d9 bit 14 is 1 on 16 of 16", Tone.GOOD),
     (replace(GOOD, bits=OFF), 1, "no: MSR 0x1d9 bit 14 is 0 on 2 of 2", Tone.BAD),
@@ -57,11 +64,11 @@ ANSWERS = [
     (replace(GOOD, knob=0, bits=OFF), 1, "MSR 0x1d9 bit 14 is 0 on 2 of 2", Tone.OPEN),
     (replace(GOOD, knob=0, bits={0: 0, 1: 1}), 1, "no: MSR 0x1d9 bit 14 is 1 on CPU 1", Tone.BAD),
     (replace(AMD, bits=OFF), 1, "MSR 0x1d9 bit 14 is 0 on 2 of 2", Tone.OPEN),
-    (replace(GOOD, bits=NO_MSR), 1, "unknown", Tone.OPEN),
+    (replace(GOOD, bits=NO_MSR), 1, "unknown: module msr is not loaded", Tone.OPEN),
     # in guests
     (GOOD, 2, "kept: this kernel has the fix (types, code)", Tone.GOOD),
     (OLD, 2, "lost: this kernel lacks the fix (types)", Tone.BAD),
-    (replace(GOOD, fix=UNKNOWN), 2, "unknown", Tone.OPEN),
+    (replace(GOOD, fix=UNKNOWN), 2, "unknown: these types do not describe KVM", Tone.OPEN),
     (AMD, 2, "nothing to keep: this CPU has no such bit", Tone.OPEN),
     # SMIs
     (GOOD, 3, "0 a CPU in 1 s (MSR 0x34); 1840 since reset", Tone.OPEN),
@@ -71,7 +78,7 @@ ANSWERS = [
     ),
     # What a hypervisor lends a guest counts none of the host's.
     (replace(GOOD, is_virtual=True), 3, "0 a CPU of this VM in 1 s (MSR 0x34)", Tone.OPEN),
-    (replace(GOOD, smis=LONG), 3, "not counted", Tone.OPEN),
+    (replace(GOOD, smis=LONG), 3, "not counted: this virtual machine has no PMU", Tone.OPEN),
     # what to do
     (GOOD, 4, "nothing: kvmtest run would prove it", Tone.GOOD),
     (replace(GOOD, knob=0), 4, "echo 1 > /sys/devices/cpu/freeze_on_smi", Tone.BAD),
@@ -94,7 +101,11 @@ ANSWERS = [
     ),
     (replace(GOOD, bits=NO_MSR), 4, "modprobe msr", Tone.OPEN),
     (replace(GOOD, fix=UNKNOWN), 4, "kvmtest run: it shows if guests keep it", Tone.OPEN),
-    (replace(GOOD, smis=LONG), 4, "get what is missing", Tone.OPEN),
+    (
+        replace(GOOD, smis=LONG),
+        4, "do this and that, and then find somebody who does the …", Tone.OPEN,
+    ),
+    (replace(GOOD, smis=Missing("it broke")), 4, "get what is missing", Tone.OPEN),
     (replace(GOOD, knob_path=None, knob=NO_MSR), 4, "modprobe msr", Tone.OPEN),
     (AMD, 4, "count SMIs beside it: kvmtest smi watch", Tone.OPEN),
     (replace(AMD, smis=LONG), 4, "count SMIs beside, once that is possible", Tone.OPEN),
@@ -118,9 +129,9 @@ WIDE = replace(
 
 @pytest.mark.parametrize("seen", [WIDE, replace(WIDE, knob=1, bits=OFF), *(a[0] for a in ANSWERS)])
 def test_an_answer_fits_its_line_of_80_columns(seen: Pollution) -> None:
-    room = 80 - len("freeze_on_smi  ") - len(": see 10")
+    room = 80 - len("freeze_on_smi  ") - len(" (see 10)")
     assert len(seen.answers) == 5
-    assert [len(a.words) for a in seen.answers if len(a.words) > room + 8 * (not a.missing)] == []
+    assert [len(a.words) for a in seen.answers if len(a.words) > room + 9 * (not a.missing)] == []
 
 
 def test_what_keeps_an_answer_from_being_a_better_one_is_named() -> None:
@@ -198,8 +209,12 @@ def test_without_msrs_nothing_is_claimed_of_them_nor_of_smis(tmp_path: Path) -> 
     machine.tree.path("/dev/cpu/0/msr").unlink()
     seen = observed(machine, 0.01)
     assert [answer.words for answer in seen.answers] == [
-        "on", "unknown", "kept: this kernel has the fix (types)", "not counted", "modprobe msr",
-    ]  # fmt: skip
+        "on",
+        "unknown: module msr is not loaded",
+        "kept: this kernel has the fix (types)",
+        "not counted: module msr is not loaded",
+        "modprobe msr",
+    ]
     whats = [missing.what for missing in seen.missing]
     assert whats[0] == NO_MSR.what
     assert whats[1].startswith("nothing counts SMIs: ")
@@ -240,6 +255,6 @@ def test_a_knob_that_is_none_is_no_answer(tmp_path: Path) -> None:
     machine = host(tmp_path)
     write(machine.tree, KNOB, "Y\n")
     answer = observed(machine, 0).answers[0]
-    assert answer.words == "unknown"
+    assert answer.words == f"unknown: {KNOB} says 'Y', …"
     assert answer.missing
     assert "says 'Y'" in answer.missing.what

@@ -1,6 +1,6 @@
 """doctor says first whether SMIs pollute counts and what to do, then what the machine is good for.
 
-Each missing thing is told once, at the end.
+Each missing thing is told once, at the end; the first lines have the reason in short.
 """
 
 import json
@@ -134,10 +134,12 @@ def test_nothing_is_counted_where_nobody_wants_to_wait(tmp_path: Path, capsys: C
     intel_host(tmp_path)
     assert main(["doctor", "--seconds", "0", "--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^SMIs           not counted: see \d+ *$", out, re.MULTILINE)
+    assert re.search(
+        r"^SMIs           not counted: --seconds is 0 \(see \d+\) *$", out, re.MULTILINE
+    )
     assert main(["doctor", "--seconds", "0", "--json", "--root", str(tmp_path)]) == 0
     smis = json.loads(capsys.readouterr().out)["pollution"]["smis"]
-    assert smis["missing"] == "SMIs were not counted, by --seconds 0"
+    assert smis["missing"] == "SMIs were not counted: --seconds is 0"
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "x", "1e9", "0.001"])
@@ -163,14 +165,17 @@ def test_each_missing_thing_is_told_once_and_else_by_its_number(
     wanted = {missing for p in PROPERTIES for missing in lacking(machine, p)}
     wanted |= {s for s in all_sources(machine).values() if isinstance(s, Missing)}
     wanted |= {f for f in (machine.lockdown, machine.secure_boot) if isinstance(f, Missing)}
-    told = " ".join(facts.split())
+    # The first five lines say why they have no better answer.
+    answers, _, rest = facts.partition("\n\n")
+    told = " ".join(rest.split())
     assert not [missing for missing in wanted if missing.what in told]
     whats = re.findall(r"^\d+ +(.*?)(?: {2,}.*)?$", table, re.MULTILINE)
     assert len(set(whats)) == len(whats) == len(numbers)
     # Why there is no source of SMIs is told by the sources' own rows.
     assert {m.what for m in wanted if not m.what.startswith("no SMI source (")} <= set(whats)
     # Every number that anything refers to is in the table.
-    referred = re.findall(r"see (\d+) *$|  ([\d ]+)$", facts, re.MULTILINE)
+    referred = re.findall(r" \(see (\d+)\) *$|  ([\d ]+)$", facts, re.MULTILINE)
+    assert ("(see " in answers) == (there == "nothing")
     assert {n for pair in referred for n in " ".join(pair).split()} <= set(numbers)
 
 
