@@ -7,7 +7,7 @@ change that?
 
 import argparse
 
-from .parser import Commands, Parser, add_command
+from .parser import Commands, Parser, add_command, number
 
 __all__ = ["add"]
 
@@ -24,7 +24,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--seconds",
         metavar="S",
-        type=_seconds,
+        type=number(3600, "seconds", or_zero=True),
         default=1.0,
         help="how long SMIs are counted (default: 1; 0: not at all)",
     )
@@ -52,13 +52,3 @@ def run(options: argparse.Namespace) -> int:
     for part in page(found):
         screen.print(part)
     return 0
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds == 0 or 0.01 <= seconds <= 3600:
-        return seconds
-    raise argparse.ArgumentTypeError(f"{text}: give 0, or 0.01 to 3600 seconds")

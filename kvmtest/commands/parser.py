@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from kvmtest.errors import printable
 
-__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group", "fill"]
+__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group", "fill", "number"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,3 +90,19 @@ def add_evidence(parser: Parser) -> None:
         type=path,
         help="an evidence.json, or its folder",
     )
+
+
+def number(most: int, unit: str, *, or_zero: bool = False) -> Callable[[str], float]:
+    """Return what takes an argument from 0.01 to ``most``, or 0 if that is allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if 0.01 <= value <= most or (or_zero and value == 0):
+            return value
+        zero = "0, or " * or_zero
+        raise argparse.ArgumentTypeError(f"{text}: give {zero}0.01 to {most} {unit}")
+
+    return parse

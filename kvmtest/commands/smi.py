@@ -11,7 +11,7 @@ import time
 
 from kvmtest.interruption import Interruption
 
-from .parser import Commands, Parser, add_command, add_group
+from .parser import Commands, Parser, add_command, add_group, number
 
 __all__ = ["add"]
 
@@ -44,7 +44,11 @@ def _add_arguments(parser: Parser) -> None:
 
     option("smi_source").add_to(parser, "--source")
     parser.add_argument(
-        "--rate", metavar="HZ", type=_rate, default=2.0, help="triggers a second (default: 2)"
+        "--rate",
+        metavar="HZ",
+        type=number(10_000, "Hz"),
+        default=2.0,
+        help="triggers a second (default: 2)",
     )
     parser.add_argument(
         "--count", metavar="N", type=_count, default=10, help="number of triggers (default: 10)"
@@ -56,15 +60,16 @@ def _add_arguments(parser: Parser) -> None:
 def _add_watch_arguments(parser: Parser) -> None:
     from kvmtest.run_options import option
 
+    seconds = number(1_000_000, "seconds")
     parser.add_argument(
         "--interval",
         metavar="S",
-        type=_seconds,
+        type=seconds,
         default=1.0,
         help="how often the count is looked at (default: each second)",
     )
     parser.add_argument(
-        "--seconds", metavar="S", type=_seconds, help="end after so long (default: at Ctrl-C)"
+        "--seconds", metavar="S", type=seconds, help="end after so long (default: at Ctrl-C)"
     )
     option("allow_other_vms").add_to(parser)
     option("root").add_to(parser)
@@ -148,23 +153,3 @@ def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) <= 100_000:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text}: give 1 to 100000")
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if 0.01 <= rate <= 10_000:
-        return rate
-    raise argparse.ArgumentTypeError(f"{text}: give 0.01 to 10000 Hz")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if 0.01 <= seconds <= 1e6:
-        return seconds
-    raise argparse.ArgumentTypeError(f"{text}: give 0.01 to 1000000 seconds")

@@ -9,7 +9,7 @@ import sys
 
 from kvmtest.interruption import Interruption
 
-from .parser import Commands, Parser, add_command
+from .parser import Commands, Parser, add_command, number
 
 __all__ = ["add"]
 
@@ -37,7 +37,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--seconds",
         metavar="S",
-        type=_seconds,
+        type=number(3600, "seconds"),
         default=1.0,
         help="how long each rate is measured (default: 1)",
     )
@@ -102,13 +102,3 @@ def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) <= 100_000:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text}: give 0 to 100000")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if 0.01 <= seconds <= 3600:
-        return seconds
-    raise argparse.ArgumentTypeError(f"{text}: give 0.01 to 3600 seconds")
