@@ -29,7 +29,8 @@ def test_the_tutorial_s_commands_print_what_it_shows(hosts: Hosts, tmp_path: Pat
     environment["KVMTEST_CACHE"] = str(Cache.default().root)
     for name in [name for name in os.environ if name.startswith("LG_")]:
         del environment[name]
-    assert not list(play(todo, tmp_path, environment, tmp_path / "logs", TIMEOUT))
+    wrong = list(play(todo, tmp_path, environment, tmp_path / "logs", TIMEOUT))
+    assert not wrong, "\n".join(wrong)
     assert "first" in (tmp_path / "fleet/results/matrix.html").read_text()
     # Nothing is left on the host.
     host = hosts["host1"]

@@ -48,6 +48,7 @@ def test_the_tutorial_s_commands_print_what_it_shows(
     environment |= {name: value for name, value in os.environ.items() if name.endswith("_proxy")}
     environment |= {"LC_ALL": "C.UTF-8", "KVMTEST_CACHE": str(Cache.default().root)}
     (tmp_path / "logs").mkdir()
-    assert not list(play(todo, checkout, environment, tmp_path / "logs", TIMEOUT))
+    wrong = list(play(todo, checkout, environment, tmp_path / "logs", TIMEOUT))
+    assert not wrong, "\n".join(wrong)
     page = (checkout / "fixed.html").read_text()
     assert "EMULATED" in page
