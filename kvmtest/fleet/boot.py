@@ -23,7 +23,7 @@ from kvmtest.errors import EnvironmentUnfit, printable
 from . import grub
 from .host import HostLost, WrongKernel
 from .packed_kernel import CONFIG, IMAGE, MODULES, RELEASE, PackedKernel
-from .shell import PATIENCE, CommandFailed, ConnectionLost, Shell, TooSlow, patiently
+from .shell import PATIENCE, CommandFailed, ConnectionLost, Shell, TooSlow, patiently, seconds_left
 
 __all__ = ["FOLDER", "HostKernel", "Power", "Running", "Way"]
 
@@ -300,11 +300,11 @@ class HostKernel:
         archive = f"{FOLDER}/{kernel.release}.tar.gz"
         size = kernel.archive.stat().st_size / 1e6
         self._on_step(f"{self._shell.name}: bringing {kernel.release} ({size:.0f} MB)")
-        self._shell.put(kernel.archive, archive, deadline=_rest(until))
+        self._shell.put(kernel.archive, archive, deadline=seconds_left(until))
         unpack = "yes" if ours and kernel.has_modules else "no"
         self._script(
             _UNPACK, kernel.release, archive, unpack,
-            what=f"can't unpack {kernel.release}", deadline=_rest(until),
+            what=f"can't unpack {kernel.release}", deadline=seconds_left(until),
         )  # fmt: skip
         record = replace(record, brought=(*others, replace(new, is_whole=True)))
         self._write_record(record)
@@ -379,7 +379,7 @@ class HostKernel:
         began = time.monotonic()
         # Its end tells nothing: the host may take the connection down first, or not at all.
         with contextlib.suppress(ConnectionLost, TooSlow):
-            deadline = min(_GOING_DOWN_S, _rest(until))
+            deadline = min(_GOING_DOWN_S, seconds_left(until))
             ran = self._shell.run(["sh", "-c", script], deadline=deadline)
             ran.must(f"{self._shell.name}: can't reboot")
         while True:
@@ -448,10 +448,6 @@ class HostKernel:
     def _script(self, script: str, *words: str, what: str, deadline: float = PATIENCE) -> str:
         ran = self._shell.run(["sh", "-c", script, "sh", *words], deadline=deadline)
         return ran.must(f"{self._shell.name}: {what}").text
-
-
-def _rest(until: float) -> float:
-    return max(0.0, until - time.monotonic())
 
 
 def _record_of(text: str) -> _Record:

@@ -25,7 +25,7 @@ from kvmtest.child import mortal
 from kvmtest.distribution import install
 from kvmtest.errors import EnvironmentUnfit, UsageError
 
-from .shell import ANSWER, PATIENCE, ConnectionLost, Ran, Refused, TooMuch, TooSlow
+from .shell import ANSWER, PATIENCE, ConnectionLost, Ran, Refused, TooMuch, TooSlow, seconds_left
 
 __all__ = ["OpenSsh"]
 
@@ -178,7 +178,7 @@ class OpenSsh:
         with _process(self.command(words), given) as process:
             output, errors = self._read(process, until, deadline, most)
             try:
-                status = process.wait(max(0.0, until - time.monotonic()) + _LAST_S)
+                status = process.wait(seconds_left(until) + _LAST_S)
             except subprocess.TimeoutExpired:
                 raise self._too_slow(deadline) from None
         if status == _OWN_FAULT or status < 0:

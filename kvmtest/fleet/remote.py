@@ -27,7 +27,7 @@ from kvmtest.target import Job, Outcome, TargetFailed, TimeUp
 
 from .bundle import ASK, LIBRARIES, Bundle, HostPython, bundle
 from .host import HostLost
-from .shell import CommandFailed, ConnectionLost, Shell, TooMuch, TooSlow, while_lost
+from .shell import CommandFailed, ConnectionLost, Shell, TooMuch, TooSlow, seconds_left, while_lost
 from .unit import ENDED, OUTPUT
 
 __all__ = ["FOLDER", "RemoteTarget"]
@@ -168,9 +168,9 @@ class RemoteTarget:
         size = self._bundle.path.stat().st_size / 1e6
         self.on_step(f"{name}: bringing kvmtest ({size:.1f} MB)")
         archive = f"{FOLDER}/{digest}.tar.gz"
-        self.shell.put(self._bundle.path, archive, deadline=min(_BRING_S, _rest(until)))
+        self.shell.put(self._bundle.path, archive, deadline=min(_BRING_S, seconds_left(until)))
         words = [self._python.program, "-c", _UNPACK, archive, digest, self._unpacked]
-        unpacked = self.shell.run(words, deadline=min(_BRING_S, _rest(until)))
+        unpacked = self.shell.run(words, deadline=min(_BRING_S, seconds_left(until)))
         unpacked.must(f"{name}: can't unpack kvmtest")
 
     def _kvmtest(self, module: str, *words: str) -> list[str]:
@@ -204,7 +204,7 @@ class RemoteTarget:
         self.on_step(f"{self.shell.name}: running")
 
         def wait() -> dict[str, Any]:
-            ran = self.shell.run(words, deadline=_rest(until))
+            ran = self.shell.run(words, deadline=seconds_left(until))
             return _state(ran.must(f"{self.shell.name}: can't wait for the run").output)
 
         return while_lost(wait, until)
@@ -242,7 +242,9 @@ class RemoteTarget:
         return Outcome(status & 0xFF, evidence, files, durations=watch.durations)
 
     def _fetch(self, path: str, most: int, until: float) -> bytes:
-        return while_lost(lambda: self.shell.get(path, most=most, deadline=_rest(until)), until)
+        return while_lost(
+            lambda: self.shell.get(path, most=most, deadline=seconds_left(until)), until
+        )
 
     # Restoring
 
@@ -255,19 +257,15 @@ class RemoteTarget:
             self._bring(until)
             # However many there are, one command ends them.
             end = self._kvmtest("kvmtest.fleet.unit", "end", str(_END_S))
-            ended = self.shell.run(["sh", "-c", _END, "sh", *end], deadline=_rest(until))
+            ended = self.shell.run(["sh", "-c", _END, "sh", *end], deadline=seconds_left(until))
             ended.must("a run is at work still, and can't be ended")
-            self._undo(_rest(until))
+            self._undo(seconds_left(until))
         self.shell.run(["sh", "-c", _REMOVE]).must(f"can't remove {FOLDER}")
 
     def _undo(self, deadline: float) -> None:
         """Undo what a run left."""
         words = self._kvmtest("kvmtest", "restore")
         self.shell.run(words, deadline=deadline).must("kvmtest restore failed")
-
-
-def _rest(until: float) -> float:
-    return max(0.0, until - time.monotonic())
 
 
 def _name(job: str) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "TooMuch",
     "TooSlow",
     "patiently",
+    "seconds_left",
     "while_lost",
 ]
 
@@ -135,24 +136,17 @@ class Shell(Protocol):
         """
 
 
-def patiently(
-    shell: Shell,
-    words: Sequence[str],
-    until: float,
-    *,
-    deadline: float = PATIENCE,
-    most: int = ANSWER,
-) -> Ran:
+def seconds_left(until: float) -> float:
+    """Return the seconds from now to ``until``, by time.monotonic(); 0 once that has passed."""
+    return max(0.0, until - time.monotonic())
+
+
+def patiently(shell: Shell, words: Sequence[str], until: float) -> Ran:
     """Run a command that can be run twice, again and again until the host can be reached.
 
     ``until`` is by time.monotonic(). Raises as Shell.run, ConnectionLost only then.
     """
-
-    def run() -> Ran:
-        left = max(0.0, until - time.monotonic())
-        return shell.run(words, deadline=min(deadline, left), most=most)
-
-    return while_lost(run, until)
+    return while_lost(lambda: shell.run(words, deadline=min(PATIENCE, seconds_left(until))), until)
 
 
 def while_lost(do: Callable[[], T], until: float, pause: float = _PAUSE) -> T:
@@ -176,4 +170,4 @@ def while_lost(do: Callable[[], T], until: float, pause: float = _PAUSE) -> T:
             next_time = max(began + pause, time.monotonic())
             if next_time >= until:
                 raise
-            time.sleep(max(0.0, next_time - time.monotonic()))
+            time.sleep(seconds_left(next_time))

@@ -16,7 +16,7 @@ from .boot import HostKernel, Power, Way
 from .host import HostLost, KernelKind, PlannedKernel
 from .packed_kernel import pack
 from .remote import RemoteTarget
-from .shell import ConnectionLost, Shell, TooSlow, patiently
+from .shell import ConnectionLost, Shell, TooSlow, patiently, seconds_left
 
 __all__ = ["ShellHost"]
 
@@ -61,7 +61,7 @@ class ShellHost:
         if kernel.kind is not KernelKind.OWN:
             packed = pack(kernel, self.cache, self.on_step)
         self._claim(until)
-        self._kernel.boot(packed, _rest(until))
+        self._kernel.boot(packed, seconds_left(until))
         return self._target
 
     def restore(self, deadline: float) -> None:
@@ -73,10 +73,10 @@ class ShellHost:
             if not self.power:
                 raise
             # Switched off and on, it boots its own kernel; what outlasts that is undone now.
-            self._kernel.restore(_rest(until))
-            is_ours = self._cleared(_rest(until))
+            self._kernel.restore(seconds_left(until))
+            is_ours = self._cleared(seconds_left(until))
         if is_ours:
-            self._kernel.restore(_rest(until))
+            self._kernel.restore(seconds_left(until))
             self._release(until)
 
     def _cleared(self, deadline: float) -> bool:
@@ -84,7 +84,7 @@ class ShellHost:
         until = time.monotonic() + deadline
         if self._is_anothers(until):
             return False
-        self._target.restore(_rest(until))
+        self._target.restore(seconds_left(until))
         return True
 
     def _claim(self, until: float) -> None:
@@ -121,7 +121,3 @@ class ShellHost:
     @cached_property
     def _target(self) -> RemoteTarget:
         return RemoteTarget(self.shell, self.on_step, self.cache)
-
-
-def _rest(until: float) -> float:
-    return max(0.0, until - time.monotonic())
