@@ -196,7 +196,7 @@ class _State:
 
 
 class HostKernel:
-    """The kernel that a host runs. ``ways`` are tried in this order.
+    """The kernel that a host runs. ``first`` is the way of booting it once that is tried first.
 
     ``on_step`` gets a line before each step that takes seconds. All calls may be made again by
     another process after this one was killed at any point.
@@ -207,12 +207,12 @@ class HostKernel:
         shell: Shell,
         on_step: Callable[[str], None],
         power: Power | None = None,
-        ways: Sequence[Way] = tuple(Way),
+        first: Way = Way.GRUB,
     ) -> None:
         self._shell = shell
         self._on_step = on_step
         self._power = power
-        self._ways = ways
+        self._ways = [first, *(way for way in Way if way is not first)]
 
     def boot(self, kernel: PackedKernel | None, deadline: float) -> Running:
         """Boot a kernel, within ``deadline`` seconds; None is the host's own. Return what runs.

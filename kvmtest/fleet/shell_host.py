@@ -6,7 +6,7 @@ left with its own kernel and nothing of ours.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,7 +39,7 @@ _SILENCE_S = 120.0
 
 @dataclass
 class ShellHost:
-    """A host (kvmtest.fleet.host.Host); ``ways`` of booting a kernel once are tried in this order.
+    """A host (kvmtest.fleet.host.Host); ``first`` is the way of booting a kernel to try first.
 
     ``on_step`` gets a line before each step that takes seconds. ``power`` switches the host off and
     on where it does not answer. ``owner`` names who has the host, the same after a kill: another
@@ -50,7 +50,7 @@ class ShellHost:
     shell: Shell
     on_step: OnText
     power: Power | None = None
-    ways: Sequence[Way] = tuple(Way)
+    first: Way = Way.GRUB
     owner: str = ""
     cache: Cache = field(default_factory=Cache.default)
 
@@ -116,7 +116,7 @@ class ShellHost:
 
     @cached_property
     def _kernel(self) -> HostKernel:
-        return HostKernel(self.shell, self.on_step, self.power, self.ways)
+        return HostKernel(self.shell, self.on_step, self.power, self.first)
 
     @cached_property
     def _target(self) -> RemoteTarget:

@@ -35,5 +35,4 @@ def opened(
     the plan's address is none.
     """
     shell = OpenSsh(reach.address, reach.port, config=ssh_config, label=name)
-    ways = [Way(boot), *(way for way in Way if way != boot)]
-    yield ShellHost(name, shell, show, ways=ways, owner=owner)
+    yield ShellHost(name, shell, show, first=Way(boot), owner=owner)

@@ -68,9 +68,8 @@ def opened(
         service = _service(target, held)
         shell = shell_of(service, label=planned.name, config=ssh_config)
         power = PowerPorts.of(target, held)
-        ways = [Way(planned.boot), *(way for way in Way if way != planned.boot)]
         # The coordinator may forget who had what; the host does not.
-        host = ShellHost(planned.name, shell, show, power, ways, owner)
+        host = ShellHost(planned.name, shell, show, power, Way(planned.boot), owner)
         yield PlaceHost(host, places, held)
     finally:
         places.release(held)

@@ -177,5 +177,5 @@ class KernelStrategy(Strategy):
             self.ssh.shell,
             self.logger.info,
             self._powered(),
-            ways=[Way(self.boot), *(way for way in Way if way != self.boot)],
+            first=Way(self.boot),
         )

@@ -42,7 +42,7 @@ def test_a_host_by_ssh_is_one_over_a_shell() -> None:
     host = opened("metal")
     assert isinstance(host, ShellHost)
     assert host.owner == "token.metal"
-    assert host.ways[0] == "kexec"
+    assert host.first == "kexec"
 
 
 @pytest.mark.parametrize("name", ["place", "any"])
