@@ -170,9 +170,6 @@ class _Worker:
                 failed = f"the command `{shlex.join(words)}` ended with status {status}"
                 return self._ended(None, self._stopped or failed)
         status = self._run(self._job["command"])
-        # The signal that told this unit to end, too, may have ended kvmtest before this heard it.
-        if status not in range(128) and select.select([self._told], [], [], _HEARING_S)[0]:
-            self._stopped = self._stopped or _TOLD
         if status < 0:
             # Its guardian may have done it, and this waits for the guardian.
             self._run(self._job["restore"], restores=True)
@@ -205,7 +202,12 @@ class _Worker:
         finally:
             os.close(ended)
             process.stdout.close()
-        return process.wait()
+        status = process.wait()
+        # The signal that tells this unit to end, too, may have ended the command before.
+        was_signalled = status not in range(128) and not restores
+        if was_signalled and select.select([self._told], [], [], _HEARING_S)[0]:
+            self._stopped = self._stopped or _TOLD
+        return status
 
     def _listen(
         self, process: "subprocess.Popen[bytes]", output: int, ended: int, *, restores: bool

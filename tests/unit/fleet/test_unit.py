@@ -160,6 +160,22 @@ def test_the_command_alone_holds_the_job_where_its_unit_was_killed(
     assert wait(folder)["state"] == unit.BEGAN
 
 
+# A signal to a group of processes ends a command before its unit hears it.
+HEARD_LATE = "(sleep 0.2; kill $PPID) & kill $$"
+
+
+def test_a_job_was_told_to_end_although_its_unit_hears_of_that_last(folder: Path) -> None:
+    start(folder, HEARD_LATE)
+    state = wait(folder)
+    assert (state["status"], state["why"]) == (None, "it was told to end")
+
+
+def test_so_was_one_whose_command_before_it_is_at_work(folder: Path, tmp_path: Path) -> None:
+    start(folder, f"touch {tmp_path}/run", before=[["sh", "-c", HEARD_LATE]])
+    assert wait(folder)["why"] == "it was told to end"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_command_that_ignores_signals_is_killed(folder: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
