@@ -12,7 +12,6 @@ import asyncio
 import getpass
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,29 +86,28 @@ class Places:
 
         Raises UsageError where there is no such place, EnvironmentUnfit with the one that has it.
         """
+        return self._patiently(lambda session: self._acquired(session, name, deadline), deadline)
 
-        async def work(session: _Session) -> HeldPlace:
-            if name not in session.places:
-                known = ", ".join(sorted(session.places)) or "none"
-                raise UsageError(f"the coordinator has no place {name!r} (it has: {known})")
-            until, told = time.monotonic() + deadline, ""
-            while True:
-                place = session.places.get(name)
-                if place is not None and place.acquired == session.owner:
-                    return session.held(place)
-                holder = _holder(place) or await session.take(name)
-                if not holder:
-                    continue
-                if holder != told:
-                    self.on_step(f"{name}: waiting for {holder}, who has it")
-                    told = holder
-                if time.monotonic() >= until:
-                    raise EnvironmentUnfit(
-                        f"{name}: {holder} has this place; wait for its release, or ask its owner"
-                    )
-                await session.change(min(_POLL_S, until - time.monotonic()))
-
-        return self._patiently(work, deadline)
+    async def _acquired(self, session: "_Session", name: str, deadline: float) -> HeldPlace:
+        if name not in session.places:
+            known = ", ".join(sorted(session.places)) or "none"
+            raise UsageError(f"the coordinator has no place {name!r} (it has: {known})")
+        until, told = time.monotonic() + deadline, ""
+        while True:
+            place = session.places.get(name)
+            if place is not None and place.acquired == session.owner:
+                return session.held(place)
+            holder = _holder(place) or await session.take(name)
+            if not holder:
+                continue
+            if holder != told:
+                self.on_step(f"{name}: waiting for {holder}, who has it")
+                told = holder
+            if time.monotonic() >= until:
+                raise EnvironmentUnfit(
+                    f"{name}: {holder} has this place; wait for its release, or ask its owner"
+                )
+            await session.change(min(_POLL_S, until - time.monotonic()))
 
     def reserve(self, tags: Mapping[str, str], deadline: float) -> HeldPlace:
         """Acquire any place with these tags, in the order in which people ask for them.
@@ -168,17 +166,13 @@ class Places:
         Raises EnvironmentUnfit where somebody else has it now. A coordinator that is away is let
         be: it gives the place to nobody.
         """
-        # gRPC may remember for a second or two that an earlier channel of this process failed.
-        until = time.monotonic() + _SETTLED_S
-        while True:
-            try:
-                self.acquire(held.name, 0.0)
-            except CoordinatorAway as error:
-                if time.monotonic() < until:
-                    time.sleep(_PAUSE_S)
-                    continue
-                self.on_step(f"{held.name}: {error}; going on without it")
-            return
+        try:
+            # gRPC may remember for a second or two that an earlier channel of this process failed.
+            self._patiently(
+                lambda session: self._acquired(session, held.name, 0.0), _SETTLED_S, met=True
+            )
+        except CoordinatorAway as error:
+            self.on_step(f"{held.name}: {error}; going on without it")
 
     def release(self, held: HeldPlace) -> None:
         """Return a place; one that is ours no more is let be.
@@ -258,9 +252,6 @@ class _Session(ClientSession):
         super().__init__(address, loop)
         self._user = user
         self._changed = asyncio.Event()
-
-    def gethostname(self) -> str:
-        return os.environ.get("LG_HOSTNAME") or socket.gethostname()
 
     def getuser(self) -> str:
         return self._user
