@@ -71,6 +71,16 @@ def test_a_host_that_was_away_till_the_end_is_not_called_slow() -> None:
         while_lost(do, until, pause=0)
 
 
+def test_a_host_that_was_away_and_has_time_left_is_called_slow() -> None:
+    left: list[Exception] = [TooSlow("no answer in 1 s"), ConnectionLost("away")]
+
+    def do() -> None:
+        raise left.pop()
+
+    with pytest.raises(TooSlow):
+        while_lost(do, time.monotonic() + 60, pause=0)
+
+
 def test_another_failure_is_not_tried_again() -> None:
     tried = []
 
