@@ -232,6 +232,13 @@ class HostKernel:
         """
         return self._again_while_lost(self._restore, deadline)
 
+    def wake(self, deadline: float) -> Running:
+        """Return what runs once the host answers; switch it off and on again as ``restore`` does.
+
+        Raises HostLost where it does not answer.
+        """
+        return self._again_while_lost(lambda until: self._look_or_cycle(until).running, deadline)
+
     def _again_while_lost(self, work: Callable[[float], Running], deadline: float) -> Running:
         """Do what can be done again from its beginning, until the host was there all the time."""
         until = time.monotonic() + deadline

@@ -33,7 +33,7 @@ rm {_OWNER}.$$
 cat {_OWNER}
 """
 _WHOSE = f"cat {_OWNER} 2>/dev/null; :"
-# A host with power that has been silent for so long is not asked to end its run any more.
+# A host with power that answered, and then not for so long, is not asked to end its run any more.
 _SILENCE_S = 120.0
 
 
@@ -67,8 +67,11 @@ class ShellHost:
     def restore(self, deadline: float) -> None:
         """End the run, return to the host's own kernel, remove all (kvmtest.fleet.host.Host)."""
         until = time.monotonic() + deadline
+        if self.power:
+            self._kernel.wake(deadline)
         try:
-            is_ours = self._cleared(min(deadline, _SILENCE_S) if self.power else deadline)
+            left = seconds_left(until)
+            is_ours = self._cleared(min(left, _SILENCE_S) if self.power else left)
         except HostLost:
             if not self.power:
                 raise

@@ -1,6 +1,7 @@
 """fleet/shell_host.py and fleet/ssh_host.py on real hosts: as found, whatever happened to them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from support.hosts import Hosts
@@ -11,6 +12,7 @@ from kvmtest.fleet import ssh_host
 from kvmtest.fleet.host import HostLost, KernelKind, PlannedKernel
 from kvmtest.fleet.openssh import OpenSsh
 from kvmtest.fleet.plan import SshHost
+from kvmtest.fleet.remote import FOLDER
 from kvmtest.fleet.shell_host import ShellHost
 from kvmtest.target import Job
 
@@ -79,13 +81,38 @@ def test_a_host_that_is_off_is_lost(hosts: Hosts) -> None:
 def test_a_host_with_power_is_brought_back_and_left_as_it_was(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("boot", "shell_host"):
-        monkeypatch.setattr(f"kvmtest.fleet.{module}._SILENCE_S", 1.0)
+    # It is silent once, not for each that asks it.
+    monkeypatch.setattr("kvmtest.fleet.boot._SILENCE_S", 1.0)
     shell = OpenSsh("host3", config=hosts.ssh_config, connect_s=1)
     host = ShellHost("host3", shell, print, power=hosts["host3"], owner="one")
     host.boot(OWN, 60).run(JOB)
     hosts["host3"].off()
     host.restore(60)
+    hosts["host3"].await_ssh()
+    assert hosts["host3"].run("ls", "-A", "/var/lib/kvmtest").stdout == ""
+
+
+def test_a_host_whose_power_fails_amid_its_restoration_is_brought_back(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("boot", "shell_host"):
+        monkeypatch.setattr(f"kvmtest.fleet.{module}._SILENCE_S", 1.0)
+    shell = OpenSsh("host3", config=hosts.ssh_config, connect_s=1)
+    ShellHost("host3", shell, print, owner="one").boot(OWN, 60).run(JOB)
+    cut: list[str] = []
+
+    class Failing(OpenSsh):
+        def run(self, words: Sequence[str], *given: Any, **more: Any) -> Any:
+            if not cut and FOLDER in "".join(words):
+                cut.extend(words)
+                hosts["host3"].off()
+            return super().run(words, *given, **more)
+
+    failing = Failing("host3", config=hosts.ssh_config, connect_s=1)
+    told: list[str] = []
+    ShellHost("host3", failing, told.append, power=hosts["host3"], owner="one").restore(60)
+    assert cut
+    assert sum("switching it off and on again" in line for line in told) == 1
     hosts["host3"].await_ssh()
     assert hosts["host3"].run("ls", "-A", "/var/lib/kvmtest").stdout == ""
 
