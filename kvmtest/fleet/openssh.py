@@ -27,7 +27,7 @@ from kvmtest.errors import EnvironmentUnfit, UsageError
 
 from .shell import ANSWER, PATIENCE, ConnectionLost, Ran, Refused, TooMuch, TooSlow, seconds_left
 
-__all__ = ["OpenSsh"]
+__all__ = ["OpenSsh", "believing"]
 
 # ssh_config(5). On the command line the first value of an option holds, and holds against files.
 _OPTIONS = {
@@ -135,8 +135,7 @@ class OpenSsh:
             "ServerAliveCountMax=3",
         ]
         if self.known_hosts:
-            files = [f"UserKnownHostsFile={_quoted(self.known_hosts)}"]
-            options += [*files, "GlobalKnownHostsFile=/dev/null", "VerifyHostKeyDNS=no"]
+            options += believing(self.known_hosts)
         if self.identity:
             options += [f"IdentityFile={_quoted(self.identity)}", "IdentitiesOnly=yes"]
         options += self.options
@@ -220,6 +219,15 @@ class OpenSsh:
                 return Refused(f"{self.name}: {what}")
         why = Ran(_OWN_FAULT, errors=errors).complaint or "the connection broke"
         return ConnectionLost(f"{self.name}: no connection ({why}); see whether the host is up")
+
+
+def believing(known_hosts: Path) -> list[str]:
+    """Return the options by which ssh(1) believes the host keys of one file alone.
+
+    Raises UsageError where ssh can't be given a file of that name.
+    """
+    files = [f"UserKnownHostsFile={_quoted(known_hosts)}", "GlobalKnownHostsFile=/dev/null"]
+    return [*files, "VerifyHostKeyDNS=no"]
 
 
 def _quoted(path: Path) -> str:

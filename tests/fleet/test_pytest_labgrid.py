@@ -54,7 +54,9 @@ def environment(hosts: Hosts, host: NamespacedHost, tmp_path: Path) -> Path:
     main["resources"]["NetworkService"]["address"] = host.address
     power, ssh, strategy = (next(iter(each.values())) for each in main["drivers"])
     power.update(cmd_on=host.power_command("on"), cmd_off=host.power_command("off"))
-    ssh.update(known_hosts=str(hosts.known_hosts), keyfile=str(hosts.key))
+    known = tmp_path / "known hosts, 100%"
+    known.write_text(hosts.known_hosts.read_text())
+    ssh.update(known_hosts=known.name, keyfile=str(hosts.key))
     del strategy["kernel"]
     path = tmp_path / "env.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))

@@ -13,7 +13,7 @@ from labgrid import target_factory
 from labgrid.driver import SSHDriver
 from labgrid.util.proxy import proxymanager
 
-from kvmtest.fleet.openssh import OpenSsh
+from kvmtest.fleet.openssh import OpenSsh, believing
 
 __all__ = ["CheckedSSHDriver", "shell_of"]
 
@@ -48,12 +48,10 @@ class CheckedSSHDriver(SSHDriver):
 
     def _start_own_master(self) -> str:
         # ssh(1) takes the first value of an option: labgrid's own come later, and allow any key.
-        checks = ["-o", "StrictHostKeyChecking=yes"]
-        if self.known_hosts_file:
-            checks += ["-o", f'UserKnownHostsFile="{self.known_hosts_file}"']
-            checks += ["-o", "GlobalKnownHostsFile=/dev/null"]
-        else:
-            checks += ["-o", "UserKnownHostsFile=~/.ssh/known_hosts"]
+        users_own = ["UserKnownHostsFile=~/.ssh/known_hosts"]
+        file = self.known_hosts_file
+        options = ["StrictHostKeyChecking=yes", *(believing(file) if file else users_own)]
+        checks = [word for option in options for word in ("-o", option)]
         self.ssh_prefix: list[str] = [*checks, *self.ssh_prefix]
         return str(super()._start_own_master())
 
