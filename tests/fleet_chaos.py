@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.paper_hosts import OWN_STATE, PaperHost, start_of
-from support.sigkill import Victim, forked, stop
+from support.sigkill import Victim, await_free, children, forked, stop
 
 import kvmtest.commands.fleet_run
 from kvmtest.cli import main as kvmtest_main
@@ -183,37 +183,19 @@ class Fleet:
                 at_work = ""
 
 
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def kill(victim: Victim, way: str, chance: random.Random) -> None:
     """Kill the stopped victim, or one of its hosts' processes, as ``way`` says."""
-    children = _children(victim.pid)
-    if way == ONE_HOST and children:
-        os.kill(chance.choice(children), signal.SIGKILL)
+    hosts = children(victim.pid)
+    if way == ONE_HOST and hosts:
+        os.kill(chance.choice(hosts), signal.SIGKILL)
         os.kill(victim.pid, signal.SIGCONT)
         return
     if way == ALL:
         # Stopped first: none sees the death of another.
         for signal_ in (signal.SIGSTOP, signal.SIGKILL):
-            for child in children:
-                os.kill(child, signal_)
+            for host in hosts:
+                os.kill(host, signal_)
     os.kill(victim.pid, signal.SIGKILL)
-
-
-def await_free(results: Path) -> None:
-    """Block until no process of a fleet's command is left."""
-    import fcntl
-
-    try:
-        fd = os.open(results / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    finally:
-        os.close(fd)
 
 
 def length() -> float:
@@ -248,9 +230,10 @@ def round_of(way: str, tally: Tally, seconds: float, chance: random.Random) -> b
             tally.evidence += len(fleet.seen)
             kill(victim, way, chance)
             fleet.ended(victim)
-            if chance.random() < 0.5:
+            lock = fleet.results / LOCK
+            if chance.random() < 0.5 and lock.exists():
                 # Else the next command finds processes that put hosts back.
-                await_free(fleet.results)
+                await_free(lock)
         if not kills:
             return False
         tally.kills += 1

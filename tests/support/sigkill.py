@@ -120,11 +120,7 @@ class StandIn:
 
     def await_free(self) -> None:
         """Block until nobody holds the lock: no victim, guardian or command of theirs lives."""
-        fd = os.open(self.tree.path(LOCK), os.O_RDONLY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        finally:
-            os.close(fd)
+        await_free(self.tree.path(LOCK))
 
 
 def _probes(text: str) -> set[str]:
@@ -229,6 +225,24 @@ def forked(work: Callable[[Callable[[bytes], object]], None]) -> Start:
 
 
 # The kill
+
+
+def await_free(lock: Path) -> None:
+    """Block until no process holds the lock of this file."""
+    fd = os.open(lock, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started; none where it has gone."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return []
+    return [int(word) for word in text.split()]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 from support.evidence_samples import in_lab
 from support.lab_emulator import BOCHS, Emulator, evidence
 from support.paper_hosts import OWN_STATE, PaperHost
+from support.sigkill import children
 
 import kvmtest.commands.fleet_run
 from kvmtest.cli import main
@@ -218,6 +219,9 @@ class Hanging:
         try:
             yield command
         finally:
+            # They hang for ever where the command does not end.
+            for host in children(command.pid or 0):
+                os.kill(host, signal.SIGKILL)
             command.kill()
 
 
@@ -232,8 +236,9 @@ def test_a_second_ctrl_c_leaves_hosts_to_a_resume(
             # At work, then being put back.
             hanging.await_hosts()
             os.kill(command.pid or 0, signal.SIGINT)
-        command.join()
-    assert command.exitcode == 130
+        # Far less than the patience after the first one.
+        command.join(60)
+        assert command.exitcode == 130
     monkeypatch.undo()
     monkeypatch.setattr(kvmtest.commands.fleet_run, "opening", fleet._opening)
     capsys.readouterr()
