@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from kvmtest.disk import sync
 from kvmtest.errors import EnvironmentUnfit
 
 __all__ = ["LIMIT", "UNUSED_S", "Cache"]
@@ -227,20 +228,12 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
         # Else a power cut could leave an entry of empty files under the final name.
         for folder, _, names in os.walk(making):
             for name in names:
-                _sync(Path(folder, name))
+                file = Path(folder, name)
+                if not file.is_symlink():
+                    sync(file)
         making.rename(path)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    if path.is_symlink():
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _remove_leftovers(entry: Path) -> None:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from kvmtest import named_file
+from kvmtest.disk import sync
 from kvmtest.errors import EnvironmentUnfit
 
 from .course import Boot, Ended, Ending, Fact, Restore, Resumed, Run
@@ -117,7 +118,7 @@ class Ledger:
             # What was cut short is no line's beginning.
             os.ftruncate(self._fd, sum(map(len, _whole(path))))
             os.lseek(self._fd, 0, os.SEEK_END)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except OSError as error:
             raise self._unwritten(error) from None
 
@@ -153,11 +154,3 @@ class Ledger:
 def _whole(path: Path) -> list[bytes]:
     """Return the lines that end."""
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -11,7 +11,6 @@ The folder that a plan's runs leave, and what it says of each lane.
 """
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kvmtest import __version__, named_file
+from kvmtest.disk import sync
 from kvmtest.errors import EnvironmentUnfit, UsageError, printable
 from kvmtest.evidence import Evidence, load, save
 from kvmtest.evidence.file import EVIDENCE, write_whole
@@ -200,7 +200,7 @@ class LaneRecord:
         write_whole(folder / "console.log", _shown(outcome.console))
         words = self._on_kept(evidence, folder)
         save(evidence, folder / EVIDENCE)
-        _sync(folder)
+        sync(folder)
         return evidence.exit_status, words
 
     def keep_console(self, step: Run, console: str) -> None:
@@ -230,12 +230,3 @@ class LaneRecord:
 
 def _shown(console: str) -> str:
     return printable(console[-_LONGEST_LOG:], "\n\t")
-
-
-def _sync(folder: Path) -> None:
-    """Write a folder's entries to the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

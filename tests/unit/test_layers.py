@@ -37,7 +37,7 @@ LEVELS = (
         "parallel",
         "interruption",
     },
-    {"distribution", "missing", "errors", "_native", "suite", "kvmtest"},
+    {"disk", "distribution", "missing", "errors", "_native", "suite", "kvmtest"},
 )
 
 #: The rooms of the host, in the same order.

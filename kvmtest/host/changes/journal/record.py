@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from kvmtest.disk import sync
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.host.changes.lock import own_command, process_start
 from kvmtest.host.tree import Tree
@@ -165,25 +166,17 @@ def settle(tree: Tree, header: Header | None, remaining: Sequence[Entry]) -> Non
         if header and remaining:
             new = path.with_name(f"{path.name}.new")
             new.write_bytes(encode(header) + b"".join(map(encode, remaining)))
-            _sync(new)
+            sync(new)
             new.replace(path)
         else:
             path.unlink()
-        _sync(path.parent)
+        sync(path.parent)
     except FileNotFoundError:
         pass  # There was no record.
     except OSError as error:
         raise JournalError(
             f"can't change {path}: {error.strerror}; run `kvmtest restore` as root"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class RecordFile:
@@ -249,12 +242,12 @@ class RecordFile:
         header = Header(pid, process_start(pid), boot_id, stamp, own_command())
         for parent in reversed([p for p in path.parents if not p.exists()]):
             parent.mkdir()
-            _sync(parent.parent)
+            sync(parent.parent)
         # Truncated, as an interrupted attempt may be there, whose change was never made.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self.close()
         self._fd = os.open(path, flags, 0o644)
-        _sync(path.parent)
+        sync(path.parent)
         self._append(encode(header) + data)
 
     def _append(self, data: bytes) -> None:
