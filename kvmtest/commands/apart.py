@@ -14,7 +14,7 @@ from kvmtest import parallel
 from kvmtest.errors import KvmtestError
 from kvmtest.parallel import Ended, Task
 
-__all__ = ["MEMORY_MIB", "Silent", "apart"]
+__all__ = ["MEMORY_MIB", "Silent", "apart", "of_file"]
 
 #: What a process may need beyond what it begins with: 32 MiB of evidence may become a GiB.
 MEMORY_MIB = 256
@@ -46,6 +46,11 @@ def apart(do: Callable[[I], R], items: Sequence[I], failed: Callable[[I, str], R
                 for (item,), one in zip(alone, _ended(do, alone, failed), strict=True)
             ]
     return results
+
+
+def of_file(file: Path, why: str) -> str:
+    """Return what happened to a file, by its name: most errors have it, a reader's death not."""
+    return why if str(file) in why else f"{file}: {why}"
 
 
 def _ended(

@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import load
-from kvmtest.evidence.file import load_verdicts, write_whole
+from kvmtest.evidence.file import compile_schema, load_verdicts, write_whole
 from kvmtest.report.html.run_page import run_page
 from kvmtest.report.html.source import source
 from kvmtest.report.matrix_run import MatrixRun, of_evidence, shared, unreadable
 
-from .apart import apart
+from .apart import apart, of_file
 
 __all__ = ["PAGES", "NamedRun", "folder_beside", "rows_of"]
 
@@ -55,6 +55,7 @@ def rows_of(runs: Sequence[NamedRun], page: Path) -> list[MatrixRun]:
 
     Of many runs, some have no page: their links lead to ktap.txt or evidence.json.
     """
+    compile_schema()
     rows = apart(_row, runs, _unread)
     # Equal marks are one object in the process that made them.
     rows = [replace(row, marks=shared(row.marks)) for row in rows]
@@ -71,8 +72,7 @@ def _row(run: NamedRun) -> MatrixRun:
 
 
 def _unread(run: NamedRun, why: str) -> MatrixRun:
-    # Most errors of evidence name the file; that of a reader who died does not.
-    return unreadable(run.name, why if str(run.evidence) in why else f"{run.evidence}: {why}")
+    return unreadable(run.name, of_file(run.evidence, why))
 
 
 def _with_page(rows: Sequence[MatrixRun]) -> list[int]:

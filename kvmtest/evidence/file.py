@@ -24,6 +24,7 @@ __all__ = [
     "EVIDENCE",
     "EvidenceUnreadable",
     "OtherSchema",
+    "compile_schema",
     "load",
     "load_verdicts",
     "loads",
@@ -84,6 +85,11 @@ def load(path: Path) -> Evidence:
     Raises :class:`EvidenceUnreadable`, which says what is wrong and what to do.
     """
     return Evidence.from_dict(_checked(*_read(path)))
+
+
+def compile_schema() -> None:
+    """Compile the schema, which is done once a process, for processes that will be forked."""
+    _validator()
 
 
 def load_verdicts(path: Path) -> Evidence:

@@ -13,11 +13,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmtest.errors import UsageError, printable
 from kvmtest.evidence import Evidence, Result
@@ -30,7 +30,7 @@ from kvmtest.optional_libraries import library
 from .heading import cpu_name, facts, machine_words, model_name
 from .telling import RUN, telling
 
-__all__ = ["ORIGIN", "kcidb"]
+__all__ = ["ORIGIN", "Part", "joined", "kcidb", "part"]
 
 #: The CI system that a document is said to come from, unless its user names another.
 ORIGIN = "kvmtest"
@@ -51,73 +51,93 @@ _STATUS = {
 _COMMENT, _EXCERPT = 1000, 16384
 #: The version of an issue, which rises when what is said of the defect changes.
 _ISSUE_VERSION = 1
+#: The kinds of objects that a document has besides tests.
+_KINDS = ("checkouts", "builds", "issues", "incidents")
 
 Json = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """One run of a document: its tests, each as JSON, and what they refer to by kind and id."""
+
+    run: str
+    tests: Sequence[str]
+    rest: Mapping[str, Mapping[str, Json]]
 
 
 def kcidb(
     runs: Iterable[tuple[str, Evidence]], origin: str = ORIGIN, build: str = ""
 ) -> Iterator[str]:
-    """Give the parts of one KCIDB document, JSON text. A run that comes twice is in it once.
+    """Give the pieces of one KCIDB document, JSON text. A run that comes twice is in it once.
 
     ``runs`` are pairs of a name, which may be "", and evidence. ``origin`` is the CI system that
     submits the document. ``build`` is the id of a build that KCIDB knows; with it the tests are of
-    this build, and the document has no checkouts and builds of its own. Each run's tests are a part
-    and are checked as it is given, so that many runs need no memory. Raises UsageError for an
-    origin or id that KCIDB refuses, EnvironmentUnfit if kcidb-io is missing.
+    this build, and the document has no checkouts and builds of its own. Each run is checked and
+    given before the next, so that many runs need no memory. Raises UsageError for an origin or id
+    that KCIDB refuses, EnvironmentUnfit if kcidb-io is missing.
     """
     if not _ORIGIN.fullmatch(origin):
         raise UsageError(f"--origin {origin}: write a name of a-z, 0-9 and _")
     if build and not _ID.fullmatch(build):
         raise UsageError(f"--build {build}: write ORIGIN:ID, as KCIDB has it")
-    schema = library("kcidb_io.schema", "a KCIDB document", "kcidb").LATEST
-    return _parts(_Document(origin, build), runs, schema)
+    _schema()
+    return joined(part(name, evidence, origin, build) for name, evidence in runs)
 
 
-def _parts(
-    document: "_Document", runs: Iterable[tuple[str, Evidence]], schema: Any
-) -> Iterator[str]:
+def part(name: str, evidence: Evidence, origin: str = ORIGIN, build: str = "") -> Part:
+    """Return a run's part of a document, checked against the schema."""
+    objects = _Objects(origin, build)
+    run = _digest(_run_identity(evidence))
+    tests = objects.add(name, evidence, run)
+    rest = {kind: getattr(objects, kind) for kind in _KINDS}
+    listed = {kind: [*each.values()] for kind, each in rest.items()}
+    _schema().validate({"version": _VERSION, "tests": tests, **listed})
+    return Part(run, [json.dumps(test) for test in tests], rest)
+
+
+def joined(parts: Iterable[Part]) -> Iterator[str]:
+    """Give the pieces of a document, JSON text: the tests of each part as it comes, then the rest.
+
+    A run that comes twice is in it once, and so is what several refer to.
+    """
     yield f'{{\n"version": {json.dumps(_VERSION)},\n"tests": ['
     separator = "\n"
-    for name, evidence in runs:
-        tests = document.add(name, evidence)
-        schema.validate({"version": _VERSION, "tests": tests})
-        for test in tests:
-            yield separator + json.dumps(test)
+    runs: set[str] = set()
+    rest: dict[str, dict[str, Json]] = {kind: {} for kind in _KINDS}
+    for each in parts:
+        if each.run in runs:
+            continue
+        runs.add(each.run)
+        for test in each.tests:
+            yield separator + test
             separator = ",\n"
-    rest = document.rest
-    schema.validate({"version": _VERSION, **rest})
+        for kind, objects in each.rest.items():
+            # The first to refer to an object describes it.
+            rest[kind].update((i, o) for i, o in objects.items() if i not in rest[kind])
     yield "\n]"
-    for kind, objects in rest.items():
-        lines = ",\n".join(map(json.dumps, objects))
+    for kind, all_objects in rest.items():
+        lines = ",\n".join(map(json.dumps, all_objects.values()))
         yield f',\n"{kind}": [\n{lines}\n]'
     yield "\n}\n"
 
 
+def _schema() -> Any:
+    return library("kcidb_io.schema", "a KCIDB document", "kcidb").LATEST
+
+
 @dataclass(slots=True)
-class _Document:
-    """The objects of a document by their ids, by kind; tests are left to who adds their run."""
+class _Objects:
+    """The objects of a run by their ids, by kind; tests are left to who adds the run."""
 
     origin: str
     build: str
-    runs: set[str] = field(default_factory=set)
     checkouts: dict[str, Json] = field(default_factory=dict)
     builds: dict[str, Json] = field(default_factory=dict)
     issues: dict[str, Json] = field(default_factory=dict)
     incidents: dict[str, Json] = field(default_factory=dict)
 
-    @property
-    def rest(self) -> dict[str, list[Json]]:
-        """All objects but the tests."""
-        kinds = ("checkouts", "builds", "issues", "incidents")
-        return {kind: [*getattr(self, kind).values()] for kind in kinds}
-
-    def add(self, name: str, evidence: Evidence) -> list[Json]:
-        """Add a run with its kernel and known defects; return its tests, none if it came before."""
-        run = _digest(_run_identity(evidence))
-        if run in self.runs:
-            return []
-        self.runs.add(run)
+    def add(self, name: str, evidence: Evidence, run: str) -> list[Json]:
+        """Add a run with its kernel and known defects; return its tests."""
         tests: dict[str, Json] = {}
         build = self.build or self._add_kernel(evidence, run)
         shared = {"build_id": build, "environment": _environment(evidence)}
