@@ -69,6 +69,19 @@ def test_it_ends_after_its_time_with_a_look_at_the_end() -> None:
     assert 1 <= len(looks) <= 3
 
 
+@pytest.mark.parametrize(("interval", "longest"), [(60, 0.1), (0.04, 0.04)])
+def test_it_waits_an_interval_but_not_beyond_its_time(interval: float, longest: float) -> None:
+    waited: list[float] = []
+
+    def pause(seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    list(watch(Count(), interval, 0.1, pause))
+    (seconds,) = waited
+    assert 0 <= seconds <= longest
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0.01, 30)), min_size=1))
 def test_the_rate_is_of_the_last_seconds(looks: list[tuple[int, float]]) -> None:
     tally, now = Tally.of((3,), 0.0), 0.0
