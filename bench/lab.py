@@ -3,8 +3,9 @@
 
 Times the lab's Intel machine: a later run of a kernel, one with other modules of KVM laid over, the
 first run of all, with an empty cache, and a kernel's first run once everything is fetched and the
-emulator is built. With --against CHECKOUT another checkout's kvmtest takes turns with this one, and
-ratios are printed: compare these, as times vary with the machine and with the day.
+emulator is built. With --against CHECKOUT another checkout's kvmtest takes turns with this one,
+both with the properties that both decide, and ratios are printed: compare these, as times vary with
+machine and day.
 """
 
 import argparse
@@ -24,7 +25,10 @@ ROUNDS = 3
 # The last line of `kvmtest lab run`.
 _TIMES = re.compile(r"lab: ([\d.]+) s in all \((.*)\)")
 _STEP = re.compile(r"([a-z ]+) ([\d.]+)")
-_KERNEL = re.compile(r"^kernel +(\S+)", re.M)
+_KERNEL = re.compile(r"(?:^kernel +|\bLinux )(\d\S+)", re.M)
+# A line may have several properties.
+_DECIDED = re.compile(r"^(?:PASS|FAIL|KNOWN|INCONCLUSIVE) .*", re.M)
+_PROPERTY = re.compile(r"\b[a-z]+\.[a-z][a-z0-9.-]+")
 # What a kernel's first run finds once another kernel has run and this one is fetched.
 _FETCHED_AND_BUILT = ("archive", "kernel", "bochs-source", "emulator", "selftest")
 
@@ -44,6 +48,7 @@ FIRST = Measure("first run, of an empty cache", 120, 1.0)
 FIRST_FETCHED = Measure("first run, all fetched and built", 120, 0.6)
 
 Times = dict[Measure, list[float]]
+AllTimes = dict[Path, Times]
 
 
 class RunFailed(Exception):
@@ -52,9 +57,10 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the lab: the kernel's release, the seconds in all, and those of its steps."""
+    """A run of the lab: the kernel's release, the properties that it decided, and its seconds."""
 
     release: str
+    decided: Sequence[str]
     seconds: float
     steps: Mapping[str, float]
 
@@ -69,32 +75,40 @@ def run(checkout: Path, words: Sequence[str] = (), more: Mapping[str, str] | Non
     if times is None or kernel is None:
         raise RunFailed(f"{checkout}: {(printed.strip().splitlines() or ['no output'])[-1]}")
     steps = {name.strip(): float(seconds) for name, seconds in _STEP.findall(times[2])}
-    return Run(kernel[1], float(times[1]), steps)
+    decided = _PROPERTY.findall("\n".join(_DECIDED.findall(printed)))
+    return Run(kernel[1], decided, float(times[1]), steps)
 
 
-def later(checkouts: Sequence[Path], cache: Path) -> dict[Path, Times]:
+def later(checkouts: Sequence[Path], cache: Path, suite: Sequence[str], release: str) -> AllTimes:
     """Time later runs, and some with modules that the kill matrix has built, if it has any."""
-    seconds: dict[Path, Times] = {each: {SUITE: [], MUTANT: []} for each in checkouts}
-    for checkout in checkouts:
-        release = run(checkout).release
+    seconds: AllTimes = {each: {SUITE: [], MUTANT: []} for each in checkouts}
     modules = built_modules(cache, release)
     for _ in range(ROUNDS):
         for checkout in checkouts:
-            seconds[checkout][SUITE].append(run(checkout).steps["suite"])
+            seconds[checkout][SUITE].append(run(checkout, suite).steps["suite"])
             if modules:
-                seconds[checkout][MUTANT].append(run(checkout, ["--modules", str(modules)]).seconds)
+                laid = [*suite, "--modules", str(modules)]
+                seconds[checkout][MUTANT].append(run(checkout, laid).seconds)
     return seconds
 
 
-def first(checkout: Path, cache: Path) -> Times:
+def same_suite(runs: Sequence[Run]) -> list[str]:
+    """Return the options by which all checkouts decide the same properties."""
+    if len(runs) == 1:
+        return []
+    common = set.intersection(*(set(each.decided) for each in runs))
+    return [f"--only={name}" for name in runs[0].decided if name in common]
+
+
+def first(checkout: Path, cache: Path, suite: Sequence[str]) -> Times:
     """Time first runs, in a cache of their own: an empty one, and one without machines."""
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         variable = {"KVMTEST_CACHE": folder}
-        of_all = run(checkout, more=variable).seconds
+        of_all = run(checkout, suite, variable).seconds
         for entry in Path(folder).iterdir():
             if entry.name not in _FETCHED_AND_BUILT:
                 shutil.rmtree(entry)
-        return {FIRST: [of_all], FIRST_FETCHED: [run(checkout, more=variable).seconds]}
+        return {FIRST: [of_all], FIRST_FETCHED: [run(checkout, suite, variable).seconds]}
 
 
 def built_modules(cache: Path, release: str) -> Path | None:
@@ -128,9 +142,11 @@ def main() -> int:
     checkouts = [HERE, *([options.against.resolve()] if options.against else [])]
     cache = Path(os.environ.get("KVMTEST_CACHE") or Path.home() / ".cache" / "kvmtest")
     try:
-        seconds = later(checkouts, cache)
+        before = [run(each) for each in checkouts]
+        suite = same_suite(before)
+        seconds = later(checkouts, cache, suite, before[0].release)
         for checkout in checkouts:
-            seconds[checkout] |= first(checkout, cache)
+            seconds[checkout] |= first(checkout, cache, suite)
     except RunFailed as failed:
         print(f"lab-bench: {failed}", file=sys.stderr)
         return 1
