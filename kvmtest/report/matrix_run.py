@@ -35,8 +35,9 @@ __all__ = [
 
 #: The places of properties in their table.
 ORDER = {row.id: number for number, row in enumerate(PROPERTIES)}
-#: The marks that a reader must see.
-_BAD = frozenset(("fail", "error", "inconclusive"))
+#: The marks of a run that fails, and those that a reader must see.
+_FAILING = frozenset(("fail", "error"))
+_BAD = _FAILING | {"inconclusive"}
 
 #: The most characters of a name, and of a line.
 LONGEST_NAME, LONGEST_LINE = 120, 400
@@ -80,8 +81,8 @@ class MatrixRun:
     @property
     def fails(self) -> bool:
         """Whether the run fails, as its exit status says, or a verdict that it should have told."""
-        bad = {"fail", "error"}.isdisjoint(self.marks.values())
-        return bool(self.failure) or self.mark != "pass" or not bad
+        told = not _FAILING.isdisjoint(self.marks.values())
+        return bool(self.failure) or self.mark != "pass" or told
 
     @property
     def is_wrong(self) -> bool:
