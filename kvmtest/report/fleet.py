@@ -85,7 +85,8 @@ def _counts(hosts: Sequence[Standing]) -> Counter[int]:
 
 def _hosts(hosts: Sequence[Standing], width: int, now: float | None) -> Iterator[Text]:
     """Give a line for each host; ``now`` is None where nobody is at work."""
-    shown = sorted(hosts, key=_rank)[:_HOSTS]
+    ranked = sorted(hosts, key=_rank)
+    shown, rest = ranked[:_HOSTS], ranked[_HOSTS:]
     names = max(len(host.name) for host in hosts)
     counts = max(len(_share(host)) for host in hosts)
     for host in shown:
@@ -97,9 +98,7 @@ def _hosts(hosts: Sequence[Standing], width: int, now: float | None) -> Iterator
         lines = wrapped(words, width - len(head))
         for number, line in enumerate(lines):
             yield Text(printable(head if number == 0 else " " * len(head))).append_text(line)
-    left = hosts[len(shown) :] if len(shown) < len(hosts) else []
-    if left:
-        rest = sorted(hosts, key=_rank)[_HOSTS:]
+    if rest:
         runs = f"{sum(len(h.statuses) for h in rest)}/{sum(h.planned for h in rest)}"
         yield Text(f"and {number_of(len(rest), 'host')} more with {runs} runs done")
 
