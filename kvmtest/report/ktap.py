@@ -12,13 +12,13 @@ that did not hold is SKIP.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from kvmtest.errors import printable
 from kvmtest.evidence import Result
 from kvmtest.evidence.counting import fails, is_excused
 from kvmtest.findings import reference
-from kvmtest.judge import Reading, Role, Verdict, readings_against
+from kvmtest.judge import Reading, Role, Verdict, witnesses_against
 
 from .telling import RUN, telling, would_be_seen
 
@@ -54,13 +54,14 @@ def ktap(
             lines += [f"  {line}" for line in _subtests(result, strict)]
         lines.append(_line(number, result.id, result, strict))
     if problem:
-        lines += [*_diagnostics(iter([problem])), f"not ok {len(results) + 1} {RUN}"]
+        lines += [*_diagnostics([problem]), f"not ok {len(results) + 1} {RUN}"]
     return "\n".join(lines) + "\n"
 
 
 def _subtests(result: Result, strict: bool) -> Iterator[str]:
     """Give the readings of a result as tests, and its verdict as the last."""
     tested = [r for r in result.readings if r.role in (Role.CLAIM, Role.CONTROL)]
+    against = witnesses_against(result.readings)
     yield "KTAP version 1"
     yield f"# Subtest: {_name(result.id)}"
     yield f"1..{len(tested) + 1}"
@@ -72,7 +73,7 @@ def _subtests(result: Result, strict: bool) -> Iterator[str]:
         name = _name(f"{reading.witness} {reading.role}: {reading.what}")
         seen[name] += 1
         again = f" ({seen[name]})" if seen[name] > 1 else ""
-        ok, directive = _outcome(reading, result, strict)
+        ok, directive = _outcome(reading, result, against, strict)
         yield f"{'ok' if ok else 'not ok'} {number} {name}{again}{directive}"
     yield _line(len(tested) + 1, "verdict", result, strict)
 
@@ -81,14 +82,20 @@ def _of(role: Role, result: Result) -> Iterator[Reading]:
     return (each for each in result.readings if each.role is role)
 
 
-def _outcome(reading: Reading, result: Result, strict: bool) -> tuple[bool, str]:
-    """Return whether a reading is ok, and the directive that says why it does not fail."""
+def _outcome(
+    reading: Reading, result: Result, against: Container[str], strict: bool
+) -> tuple[bool, str]:
+    """Return whether a reading is ok, and the directive that says why it does not fail.
+
+    ``against`` are the witnesses that speak against the claim.
+    """
     if reading.agrees:
         return True, ""
     seen = _directive(str(reading).removeprefix(f"{reading.what}: "))
-    if reading not in readings_against(result.readings):
-        is_control = reading.role is Role.CONTROL
-        return True, f" # SKIP {'did not hold' if is_control else 'decides nothing'}: {seen}"
+    if reading.role is Role.CONTROL:
+        return True, f" # SKIP did not hold: {seen}"
+    if reading.witness not in against:
+        return True, f" # SKIP decides nothing: {seen}"
     if is_excused(result, strict=strict):
         return True, f" # XFAIL known defect: {seen}"
     # The diagnostic lines of the property have what was seen.
