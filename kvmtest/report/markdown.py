@@ -40,7 +40,7 @@ Block = str
 def markdown(evidence: Evidence) -> str:
     """Return a run: how it ended, what needs attention with its readings, and the rest folded."""
     known = [r for r in evidence.results if is_excused(r, strict=evidence.strict)]
-    rest = [r for r in evidence.results if r not in known]
+    rest = [r for r in evidence.results if not is_excused(r, strict=evidence.strict)]
     broken = [r for verdict in _BROKEN for r in rest if r.verdict is verdict]
     decided = [r for r in rest if r.verdict in (Verdict.PASS, Verdict.MEASURED)]
     skipped = [r for r in rest if r.verdict is Verdict.SKIP]
@@ -55,12 +55,12 @@ def markdown(evidence: Evidence) -> str:
         blocks += [_table(_row(_KNOWN, r) for r in known), *map(_why, known)]
     if decided:
         seen = power(r for r in decided if r.verdict is Verdict.PASS)
-        legend = [_text(f"would be seen: {seen}")] if seen else []
-        rows = _table(_row(r.verdict, r) for r in decided)
-        blocks += _folded(f"{number_of(len(decided), 'property', 'properties')} decided", rows)
-        blocks += legend
+        title = f"{number_of(len(decided), 'property', 'properties')} decided"
+        blocks.append(_folded(title, _table(_row(r.verdict, r) for r in decided)))
+        if seen:
+            blocks.append(_text(f"would be seen: {seen}"))
     if skipped:
-        blocks += _folded(f"{len(skipped)} not decided", "\n".join(_reasons(skipped)))
+        blocks.append(_folded(f"{len(skipped)} not decided", "\n".join(_reasons(skipped))))
     return _fitting(blocks)
 
 
@@ -124,8 +124,8 @@ def _as_it_is(lines: Iterable[str]) -> Block:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _folded(title: str, block: Block) -> list[Block]:
-    return [f"<details><summary>{title}</summary>\n\n{block}\n\n</details>"]
+def _folded(title: str, block: Block) -> Block:
+    return f"<details><summary>{title}</summary>\n\n{block}\n\n</details>"
 
 
 def _reasons(skipped: Iterable[Result]) -> Iterator[str]:
