@@ -23,25 +23,21 @@ SCHEMA = "kvmtest-matrix/1"
 def matrix_json(runs: Sequence[FleetRun]) -> str:
     """Return the runs as JSON."""
     sets: dict[tuple[tuple[str, str], ...], int] = {}
-    lines = [_as_json(_run(each, sets)) for each in runs]
+    lines = [json.dumps(_run(each, sets)) for each in runs]
     counts = {
         "runs": len(runs),
         "good": sum(not each.is_wrong for each in runs),
         "without_evidence": sum(bool(each.gap) for each in runs),
     }
     parts = {
-        "schema": _as_json(SCHEMA),
-        "kvmtest": _as_json(__version__),
-        "counts": _as_json(counts),
-        "verdicts": _listed(_as_json(_verdicts(marks)) for marks in sets),
+        "schema": json.dumps(SCHEMA),
+        "kvmtest": json.dumps(__version__),
+        "counts": json.dumps(counts),
+        "verdicts": _listed(json.dumps(_verdicts(marks)) for marks in sets),
         "runs": _listed(lines),
     }
     inside = ",\n".join(f' "{name}": {text}' for name, text in parts.items())
     return f"{{\n{inside}\n}}\n"
-
-
-def _as_json(value: object) -> str:
-    return json.dumps(value)
 
 
 def _listed(lines: Iterable[str]) -> str:
