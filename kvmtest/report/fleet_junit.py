@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from kvmtest.judge import Verdict
 
 from .fleet_run import FleetRun, by_host
-from .junit import xml_text
+from .junit import ELEMENTS, add_outcome, close_suite, document, xml_text
 
 __all__ = ["fleet_junit"]
 
@@ -28,13 +28,8 @@ def fleet_junit(runs: Sequence[FleetRun]) -> str:
         suite.set("hostname", xml_text(host))
         for each in mine:
             _case(suite, each)
-        suite.set("tests", str(len(mine)))
-        for element, count in (("failure", "failures"), ("error", "errors")):
-            suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
-        suite.set("skipped", "0")
-        suite.set("time", f"{sum(each.run.seconds for each in mine):.3f}")
-    ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+        close_suite(suite, sum(each.run.seconds for each in mine))
+    return document(suites)
 
 
 def _case(suite: ElementTree.Element, each: FleetRun) -> None:
@@ -53,12 +48,6 @@ def _case(suite: ElementTree.Element, each: FleetRun) -> None:
             ElementTree.SubElement(case, "system-out").text = xml_text("\n".join(run.wrong))
         return
     fails = not run.failure and "fail" in (run.mark, *run.marks.values())
+    verdict = Verdict.FAIL if fails else Verdict.ERROR
     lines = [run.failure] if run.failure else run.wrong or [f"exit status {run.exit_status}"]
-    # Ant's schema requires a type.
-    element = ElementTree.SubElement(
-        case,
-        "failure" if fails else "error",
-        type=(Verdict.FAIL if fails else Verdict.ERROR).value,
-        message=xml_text(lines[0]),
-    )
-    element.text = xml_text("\n".join(lines))
+    add_outcome(case, ELEMENTS[verdict], verdict, lines[0], "\n".join(lines))

@@ -18,9 +18,21 @@ from kvmtest.judge import Role, Verdict, readings_against
 
 from .telling import RUN, line, telling, would_be_seen
 
-__all__ = ["NOTHING_ATTACHED", "Attachments", "junit", "xml_text"]
+__all__ = [
+    "ELEMENTS",
+    "NOTHING_ATTACHED",
+    "Attachments",
+    "add_outcome",
+    "close_suite",
+    "document",
+    "junit",
+    "xml_text",
+]
 
+#: The elements of verdicts that fail.
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
+#: The attributes of a suite that count cases, by the element that they count.
+_COUNTS = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 # JUnit's attribute "timestamp" has no time zone.
 _UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z")
 
@@ -67,14 +79,24 @@ def junit(
         _case(suite, result, strict, attachments)
     if problem:
         case = _test_case(suite, RUN, 0)
-        _element(case, "error", Verdict.ERROR, problem, problem)
+        add_outcome(case, "error", Verdict.ERROR, problem, problem)
         _system_out(case, [], attachments.evidence)
-    suite.set("tests", str(len(suite.findall("testcase"))))
-    for element, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
-        suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
-    suite.set("time", f"{sum(r.seconds for r in results):.3f}")
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
+    close_suite(suite, sum(r.seconds for r in results))
+    return document(suites)
+
+
+def close_suite(suite: ElementTree.Element, seconds: float) -> None:
+    """Write the counts of a suite's cases, which are there, and the time that they took."""
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    for element, count in _COUNTS.items():
+        suite.set(count, str(len(suite.findall(f"testcase/{element}"))))
+    suite.set("time", f"{seconds:.3f}")
+
+
+def document(suites: ElementTree.Element) -> str:
+    """Return the text of a document."""
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -91,7 +113,7 @@ def _case(
         message = f"{result.verdict}{about}: {result.reason}"
         parts = [message, "\n".join(telling(result)), result.detail]
         text = "\n\n".join(part for part in parts if part)
-        _element(case, element, result.verdict, message, text)
+        add_outcome(case, element, result.verdict, message, text)
     is_logged = any(r.witness == "klog" for r in readings_against(result.readings))
     attached = attachments.kernel_log if is_logged else attachments.evidence
     _system_out(case, _output(result), attached if fails_it else "")
@@ -104,9 +126,10 @@ def _test_case(suite: ElementTree.Element, name: str, seconds: float) -> Element
     )
 
 
-def _element(
+def add_outcome(
     case: ElementTree.Element, tag: str, verdict: Verdict, message: str, text: str
 ) -> None:
+    """Add the element that says why a case did not pass."""
     # Ant's schema requires a type.
     element = ElementTree.SubElement(case, tag, type=verdict.value, message=xml_text(message))
     element.text = xml_text(text)
