@@ -83,6 +83,7 @@ def watch(options: argparse.Namespace) -> int:
         from kvmtest.host.machine import Machine
         from kvmtest.host.tree import Tree
         from kvmtest.missing import Missing
+        from kvmtest.report.sentence import number_of
         from kvmtest.report.smi_watch import SmiScreen
         from kvmtest.smi import bystander_counts
         from kvmtest.smi.watch import watch
@@ -105,7 +106,7 @@ def watch(options: argparse.Namespace) -> int:
                 return False
             return True
 
-        cpus = f"{len(count.cpus)} CPU{'s' * (len(count.cpus) > 1)}"
+        cpus = number_of(len(count.cpus), "CPU")
         own = " of this virtual machine" * (machine.virtualisation.is_virtual and not machine.lab)
         every = f"looked at every {options.interval:g} s"
         head = f"SMIs counted by {count.name} on {cpus}{own}, {every}"

@@ -17,6 +17,7 @@ from rich.text import Text
 from kvmtest.host.facts.cpu import cpu_list
 from kvmtest.smi.watch import Row, Tally
 
+from .sentence import number_of
 from .terminal import console
 
 __all__ = ["SmiScreen"]
@@ -99,7 +100,7 @@ def _lines(tally: Tally) -> Iterator[str]:
         cpus.setdefault(rise, []).append(cpu)
     for rise, group in sorted(cpus.items()):
         seen = _clock(tally.last[group[0]])
-        yield f"{seen} {_smis(rise)} on {_cpus(group)}"
+        yield f"{seen} {number_of(rise, 'SMI')} on {_cpus(group)}"
 
 
 def _sum(tally: Tally) -> str:
@@ -110,18 +111,14 @@ def _sum(tally: Tally) -> str:
 def _each(smis: Mapping[int, int]) -> str:
     least, most = min(smis.values()), max(smis.values())
     if least != most:
-        return f"{least} to {_smis(most)} on {_cpus(smis)}"
+        return f"{least} to {number_of(most, 'SMI')} on {_cpus(smis)}"
     each = "each of " * (len(smis) > 1)
-    return f"{_smis(most) if most else 'no SMI'} on {each if most else ''}{_cpus(smis)}"
+    return f"{number_of(most, 'SMI') if most else 'no SMI'} on {each if most else ''}{_cpus(smis)}"
 
 
 def _since(tally: Tally) -> str:
     minutes, seconds = divmod(int(tally.seconds), 60)
     return f"{minutes}:{seconds:02} since {_clock(tally.began)}"
-
-
-def _smis(number: int) -> str:
-    return f"{number} SMI{'s' * (number != 1)}"
 
 
 def _cpus(cpus: Sequence[int] | Mapping[int, int]) -> str:
