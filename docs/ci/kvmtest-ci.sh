@@ -15,8 +15,11 @@ good=${KVMTEST_KEPT:-/var/lib/kvmtest-ci}/last-good
 
 status=0
 kvmtest run -o "$output" "$@" || status=$?
-# Without evidence there is nothing to report or compare: the run said why.
-[ -e "$output/evidence.json" ] || exit "$status"
+# Without evidence there is nothing to report or compare: the run said why. After 2, wrong usage, what
+# lies in OUTPUT is another run's.
+if [ "$status" = 2 ] || [ ! -e "$output/evidence.json" ]; then
+	exit "$status"
+fi
 kvmtest report "$output" --html "$output/page.html"
 kvmtest report "$output" --markdown >"$output/summary.md"
 

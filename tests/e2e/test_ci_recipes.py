@@ -254,6 +254,17 @@ def test_a_run_that_leaves_no_evidence_keeps_its_status(night: Night) -> None:
     assert "no.such" in done.stderr
 
 
+def test_what_an_earlier_run_left_is_not_told_as_this_one_s(night: Night, tmp_path: Path) -> None:
+    folder = tmp_path / "results1"
+    folder.mkdir()
+    shutil.copy(ROOT / "tests" / "recorded" / "intel-lab.json", folder / "evidence.json")
+    done = night.passes(FIXED)
+    assert done.returncode == 2
+    assert "it holds another run's files" in done.stderr
+    assert [path.name for path in night.results.iterdir()] == ["evidence.json"]
+    assert not night.kept.exists()
+
+
 # The page on other labs
 
 
