@@ -160,7 +160,11 @@ class Running:
 
     def is_kernel(self, kernel: PackedKernel) -> bool:
         """Tell whether it is that very build."""
-        return self.release == kernel.release and self.build in kernel.banner
+        return self.is_named(kernel.release, kernel.banner)
+
+    def is_named(self, release: str | None, banner: str | None) -> bool:
+        """Tell whether it has that release, and its build stands in ``banner``."""
+        return self.release == release and self.build in printable(banner or "")
 
 
 @dataclass(frozen=True, slots=True)

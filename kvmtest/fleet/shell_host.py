@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from kvmtest.cache import Cache
+from kvmtest.errors import printable
+from kvmtest.target import Job, Outcome
 
-from .boot import HostKernel, Power, Way
-from .host import HostLost, KernelKind, PlannedKernel
+from .boot import HostKernel, Power, Running, Way
+from .host import HostLost, KernelKind, PlannedKernel, WrongKernel
 from .packed_kernel import pack
 from .remote import RemoteTarget
 from .shell import ConnectionLost, Shell, TooSlow, patiently, seconds_left
 
-__all__ = ["ShellHost"]
+__all__ = ["BootedHost", "ShellHost"]
 
 OnText = Callable[[str], None]
 
@@ -35,6 +37,8 @@ cat {_OWNER}
 _WHOSE = f"cat {_OWNER} 2>/dev/null; :"
 # A host with power that answered, and then not for so long, is not asked to end its run any more.
 _SILENCE_S = 120.0
+# Of what a host calls its kernel this much goes into a message.
+_TOLD = 80
 
 
 @dataclass
@@ -54,15 +58,14 @@ class ShellHost:
     owner: str = ""
     cache: Cache = field(default_factory=Cache.default)
 
-    def boot(self, kernel: PlannedKernel, deadline: float) -> RemoteTarget:
+    def boot(self, kernel: PlannedKernel, deadline: float) -> "BootedHost":
         """Boot a kernel (kvmtest.fleet.host.Host)."""
         until = time.monotonic() + deadline
         packed = None
         if kernel.kind is not KernelKind.OWN:
             packed = pack(kernel, self.cache, self.on_step)
         self._claim(until)
-        self._kernel.boot(packed, seconds_left(until))
-        return self._target
+        return BootedHost(self._target, self._kernel.boot(packed, seconds_left(until)))
 
     def restore(self, deadline: float) -> None:
         """End the run, return to the host's own kernel, remove all (kvmtest.fleet.host.Host)."""
@@ -124,3 +127,24 @@ class ShellHost:
     @cached_property
     def _target(self) -> RemoteTarget:
         return RemoteTarget(self.shell, self.on_step, self.cache)
+
+
+@dataclass(frozen=True, slots=True)
+class BootedHost:
+    """A host, and the kernel that it was seen to run (kvmtest.target.Target)."""
+
+    target: RemoteTarget
+    running: Running
+
+    def run(self, job: Job) -> Outcome:
+        """Run a job; raises WrongKernel where the host had rebooted into another kernel by then."""
+        outcome = self.target.run(job)
+        kernel = outcome.evidence.kernel
+        if not self.running.is_named(kernel.release, kernel.version_string):
+            found = printable(kernel.release or "an unknown kernel")[:_TOLD]
+            raise WrongKernel(
+                f"{self.target.shell.name}: its run was made on {found}, and "
+                f"{self.running.release} was booted: it rebooted in between; see its console",
+                outcome.console,
+            )
+        return outcome

@@ -1,15 +1,20 @@
 """fleet/shell_host.py and fleet/ssh_host.py on real hosts: as found, whatever happened to them."""
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet.conftest import PRETENDED
 from support.hosts import Hosts
+from support.kernel_files import RELEASE, deb, tree_files
 
 from kvmtest.cache import Cache
 from kvmtest.errors import EnvironmentUnfit, UsageError
 from kvmtest.fleet import ssh_host
-from kvmtest.fleet.host import HostLost, KernelKind, PlannedKernel
+from kvmtest.fleet.host import HostLost, KernelKind, PlannedKernel, WrongKernel
 from kvmtest.fleet.openssh import OpenSsh
 from kvmtest.fleet.plan import SshHost
 from kvmtest.fleet.remote import FOLDER
@@ -117,7 +122,21 @@ def test_a_host_whose_power_fails_amid_its_restoration_is_brought_back(
     assert hosts["host3"].run("ls", "-A", "/var/lib/kvmtest").stdout == ""
 
 
-def test_a_kernel_that_is_none_is_told(hosts: Hosts, tmp_path) -> None:
+def test_a_run_on_another_kernel_than_was_booted_is_no_result(hosts: Hosts, tmp_path: Path) -> None:
+    kernel = PlannedKernel("k", KernelKind.DEB, paths=[deb(tmp_path / "kernel.deb", tree_files())])
+    host = ShellHost("host8", OpenSsh("host8", config=hosts.ssh_config), print)
+    target = host.boot(kernel, 60)
+    assert target.run(JOB).evidence.kernel.release == RELEASE
+    # It panics between two runs: the boot was for once.
+    hosts["host8"].cycle()
+    hosts["host8"].await_ssh()
+    with pytest.raises(WrongKernel, match=rf"on {re.escape(PRETENDED)}, and {re.escape(RELEASE)} "):
+        target.run(replace(JOB, id="next"))
+    host.restore(60)
+    assert hosts["host8"].run("ls", "-A", "/var/lib/kvmtest", check=False).stdout == ""
+
+
+def test_a_kernel_that_is_none_is_told(hosts: Hosts, tmp_path: Path) -> None:
     (tmp_path / "kernel.deb").write_bytes(b"none")
     kernel = PlannedKernel("none", KernelKind.DEB, paths=[tmp_path / "kernel.deb"])
     host = ShellHost(

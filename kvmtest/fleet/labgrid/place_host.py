@@ -19,8 +19,7 @@ from kvmtest.errors import EnvironmentUnfit
 from kvmtest.fleet.boot import Way
 from kvmtest.fleet.host import PlannedKernel
 from kvmtest.fleet.plan import Place, PlannedHost, Reservation
-from kvmtest.fleet.remote import RemoteTarget
-from kvmtest.fleet.shell_host import ShellHost
+from kvmtest.fleet.shell_host import BootedHost, ShellHost
 
 from .checked_ssh import shell_of
 from .places import DEFAULT_ADDRESS, HeldPlace, Places
@@ -88,7 +87,7 @@ class PlaceHost:
         """Its name in the plan."""
         return self.host.name
 
-    def boot(self, kernel: PlannedKernel, deadline: float) -> RemoteTarget:
+    def boot(self, kernel: PlannedKernel, deadline: float) -> BootedHost:
         """Boot a kernel (kvmtest.fleet.host.Host)."""
         self.places.hold(self.held)
         return self.host.boot(kernel, deadline)

@@ -43,6 +43,8 @@ done
 if [ -e "$disk/kernel_release" ]; then
 	cp "$disk/kernel_release" "$disk/kernel_version" run/
 	mount --bind run/kernel_release proc/sys/kernel/osrelease
+	echo "Linux version $(cat run/kernel_release) $(cat run/kernel_version)" >run/kernel_banner
+	mount --bind run/kernel_banner proc/version
 fi
 hostname "$name"
 ip link set lo up
