@@ -23,7 +23,7 @@ from kvmtest.disk import sync
 from kvmtest.errors import EnvironmentUnfit, UsageError, printable
 from kvmtest.evidence import Evidence, load, save
 from kvmtest.evidence.file import EVIDENCE, write_whole
-from kvmtest.target import Outcome
+from kvmtest.target import Outcome, TargetFailed
 
 from .course import Course, Fact, Resumed, Run
 from .folder_lock import LOCK
@@ -190,11 +190,17 @@ class LaneRecord:
     def keep(self, step: Run, outcome: Outcome) -> tuple[int, str]:
         """Keep what a run left, evidence last; return its exit status, and words about it.
 
-        Raises EvidenceUnreadable for what does not fit the schema, EnvironmentUnfit where it can't
-        be written.
+        Raises EvidenceUnreadable for what does not fit the schema, TargetFailed where kvmtest ended
+        otherwise than its evidence says, EnvironmentUnfit where it can't be written.
         """
-        folder = self._folder(step)
         evidence = outcome.evidence
+        if outcome.exit_status != evidence.exit_status:
+            raise TargetFailed(
+                f"kvmtest ended with status {outcome.exit_status}, and its evidence says "
+                f"{evidence.exit_status}: something went wrong after it was written",
+                outcome.console,
+            )
+        folder = self._folder(step)
         log = outcome.files.get("kernel.log", b"")[:_LONGEST_LOG].decode(errors="replace")
         write_whole(folder / "kernel.log", printable(log, "\n\t"))
         write_whole(folder / "console.log", _shown(outcome.console))

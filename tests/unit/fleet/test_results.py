@@ -1,6 +1,7 @@
 """kvmtest/fleet/results.py: what a fleet's folder holds, and what is no fleet's."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kvmtest.fleet.course import Boot, Ended, Ending, Restore, Run
 from kvmtest.fleet.ledger import Ledger
 from kvmtest.fleet.plan import parse
 from kvmtest.fleet.results import LaneRecord, Results
-from kvmtest.target import Outcome
+from kvmtest.target import Outcome, TargetFailed
 
 PLAN = "hosts: {a: {ssh: root@a}, l: {lab: intel}}\nkernels: {k: {tree: tree}}\nruns: [{}]\n"
 
@@ -93,6 +94,20 @@ def test_evidence_counts_that_its_ledger_does_not_know_of(results: Results) -> N
     with LaneRecord(results, lane, lambda *_: "") as record:
         assert record.course.done == {("k", 1): 0}
         assert record.course.next == Restore()
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 4, 130])
+def test_evidence_that_says_another_status_than_its_run_had_is_not_kept(
+    results: Results, status: int
+) -> None:
+    lane = results.lanes[0]
+    evidence = replace(evidence_by("a", "k", "x"), exit_status=0 if status else 1)
+    with (
+        LaneRecord(results, lane, lambda *_: "") as record,
+        pytest.raises(TargetFailed, match=f"^kvmtest ended with status {status}, and its evid"),
+    ):
+        record.keep(Run("k", 1), Outcome(status, evidence))
+    assert not results.evidence(lane, ("k", 1)).exists()
 
 
 def test_logs_are_bounded_and_printable_and_names_are_ours(results: Results) -> None:
