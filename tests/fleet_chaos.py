@@ -39,6 +39,7 @@ from kvmtest.fleet.folder_lock import LOCK
 from kvmtest.fleet.plan import Plan
 from kvmtest.fleet.results import Results
 from kvmtest.fleet.tasks import Lane
+from kvmtest.report.fleet_run import FleetRun
 
 __all__ = ["WAYS", "Tally", "chaos", "main"]
 
@@ -110,9 +111,9 @@ class Fleet:
         def opening(_: Plan, lane: Lane, *more: object, **named: object) -> Opening:
             return self.hosts[lane.host.name].opened
 
-        def write_reports(results: Results) -> None:
+        def write_reports(results: Results) -> list[FleetRun]:
             tell(REPORTING)
-            own_write_reports(results)
+            return own_write_reports(results)
 
         own_write_reports = kvmtest.commands.fleet_run.write_reports
         kvmtest.commands.fleet_run.write_reports = write_reports

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 EXIT = (
-    "exit status: 0 all runs pass, 1 some FAIL, 2 usage, 3 some broke or left no evidence, or a "
-    "host is not as it was, 4 nothing decided, 130 interrupted"
+    "exit status: 0 all that was decided passes, 1 some runs FAIL, 2 usage, 3 some broke or left "
+    "no evidence, a host is not as it was, or a report is missing, 4 nothing decided, 130 "
+    "interrupted"
 )
 
 

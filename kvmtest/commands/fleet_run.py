@@ -5,6 +5,7 @@ Runs a plan or goes on with it, shows how the hosts get on, and writes the repor
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from kvmtest.fleet.standing import exit_status, standings
 from kvmtest.interruption import Interruption
 from kvmtest.report.at_work import AtWork
 from kvmtest.report.fleet import course_words, screen
+from kvmtest.report.fleet_run import FleetRun
 from kvmtest.report.sentence import number_of, one_line
 from kvmtest.report.terminal import console
 from kvmtest.run_folder import write_reports as write_reports_of_run
@@ -50,7 +52,7 @@ def resume(folder: Path, jobs: int | None, interruption: Interruption) -> int:
 
 
 def _go(results: Results, jobs: int | None, interruption: Interruption) -> int:
-    failures: list[str] = []
+    problems: list[str] = []
     opening_of = partial(opening, token=results.token)
     left = unfinished(results)
     runs = number_of(sum(len(lane.tasks) for lane in left), "run")
@@ -59,18 +61,20 @@ def _go(results: Results, jobs: int | None, interruption: Interruption) -> int:
         try:
             interruption.arm()
             ended = run_lanes(results, left, opening_of, _on_kept, at_work, jobs)
-            failures = [f"{each.name}: {each.failure}" for each in ended if each.failure]
+            problems = [f"{each.name}: {each.failure}" for each in ended if each.failure]
         except KeyboardInterrupt:
             pass
         finally:
             interruption.defer()
-    for line in failures:
-        console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
     try:
-        write_reports(results)
+        unread = [each for each in write_reports(results) if each.is_unread]
+        # Evidence was checked before it was kept: it was changed since, or is too much to read.
+        problems += (f"{each.name}: {each.run.failure}" for each in unread)
     except KvmtestError as error:
-        _tell(str(error))
-    status = show(results, is_over=True)
+        problems.append(str(error))
+    for line in problems:
+        console(sys.stderr).print(Text(f"kvmtest: {line}"), soft_wrap=True)
+    status = show(results, [line.partition("\n")[0] for line in problems], is_over=True)
     return 128 + interruption.signal if interruption.signal else status
 
 
@@ -80,20 +84,28 @@ def _on_kept(evidence: Evidence, folder: Path) -> str:
     return one_line(evidence)
 
 
-def show(results: Results, *, is_over: bool = False) -> int:
-    """Print how a fleet stands; return its exit status. ``is_over``: we alone are at work."""
+def show(results: Results, problems: Sequence[str] = (), *, is_over: bool = False) -> int:
+    """Print how a fleet stands; return its exit status. ``is_over``: we alone are at work.
+
+    ``problems`` went wrong besides, each in one line.
+    """
     hosts = standings(results)
     printer = console()
     who = "" if is_over else holder(results.folder)
-    for line in screen(hosts, str(results.folder), who, width=printer.width):
+    folder = str(results.folder)
+    for line in screen(hosts, folder, who, problems=problems, width=printer.width):
         printer.print(line, soft_wrap=True)
-    return exit_status(hosts)
+    return exit_status(hosts, problems)
 
 
-def write_reports(results: Results) -> None:
-    """Write the matrix of all runs, kept or not, and the other reports; raises EnvironmentUnfit."""
-    write_matrix(results)
+def write_reports(results: Results) -> list[FleetRun]:
+    """Write the matrix of all runs, kept or not, and the other reports; return the runs.
+
+    Raises EnvironmentUnfit.
+    """
+    runs = write_matrix(results)
     write_kcidb(results.folder)
+    return runs
 
 
 def _tell(text: str) -> None:

@@ -97,11 +97,12 @@ def _last(ledger: Path) -> float:
     return entries(ledger)[-1].at
 
 
-def exit_status(of: Iterable[Standing]) -> int:
-    """Return the exit status of a fleet that stands so.
+def exit_status(of: Iterable[Standing], problems: Sequence[str] = ()) -> int:
+    """Return the exit status of a fleet that stands so; ``problems`` went wrong besides.
 
-    A run that is not done counts as one that broke, and so does a host that was not put back.
+    A run that is not done counts as one that broke, and so does a host that was not put back, and
+    a problem.
     """
     hosts = list(of)
-    whole = all(host.is_clean and not host.not_done for host in hosts)
+    whole = not problems and all(host.is_clean and not host.not_done for host in hosts)
     return runs_status((status for host in hosts for status in host.statuses), is_whole=whole)

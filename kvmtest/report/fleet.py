@@ -33,14 +33,19 @@ def screen(
     folder: str,
     at_work: str = "",
     *,
+    problems: Sequence[str] = (),
     width: int = WIDTH,
     now: float | None = None,
 ) -> list[Text]:
-    """Return the lines; ``at_work`` is who works on ``folder``, "" if nobody does."""
-    status = exit_status(hosts)
+    """Return the lines; ``at_work`` is who works on ``folder``, "" if nobody does.
+
+    ``problems`` went wrong besides runs and hosts; they were told elsewhere.
+    """
+    status = exit_status(hosts, problems)
     width = min(width, WIDTH)
     moment = time.time() if now is None else now
-    lines = headed(_sentence(hosts, status, at_work), status, width, _STYLES[status])
+    sentence = _sentence(hosts, status, at_work, problems)
+    lines = headed(sentence, status, width, _STYLES[status])
     if at_work:
         lines += wrapped(f"At work: {at_work}", width, hanging="  ")
     lines.append(Text())
@@ -58,7 +63,7 @@ def screen(
     return lines
 
 
-def _sentence(hosts: Sequence[Standing], status: int, at_work: str) -> str:
+def _sentence(hosts: Sequence[Standing], status: int, at_work: str, problems: Sequence[str]) -> str:
     planned = sum(host.planned for host in hosts)
     counts = _counts(hosts)
     done = sum(counts.values())
@@ -70,8 +75,10 @@ def _sentence(hosts: Sequence[Standing], status: int, at_work: str) -> str:
         return f"ERROR: {planned - done} of {number_of(planned, 'run')} left no evidence"
     if status == BROKEN and not all(host.is_clean for host in hosts):
         return "ERROR: not every host is as it was"
+    if status == BROKEN and (broke := done - counts[PASSED] - counts[UNDECIDED]):
+        return f"ERROR: {broke} of {done} runs broke"
     if status == BROKEN:
-        return f"ERROR: {done - counts[PASSED] - counts[UNDECIDED]} of {done} runs broke"
+        return f"ERROR: {problems[0]}"
     if status == UNDECIDED:
         return f"UNDECIDED: {number_of(done, 'run')} decided nothing"
     return f"PASS: {counts[PASSED]} of {number_of(planned, 'run')} pass" + (

@@ -34,6 +34,11 @@ class FleetRun:
         return bool(self.gap) or self.run.is_wrong
 
     @property
+    def is_unread(self) -> bool:
+        """Whether its evidence stands there, and can't be read."""
+        return bool(self.run.failure) and not self.gap
+
+    @property
     def name(self) -> str:
         """The run's name: host, kernel, and its number among repetitions."""
         return f"{self.host}/{self.kernel}/{self.number}"

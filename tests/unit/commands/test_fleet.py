@@ -18,6 +18,7 @@ from support.sigkill import children
 
 import kvmtest.commands.fleet_run
 from kvmtest.cli import main
+from kvmtest.errors import EnvironmentUnfit
 from kvmtest.fleet.drive import Opening
 from kvmtest.fleet.plan import Plan
 from kvmtest.fleet.tasks import Lane
@@ -140,6 +141,45 @@ def test_the_matrix_is_made_anew_from_what_is_kept(fleet: Fleet) -> None:
     assert main(["fleet", "matrix", str(fleet.results)]) == 0
     assert (fleet.results / "matrix.html").exists()
     assert json.loads((fleet.results / "matrix.json").read_text())
+
+
+def test_a_report_that_can_not_be_written_is_no_pass(fleet: Fleet, capsys: Capture) -> None:
+    assert fleet.run() == 0
+    (fleet.results / "matrix.json").unlink()
+    (fleet.results / "matrix.json").mkdir()
+    capsys.readouterr()
+    assert fleet.resume() == 3
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"ERROR: can't write {fleet.results}/matrix.json"[:60])
+    assert "matrix.json: Is a directory" in captured.err
+    (fleet.results / "matrix.json").rmdir()
+    assert fleet.resume() == 0
+
+
+def test_evidence_that_can_no_longer_be_read_is_no_pass(fleet: Fleet, capsys: Capture) -> None:
+    assert fleet.run() == 0
+    (fleet.results / "spr/new/1/evidence.json").write_text("{")
+    capsys.readouterr()
+    assert fleet.resume() == 3
+    captured = capsys.readouterr()
+    assert captured.out.startswith("ERROR: spr/new/1: ")
+    assert "not JSON, or cut short" in captured.err
+
+
+def test_a_host_that_can_not_be_given_back_is_no_pass(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    @contextmanager
+    def opened(host: PaperHost) -> Iterator[PaperHost]:
+        yield host
+        raise EnvironmentUnfit(f"the place of {host.name} is not released; release it")
+
+    monkeypatch.setattr(PaperHost, "opened", opened)
+    assert fleet.run() == 3
+    captured = capsys.readouterr()
+    assert captured.out.startswith("ERROR: spr: the place of spr is not released; release it")
+    assert "kvmtest: emr: the place of emr is not released; release it" in captured.err
+    assert fleet.kept == ALL
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(fleet: Fleet, capsys: Capture) -> None:

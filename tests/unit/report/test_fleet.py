@@ -39,6 +39,22 @@ def test_the_first_line_is_the_sentence_and_the_exit_status(
     assert len(first) == 80
 
 
+@pytest.mark.parametrize(
+    ("host", "sentence", "status"),
+    [
+        (Standing("a", 1, [0], []), "ERROR: can't write DIR/matrix.html", 3),
+        (Standing("a", 1, [4], []), "ERROR: can't write DIR/matrix.html", 3),
+        (Standing("a", 1, [3], []), "ERROR: 1 of 1 runs broke", 3),
+        (Standing("a", 1, [1], []), "FAIL: 1 of 1 run FAIL", 1),
+        (Standing("a", 2, [0], [OPEN]), "ERROR: 1 of 2 runs left no evidence", 3),
+    ],
+)
+def test_what_else_went_wrong_is_no_pass(host: Standing, sentence: str, status: int) -> None:
+    first = screen([host], "DIR", problems=["can't write DIR/matrix.html"])[0].plain
+    assert first.startswith(sentence)
+    assert first.endswith(f"exit {status}")
+
+
 def test_hosts_in_trouble_come_first_and_say_why() -> None:
     said = lines(
         Standing("fine", 2, [0, 0], []),
