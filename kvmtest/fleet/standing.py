@@ -55,6 +55,9 @@ class Standing:
     is_clean: bool = True
     """Whether the host is as it was found."""
 
+    again: int = 0
+    """How many runs were tried more than once: an earlier try left no evidence."""
+
     @property
     def given_up(self) -> Sequence[NotDone]:
         """The tasks that were tried in vain."""
@@ -75,6 +78,7 @@ def _standing(results: Results, name: str, of_host: Sequence[Lane]) -> Standing:
     at_work: list[AtWork] = []
     lost = ""
     is_clean = True
+    again = 0
     for lane in of_host:
         course = results.course(lane)
         kept = results.kept(lane, course)
@@ -85,8 +89,9 @@ def _standing(results: Results, name: str, of_host: Sequence[Lane]) -> Standing:
             at_work.append(AtWork(course.at, _last(results.ledger(lane))))
         lost = lost or course.lost
         is_clean = is_clean and _is_clean(course, lane)
+        again += sum(course.attempts.get(key, 0) > 0 for key in kept)
     planned = sum(len(lane.tasks) for lane in of_host)
-    return Standing(name, planned, statuses, not_done, lost, at_work, is_clean)
+    return Standing(name, planned, statuses, not_done, lost, at_work, is_clean, again)
 
 
 def _is_clean(course: Course, lane: Lane) -> bool:

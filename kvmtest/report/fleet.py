@@ -132,6 +132,8 @@ def _said(host: Standing, now: float | None) -> Iterator[str]:
         yield ", ".join(
             f"{counts[w]} {w}" for w in ("FAIL", "error", "pass", "undecided") if counts[w]
         )
+    if host.again:
+        yield f"{host.again} tried again"
     if host.given_up:
         yield f"{len(host.given_up)} given up"
     if now is not None:

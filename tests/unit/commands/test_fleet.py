@@ -23,7 +23,7 @@ from kvmtest.fleet.drive import Opening
 from kvmtest.fleet.plan import Plan
 from kvmtest.fleet.tasks import Lane
 from kvmtest.judge import Verdict
-from kvmtest.target import Job, Outcome
+from kvmtest.target import Job, Outcome, TargetFailed
 
 Capture = pytest.CaptureFixture[str]
 
@@ -141,6 +141,23 @@ def test_the_matrix_is_made_anew_from_what_is_kept(fleet: Fleet) -> None:
     assert main(["fleet", "matrix", str(fleet.results)]) == 0
     assert (fleet.results / "matrix.html").exists()
     assert json.loads((fleet.results / "matrix.json").read_text())
+
+
+def test_a_run_that_was_tried_again_is_told(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    own = PaperHost.run
+
+    def run(host: PaperHost, job: Job) -> Outcome:
+        if host.name == "spr" and job.id.endswith(".new.1.0"):
+            raise TargetFailed("its kernel panicked", "")
+        return own(host, job)
+
+    monkeypatch.setattr(PaperHost, "run", run)
+    assert fleet.run() == 0
+    said = capsys.readouterr().out
+    assert "spr  2/2  2 pass; 1 tried again" in said
+    assert "emr  2/2  2 pass\n" in said
 
 
 def test_a_report_that_can_not_be_written_is_no_pass(fleet: Fleet, capsys: Capture) -> None:
