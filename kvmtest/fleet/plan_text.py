@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kvmtest.errors import UsageError
+from kvmtest.errors import UsageError, printable
 from kvmtest.optional_libraries import library
 
 __all__ = ["Lines", "PlanError", "read"]
@@ -140,8 +140,9 @@ def _unknown(value: dict[str, Any], definition: dict[str, Any], at: _Place) -> t
         where = f" in {'.'.join(map(str, at))}" if at else ""
         return key, f"{key} is unknown{where}", f"it takes {', '.join(known)}"
     (pattern,) = definition["patternProperties"]
-    key = next(key for key in value if not re.search(pattern, key))
-    return key, f"{key} is no name", "use up to 64 letters, digits and . _ + -, a letter first"
+    key = next(key for key in value if not re.fullmatch(pattern.rstrip("$"), key))
+    what = f"{printable(key)} is no name"
+    return key, what, "use up to 64 letters, digits and . _ + -, a letter first"
 
 
 @cache

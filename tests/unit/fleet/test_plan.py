@@ -149,6 +149,7 @@ HOSTS = "hosts:\n  a: {lab: intel}\n  b: {ssh: root@b}\n"
         (HOSTS + "runs: []", 4, "runs must contain at least 1 items"),
         (HOSTS + "runs:\n- {}\n- hots: [a]\n", 6, "hots is unknown in runs.1; it takes hosts,"),
         ("hosts:\n  ok: {lab: intel}\n  ../x: {lab: intel}\nruns: [{}]", 3, "../x is no name"),
+        ('hosts:\n  "x\\n": {lab: intel}\nruns: [{}]', 2, " is no name; use up to 64"),
         ("hosts:\n  evidence.json: {lab: intel}\nruns: [{}]", 2, "files that a fleet writes"),
         ("hosts:\n  a: {kind: x}\nruns: [{}]", 2, "a has none of lab, ssh, place, reserve"),
         ("hosts:\n  a: {lab: amd, place: p}\nruns: [{}]", 2, "a has both lab and place"),
