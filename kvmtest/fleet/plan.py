@@ -19,6 +19,7 @@ from kvmtest.errors import UsageError
 from kvmtest.lab.parameters import Parameters
 from kvmtest.lab.target import VENDORS
 from kvmtest.run_options import RunOptions, options
+from kvmtest.target import DEADLINE
 
 from .host import KernelKind, PlannedKernel
 from .plan_text import Lines, PlanError, read
@@ -36,7 +37,6 @@ __all__ = [
     "parse",
 ]
 
-DEADLINE = 900.0
 OWN = "own"
 
 #: The most bytes read of a plan.

@@ -31,7 +31,7 @@ from .ledger import LEDGER, Ledger, entries
 from .plan import Plan, parse
 from .tasks import Lane, Task, TaskKey, lanes
 
-__all__ = ["LaneRecord", "Results"]
+__all__ = ["LaneRecord", "Results", "require_new"]
 
 PLAN, ABOUT = "plan.yaml", "fleet.json"
 SCHEMA = "kvmtest-fleet/1"

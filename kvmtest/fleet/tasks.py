@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kvmtest.target import DEADLINE
+
 from .host import PlannedKernel
 from .plan import Plan, PlannedHost
 
@@ -26,8 +28,8 @@ class Task:
     words: tuple[str, ...] = ()
     """The options of ``kvmtest run``."""
 
-    deadline: float = 900.0
-    boot_deadline: float = 900.0
+    deadline: float = DEADLINE
+    boot_deadline: float = DEADLINE
     retries: int = 1
     """How often a boot or a run that failed is tried again."""
 
