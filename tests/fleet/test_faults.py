@@ -17,9 +17,10 @@ from support.hosts.gate import gate
 from support.kernel_files import RELEASE, deb, tree_files
 from support.labgrid_service import Labgrid, labgrid
 from support.long_tests import takes_long
+from support.sigkill import children
 
 from kvmtest.evidence.file import load
-from kvmtest.fleet.course import Boot, Ended, Ending, Restore, Run
+from kvmtest.fleet.course import Boot, Ended, Ending, Restore, Resumed, Run
 from kvmtest.fleet.ledger import LEDGER, Entry, entries
 
 #: kvmtest, which waits five seconds for a host that is away when its run's time is up.
@@ -61,8 +62,11 @@ class Fleet:
 
     def resume(self) -> int:
         """Go on with the plan to its end; return the exit status."""
-        self._start("resume", str(self.results))
+        self.start_resume()
         return self.status()
+
+    def start_resume(self) -> None:
+        self._start("resume", str(self.results))
 
     def _start(self, *words: str) -> None:
         with (self.folder / "printed").open("wb") as file:
@@ -74,6 +78,14 @@ class Fleet:
                 env=self.environment,
                 start_new_session=True,
             )
+
+    def kill(self) -> None:
+        """Kill the command and the processes of its hosts; none sees the death of another."""
+        lanes = children(self.process.pid)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (self.process.pid, *lanes):
+                os.kill(pid, number)
+        self.process.wait()
 
     def status(self) -> int:
         """Wait for the end; return the exit status."""
@@ -167,6 +179,39 @@ def test_a_run_goes_on_while_its_connection_is_lost(fleet: Fleet, hosts: Hosts) 
         assert fleet.status() == PASS, fleet.printed
     assert fleet.has_evidence("host1")
     assert fleet.facts("host1") == WHOLE
+    assert_as_it_was(host)
+
+
+def test_a_killed_fleet_takes_up_the_run_that_is_at_work(fleet: Fleet, hosts: Hosts) -> None:
+    host = hosts["host1"]
+    with gate(host) as closed:
+        fleet.start(by_ssh("host1"))
+        closed.await_run()
+        fleet.kill()
+        fleet.start_resume()
+        fleet.await_that(lambda: fleet.facts("host1")[3:] == [Resumed(), *WHOLE[:3]])
+        closed.let_pass()
+        assert fleet.status() == PASS, fleet.printed
+    # Asked for by the same name, it is the job that waited: only that one was let pass.
+    assert fleet.facts("host1") == [*WHOLE[:3], Resumed(), *WHOLE]
+    assert fleet.has_evidence("host1")
+    assert_as_it_was(host)
+
+
+def test_a_host_is_put_back_where_its_fleet_s_command_is_killed(fleet: Fleet, hosts: Hosts) -> None:
+    host = hosts["host1"]
+    with gate(host) as closed:
+        fleet.start(by_ssh("host1"))
+        closed.await_run()
+        fleet.process.kill()
+        fleet.process.wait()
+        # The next one waits for the processes of the first one's hosts.
+        fleet.start_resume()
+        closed.await_run()
+        closed.let_pass()
+        assert fleet.status() == PASS, fleet.printed
+    stopped = [*WHOLE[:3], Ended(Ending.STOPPED), *WHOLE[4:]]
+    assert fleet.facts("host1") == [*stopped, Resumed(), *WHOLE[:2], Run("own", 1, 1), *WHOLE[3:]]
     assert_as_it_was(host)
 
 

@@ -46,7 +46,8 @@ class Gate:
         self._host = host
         # The host's files, seen from here: a pulled cable is none between us and the gate.
         self._folder = host.root / _FOLDER[1:]
-        self._came = os.open(self._folder / "came", os.O_RDONLY | os.O_NONBLOCK)
+        # To be written, too: a FIFO whose last writer has gone looks as if there were more to read.
+        self._came = os.open(self._folder / "came", os.O_RDWR | os.O_NONBLOCK)
 
     def await_run(self) -> None:
         """Return when a run has come to the gate."""
