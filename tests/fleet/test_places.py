@@ -154,6 +154,23 @@ def test_the_host_of_a_place_is_reached_and_its_place_returned(
     assert holder(service, "host3") == "None"
 
 
+def test_a_host_whose_place_somebody_else_got_meanwhile_is_left_alone(
+    service: Labgrid, hosts: Hosts, places: Callable[..., Places]
+) -> None:
+    planned = PlannedHost("board", Place("host3"), "metal")
+    with opened(
+        planned, "plan-1", print, coordinator=service.address, ssh_config=hosts.ssh_config
+    ) as host:
+        service.kill_coordinator()
+        service.start_coordinator()
+        service.start_exporters()
+        places("plan-2").acquire("host3", 0)
+        for step in (lambda: host.restore(60), lambda: host.boot(PlannedKernel("own"), 60)):
+            with pytest.raises(EnvironmentUnfit, match="plan-2 has this place"):
+                step()
+    assert holder(service, "host3").endswith("+plan-2")
+
+
 def test_a_host_whose_key_is_unknown_is_not_spoken_to(
     service: Labgrid, hosts: Hosts, tmp_path: Path
 ) -> None:
