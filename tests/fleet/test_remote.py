@@ -107,6 +107,17 @@ def in_background(do: Callable[[], Any]) -> Callable[[], Any]:
     return result
 
 
+def at_work(
+    target: RemoteTarget, host: NamespacedHost, **job: Any
+) -> tuple[Waiting, Callable[[], Any]]:
+    """Have a host begin a job; return when it waits there, with what waits for its outcome."""
+    waiting = Waiting(host)
+    wanted = Job(["--only", BTF], commands=waiting.commands, **job)
+    outcome = in_background(lambda: target.run(wanted))
+    waiting.await_begun()
+    return waiting, outcome
+
+
 def test_a_host_runs_what_it_never_had(fleet: Fleet) -> None:
     outcome = fleet.target("host1").run(Job(["--only", BTF], id="one"))
     assert outcome.exit_status == 0
@@ -139,10 +150,7 @@ def test_a_host_is_left_as_it_was(fleet: Fleet) -> None:
 
 def test_a_run_outlives_its_connection(fleet: Fleet) -> None:
     host = fleet.hosts["host2"]
-    waiting = Waiting(host)
-    job = Job(["--only", BTF], commands=waiting.commands, id="outlives")
-    outcome = in_background(lambda: fleet.target("host2").run(job))
-    waiting.await_begun()
+    waiting, outcome = at_work(fleet.target("host2"), host, id="outlives")
     host.run("sh", "-c", "pkill -KILL -f 'sshd: root@notty'", check=False)
     waiting.go_on()
     assert outcome().exit_status == 0
@@ -151,8 +159,6 @@ def test_a_run_outlives_its_connection(fleet: Fleet) -> None:
 
 def test_a_network_that_is_away_for_a_while_is_waited_for(fleet: Fleet) -> None:
     host = fleet.hosts["host3"]
-    waiting = Waiting(host)
-    job = Job(["--only", BTF], commands=waiting.commands, id="away")
     shell = fleet.shell("host3")
     lost = threading.Event()
 
@@ -165,8 +171,7 @@ def test_a_network_that_is_away_for_a_while_is_waited_for(fleet: Fleet) -> None:
                 raise
 
     noticing = Noticing(shell.host, config=shell.config, connect_s=3, alive_s=1)
-    outcome = in_background(lambda: RemoteTarget(noticing, fleet.steps.append).run(job))
-    waiting.await_begun()
+    waiting, outcome = at_work(RemoteTarget(noticing, fleet.steps.append), host, id="away")
     host.pull_cable()
     assert lost.wait(60)
     host.plug_cable()
@@ -181,7 +186,6 @@ import sys
 from pathlib import Path
 from kvmtest.fleet.openssh import OpenSsh
 from kvmtest.fleet.remote import RemoteTarget
-from kvmtest.host.changes.journal.record import BOOT_ID, RECORD, Entry, Header, encode
 from kvmtest.target import Job
 config, host, *command = sys.argv[1:]
 shell = OpenSsh(host, config=Path(config))
@@ -205,10 +209,7 @@ def test_a_job_is_taken_up_after_whoever_asked_was_killed(fleet: Fleet) -> None:
 
 def test_a_host_that_restarts_amid_a_run_is_told(fleet: Fleet) -> None:
     host = fleet.hosts["host5"]
-    waiting = Waiting(host)
-    job = Job(["--only", BTF], commands=waiting.commands, id="restarts")
-    outcome = in_background(lambda: fleet.target("host5").run(job))
-    waiting.await_begun()
+    _, outcome = at_work(fleet.target("host5"), host, id="restarts")
     host.cycle()
     with pytest.raises(TargetFailed, match=r"^host5: the run died amid its work: the host was"):
         outcome()
@@ -216,10 +217,7 @@ def test_a_host_that_restarts_amid_a_run_is_told(fleet: Fleet) -> None:
 
 def test_a_host_whose_run_was_killed_is_restored(fleet: Fleet) -> None:
     host = fleet.hosts["host5"]
-    waiting = Waiting(host)
-    job = Job(["--only", BTF], commands=waiting.commands, id="killed")
-    outcome = in_background(lambda: fleet.target("host5").run(job))
-    waiting.await_begun()
+    _, outcome = at_work(fleet.target("host5"), host, id="killed")
     # As a run writes it before it changes anything.
     boot_id = host.run("cat", BOOT_ID).stdout.strip()
     header = Header(pid=1 << 21, start=1, boot_id=boot_id, time="2026-11-30", command="run")
@@ -241,20 +239,14 @@ def test_a_host_whose_run_was_killed_is_restored(fleet: Fleet) -> None:
 def test_a_host_that_stays_away_is_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvmtest.fleet.remote._LATE_S", 1.0)
     host = fleet.hosts["host5"]
-    waiting = Waiting(host)
-    job = Job(["--only", BTF], commands=waiting.commands, id="stays away", deadline=10)
-    outcome = in_background(lambda: fleet.target("host5").run(job))
-    waiting.await_begun()
+    _, outcome = at_work(fleet.target("host5"), host, id="stays away", deadline=10)
     host.off()
     with pytest.raises(HostLost, match=r"^host5: .*\(its time was up\)$"):
         outcome()
 
 
 def test_a_restoration_ends_what_is_at_work(fleet: Fleet) -> None:
-    waiting = Waiting(fleet.hosts["host6"])
-    job = Job(["--only", BTF], commands=waiting.commands, id="at work")
-    outcome = in_background(lambda: fleet.target("host6").run(job))
-    waiting.await_begun()
+    _, outcome = at_work(fleet.target("host6"), fleet.hosts["host6"], id="at work")
     fleet.target("host6").restore(RESTORE_S)
     with pytest.raises(TargetFailed, match=r"^host6: "):
         outcome()
