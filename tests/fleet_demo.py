@@ -32,8 +32,8 @@ from kvmtest.errors import KvmtestError
 LOST = "host5"
 #: The second kernel; the first is the lab's own.
 KERNEL = "6.1"
-#: Seconds that a run on a host may take. A host that does not answer is given up after this and two
-#: minutes, in which its network might have come back.
+#: Seconds that a run on a host may take. A host that does not answer is given up after this and
+#: three minutes, in which its run might end and its network come back.
 DEADLINE_S = 10
 #: Seconds in which all that was started has ended.
 ENDING_S = 10
