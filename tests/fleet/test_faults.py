@@ -170,6 +170,9 @@ def test_a_run_goes_on_while_its_connection_is_lost(fleet: Fleet, hosts: Hosts) 
     with gate(host) as closed:
         fleet.start(by_ssh("host1", "host2"))
         closed.await_run()
+        # The connection over which the fleet waits, not the one by which it began the run.
+        waits = ("pgrep", "-f", "[f]leet.unit wait")
+        fleet.await_that(lambda: host.run(*waits, check=False).stdout)
         host.lose_connections()
         closed.let_pass()
         # It comes back when the others have long been ready.
