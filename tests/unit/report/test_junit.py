@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.evidence_strategies import RESULTS
 
 from kvmtest.evidence import Result
-from kvmtest.judge import Reading, Role, Verdict, claim, control
+from kvmtest.judge import Reading, Role, Verdict, claim, control, measure
 from kvmtest.report.junit import NOTHING_ATTACHED, Attachments, junit
 
 
@@ -97,6 +97,29 @@ def test_the_machine_is_named_in_a_property() -> None:
     root = ElementTree.fromstring(junit([], "", "lab (Bochs 2.7, corei7_skylake_x)"))
     (named,) = root.findall("testsuite/properties/property")
     assert named.attrib == {"name": "machine", "value": "lab (Bochs 2.7, corei7_skylake_x)"}
+
+
+def test_a_suite_names_its_host_and_how_long_all_checks_took() -> None:
+    results = [
+        Result("any.soak", Verdict.PASS, "r", 1.25),
+        Result("host.hotplug", Verdict.SKIP, "r", 0.5),
+    ]
+    suite = suite_of(results, hostname="runner7")
+    assert (suite.get("hostname"), suite.get("time")) == ("runner7", "1.750")
+
+
+def test_a_known_defect_that_does_not_show_is_pointed_out() -> None:
+    mended = Result("any.soak", Verdict.PASS, "because", known_defect="docs/findings/x.md")
+    (case,) = suite_of([mended])
+    assert case.findtext("system-out") == "a known defect does not show: docs/findings/x.md"
+
+
+def test_a_pass_of_the_leak_experiment_says_what_it_would_have_missed() -> None:
+    figure = measure("leak", "smallest leak of a", 0.375, least_percent_of_smis=16.1)
+    passed = Result("vmx.leak.host-events", Verdict.PASS, "because", readings=[figure])
+    (case,) = suite_of([passed])
+    said = "would be seen: a 0.38 % leak in every SMI; a whole leak in 16 % of SMIs or more"
+    assert said in (case.findtext("system-out") or "").splitlines()
 
 
 # What GitLab shows: the element's text

@@ -1,6 +1,8 @@
 """A document for KernelCI's database says what the evidence says, in that database's words."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from support.evidence_samples import BOCHS, evidence_of
 from support.evidence_strategies import EVIDENCE, RUNS
 
 from kvmtest.errors import UsageError
-from kvmtest.evidence import Evidence, Result, load
+from kvmtest.evidence import CpuRecord, Evidence, Result, load
 from kvmtest.judge import Verdict, claim, control, measure
 from kvmtest.report.kcidb import kcidb
 
@@ -59,6 +61,19 @@ def test_a_measured_property_has_its_first_number_and_all_its_figures() -> None:
     test = of_result(Result("svm.leak.guest-only", Verdict.MEASURED, "r", readings=figures))
     assert test["number"] == {"value": 10.5, "unit": "1/SMI"}
     assert test["misc"]["figures"] == [str(figure) for figure in figures]
+
+
+def test_a_figure_that_json_can_not_hold_is_no_number() -> None:
+    figures = [measure("leak", "a", math.inf), measure("leak", "b", math.nan)]
+    measured = Result("any.soak", Verdict.MEASURED, "r", readings=figures)
+    test = of_result(measured)
+    assert "number" not in test
+    assert len(test["misc"]["figures"]) == 2
+
+
+def test_a_time_without_a_zone_is_left_out() -> None:
+    test = of_result(Result("any.soak", Verdict.PASS, "r"), started="2026-11-29T14:03:42")
+    assert "start_time" not in test
 
 
 def test_only_a_measured_property_has_a_number() -> None:
@@ -117,6 +132,20 @@ def test_a_kernel_is_one_checkout_and_one_build_of_all_its_runs() -> None:
     assert len({each["id"] for each in data["tests"]}) == 2
 
 
+def test_a_build_is_described_by_the_first_run_of_its_kernel() -> None:
+    passed = [Result("any.soak", Verdict.PASS, "r")]
+    runs = [evidence_of(passed, started=f"2026-11-29T14:03:4{n}Z") for n in (1, 2)]
+    first, second = (
+        replace(run, kernel=replace(run.kernel, compiler=compiler))
+        for run, compiler in zip(runs, ["gcc 12", "gcc 14"], strict=True)
+    )
+    data = document(first, second)
+    assert len(data["tests"]) == 2
+    (build,) = data["builds"]
+    assert build["compiler"] == "gcc 12"
+    assert (build["architecture"], build["status"]) == ("x86_64", "PASS")
+
+
 def test_modules_laid_over_a_kernel_make_another_build_of_it() -> None:
     laid = {**BOCHS, "details": {"modules_laid_over": "kvm.ko (abc)"}}
     data = document(evidence_of(lab=BOCHS), evidence_of(lab=laid))
@@ -142,6 +171,15 @@ def test_the_environment_says_that_a_machine_is_emulated() -> None:
     (test,) = document(evidence_of([Result("any.soak", Verdict.PASS, "r")], lab=BOCHS))["tests"]
     assert test["environment"]["comment"].startswith("EMULATED Intel (Bochs 2.7, 1 CPU)")
     assert test["environment"]["misc"]["platform"] == "Bochs corei7_skylake_x"
+
+
+def test_the_environment_has_the_cpu_and_its_microcode() -> None:
+    run = evidence_of([Result("any.soak", Verdict.PASS, "r")], hostname="spr")
+    cpu = CpuRecord("intel", model_name="Xeon", microcode=0x2B000620)
+    (test,) = document(replace(run, machine=replace(run.machine, cpu=cpu)))["tests"]
+    assert test["environment"]["misc"].items() >= {
+        "hostname": "spr", "cpu_vendor": "Intel", "platform": "Xeon", "microcode": "0x2b000620",
+    }.items()  # fmt: skip
 
 
 def test_the_same_run_comes_once_and_with_the_same_ids() -> None:

@@ -1,6 +1,7 @@
 """Markdown for GitHub's job summaries: what a reader of CommonMark with tables makes of it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support.evidence_samples import BOCHS, evidence_of
 from support.evidence_strategies import RUNS
 
 from kvmtest.evidence import Evidence, Required, Result, load
-from kvmtest.judge import Verdict, claim, control
+from kvmtest.judge import Verdict, claim, control, measure
 from kvmtest.report.markdown import markdown, markdown_of_runs
 
 RECORDED = sorted((Path(__file__).parents[2] / "recorded").glob("*.json"))
@@ -124,6 +125,21 @@ def test_a_problem_of_the_run_and_an_unmet_requirement_are_named() -> None:
     assert "can't write *it*" in found
     assert "--require feature:nested is not met: nested=N" in found
     assert not any("--require any.soak" in text for text in found)
+
+
+def test_a_host_that_is_not_as_it_was_is_named() -> None:
+    run = evidence_of([], 3)
+    failed = replace(run, journal=replace(run.journal, failures=["the knob is 1, was 0"]))
+    assert "* not undone: the knob is 1, was 0\n" in markdown(failed)
+
+
+def test_passes_of_the_leak_experiment_say_what_they_would_have_missed() -> None:
+    figure = measure("leak", "smallest leak of a", 0.375, least_percent_of_smis=16.1)
+    seen = "would be seen: a 0.38 % leak in every SMI; a whole leak in 16 % of SMIs or more"
+    for verdict, is_said in ((Verdict.PASS, True), (Verdict.MEASURED, False)):
+        decided = Result("vmx.leak.host-events", verdict, "because", readings=[figure])
+        found = [shown(t) for t in READER.parse(markdown(evidence_of([decided]))) if t.children]
+        assert (seen in found) == is_said
 
 
 @given(RUNS)
