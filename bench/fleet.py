@@ -101,23 +101,18 @@ def _proportional_mib() -> float:
 
 
 def of_matrix(folder: Path) -> dict[str, Any]:
-    """Make the matrix of results in a process of its own; return what it takes and how large it is.
-
-    The memory is that of the largest process, times their number at once: more than it can be.
-    """
-    began = time.monotonic()
-    child = subprocess.Popen([sys.executable, "-m", "kvmtest", "fleet", "matrix", str(folder)])
-    _, status, used = os.wait4(child.pid, 0)
-    seconds = time.monotonic() - began
-    if status:
-        raise SystemExit(f"fleet-bench: the matrix failed: {os.waitstatus_to_exitcode(status)}")
+    """Make the matrix of results; return what it takes, and how large it is."""
+    took = used_by(
+        "from kvmtest.commands.fleet_matrix import write_matrix\n"
+        "from kvmtest.fleet.results import Results\n"
+        "write_matrix(Results.open(folder))",
+        folder,
+    )
     pages = [*folder.glob("*.html"), *folder.glob("matrix-runs/*.html")]
     reports = list(folder.glob("*/*/*/report.html"))
     sizes = [page.stat().st_size for page in pages]
     return {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "mib": round((1 + parallel.jobs_that_fit(MEMORY_MIB)) * used.ru_maxrss / 1024),
+        **took,
         "pages": len(pages),
         "html_mib": round(sum(sizes) / MIB, 1),
         "largest_mib": round(max(sizes) / MIB, 2),
@@ -125,6 +120,42 @@ def of_matrix(folder: Path) -> dict[str, Any]:
         "reports_mib": round(sum(each.stat().st_size for each in reports) / MIB, 1),
         "json_mib": round((folder / "matrix.json").stat().st_size / MIB, 2),
         "junit_mib": round((folder / "junit.xml").stat().st_size / MIB, 2),
+    }
+
+
+def of_kcidb(folder: Path) -> dict[str, Any]:
+    """Make the KCIDB document of results; return what it takes, and how large it is."""
+    code = "from kvmtest.commands.fleet_kcidb import write_kcidb\nwrite_kcidb(folder)"
+    took = used_by(code, folder)
+    return {**took, "json_mib": round((folder / "kcidb.json").stat().st_size / MIB)}
+
+
+def used_by(code: str, folder: Path) -> dict[str, Any]:
+    """Run code on a folder in a process of its own; return what that takes, and beside what.
+
+    The memory is that of the largest process, times their number at once: more than it can be. The
+    load is the average of the minute before. The niceness is that of the processes' autogroup, by
+    which Linux lets the processes of other sessions go first.
+    """
+    load, group = os.getloadavg()[0], Path("/proc/self/autogroup")
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    if group.exists():
+        nice = int(group.read_text().split()[-1])
+    began = time.monotonic()
+    head = "import sys\nfrom pathlib import Path\nfolder = Path(sys.argv[1])\n"
+    child = subprocess.Popen([sys.executable, "-c", head + code, str(folder)])
+    _, status, used = os.wait4(child.pid, 0)
+    seconds = time.monotonic() - began
+    if status:
+        raise SystemExit(
+            f"fleet-bench: it failed with {os.waitstatus_to_exitcode(status)}:\n{code}"
+        )
+    return {
+        "load": round(load, 1),
+        "niceness": nice,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "mib": round((1 + parallel.jobs_that_fit(MEMORY_MIB)) * used.ru_maxrss / 1024),
     }
 
 
@@ -185,9 +216,12 @@ def main() -> int:
         evidence, ledgers = write(folder, stories, SEED)
         figures |= {"evidence_mib": round(evidence / MIB), "ledgers_mib": round(ledgers / MIB, 1)}
         figures["matrix"] = matrix = of_matrix(folder)
+        figures["kcidb"] = kcidb = of_kcidb(folder)
     print(f"       {figures['evidence_mib']} MiB of evidence, {figures['ledgers_mib']} of ledgers")
     figures["full_run_ms"] = full_run_ms()
-    print(f"       the matrix took {matrix['cpu_seconds']} s of CPU time")
+    for name, took in (("the matrix", matrix), ("kcidb.json", kcidb)):
+        took_s = f"{took['cpu_seconds']} s of CPU time, {took['seconds']} by the clock"
+        print(f"       {name} took {took_s}, at load {took['load']}, niceness {took['niceness']}")
     reached = [
         reaches("the matrix, by the clock", matrix["seconds"], SECONDS, "s"),
         reaches("its memory", matrix["mib"], MEMORY, "MiB"),

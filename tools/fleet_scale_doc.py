@@ -82,7 +82,8 @@ kind: a run in the lab's Intel machine has 0.6 MB of evidence, and {done:,} of t
 
 ## The matrix
 
-Made from all evidence and ledgers, on {cpus} CPUs:
+Made from all evidence and ledgers, on {cpus} CPUs. The load average was {load:.1f} as it began, and
+its niceness {niceness}: the time by the clock is beside that much other work.
 
 | what | figure | goal |
 |---|---|---|
@@ -97,6 +98,11 @@ Made from all evidence and ledgers, on {cpus} CPUs:
 
 The row of a run with all its readings, 0.6 MB, takes {full_run_ms:.0f} ms of CPU time:
 {full_s:.0f} s for {done:,} of them, which the CPUs share."""
+
+_KCIDB = """
+Where kcidb-io is installed, each end of a fleet also leaves kcidb.json, of {json_mib} MiB. It is
+checked against KernelCI's schema run by run, which takes most of its time: {cpu_seconds:.0f} s of
+CPU time, {seconds:.0f} s by the clock at a load of {load:.1f}, and at most {mib} MiB of memory."""
 
 
 def document() -> str:
@@ -120,6 +126,7 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     yield from (f"| {what} | {count:,} |" for what, count in counts.items())
     full_s = data["full_run_ms"] * data["done"] / 1000
     yield _MEMORY.format(**data, **data["memory"], **data["matrix"], full_s=full_s)
+    yield _KCIDB.format(**data["kcidb"])
 
 
 _STEPS = {"Boot": "boots", "Run": "attempts at a run", "Restore": "restorations"}
