@@ -54,6 +54,11 @@ class Gate:
         assert select.select([self._came], [], [], PATIENCE_S)[0], "no run came"
         assert os.read(self._came, 1) == b"\n"
 
+    @property
+    def has_come(self) -> bool:
+        """Whether a run has come since await_run()."""
+        return bool(select.select([self._came], [], [], 0)[0])
+
     def let_pass(self) -> None:
         """Let the run that came go on, and those after it pass."""
         go = os.open(self._folder / "go", os.O_WRONLY)
