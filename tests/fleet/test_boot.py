@@ -1,10 +1,12 @@
 """Kernels are changed on hosts that pretend to boot them, and nothing is left, whatever happens."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet.conftest import PRETENDED, started
@@ -18,7 +20,7 @@ from kvmtest.fleet.boot import FOLDER, HostKernel
 from kvmtest.fleet.host import HostLost, KernelKind, PlannedKernel, WrongKernel
 from kvmtest.fleet.openssh import OpenSsh
 from kvmtest.fleet.packed_kernel import PackedKernel, pack
-from kvmtest.fleet.shell import ANSWER, PATIENCE, Ran, Shell
+from kvmtest.fleet.shell import ANSWER, PATIENCE, ConnectionLost, Ran, Shell
 
 OTHER = "6.18.1+test-amd64"
 
@@ -113,6 +115,31 @@ def test_from_one_kernel_to_the_next_it_is_one_reboot(
     # The first is gone.
     assert host.run("ls", "/boot/kvmtest").stdout == f"{OTHER}\n"
     assert host.run("ls", f"/lib/modules/{RELEASE}", check=False).returncode == 2
+
+
+def test_a_host_that_has_still_to_go_down_is_not_back(
+    host: NamespacedHost, shell: OpenSsh, kernel: PackedKernel
+) -> None:
+    told: list[Sequence[str]] = []
+
+    class Lingering(OpenSsh):
+        """A host that answers twice more after it was told to reboot."""
+
+        def run(self, words: Sequence[str], *given: Any, **more: Any) -> Ran:
+            if words[-1].endswith("|| reboot"):
+                told.append(words)
+                return Ran(0)
+            ran = super().run(words, *given, **more)
+            if 0 < len(told) < 3:
+                told.append(words)
+                if len(told) == 3:
+                    with contextlib.suppress(ConnectionLost):
+                        super().run(told[0])
+            return ran
+
+    lingering = Lingering(shell.host, config=shell.config, connect_s=shell.connect_s)
+    assert HostKernel(lingering, print).boot(kernel, 60).release == RELEASE
+    assert running(host) == RELEASE
 
 
 @takes_long
@@ -224,7 +251,8 @@ def test_a_kill_at_any_point_leaves_what_a_resume_goes_on_with(
 ) -> None:
     uses = 0
     while is_killed(shell, kernel, uses := uses + 1):
-        if uses % 3 == 0:
+        # Also where the kernel has been brought and is not unpacked.
+        if uses % 3 == 2:
             HostKernel(shell, print).boot(kernel, 60)
             assert running(host) == RELEASE
         HostKernel(shell, print).restore(60)
