@@ -4,6 +4,7 @@ The linters are those of the extra "recipes" and systemd-analyze. Where one is m
 skipped; with KVMTEST_RECIPE_TESTS=all in the environment they fail.
 """
 
+import json
 import os
 import re
 import shutil
@@ -227,6 +228,22 @@ def test_a_regression_is_told_and_the_last_good_run_stays(night: Night) -> None:
     assert night.passes(FIXED).returncode == 0
     assert night.last_good != good
     assert [path.name for path in night.kept.iterdir()] == ["last-good"]
+
+
+def test_a_regression_is_red_although_the_run_passed(night: Night) -> None:
+    assert night.passes(FIXED, "--only", "any.soak").returncode == 0
+    kept = night.kept / "last-good" / "evidence.json"
+    data = json.loads(kept.read_text())
+    (soak,) = (each for each in data["results"] if each["id"] == "any.soak")
+    assert soak["verdict"] == "SKIP"
+    soak["verdict"] = "PASS"
+    kept.write_text(json.dumps(data))
+    good = night.last_good
+    done = night.passes(FIXED, "--only", "any.soak")
+    assert load(night.results).exit_status == 0
+    assert done.returncode == 1
+    assert "REGRESSION: 1 property" in done.stdout
+    assert night.last_good == good
 
 
 def test_a_night_that_decides_nothing_is_no_good_one(night: Night) -> None:

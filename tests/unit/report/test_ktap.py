@@ -152,6 +152,16 @@ def test_a_directive_in_a_reason_is_none() -> None:
     assert (line.ok, line.directive, line.diagnosis) == (False, "ERROR", r"file x \# SKIP y")
 
 
+@pytest.mark.parametrize(
+    "marker", ["Subtest:", "List of all partitions:", "not syncing: VFS:", "reboot:"]
+)
+def test_a_marker_in_a_reason_is_broken(marker: str) -> None:
+    # kunit_parser.py takes a line that begins with the first for a heading, and ends at the others.
+    text = ktap([result(Verdict.FAIL, f"{marker} forged")], subtests=True)
+    assert marker not in text
+    assert f"# {marker[:-1]}\\: forged\n" in text
+
+
 def test_a_finding_that_goes_along_is_named_with_the_command_that_prints_it() -> None:
     finding = "docs/findings/lost-update-while-emulating.md"
     known = Result("any.soak", Verdict.FAIL, "because", known_defect=finding)

@@ -94,7 +94,10 @@ def test_what_fails_comes_before_what_is_known_and_what_passed() -> None:
     }
     results = [Result(name, verdict, "because") for name, verdict in verdicts.items()]
     known = Result("vmx.entry.migrated", Verdict.FAIL, "known", known_defect="docs/findings/x.md")
-    rows = cells(markdown(evidence_of([*results, known], 1)))
+    text = markdown(evidence_of([*results, known], 1))
+    assert "<summary>1 property decided</summary>" in text
+    assert "<summary>1 not decided</summary>" in text
+    rows = cells(text)
     told = [(row[0], row[1]) for row in rows if row[0] != "verdict"]
     assert told == [
         ("FAIL", "vmx.entry.toggled"),
@@ -179,6 +182,11 @@ def test_a_huge_run_is_cut_and_says_so() -> None:
     assert heading(text).startswith("FAIL: ")
 
 
+def test_a_long_name_is_cut_to_a_line() -> None:
+    (name,) = (row[2] for row in cells(markdown_of_runs([("n" * 5000, evidence_of())]))[1:])
+    assert (len(name), name[-2:]) == (1000, "n…")
+
+
 def test_several_runs_are_a_table_whose_failures_come_first() -> None:
     passed = evidence_of([Result("any.soak", Verdict.PASS, "r")])
     failed = evidence_of([Result("any.soak", Verdict.FAIL, "r")], 1, lab=BOCHS)
@@ -195,5 +203,6 @@ def test_ten_thousand_runs_fit() -> None:
     run = evidence_of([Result("any.soak", Verdict.FAIL, "r")], 1)
     text = markdown_of_runs((f"host{number}/6.12/1", run) for number in range(10_000))
     assert len(text.encode()) < LIMIT
-    assert "in 10000 runs: " in text
+    assert "in 10000 runs: host0/6.12/1, " in text
+    assert ", host7/6.12/1 and 9992 more\n" in text
     assert "more: see the evidence" in text
