@@ -166,18 +166,19 @@ class Guest:
         return loops
 
 
-def long_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
-    """Return a 64-bit guest with a mailbox, ready to boot; a VM without memory is given some."""
-    memory = memory or guest_memory(vm)
-    vcpu, image = vcpu or vm.create_vcpu(), load("long")
+def long_guest(vm: Vm, vcpu: Vcpu, memory: Memory | None = None) -> Guest:
+    """Return a 64-bit guest with a mailbox, ready to boot; a VM without memory is given some.
+
+    The vCPU has its CPUID: where that lacks long mode, KVM_SET_SREGS may refuse it (EINVAL).
+    """
+    memory, image = memory or guest_memory(vm), load("long")
     enter_long_mode(vcpu, memory, image)
     return Guest(vcpu, image, Mailbox(memory), memory)
 
 
-def private_guest(vm: Vm, vcpu: Vcpu | None = None, memory: Memory | None = None) -> Guest:
+def private_guest(vm: Vm, vcpu: Vcpu, memory: Memory | None = None) -> Guest:
     """Return a guest as :func:`long_guest` does, but with registers; its memory is private."""
-    memory = memory or guest_memory(vm)
-    vcpu, image = vcpu or vm.create_vcpu(), load("long_registers")
+    memory, image = memory or guest_memory(vm), load("long_registers")
     enter_long_mode(vcpu, memory, image)
     return Guest(vcpu, image, Registers())
 

@@ -13,6 +13,8 @@ CODE = 0x40000
 
 #: Make a 64-bit guest on a VM's vCPU.
 MakeGuest = Callable[[Vm, Vcpu], Guest]
+#: Make a 64-bit guest in a VM, which has not come up.
+NewGuest = Callable[[Vm], Guest]
 #: Put bytes into a VM's memory and give a vCPU that executes them in real mode, IVT at 0.
 MakeVcpu = Callable[[bytes], Vcpu]
 #: Execute bytes on a guest that has come up, in the mode it is in.
@@ -62,12 +64,22 @@ def real_code(vm: Vm, memory: Memory) -> MakeVcpu:
     return make
 
 
-def booted(make: MakeGuest, vm: Vm, cpuid: Cpuid) -> Guest:
+def made(make: MakeGuest, vm: Vm, cpuid: Cpuid) -> Guest:
     vcpu = vm.create_vcpu()
     vcpu.set_cpuid(cpuid)
-    guest = make(vm, vcpu)
+    return make(vm, vcpu)
+
+
+def booted(make: MakeGuest, vm: Vm, cpuid: Cpuid) -> Guest:
+    guest = made(make, vm, cpuid)
     guest.boot()
     return guest
+
+
+@pytest.fixture
+def new_guest(supported: Cpuid) -> NewGuest:
+    """Make 64-bit guests with a mailbox, with all of CPUID that KVM supports."""
+    return lambda vm: made(long_guest, vm, supported)
 
 
 @pytest.fixture

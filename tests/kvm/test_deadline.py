@@ -15,10 +15,11 @@ from types import FrameType
 import pytest
 
 from kvmtest._native import lib
-from kvmtest.guests import Guest, commands, long_guest
-from kvmtest.kvm import Deadline, Exit, HltExit, IoExit, Signal, Stopped, System, Vcpu
+from kvmtest.guests import Guest, commands
+from kvmtest.kvm import Deadline, Exit, HltExit, IoExit, Signal, Stopped, System, Vcpu, Vm
 
 MakeVcpu = Callable[[bytes], Vcpu]
+NewGuest = Callable[[Vm], Guest]
 
 SPIN = b"\xeb\xfe"
 RING_FOR_EVER = b"\xe6\x10\xeb\xfc"
@@ -170,13 +171,15 @@ def test_a_guest_that_exits_with_its_deadline_close_is_one_or_the_other(
     assert vcpu.run() == IoExit(0x10, True, 1, 1, b"\0")
 
 
-def test_threads_with_their_own_vcpus_have_their_own_deadlines(system: System) -> None:
+def test_threads_with_their_own_vcpus_have_their_own_deadlines(
+    system: System, new_guest: NewGuest
+) -> None:
     timeouts = [0.004, 0.011, 0.023, 0.037]
     in_time: set[float] = set()
 
     def work(timeout: float) -> None:
         with system.create_vm() as vm:
-            guest = long_guest(vm)
+            guest = new_guest(vm)
             guest.boot()
             guest.transport.send([commands.spin()])
             for _ in range(TRIES):

@@ -21,14 +21,14 @@ from kvmtest.guests import (
     UnexpectedExit,
     commands,
     load,
-    long_guest,
     mailbox,
     registers,
 )
 from kvmtest.guests import image as image_module
-from kvmtest.kvm import DebugExit, IoExit, Stopped, Vm
+from kvmtest.kvm import DebugExit, IoExit, Stopped, System, Vm
 
 Execute = Callable[[Guest, bytes], None]
+NewGuest = Callable[[Vm], Guest]
 BOGUS = 0x4B564D99
 CODE = 0x40000
 NON_CANONICAL = 0x1234_5678_1234_5678
@@ -107,16 +107,16 @@ def test_the_guest_says_hello(guest: Guest) -> None:
     assert guest.vcpu.get_regs().rflags & 0x200, "interrupts are on"
 
 
-def test_a_guest_that_says_nothing_is_an_error_with_what_to_do(vm: Vm) -> None:
-    guest = long_guest(vm)
+def test_a_guest_that_says_nothing_is_an_error_with_what_to_do(vm: Vm, new_guest: NewGuest) -> None:
+    guest = new_guest(vm)
     done = b"\x66\xba\xc1\x01\xee"  # mov $0x1c1, %dx; out %al, %dx
     guest.memory.write(guest.image.symbols["start"], done)
     with pytest.raises(KvmtestError, match="did not say hello; build it again"):
         guest.boot()
 
 
-def test_a_guest_on_an_unexpected_port_names_the_exit(vm: Vm) -> None:
-    guest = long_guest(vm)
+def test_a_guest_on_an_unexpected_port_names_the_exit(vm: Vm, new_guest: NewGuest) -> None:
+    guest = new_guest(vm)
     guest.memory.write(guest.image.symbols["start"], b"\xe6\x10")
     with pytest.raises(UnexpectedExit, match=r"the long guest came back with IoExit\(port=16") as e:
         guest.boot()
@@ -128,9 +128,9 @@ def test_a_guest_that_does_not_come_back_names_the_deadline(guest: Guest) -> Non
         guest.execute(commands.spin(), timeout=0.01)
 
 
-def test_two_guests_in_two_vms_do_not_meet(vm: Vm, system: Any) -> None:
+def test_two_guests_in_two_vms_do_not_meet(vm: Vm, system: System, new_guest: NewGuest) -> None:
     with system.create_vm() as other_vm:
-        one, two = long_guest(vm), long_guest(other_vm)
+        one, two = new_guest(vm), new_guest(other_vm)
         one.boot()
         two.boot()
         one.execute(commands.wrmsr(0x176, 0x1111))

@@ -1,17 +1,20 @@
 """Real guests on two threads are watched at once, in windows of the host's TSC."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from support.silent_smis import silent_smis
 
 from kvmtest.checks.leaks import watchers as watching
 from kvmtest.checks.leaks.watchers import Watcher, Watchers
-from kvmtest.guests import Guest, commands, long_guest
+from kvmtest.guests import Guest, commands
 from kvmtest.host.facts.tsc import tsc_hz
 from kvmtest.judge.samples import Arm
-from kvmtest.kvm import System
+from kvmtest.kvm import System, Vm
 from kvmtest.workers import Supervisor
+
+NewGuest = Callable[[Vm], Guest]
 
 
 class NoCounters:
@@ -24,11 +27,13 @@ class NoCounters:
         return {}
 
 
-def test_windows_and_gaps_of_guests_that_run_at_once_are_in_one_clock(system: System) -> None:
+def test_windows_and_gaps_of_guests_that_run_at_once_are_in_one_clock(
+    system: System, new_guest: NewGuest
+) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     cpus = (allowed[0], allowed[-1])
     with ExitStack() as stack:
-        guests = [long_guest(stack.enter_context(system.create_vm())) for _ in cpus]
+        guests = [new_guest(stack.enter_context(system.create_vm())) for _ in cpus]
         kept = stack.enter_context(ExitStack())
         smis = silent_smis(cpus, 200)
         watchers = Watchers(smis, stack.enter_context(Supervisor()), kept)
