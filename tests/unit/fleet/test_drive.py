@@ -9,8 +9,9 @@ from support.paper_hosts import OWN_STATE, PaperHost, start_of
 
 from kvmtest.errors import EnvironmentUnfit
 from kvmtest.evidence import load
-from kvmtest.fleet.course import Course, Ending, Fact
+from kvmtest.fleet.course import Course, Ending, Fact, Run
 from kvmtest.fleet.drive import drive
+from kvmtest.fleet.ledger import entries
 from kvmtest.fleet.plan import parse
 from kvmtest.fleet.results import LaneRecord, Results
 from kvmtest.target import Job, Outcome
@@ -74,6 +75,21 @@ def test_each_run_leaves_its_evidence_and_the_host_is_put_back(fleet: Fleet) -> 
     assert (evidence.machine.hostname, evidence.kernel.release) == ("spr", "new")
     files = {path.name for path in fleet.results.run_folder(fleet.lane, ("new", 2)).iterdir()}
     assert files == {"evidence.json", "kernel.log", "console.log"}
+
+
+def test_a_step_is_written_down_before_it_is_done(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Fact] = []
+    own_run = PaperHost.run
+
+    def run(host: PaperHost, job: Job) -> Outcome:
+        written.append(entries(fleet.results.ledger(fleet.lane))[-1].fact)
+        return own_run(host, job)
+
+    monkeypatch.setattr(PaperHost, "run", run)
+    fleet.drive()
+    assert written == [Run("own", 1), Run("own", 2), Run("new", 1), Run("new", 2)]
 
 
 def test_what_is_done_is_not_done_again(fleet: Fleet) -> None:
