@@ -118,14 +118,18 @@ def test_a_known_defect_is_expected_to_fail_unless_the_run_is_strict() -> None:
     # As kselftest.h prints it: parsers take "not ok" for a failure, whatever follows.
     assert (line.ok, line.directive) == (True, "XFAIL")
     assert line.diagnosis == "known defect, docs/findings/x.md"
-    (line,) = parse(ktap([known], strict=True))
+    strict = ktap([known], strict=True)
+    (line,) = parse(strict)
     assert (line.ok, line.directive) == (False, "")
+    assert "# because\n# known defect, docs/findings/x.md\nnot ok 1 any.soak\n" in strict
 
 
 def test_a_known_defect_that_does_not_show_is_an_ordinary_pass() -> None:
     mended = Result("any.soak", Verdict.PASS, "because", known_defect="docs/findings/x.md")
-    (line,) = parse(ktap([mended]))
+    text = ktap([mended])
+    (line,) = parse(text)
     assert (line.ok, line.directive) == (True, "")
+    assert "# a known defect does not show: docs/findings/x.md\nok 1 any.soak\n" in text
 
 
 def test_the_machine_is_named_in_a_diagnostic_line() -> None:
