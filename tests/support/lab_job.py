@@ -30,9 +30,10 @@ def run_script_inside(
     parameters: Parameters | None = None,
     files: Mapping[str, bytes] | None = None,
     modules: Path | None = None,
+    words: Sequence[str] = (),
 ) -> MachineOutput:
-    """Run a Python script inside, beside ``files``; raises TargetFailed, with its last line, where
-    it fails.
+    """Run a Python script inside, with ``words`` and beside ``files``; raises TargetFailed, with
+    its last line, where it fails.
 
     KVM's modules get ``parameters`` before, and those in the folder ``modules`` replace them. The
     files that the script writes to /tmp/output come out.
@@ -42,5 +43,5 @@ def run_script_inside(
     laying = overlay.commands(MODULE_ARGUMENTS.get(lab.vendor, ())) if overlay else []
     beside = {script.name: script.read_bytes(), **setting.files, **(files or {})}
     beside |= overlay.files if overlay else {}
-    commands = [*laying, *setting.commands, ["/bin/python3", script.name]]
+    commands = [*laying, *setting.commands, ["/bin/python3", script.name, *words]]
     return run_inside(lab, ["list"], beside, commands)
