@@ -11,8 +11,9 @@ STRICT := -std=gnu11 $(WARNINGS) -Ic_helpers -Iguests
 # The emulator's parts, with stand-ins of its headers: it has its own, which are not held to this.
 STRICT_CXX := -std=gnu++17 $(WARNINGS) -Itests/support/bochs
 
-# Two workers, which take whole files of tests (tests/conftest.py). ARGS=-n0: all in one process.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers, as some tests wait for much of their time; they take whole files of tests
+# (tests/conftest.py). ARGS=-n0: all in one process.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 RUNS ?= 2000
 N ?= 1000

@@ -7,9 +7,10 @@ import pytest
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
+    from xdist.workermanage import WorkerController
 
-#: The folders of tests/ in the order in which they start. The lab takes one worker longest, and the
-#: fleet's tests wait for hosts: another worker has work meanwhile.
+#: The folders of tests/ in the order in which they start; each worker begins with one of its own.
+#: The lab's take longest, the fleet's wait for hosts, and the unit tests soon show what is broken.
 ORDER = ("lab", "fleet", "unit", "kvm", "e2e")
 
 #: Files whose tests need the same thing, which is there once: they run in turn, on one worker.
@@ -49,18 +50,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _rank(item: pytest.Item) -> int:
-    folder = item.nodeid.removeprefix("tests/").partition("/")[0]
+    folder = _folder(item.nodeid)
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+
+def _folder(nodeid: str) -> str:
+    return nodeid.removeprefix("tests/").partition("/")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadScopeScheduling | None":
-    """Give each worker whole files, in order, and those of one group to the same worker."""
+    """Give each worker whole files of a folder that no other has, else those that come next.
+
+    The files of a group go to the same worker.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class InTurn(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
             return _GROUPS.get(file, file)
+
+        def _assign_work_unit(self, node: "WorkerController") -> None:
+            others = [work for other, work in self.assigned_work.items() if other is not node]
+            taken = {
+                _folder(nodeid)
+                for work in others
+                for unit in work.values()
+                for nodeid, is_done in unit.items()
+                if not is_done
+            }
+            queue = self.workqueue.items()
+            free = (file for file, unit in queue if _folder(next(iter(unit))) not in taken)
+            if file := next(free, None):
+                self.workqueue.move_to_end(file, last=False)
+            super()._assign_work_unit(node)
 
     return InTurn(config, log) if config.getoption("dist") == "loadfile" else None
