@@ -134,6 +134,7 @@ def test_a_host_runs_what_it_never_had(fleet: Fleet) -> None:
 def test_kvmtest_is_brought_once_and_a_job_runs_once(fleet: Fleet) -> None:
     first = fleet.target("host1").run(Job(["--only", BTF], id="one"))
     second = fleet.target("host1").run(Job(["--only", BTF], id="one"))
+    assert (first.exit_status, second.exit_status) == (0, 0)
     assert first.files["evidence.json"] == second.files["evidence.json"]
     other = fleet.target("host1").run(Job(["--only", BTF], id="two"))
     assert other.files["evidence.json"] != first.files["evidence.json"]
