@@ -68,7 +68,8 @@ def sleeper() -> Iterator[tuple[int, Callable[[int], None]]]:
         while True:
             asked.acquire()
             for _ in range(order[-1]):
-                time.sleep(1e-6)
+                # Long enough that its timer does not expire before it sleeps.
+                time.sleep(1e-3)
             done.release()
             if not order[-1]:
                 return
