@@ -51,8 +51,7 @@ def test_a_power_cycle_keeps_the_disk_and_changes_the_boot_id(hosts: Hosts) -> N
 def test_a_reboot_from_inside_changes_the_boot_id(hosts: Hosts) -> None:
     host = hosts["host2"]
     before = host.run("cat", BOOT_ID).stdout
-    host.run("reboot", check=False)
-    host.await_ssh()
+    host.reboot()
     assert host.run("cat", BOOT_ID).stdout != before
 
 
@@ -97,8 +96,7 @@ def test_grub_reboot_pretends_another_kernel_once(hosts: Hosts, tmp_path: Path) 
     entry = "menuentry 'other' --id 'other' {\n\tlinux /boot/vmlinuz-other ro\n}\n"
     host.run("sh", "-c", f"cat >/boot/grub/custom.cfg <<E\n{entry}E")
     host.run("grub-reboot", "other")
-    host.run("reboot", check=False)
-    host.await_ssh()
+    host.reboot()
     for command in (
         "uname -r",
         "cat /proc/sys/kernel/osrelease",

@@ -138,6 +138,15 @@ class NamespacedHost:
         self.run("pkill", "-KILL", "-f", "sshd: root@notty", check=False)
         self.pull_cable()
 
+    def reboot(self) -> None:
+        """Tell the host to reboot; return when it has, and takes connections."""
+        first = self._first
+        assert first is not None, f"{self.name} is off"
+        self.run("reboot", check=False)
+        # What has still to go down takes connections, too.
+        first.wait(UP_S)
+        self.await_ssh()
+
     def await_ssh(self, deadline: float = UP_S) -> None:
         """Return when the host takes connections."""
         end = time.monotonic() + deadline
