@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 
@@ -16,7 +17,6 @@ PATIENCE_S = 100
 
 def be_vmm() -> None:
     """Run a guest that leaves guest mode again and again, until standard input ends."""
-    os.set_blocking(0, False)
     with System() as system, system.create_vm() as vm:
         memory = guest_memory(vm)
         vcpu = vm.create_vcpu()
@@ -26,11 +26,9 @@ def be_vmm() -> None:
         os.write(1, b"runs\n")
         while True:
             assert guest.ring(100, timeout=PATIENCE_S).doorbells == 100
-            try:
-                if not os.read(0, 1):
-                    break
-            except BlockingIOError:
-                continue
+            # The watch needs this machine's only CPU, too.
+            if select.select([0], [], [], 0.01)[0]:
+                break
 
 
 def watch(*words: str) -> None:
