@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.paper_hosts import OWN_STATE, PaperHost, start_of
-from support.sigkill import Victim, await_free, children, forked, stop
+from support.sigkill import Victim, await_free, children, forked, kill_together, stop
 
 import kvmtest.commands.fleet_run
 from kvmtest.cli import main as kvmtest_main
@@ -192,10 +192,7 @@ def kill(victim: Victim, way: str, chance: random.Random) -> None:
         os.kill(victim.pid, signal.SIGCONT)
         return
     if way == ALL:
-        # Stopped first: none sees the death of another.
-        for signal_ in (signal.SIGSTOP, signal.SIGKILL):
-            for host in hosts:
-                os.kill(host, signal_)
+        kill_together(hosts)
     os.kill(victim.pid, signal.SIGKILL)
 
 

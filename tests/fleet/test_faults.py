@@ -17,7 +17,7 @@ from support.hosts.gate import gate
 from support.kernel_files import RELEASE, deb, tree_files
 from support.labgrid_service import Labgrid, labgrid
 from support.long_tests import takes_long
-from support.sigkill import children
+from support.sigkill import children, kill_together
 
 from kvmtest.evidence.file import load
 from kvmtest.fleet.course import Boot, Ended, Ending, Restore, Resumed, Run
@@ -80,11 +80,8 @@ class Fleet:
             )
 
     def kill(self) -> None:
-        """Kill the command and the processes of its hosts; none sees the death of another."""
-        lanes = children(self.process.pid)
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in (self.process.pid, *lanes):
-                os.kill(pid, number)
+        """Kill the command and the processes of its hosts."""
+        kill_together([self.process.pid, *children(self.process.pid)])
         self.process.wait()
 
     def status(self) -> int:

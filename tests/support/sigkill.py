@@ -245,6 +245,13 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def kill_together(pids: Sequence[int]) -> None:
+    """Kill processes of which none sees the death of another."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+
+
 @dataclass(frozen=True)
 class Way:
     """Who is killed, from which phase on, and the least share of kills that must meet a change."""
