@@ -11,7 +11,16 @@ from typing import Any, NoReturn, TypeAlias
 
 from kvmtest.errors import printable
 
-__all__ = ["Commands", "Parser", "add_command", "add_evidence", "add_group", "fill", "number"]
+__all__ = [
+    "Commands",
+    "Parser",
+    "add_command",
+    "add_evidence",
+    "add_group",
+    "fill",
+    "number",
+    "whole_number",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,5 +113,16 @@ def number(most: int, unit: str, *, or_zero: bool = False) -> Callable[[str], fl
             return value
         zero = "0, or " * or_zero
         raise argparse.ArgumentTypeError(f"{text}: give {zero}0.01 to {most} {unit}")
+
+    return parse
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return what takes an argument from ``least`` to ``most``, in ASCII digits."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdigit() and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text}: give {least} to {most}")
 
     return parse

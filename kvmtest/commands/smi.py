@@ -11,7 +11,7 @@ import time
 
 from kvmtest.interruption import Interruption
 
-from .parser import Commands, Parser, add_command, add_group, number
+from .parser import Commands, Parser, add_command, add_group, number, whole_number
 
 __all__ = ["add"]
 
@@ -51,7 +51,11 @@ def _add_arguments(parser: Parser) -> None:
         help="triggers a second (default: 2)",
     )
     parser.add_argument(
-        "--count", metavar="N", type=_count, default=10, help="number of triggers (default: 10)"
+        "--count",
+        metavar="N",
+        type=whole_number(1, 100_000),
+        default=10,
+        help="number of triggers (default: 10)",
     )
     parser.add_argument("--json", action="store_true", help="print the proofs as JSON")
     option("root").add_to(parser)
@@ -148,9 +152,3 @@ def probe(options: argparse.Namespace) -> int:
         for part in page(probed):
             screen.print(part)
     return 0 if probed.is_any_proved else 4
-
-
-def _count(text: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text) <= 100_000:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text}: give 1 to 100000")

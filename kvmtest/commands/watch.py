@@ -9,7 +9,7 @@ import sys
 
 from kvmtest.interruption import Interruption
 
-from .parser import Commands, Parser, add_command, number
+from .parser import Commands, Parser, add_command, number, whole_number
 
 __all__ = ["add"]
 
@@ -32,7 +32,11 @@ def _add_arguments(parser: Parser) -> None:
 
     parser.add_argument("pid", metavar="PID", type=_pid, help="the process of the VMM")
     parser.add_argument(
-        "--toggles", metavar="N", type=_count, default=10, help="toggles (default: 10; 0: none)"
+        "--toggles",
+        metavar="N",
+        type=whole_number(0, 100_000),
+        default=10,
+        help="toggles (default: 10; 0: none)",
     )
     parser.add_argument(
         "--seconds",
@@ -96,9 +100,3 @@ def _pid(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) <= 1 << 22:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text}: give a process ID")
-
-
-def _count(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= 100_000:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text}: give 0 to 100000")
