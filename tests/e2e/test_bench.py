@@ -62,11 +62,9 @@ def lab_checkout(folder: Path, recorded: str) -> Path:
 
 
 def test_the_lab_s_reads_the_screen_of_a_run(bench: ModuleType, tmp_path: Path) -> None:
-    runs = [
-        bench.run(lab_checkout(tmp_path / name, f"{name}.json"))
-        for name in ("intel-lab-nested", "intel-lab-known-defect")
-    ]
-    for one, name in zip(runs, ("intel-lab-nested", "intel-lab-known-defect"), strict=True):
+    names = ("intel-lab-nested", "intel-lab-known-defect")
+    runs = [bench.run(lab_checkout(tmp_path / name, f"{name}.json")) for name in names]
+    for one, name in zip(runs, names, strict=True):
         evidence = load(RECORDED / f"{name}.json")
         assert one.release == evidence.kernel.release
         assert one.seconds == 9.6
